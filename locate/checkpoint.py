@@ -1,0 +1,170 @@
+"""Finding a model's files: the bundled model, a local folder, or a download from the Hugging Face hub."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from locate.errors import LocateError
+from locate.files import hash_of_files, read_json
+
+BUNDLED = "mini"
+CAUSAL = ("ForCausalLM", "LMHeadModel")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder of model files, checked before anything heavy is loaded.
+
+    weights_sha256    over the bytes of the weight files, by name
+    tokenizer_sha256  over the bytes of the tokenizer files, by name
+    weight_bytes      size of the weight files on disk
+    stored_bytes      bytes a stored parameter takes (2 for fp16 files)
+    """
+
+    folder: Path
+    revision: str | None
+    architecture: str
+    weights_sha256: str
+    tokenizer_sha256: str
+    weight_bytes: int
+    stored_bytes: int
+
+
+def find(name: str, *, revision: str | None, allow_pickle: bool, trust_remote_code: bool) -> Checkpoint:
+    """The checkpoint that a name stands for, downloaded if it is a hub id.
+
+    Raises LocateError when it cannot be found or is not a causal language model with safe weights.
+    """
+    if name == BUNDLED:
+        folder, commit = Path(str(files("locate").joinpath("mini"))), None
+    elif is_folder_name(name):
+        folder, commit = Path(name).expanduser(), None
+    else:
+        folder = download(name, revision, allow_pickle, trust_remote_code)
+        commit = folder.name
+    if not folder.is_dir():
+        raise LocateError(f"model {name!r}: no such folder: expected a folder with config.json, weights and tokenizer")
+    if revision is not None and commit is None:
+        raise LocateError(f"revision {revision!r} of {name!r}: only Hugging Face ids have revisions: leave it out")
+    architecture = architecture_of(name, folder, trust_remote_code)
+    tokenizer_files = [folder / file for file in TOKENIZER_FILES if (folder / file).is_file()]
+    if not any(path.name in ("tokenizer.json", "tokenizer.model", "vocab.json") for path in tokenizer_files):
+        raise LocateError(f"model {name!r} has no tokenizer: expected tokenizer.json in {folder}: save it there")
+    weights = weight_files(name, folder, allow_pickle)
+    return Checkpoint(
+        folder,
+        commit,
+        architecture,
+        hash_of_files(weights),
+        hash_of_files(tokenizer_files),
+        sum(path.stat().st_size for path in weights),
+        stored_bytes(weights[0]),
+    )
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether a name means a folder rather than a hub id."""
+    shaped = name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1 or "\\" in name
+    return shaped or Path(name).is_dir()
+
+
+def architecture_of(name: str, folder: Path, trust_remote_code: bool) -> str:
+    """The architecture that config.json names.
+
+    Raises LocateError unless it is a decoder-only causal language model.
+    """
+    if not (folder / "config.json").is_file():
+        raise LocateError(f"model {name!r} has no config.json in {folder}: expected a Hugging Face model folder")
+    config: dict[str, Any] = read_json(folder / "config.json")
+    architectures = config.get("architectures") or []
+    if config.get("is_encoder_decoder") or not any(str(each).endswith(CAUSAL) for each in architectures):
+        kind = ", ".join(architectures) or config.get("model_type") or "unknown"
+        raise LocateError(
+            f"model {name!r} is {kind}: expected a decoder-only causal language model (an architecture that ends in "
+            f"{' or '.join(CAUSAL)}), not an encoder or encoder-decoder"
+        )
+    if "auto_map" in config and not trust_remote_code:
+        raise LocateError(
+            f"model {name!r} brings its own Python code: pass trust_remote_code=True (--trust-remote-code) if you trust it"
+        )
+    return str(next(each for each in architectures if str(each).endswith(CAUSAL)))
+
+
+def weight_files(name: str, folder: Path, allow_pickle: bool) -> list[Path]:
+    """Weight files in order of name.
+
+    Raises LocateError when there is none, or only pickles and they are not allowed.
+    """
+    safe = sorted(folder.glob("*.safetensors"))
+    if safe:
+        return safe
+    pickles = sorted(folder.glob("pytorch_model*.bin"))
+    if pickles and allow_pickle:
+        return pickles
+    if pickles:
+        raise LocateError(
+            f"model {name!r} has its weights in {pickles[0].name}, a pickle, which can run code: convert it to "
+            "safetensors, or pass allow_pickle=True (--allow-pickle) if you trust it"
+        )
+    raise LocateError(f"model {name!r} has no weights: expected *.safetensors in {folder}")
+
+
+def stored_bytes(path: Path) -> int:
+    """Bytes of one stored parameter, from the header of a safetensors file (4 for a pickle)."""
+    if path.suffix != ".safetensors":
+        return 4
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        kinds = [entry["dtype"] for key, entry in header.items() if key != "__metadata__"]
+    except (ValueError, KeyError, OverflowError, MemoryError) as error:
+        raise LocateError(f"{path} is not a safetensors file ({error}): download or save it again") from None
+    return max((int("".join(filter(str.isdigit, kind)).lstrip("0") or 8) // 8 or 1) for kind in kinds[:8])
+
+
+def download(name: str, revision: str | None, allow_pickle: bool, trust_remote_code: bool) -> Path:
+    """Folder of a hub model in the local cache, named by its commit.
+
+    Only configuration, tokenizer and safetensors are fetched. HF_TOKEN and HF_HUB_OFFLINE are respected.
+
+    Raises LocateError when the id is unknown, gated, or the hub cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    patterns = ["*.json", "*.safetensors", "tokenizer.model", "merges.txt", "vocab.txt"]
+    patterns += ["*.bin"] * allow_pickle + ["*.py"] * trust_remote_code
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except GatedRepoError:
+        raise LocateError(
+            f"model {name!r} is gated: accept its terms on its page and set HF_TOKEN to a token of your account"
+        ) from None
+    except RevisionNotFoundError:
+        raise LocateError(f"model {name!r} has no revision {revision!r}: expected a branch, tag or commit") from None
+    except HFValidationError:
+        raise LocateError(f"model {name!r}: expected 'mini', a folder, or a Hugging Face id like 'gpt2'") from None
+    except LocalEntryNotFoundError:
+        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
+        raise LocateError(
+            f"model {name!r} is not a local folder, and the Hugging Face hub cannot be reached{offline}: give a "
+            "folder, go online, or use 'mini'"
+        ) from None
+    except RepositoryNotFoundError:
+        raise LocateError(
+            f"model {name!r} is not on the Hugging Face hub, or is private: check the name, or set HF_TOKEN"
+        ) from None
+    except OSError as error:
+        raise LocateError(f"model {name!r} could not be fetched ({error}): give a folder, or try again") from None

@@ -1,0 +1,5 @@
+"""The one error that locate raises for what its caller can mend."""
+
+
+class LocateError(ValueError):
+    """Bad input: the message holds the value given, where, what was expected, and the way out, in one line."""

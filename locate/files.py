@@ -1,0 +1,77 @@
+"""Writing files whole or not at all, and content hashes."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from locate.errors import LocateError
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
+    """Let `write` fill a temporary neighbour of `path`, then rename it: readers never see half a file.
+
+    Raises LocateError when the disk refuses (full, read-only, no permission); `path` is then as it was.
+    """
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise LocateError(f"cannot write {path}: {error}: free some space or choose another folder") from error
+    return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write UTF-8 text, whole or not at all."""
+    return write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: object) -> Path:
+    """Write strict JSON (a nan or an infinity becomes null), whole or not at all."""
+    return write_text(path, json.dumps(strict(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises LocateError when it is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LocateError(f"no file {path}: expected one that locate has written") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise LocateError(f"{path} is not JSON ({error}): expected one that locate has written") from None
+
+
+def strict(value: object) -> object:
+    """The value with every nan or infinity turned into None, which JSON can say."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(item) for item in value]
+    return value
+
+
+def hash_of(value: object) -> str:
+    """sha256 of a JSON value in canonical form, 64 hex digits."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def hash_of_files(paths: list[Path]) -> str:
+    """sha256 over the bytes of the files, in the order given."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()

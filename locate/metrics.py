@@ -1,0 +1,86 @@
+"""Metrics: plain functions of the answers' log-probabilities, and how two of their values make an effect."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from locate.errors import LocateError
+
+Column = Float[np.ndarray, " row"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """y(run) from the answers' log-probabilities, and the effect that two values of y make.
+
+    unit    of y and of its effects
+    value   (log p female, log p male, stereotype sign) -> y, one number a row
+    effect  (y of the changed run, y of the reference run) -> effect
+    signed  True where y is female minus male, so that multiplying by the stereotype sign gives the stereotypical view
+    """
+
+    name: str
+    unit: str
+    value: Callable[[Column, Column, Column], Column]
+    effect: Callable[[Column, Column], Column]
+    signed: bool
+
+
+def logit_diff(female: Column, male: Column, stereotype: Column) -> Column:
+    """log p(female) - log p(male): the log-odds of the two answers, nats."""
+    return female - male
+
+
+def prob_diff(female: Column, male: Column, stereotype: Column) -> Column:
+    """p(female) - p(male), in [-1, 1]."""
+    return np.exp(female) - np.exp(male)
+
+
+def odds_ratio(female: Column, male: Column, stereotype: Column) -> Column:
+    """p(anti-stereotypical) / p(stereotypical): the bias y(u) of Vig et al. 2020, section 3.1.
+
+    nan where the pair has no stereotype (sign 0).
+    """
+    sign = np.where(stereotype == 0, np.nan, stereotype)
+    return np.exp(-sign * (female - male))
+
+
+def prob_stereotypical(female: Column, male: Column, stereotype: Column) -> Column:
+    """Probability of the stereotypical answer, the form of score that ROME traces (Meng et al. 2022, section 2.1).
+
+    nan where the pair has no stereotype (sign 0).
+    """
+    return np.where(stereotype == 0, np.nan, np.exp(np.where(stereotype > 0, female, male)))
+
+
+def difference(changed: Column, reference: Column) -> Column:
+    """changed - reference."""
+    return changed - reference
+
+
+def relative(changed: Column, reference: Column) -> Column:
+    """changed / reference - 1 (Vig et al. 2020, equations 1 to 3)."""
+    return changed / reference - 1
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("logit_diff", "nats", logit_diff, difference, signed=True),
+        Metric("prob_diff", "probability", prob_diff, difference, signed=True),
+        Metric("prob_stereotypical", "probability", prob_stereotypical, difference, signed=False),
+        Metric("odds_ratio", "relative odds", odds_ratio, relative, signed=False),
+    )
+}
+
+
+def metric_named(name: str) -> Metric:
+    """The metric of that name.
+
+    Raises LocateError for an unknown name.
+    """
+    if name not in METRICS:
+        raise LocateError(f"metric {name!r}: expected one of {', '.join(METRICS)}")
+    return METRICS[name]

@@ -1,0 +1,201 @@
+"""Loading a causal language model for tracing, and everything that depends on how TransformerLens names things."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+
+from locate.checkpoint import Checkpoint, find
+from locate.errors import LocateError
+from locate.sites import check
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+SHORT_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp64": "float64"}
+
+HOOKS = {
+    "resid_pre": "blocks.{}.hook_resid_pre",
+    "attn_out": "blocks.{}.hook_attn_out",
+    "mlp_out": "blocks.{}.hook_mlp_out",
+    "head": "blocks.{}.attn.hook_z",
+    "neuron": "blocks.{}.mlp.hook_post",
+}
+EMBEDDING_HOOK = "hook_embed"
+MODULES = {"attn_out": "attn.o", "mlp_out": "mlp.out", "head": "attn.o", "neuron": "mlp.out"}
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A loaded model, ready to be traced; made by `load`.
+
+    name         as the user gave it
+    checkpoint   where it came from: folder, revision, hash of its weights
+    bridge       the TransformerBridge
+    prepend_bos  whether `encode` puts BOS in front, the custom of the model's family
+    checks       what the start-up check measured (see `locate.startup.verify`)
+    """
+
+    name: str
+    checkpoint: Checkpoint
+    bridge: Any
+    tokenizer: Any
+    dtype: str
+    device: str
+    prepend_bos: bool
+    checks: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return int(self.bridge.cfg.n_layers)
+
+    @property
+    def n_heads(self) -> int:
+        """Number of query heads in a block."""
+        return int(self.bridge.cfg.n_heads)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return int(self.bridge.cfg.d_model)
+
+    @property
+    def d_mlp(self) -> int:
+        """Number of neurons in a block's MLP."""
+        return int(self.bridge.cfg.d_mlp or 4 * self.d_model)
+
+    @property
+    def d_vocab(self) -> int:
+        """Number of pieces in the vocabulary."""
+        return int(self.bridge.cfg.d_vocab)
+
+    def units(self, component: str) -> int | None:
+        """How many units a component has in one layer; None for whole vectors."""
+        return {"head": self.n_heads, "neuron": self.d_mlp}.get(component)
+
+    def hook(self, component: str, layer: int) -> str:
+        """Name of the hook point that holds a component's activation."""
+        return HOOKS[component].format(layer)
+
+    def supported(self, components: Iterable[str]) -> None:
+        """Raise LocateError for a component whose hook point this architecture lacks."""
+        for component in components:
+            check("component", component, tuple(HOOKS))
+            if self.hook(component, 0) not in self.bridge.hook_dict:
+                raise LocateError(f"model {self.name!r} has no {component} to hook: choose other components")
+
+    def module(self, component: str, layer: int) -> str | None:
+        """Hugging Face name of the module whose weights write a component; None for the residual stream."""
+        path = MODULES.get(component)
+        if path is None:
+            return None
+        return str(self.bridge.adapter.translate_transformer_lens_path(f"blocks.{layer}.{path}"))
+
+    def module_templates(self) -> dict[str, str | None]:
+        """For each component the Hugging Face module name with {} for the layer."""
+        templates: dict[str, str | None] = {}
+        for component in HOOKS:
+            name = self.module(component, 0)
+            templates[component] = None if name is None else name.replace(".0.", ".{}.", 1)
+        return templates
+
+    def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of a text, BOS included where the family has it, and the character span of each token."""
+        coded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids, spans = list(coded["input_ids"]), [(int(a), int(b)) for a, b in coded["offset_mapping"]]
+        if self.prepend_bos:
+            return [int(self.tokenizer.bos_token_id), *ids], [(0, 0), *spans]
+        return ids, spans
+
+    @contextmanager
+    def hooked(self, hooks: list[tuple[str, Callable]]) -> Iterator[None]:
+        """Hook functions (activation, hook) -> activation in place for the length of the block."""
+        with self.bridge.hooks(fwd_hooks=hooks):
+            yield
+
+    def final_logits(self, ids: Int[torch.Tensor, "row pos"]) -> Float[torch.Tensor, "row d_vocab"]:
+        """Logits at the last position of prompts of one length, at least fp32."""
+        with torch.inference_mode():
+            logits = self.bridge(ids.to(self.device), return_type="logits", prepend_bos=False)[:, -1]
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    def provenance(self) -> dict[str, object]:
+        """What identifies the model in meta.json."""
+        return {
+            "name": self.name,
+            "revision": self.checkpoint.revision,
+            "weights_sha256": self.checkpoint.weights_sha256,
+            "architecture": self.checkpoint.architecture,
+            "tokenizer": type(self.tokenizer).__name__,
+            "tokenizer_sha256": self.checkpoint.tokenizer_sha256,
+            "prepend_bos": self.prepend_bos,
+            "dtype": self.dtype,
+            "n_layers": self.n_layers,
+            "n_heads": self.n_heads,
+            "d_model": self.d_model,
+            "d_vocab": self.d_vocab,
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f"Model({self.name!r}, {self.checkpoint.architecture}, {self.n_layers} layers, {self.n_heads} heads, "
+            f"d_model {self.d_model}, {self.dtype} on {self.device})"
+        )
+
+
+def load(
+    name: str = "mini",
+    *,
+    device: str | None = None,
+    dtype: str = "float32",
+    revision: str | None = None,
+    prepend_bos: bool | None = None,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+) -> Model:
+    """Load a causal language model and check that it can be traced exactly.
+
+    name               "mini" (bundled), a local folder, or a Hugging Face id
+    device             "cpu", "cuda", "cuda:1"; None takes cuda where there is one
+    dtype              float32, bfloat16, float16 or float64 (or fp32, bf16, fp16, fp64)
+    revision           branch, tag or commit of a Hugging Face id
+    prepend_bos        None follows the custom of the model's family
+    allow_pickle       also read weights that are not safetensors (pickle can run code)
+    trust_remote_code  run the model's own Python code
+
+    Raises LocateError when the model is missing, gated, not a causal language model, too large for the memory, or
+    fails the start-up check.
+    """
+    from locate.startup import boot, verify
+
+    dtype = SHORT_DTYPES.get(dtype, dtype)
+    check("dtype", dtype, tuple(DTYPES))
+    device = chosen_device(device)
+    checkpoint = find(name, revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    bridge, tokenizer, plain = boot(checkpoint, device, DTYPES[dtype], allow_pickle, trust_remote_code)
+    if prepend_bos is None:
+        prepend_bos = bool(getattr(bridge.cfg, "default_prepend_bos", True)) and tokenizer.bos_token_id is not None
+    elif prepend_bos and tokenizer.bos_token_id is None:
+        raise LocateError(f"prepend_bos=True, but the tokenizer of {name!r} has no BOS token: leave it out")
+    model = Model(name, checkpoint, bridge, tokenizer, dtype, device, prepend_bos)
+    model.checks.update(verify(model, plain))
+    return model
+
+
+def chosen_device(device: str | None) -> str:
+    """The device asked for, or the best there is.
+
+    Raises LocateError for a device that is not there.
+    """
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise LocateError(f"device {device!r} is not usable here ({reason}): choose cpu, or leave it out") from None
+    return device

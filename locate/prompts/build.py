@@ -1,0 +1,160 @@
+"""The project's own prompts: occupations, definitional gender words, templates, and the pairs made of them."""
+
+from collections.abc import Sequence
+from importlib.resources import files
+
+import pandas as pd
+
+from locate.errors import LocateError
+from locate.prompts.pair import NEUTRAL, Dropped, Pair, Prompts
+
+SLOT = "{subject}"
+SWAPS = ("anti", "same", "opposite", "neutral")
+GENDERED = {1: "woman", -1: "man"}
+NEUTRAL_SUBJECT = "person"
+DEFAULT_TEMPLATES_EACH = 4
+
+
+def table(name: str) -> pd.DataFrame:
+    """A table that the package carries."""
+    with files("locate").joinpath("prompts", "tables", f"{name}.csv").open(encoding="utf-8") as file:
+        return pd.read_csv(file)
+
+
+def occupation_table() -> pd.DataFrame:
+    """Occupations: share_women (percent of the US workforce in it), year, source (see sources.csv), stereotype.
+
+    The stereotype is the sign of the workforce's majority: +1 from 55 % women up, -1 from 45 % down, 0 between.
+    """
+    return table("occupations")
+
+
+def definitional_table() -> pd.DataFrame:
+    """Words that say their gender (+1 female, -1 male), each with its counterpart of the other gender."""
+    return table("definitional")
+
+
+def templates() -> list[str]:
+    """The package's templates, each with the slot {subject}."""
+    return list(table("templates")["template"])
+
+
+def check_template(template: str) -> str:
+    """The template itself.
+
+    Raises LocateError unless it holds the slot exactly once and ends in a word.
+    """
+    if template.count(SLOT) != 1:
+        raise LocateError(f"template {template!r} holds the slot {SLOT} {template.count(SLOT)} times: expected once")
+    return template
+
+
+def spread(words: int, chosen: Sequence[str], each: int | None) -> list[tuple[int, str]]:
+    """(word index, template) so that every word meets `each` templates and templates are used about equally often.
+
+    All words come once before any comes twice: the first pairs of the list already span many words.
+    """
+    count = len(chosen)
+    each = count if each is None else each
+    if not 1 <= each <= count:
+        raise LocateError(f"{each} templates a word: expected 1 to {count}")
+    stride = max(1, count // each)
+    return [(word, chosen[(word + turn * stride) % count]) for turn in range(each) for word in range(words)]
+
+
+def occupation_pairs(
+    swap: str = "anti",
+    *,
+    templates_each: int | None = DEFAULT_TEMPLATES_EACH,
+    templates: Sequence[str] | None = None,
+    occupations: Sequence[str] | None = None,
+    neutral: str | None = NEUTRAL,
+) -> Prompts:
+    """Pairs whose clean prompt is about an occupation.
+
+    swap  what stands in its place in the corrupted prompt:
+          "anti"      woman for a male-stereotyped occupation, man for a female-stereotyped one: the anti-stereotypical
+                      set-gender of Vig et al. 2020, section 3.1
+          "same"      man for a male-stereotyped one, woman for a female-stereotyped one: what the aggregation released
+                      with that paper does
+          "opposite"  an occupation of the opposite stereotype, the strongest with the strongest
+          "neutral"   the word person
+    templates_each  templates for each occupation, spread evenly; None for all
+    templates       templates of the caller with the slot {subject}; None for the package's
+    occupations     rows of the package's table by name; None for all
+
+    Occupations without a stereotype have no gendered swap: they are listed in `skipped`, except under "neutral".
+
+    Raises LocateError for an unknown swap or occupation, or a template without a slot.
+    """
+    if swap not in SWAPS:
+        raise LocateError(f"swap {swap!r}: expected one of {', '.join(SWAPS)}")
+    rows = chosen_occupations(occupations)
+    forms = [check_template(form) for form in (table("templates")["template"] if templates is None else templates)]
+    partners = opposite_partners(occupation_table()) if swap == "opposite" else {}
+    pairs, skipped = [], []
+    for index, form in spread(len(rows), forms, templates_each):
+        name, sign = str(rows["occupation"].iloc[index]), int(rows["stereotype"].iloc[index])
+        if sign == 0 and swap != "neutral":
+            skipped.append(Dropped(name, form, f"no stereotype, so no {swap!r} swap"))
+            continue
+        other = {"anti": GENDERED.get(-sign), "same": GENDERED.get(sign), "opposite": partners.get(name)}.get(
+            swap, NEUTRAL_SUBJECT
+        )
+        pairs.append(filled(form, name, str(other), name, "occupation", sign, neutral))
+    return Prompts(tuple(pairs), tuple(skipped))
+
+
+def definitional_pairs(
+    *,
+    templates_each: int | None = DEFAULT_TEMPLATES_EACH,
+    templates: Sequence[str] | None = None,
+    neutral: str | None = NEUTRAL,
+) -> Prompts:
+    """Pairs whose clean prompt is about a word that says its gender; corrupted with its counterpart (actress, actor)."""
+    rows = definitional_table()
+    forms = [check_template(form) for form in (table("templates")["template"] if templates is None else templates)]
+    pairs = []
+    for index, form in spread(len(rows), forms, templates_each):
+        word, gender, other = rows.iloc[index][["word", "gender", "counterpart"]]
+        pairs.append(filled(form, word, other, word, "definition", int(gender), neutral))
+    return Prompts(tuple(pairs))
+
+
+def filled(form: str, clean: str, corrupted: str, group: str, kind: str, sign: int, neutral: str | None) -> Pair:
+    """The pair that a template makes of two subjects."""
+    return Pair(
+        clean=form.replace(SLOT, clean),
+        corrupted=form.replace(SLOT, corrupted),
+        clean_subject=clean,
+        corrupted_subject=corrupted,
+        group=group,
+        template=form,
+        kind=kind,
+        stereotype=sign,
+        neutral=neutral,
+    )
+
+
+def chosen_occupations(names: Sequence[str] | None) -> pd.DataFrame:
+    """Rows of the occupation table, all or by name.
+
+    Raises LocateError for a name that is not in it.
+    """
+    rows = occupation_table()
+    if names is None:
+        return rows
+    unknown = [name for name in names if name not in set(rows["occupation"])]
+    if unknown:
+        raise LocateError(
+            f"occupations {unknown} are not in the table: see `locate-bias prompts --list`, or give pairs in a file"
+        )
+    return rows.set_index("occupation").loc[list(names)].reset_index()
+
+
+def opposite_partners(rows: pd.DataFrame) -> dict[str, str]:
+    """For each occupation one of the opposite stereotype, matched by rank of share; the shorter list is reused."""
+    female = rows[rows["stereotype"] > 0].sort_values("share_women", ascending=False)["occupation"].tolist()
+    male = rows[rows["stereotype"] < 0].sort_values("share_women")["occupation"].tolist()
+    partners = {name: male[rank % len(male)] for rank, name in enumerate(female)}
+    return partners | {name: female[rank % len(female)] for rank, name in enumerate(male)}

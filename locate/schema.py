@@ -1,0 +1,44 @@
+"""Versions and schemas of the files that leave the house."""
+
+import json
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from locate.errors import LocateError
+
+TRACE_VERSION = 1
+LOCATED_VERSION = 1
+
+
+def locate_version() -> str:
+    """Version of the installed distribution."""
+    return library_version("locate-bias")
+
+
+def library_version(distribution: str) -> str:
+    """Version of an installed distribution, or "not installed"."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+@cache
+def schema(name: str) -> dict[str, Any]:
+    """A JSON Schema that the package carries."""
+    text = files("locate").joinpath("schemas", f"{name}.schema.json").read_text(encoding="utf-8")
+    loaded: dict[str, Any] = json.loads(text)
+    return loaded
+
+
+def validate(value: Any, name: str, where: str | Path) -> None:
+    """Raise LocateError, naming the place in the file, unless a JSON value fits the schema of that name."""
+    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema(name)).iter_errors(value))
+    if error is not None:
+        place = "/".join(str(step) for step in error.absolute_path) or "the top"
+        raise LocateError(f"{where} does not fit the schema {name!r} at {place}: {error.message[:200]}")

@@ -1,0 +1,191 @@
+"""Booting a checkpoint into a bridge, and the check that patched runs of this architecture are exact."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import torch
+from jaxtyping import Float
+
+from locate.checkpoint import Checkpoint
+from locate.errors import LocateError
+
+if TYPE_CHECKING:
+    from locate.models import Model
+
+WORKING_SHARE = 1.3  # weights, plus buffers and activations of small batches
+TOLERANCE = {"float32": 1e-3, "float64": 1e-8, "bfloat16": 0.25, "float16": 0.05}
+BLOCK = ("resid_pre", "attn_out", "mlp_out")
+PROMPTS = ("The nurse said that", "The man said that")
+
+
+def boot(
+    checkpoint: Checkpoint, device: str, dtype: torch.dtype, allow_pickle: bool, trust_remote_code: bool
+) -> tuple[Any, Any, list[Float[torch.Tensor, " d_vocab"]]]:
+    """Bridge and tokenizer of a checkpoint, and the plain model's final logits of the check prompts.
+
+    The plain logits are taken before the bridge changes the model in place.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    needed(checkpoint, device, dtype)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=trust_remote_code)
+        plain = AutoModelForCausalLM.from_pretrained(
+            checkpoint.folder,
+            dtype=dtype,
+            use_safetensors=not allow_pickle or None,
+            trust_remote_code=trust_remote_code,
+            attn_implementation="eager",
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise LocateError(f"model in {checkpoint.folder} does not load ({reason}): check its files") from error
+    if not tokenizer.is_fast:
+        raise LocateError(f"the tokenizer in {checkpoint.folder} tells no character offsets: expected tokenizer.json")
+    plain = plain.to(device).eval().requires_grad_(False)
+    logits = []
+    for prompt in PROMPTS:
+        ids = torch.tensor([tokenizer(prompt, add_special_tokens=False)["input_ids"]], device=device)
+        with torch.inference_mode():
+            logits.append(plain(ids).logits[0, -1].float().cpu())
+    return bridged(checkpoint, plain, tokenizer, device, dtype, trust_remote_code), tokenizer, logits
+
+
+def bridged(
+    checkpoint: Checkpoint, plain: Any, tokenizer: Any, device: str, dtype: torch.dtype, trust_remote_code: bool
+) -> Any:
+    """The TransformerBridge around a loaded model."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the bridge warns of attributes it adds to the model itself
+            bridge = TransformerBridge.boot_transformers(
+                str(checkpoint.folder),
+                hf_model=plain,
+                tokenizer=tokenizer,
+                device=device,
+                dtype=dtype,
+                trust_remote_code=trust_remote_code,
+            )
+    except (ValueError, KeyError, AttributeError, NotImplementedError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise LocateError(
+            f"TransformerLens cannot hook {checkpoint.architecture} ({reason}): choose an architecture it supports"
+        ) from error
+    bridge.eval()
+    return bridge
+
+
+def needed(checkpoint: Checkpoint, device: str, dtype: torch.dtype) -> None:
+    """Raise LocateError when the weights will not fit into the free memory."""
+    parameters = checkpoint.weight_bytes / checkpoint.stored_bytes
+    bytes_needed = parameters * torch.empty(0, dtype=dtype).element_size() * WORKING_SHARE
+    if torch.device(device).type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        free = psutil.virtual_memory().available
+    if bytes_needed > free:
+        raise LocateError(
+            f"model in {checkpoint.folder} needs about {bytes_needed / 2**30:.1f} GiB in {dtype} on {device}, where "
+            f"{free / 2**30:.1f} GiB are free: choose --dtype bfloat16, another device, or a smaller model"
+        )
+
+
+def verify(model: Model, plain: list[Float[torch.Tensor, " d_vocab"]]) -> dict[str, float]:
+    """Check, on one pair of prompts, that hooks hold the tensors that locate means and that patches do what they say.
+
+    Returns the largest differences found, in the unit of the activations: hooked against plain logits;
+    resid_pre + attn_out + mlp_out against the next resid_pre; a run whose first block is written whole from another
+    run against that run; a run patched with itself against itself; all heads of a layer written against its attn_out
+    written, and all neurons against its mlp_out.
+
+    Raises LocateError when one is beyond the tolerance of the dtype.
+    """
+    ids = [model.tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in PROMPTS]
+    length = min(len(each) for each in ids)
+    source, base = (torch.tensor([each[-length:]]) for each in ids)
+    hooked = [model.final_logits(torch.tensor([each]))[0].cpu() for each in ids]
+    kept = kept_activations(model, source)
+    found = unit_gaps(model, source, base, kept) | {
+        "logits": max(difference(a, b) for a, b in zip(hooked, plain, strict=True)),
+        "residual": max(residual_gap(kept, layer) for layer in range(model.n_layers - 1)) if model.n_layers > 1 else 0.0,
+        "written": difference(written(model, base, kept, 0), model.final_logits(source)),
+        "self": difference(written(model, source, kept, model.n_layers - 1), model.final_logits(source)),
+    }
+    limit = TOLERANCE[model.dtype] * max(1.0, float(plain[0].abs().max()))
+    wrong = [f"{name} {value:.2g}" for name, value in found.items() if not value <= limit]
+    if wrong:
+        raise LocateError(
+            f"model {model.name!r} ({model.checkpoint.architecture}) fails the start-up check: {', '.join(wrong)} "
+            f"apart where at most {limit:.2g} is rounding: this architecture cannot be traced exactly"
+        )
+    return found
+
+
+def unit_gaps(
+    model: Model, source: torch.Tensor, base: torch.Tensor, kept: dict[tuple[str, int], torch.Tensor]
+) -> dict[str, float]:
+    """Largest difference between writing all units of a layer and writing the output they make, where units are hooked."""
+    gaps = {}
+    layer = model.n_layers - 1
+    for unit, whole in (("head", "attn_out"), ("neuron", "mlp_out")):
+        if model.hook(unit, layer) in model.bridge.hook_dict:
+            units = kept_activations(model, source, (unit,))
+            by_units = written(model, base, units, layer, (unit,))
+            gaps[unit] = difference(by_units, written(model, base, kept, layer, (whole,)))
+    return gaps
+
+
+def kept_activations(
+    model: Model, ids: torch.Tensor, components: tuple[str, ...] = BLOCK
+) -> dict[tuple[str, int], torch.Tensor]:
+    """Activations of the components at every layer: each [row, pos, ...]."""
+    kept: dict[tuple[str, int], torch.Tensor] = {}
+
+    def keep(component: str, layer: int) -> Any:
+        def hook(activation: torch.Tensor, hook: Any) -> None:
+            kept[component, layer] = activation.detach().clone()
+
+        return hook
+
+    hooks = [
+        (model.hook(component, layer), keep(component, layer))
+        for component in components
+        for layer in range(model.n_layers)
+    ]
+    with model.hooked(hooks):
+        model.final_logits(ids)
+    return kept
+
+
+def written(
+    model: Model,
+    ids: torch.Tensor,
+    kept: dict[tuple[str, int], torch.Tensor],
+    layer: int,
+    components: tuple[str, ...] = BLOCK,
+) -> Float[torch.Tensor, "row d_vocab"]:
+    """Final logits of a run whose components at one layer are written whole from kept activations."""
+
+    def write(component: str) -> Any:
+        def hook(activation: torch.Tensor, hook: Any) -> torch.Tensor:
+            return kept[component, layer].to(activation)
+
+        return hook
+
+    with model.hooked([(model.hook(component, layer), write(component)) for component in components]):
+        return model.final_logits(ids)
+
+
+def residual_gap(kept: dict[tuple[str, int], torch.Tensor], layer: int) -> float:
+    """Largest difference of resid_pre + attn_out + mlp_out to the next layer's resid_pre."""
+    return difference(sum(kept[component, layer] for component in BLOCK), kept["resid_pre", layer + 1])  # type: ignore[arg-type]
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Largest absolute difference; nan where either is nan, which no limit passes."""
+    return float((a.float().cpu() - b.float().cpu()).abs().max())

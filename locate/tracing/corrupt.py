@@ -1,0 +1,92 @@
+"""The two ways a prompt is corrupted: another subject in its place, or noise on the subject's embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+
+from locate.errors import LocateError
+from locate.models import Model
+from locate.plain import Run, embedding_std
+from locate.prompts.tokens import Aligned, TokenPair
+from locate.sites import FIRST, LAST_SUBJECT, MIDDLE
+
+SUBJECT_ROLES = (FIRST, MIDDLE, LAST_SUBJECT)
+
+
+@dataclass(frozen=True)
+class Swap:
+    """The corrupted run executes the pair's own corrupted prompt (symmetric token replacement)."""
+
+    samples: int = 1
+
+    def describe(self) -> dict[str, object]:
+        """For meta.json."""
+        return {"kind": "swap"}
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The corrupted run executes the clean prompt with Gaussian noise on its subject's token embeddings.
+
+    sigmas   standard deviation of the noise, in standard deviations of the subjects' embeddings (ROME: 3)
+    samples  draws per pair (ROME: 10); draw k of a pair is the same for every site and every batch size
+    seed     of all draws
+    """
+
+    sigmas: float = 3.0
+    samples: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.sigmas > 0 or self.samples < 1:
+            raise LocateError(f"noise of {self.sigmas} sigmas, {self.samples} samples: expected more than 0 of each")
+
+    def describe(self) -> dict[str, object]:
+        """For meta.json."""
+        return {"kind": "noise", **asdict(self)}
+
+
+Corruption = Swap | Noise
+
+
+def corrupted_view(pair: TokenPair, corruption: Corruption) -> TokenPair:
+    """The pair as its corruption sees it: under noise both prompts are the clean one, aligned token by token."""
+    if isinstance(corruption, Swap):
+        return pair
+    aligned = tuple(Aligned(i, i, role) for i, role in enumerate(pair.clean_roles))
+    return replace(pair, corrupted=pair.clean, corrupted_roles=pair.clean_roles, aligned=aligned)
+
+
+def noise_scale(model: Model, pairs: list[TokenPair], corruption: Corruption) -> float:
+    """Standard deviation of the noise in the embedding's own unit; 0 under swap."""
+    if isinstance(corruption, Swap):
+        return 0.0
+    runs = [Run(pair.clean, (0,)) for pair in pairs]
+    return corruption.sigmas * embedding_std(model, runs, [subject_positions(pair) for pair in pairs])
+
+
+def subject_positions(pair: TokenPair) -> tuple[int, ...]:
+    """Token indices of the clean subject."""
+    return tuple(i for i, role in enumerate(pair.clean_roles) if role in SUBJECT_ROLES)
+
+
+def runs_of(pair: TokenPair, corruption: Corruption, scale: float, d_model: int) -> list[Run]:
+    """The clean run, then one corrupted run for each sample.
+
+    Noise is drawn from (seed, place of the pair among the prompts, sample) alone. Where the neutral answer is not one
+    token, the female one is measured in its place, and `collect` leaves its column empty.
+    """
+    female, male, neutral = pair.answers
+    answers = (female, male, female if neutral is None else neutral)
+    clean = Run(pair.clean, answers)
+    if isinstance(corruption, Swap):
+        return [clean, Run(pair.corrupted, answers)]
+    where = subject_positions(pair)
+    runs = [clean]
+    for sample in range(corruption.samples):
+        draw = np.random.default_rng([corruption.seed, pair.index, sample]).standard_normal((len(where), d_model))
+        runs.append(Run(pair.clean, answers, where, torch.from_numpy(scale * draw)))
+    return runs

@@ -1,0 +1,104 @@
+"""The trace: a table of log-probabilities with its provenance, and how it is saved and read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from locate.errors import LocateError
+from locate.files import read_json, write_json, write_whole
+from locate.schema import TRACE_VERSION, validate
+
+LABELS = ["group", "template", "kind", "clean", "corrupted", "direction", "component", "severed", "role", "token"]
+NUMBERS = ["pair", "stereotype", "sample", "layer", "unit", "window", "clean_pos", "corrupted_pos"]
+ANSWERS = ["female", "male", "neutral"]
+LOGS = [f"{run}_{answer}" for run in ("base", "source", "patched") for answer in ANSWERS]
+SITE = ["component", "layer", "unit", "window", "severed", "role"]
+
+TRACE_FILE, META_FILE = "trace.parquet", "meta.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What was measured: one row per pair, sample, patch and direction; nothing is derived yet.
+
+    table  columns
+           pair, group, template, kind, stereotype, clean, corrupted   the pair (see `Pair`)
+           direction      "denoising" (base = corrupted, source = clean) or "noising" (the reverse)
+           sample         noise draw, 0 under swap
+           component, layer, unit, window, severed                     the patch; unit is -1 for whole vectors
+           role, token, clean_pos, corrupted_pos                       where; -1 when a patch writes several tokens
+           base_*, source_*, patched_*   log-probabilities (nats) of the female, male and neutral answer at the last
+                                         token of the base run, the source run, and the base run with the patch;
+                                         nan for a neutral answer that is not one token
+    meta   provenance: schema and library versions, model, prompts, ledger, corruption, seconds
+    """
+
+    table: pd.DataFrame
+    meta: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write trace.parquet and meta.json into a folder."""
+        folder = Path(folder)
+        write_table(folder / TRACE_FILE, self.table)
+        write_json(folder / META_FILE, self.meta)
+        return folder
+
+    def _repr_html_(self) -> str:
+        model, ledger = self.meta["model"], self.meta["ledger"]
+        facts = (
+            f"{len(self):,} rows: {ledger['kept']} pairs ({ledger['dropped']} dropped, {ledger['skipped']} skipped), "
+            f"{self.meta['corruption']['kind']} corruption, {self.meta['seconds']:.0f} s"
+        )
+        return f"<p><b>Trace of {model['name']}</b> ({model['architecture']}, {model['dtype']})</p><p>{facts}</p>"
+
+
+def write_table(path: Path, table: pd.DataFrame) -> Path:
+    """Write a table as parquet, whole or not at all."""
+    return write_whole(path, lambda partial: table.to_parquet(partial, index=False))
+
+
+def tidy(table: pd.DataFrame) -> pd.DataFrame:
+    """The table in its fixed column order and types."""
+    table = table[["pair", *[name for name in LABELS + NUMBERS if name != "pair"], *LOGS]].copy()
+    for name in LABELS:
+        table[name] = table[name].astype(str).astype("category")
+    for name in NUMBERS:
+        table[name] = table[name].astype("int32")
+    return table
+
+
+def load_trace(folder: str | Path) -> Trace:
+    """Read a finished trace from its run folder; needs no model.
+
+    Raises LocateError when the folder holds none, an unfinished one, or one of another schema version.
+    """
+    folder = Path(folder)
+    if not (folder / META_FILE).is_file():
+        raise LocateError(f"{folder} holds no run: expected {META_FILE} and {TRACE_FILE}, as `locate-bias trace` writes")
+    meta = read_json(folder / META_FILE)
+    if meta.get("schema") != TRACE_VERSION:
+        raise LocateError(
+            f"{folder / META_FILE} has schema {meta.get('schema')!r}: expected {TRACE_VERSION}: trace again, or read it "
+            "with the locate version that wrote it"
+        )
+    validate(meta, "meta", folder / META_FILE)
+    if meta["status"] != "complete":
+        raise LocateError(f"the run in {folder} is unfinished: run the same `locate-bias trace` again to continue it")
+    try:
+        table = pd.read_parquet(folder / TRACE_FILE)
+    except (OSError, ValueError) as error:
+        raise LocateError(f"{folder / TRACE_FILE} cannot be read ({error}): trace again") from None
+    missing = [name for name in LABELS + NUMBERS + LOGS if name not in table]
+    if missing or len(table) != meta["rows"]:
+        raise LocateError(
+            f"{folder / TRACE_FILE} has {len(table)} rows and lacks columns {missing}: expected {meta['rows']} rows as "
+            f"{META_FILE} says: trace again"
+        )
+    return Trace(tidy(table), meta)
