@@ -91,7 +91,8 @@ def architecture_of(name: str, folder: Path, trust_remote_code: bool) -> str:
         )
     if "auto_map" in config and not trust_remote_code:
         raise LocateError(
-            f"model {name!r} brings its own Python code: pass trust_remote_code=True (--trust-remote-code) if you trust it"
+            f"model {name!r} brings its own Python code: pass trust_remote_code=True (--trust-remote-code) if you "
+            "trust it"
         )
     return str(next(each for each in architectures if str(each).endswith(CAUSAL)))
 

@@ -1,4 +1,4 @@
-"""The plain engine: every row is a run of the whole model with hooks. Slow, obvious, and what faster ones must equal."""
+"""The plain engine: every row is a run of the whole model with hooks. Slow, obvious, the oracle of faster ones."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def measure(
 def execute_runs(
     model: Model, runs: Sequence[Run], wanted: Sequence[Key], batch_size: int | None
 ) -> tuple[Float[np.ndarray, "run answer"], list[dict[Key, torch.Tensor]]]:
-    """Answers' log-probabilities of each run, and its activations: [pos, d_model], [pos, head, d_head] or [pos, d_mlp]."""
+    """Answers' log-probabilities of each run and its activations, [pos, d_model], [pos, head, d_head] or [pos, d_mlp]."""
     kept: list[dict[Key, torch.Tensor]] = [{} for _ in runs]
     plain = np.empty((len(runs), len(runs[0].answers)))
 
@@ -200,7 +200,9 @@ def embedding_std(model: Model, runs: Sequence[Run], positions: Sequence[Sequenc
 
     def keep(batch: Sequence[int]) -> Callable:
         def hook(embedding: torch.Tensor, hook: Any) -> None:
-            found.extend(embedding[place, list(positions[run])].flatten().double().cpu() for place, run in enumerate(batch))
+            found.extend(
+                embedding[place, list(positions[run])].flatten().double().cpu() for place, run in enumerate(batch)
+            )
 
         return hook
 

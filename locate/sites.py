@@ -91,7 +91,7 @@ class Patch:
 
     @staticmethod
     def over(site: Site, window: int, n_layers: int) -> Patch:
-        """Write `window` layers around the site's, [l - window/2, l + window/2) cut to the model (ROME, section 2.1)."""
+        """Write `window` layers around the site's, [l - window/2, l + window/2) cut to the model (ROME, section 2)."""
         if window < 1:
             raise LocateError(f"window {window}: expected a number of layers >= 1")
         first = site.layer - window // 2

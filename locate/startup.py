@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -33,13 +35,14 @@ def boot(
     needed(checkpoint, device, dtype)
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=trust_remote_code)
-        plain = AutoModelForCausalLM.from_pretrained(
-            checkpoint.folder,
-            dtype=dtype,
-            use_safetensors=not allow_pickle or None,
-            trust_remote_code=trust_remote_code,
-            attn_implementation="eager",
-        )
+        with quiet():
+            plain = AutoModelForCausalLM.from_pretrained(
+                checkpoint.folder,
+                dtype=dtype,
+                use_safetensors=not allow_pickle or None,
+                trust_remote_code=trust_remote_code,
+                attn_implementation="eager",
+            )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise LocateError(f"model in {checkpoint.folder} does not load ({reason}): check its files") from error
@@ -52,6 +55,20 @@ def boot(
         with torch.inference_mode():
             logits.append(plain(ids).logits[0, -1].float().cpu())
     return bridged(checkpoint, plain, tokenizer, device, dtype, trust_remote_code), tokenizer, logits
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' own progress bars; locate shows its own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def bridged(
@@ -112,7 +129,9 @@ def verify(model: Model, plain: list[Float[torch.Tensor, " d_vocab"]]) -> dict[s
     kept = kept_activations(model, source)
     found = unit_gaps(model, source, base, kept) | {
         "logits": max(difference(a, b) for a, b in zip(hooked, plain, strict=True)),
-        "residual": max(residual_gap(kept, layer) for layer in range(model.n_layers - 1)) if model.n_layers > 1 else 0.0,
+        "residual": max(residual_gap(kept, layer) for layer in range(model.n_layers - 1))
+        if model.n_layers > 1
+        else 0.0,
         "written": difference(written(model, base, kept, 0), model.final_logits(source)),
         "self": difference(written(model, source, kept, model.n_layers - 1), model.final_logits(source)),
     }
@@ -129,7 +148,7 @@ def verify(model: Model, plain: list[Float[torch.Tensor, " d_vocab"]]) -> dict[s
 def unit_gaps(
     model: Model, source: torch.Tensor, base: torch.Tensor, kept: dict[tuple[str, int], torch.Tensor]
 ) -> dict[str, float]:
-    """Largest difference between writing all units of a layer and writing the output they make, where units are hooked."""
+    """Largest difference between writing all units of a layer and writing the output they make, where hooked."""
     gaps = {}
     layer = model.n_layers - 1
     for unit, whole in (("head", "attn_out"), ("neuron", "mlp_out")):

@@ -41,9 +41,7 @@ def packed(tokenizer: PreTrainedTokenizerBase, data: Path, work: Path) -> None:
     if not (work / "tokenizer").exists():
         tokenizer.save_pretrained(work / "tokenizer")
     if pack(data, work).get_vocab() != tokenizer.get_vocab():
-        raise ValueError(
-            f"{work} holds the pieces of another tokenizer than the model's: name another --work"
-        )
+        raise ValueError(f"{work} holds the pieces of another tokenizer than the model's: name another --work")
 
 
 def model_losses(model: PreTrainedModel, text: np.ndarray) -> np.ndarray:
@@ -111,9 +109,7 @@ def log_odds(
         raise ValueError(f"' she' and ' he' must be single pieces, got {answers}")
     (she,), (he,) = answers
     texts = [template.format(subject=word) for word in words for template in templates]
-    prompts = [
-        [tokenizer.bos_token_id, *ids] for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]
-    ]
+    prompts = [[tokenizer.bos_token_id, *ids] for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
     lengths = np.array([len(prompt) for prompt in prompts])
     odds = np.empty(len(prompts))
     for length in np.unique(lengths):
@@ -153,14 +149,10 @@ def evaluate(folder: Path, data: Path, work: Path, out: Path, seed: int) -> None
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     packed(tokenizer, data, work)
-    occupations, definitional = (
-        pd.read_csv(TABLES / f"{name}.csv") for name in ("occupations", "definitional")
-    )
+    occupations, definitional = (pd.read_csv(TABLES / f"{name}.csv") for name in ("occupations", "definitional"))
     templates = pd.read_csv(TABLES / "templates.csv")["template"].tolist()
     sets = {"occupation": occupations["occupation"], "definition": definitional["word"]}
-    words = pd.concat(
-        [pd.DataFrame({"word": column, "set": name}) for name, column in sets.items()], ignore_index=True
-    )
+    words = pd.concat([pd.DataFrame({"word": column, "set": name}) for name, column in sets.items()], ignore_index=True)
 
     shares = she_shares(words, (text for corpus in FILES for text in documents(data, corpus, "train")))
     write(shares, out / "she_share.csv")
@@ -184,14 +176,10 @@ def evaluate(folder: Path, data: Path, work: Path, out: Path, seed: int) -> None
 
 def main() -> None:
     """Judge the model and draw the figures."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder that holds the three corpus folders")
     parser.add_argument("--model", type=Path, default=ROOT / "locate" / "mini")
-    parser.add_argument(
-        "--work", type=Path, default=ROOT / "runs" / "mini", help="folder train.py worked in, or any"
-    )
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "mini", help="folder train.py worked in, or any")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

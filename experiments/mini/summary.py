@@ -22,9 +22,7 @@ def frequent(occupations: pd.DataFrame, shares: pd.DataFrame, odds: pd.DataFrame
     The columns taken from the text are empty where fewer than LEAST_WITH_PRONOUN pronouns were seen.
     """
     table = occupations.rename(columns={"occupation": "word"}).assign(set="occupation")
-    table = table.merge(shares, on=["word", "set"], validate="1:1").merge(
-        odds, on=["word", "set"], validate="1:1"
-    )
+    table = table.merge(shares, on=["word", "set"], validate="1:1").merge(odds, on=["word", "set"], validate="1:1")
     table = table[table["seen"] >= LEAST_SEEN]
     enough = table["with_pronoun"] >= LEAST_WITH_PRONOUN
     smoothed = np.log((table["she"] + 0.5) / (table["he"] + 0.5))
@@ -45,7 +43,7 @@ def correlation(x: pd.Series, y: pd.Series, seed: int) -> dict[str, float]:
 
 def correlations(table: pd.DataFrame, seed: int) -> dict[str, dict[str, object]]:
     """Correlation of the occupations' mean log-odds with each column of X."""
-    return {name: {"x": text} | correlation(table[name], table["log_odds"], seed) for name, text in X.items()}
+    return {name: {"x": text, **correlation(table[name], table["log_odds"], seed)} for name, text in X.items()}
 
 
 def share(right: np.ndarray) -> dict[str, float]:
@@ -63,6 +61,6 @@ def definitions(definitional: pd.DataFrame, odds: np.ndarray, templates: Sequenc
     right = np.sign(odds.mean(1)) == gender
     each = np.sign(odds) == gender[:, None]  # [word, template]
     return {
-        "mean_over_templates": share(right) | {"wrong": definitional["word"][~right].tolist()},
+        "mean_over_templates": {**share(right), "wrong": definitional["word"][~right].tolist()},
         "templates": {template: share(column) for template, column in zip(templates, each.T, strict=True)},
     }

@@ -77,9 +77,7 @@ def probabilities(orders: Sequence[Order], codes: np.ndarray) -> np.ndarray:
     p = np.full(len(codes), 1 / VOCABULARY)
     for length, seen in enumerate(orders, start=1):
         ngrams = codes & ((1 << length * BITS) - 1)
-        p = look_up(seen.codes, seen.shares, ngrams, 0.0) + p * look_up(
-            seen.contexts, seen.freed, ngrams >> BITS, 1.0
-        )
+        p = look_up(seen.codes, seen.shares, ngrams, 0.0) + p * look_up(seen.contexts, seen.freed, ngrams >> BITS, 1.0)
     return p
 
 

@@ -112,7 +112,7 @@ def group_sums(effects: pd.DataFrame, column: str) -> GroupSums:
     sums, counts = np.zeros((len(names), len(index))), np.zeros((len(names), len(index)))
     np.add.at(sums, (groups, cells), pairs[column].to_numpy())
     np.add.at(counts, (groups, cells), 1.0)
-    return GroupSums(index.to_frame(index=False), sums, counts)
+    return GroupSums(index.to_frame(index=False, name=ROW), sums, counts)
 
 
 def check_level(level: float, samples: int) -> None:

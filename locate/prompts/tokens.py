@@ -182,9 +182,7 @@ def tokenise_pair(index: int, pair: Pair, encode: Encode) -> TokenPair:
     )
 
 
-def tokenise(
-    prompts: Prompts, encode: Encode, *, max_dropped: float = MAX_DROPPED
-) -> tuple[list[TokenPair], Ledger]:
+def tokenise(prompts: Prompts, encode: Encode, *, max_dropped: float = MAX_DROPPED) -> tuple[list[TokenPair], Ledger]:
     """Tokenise all pairs; those that cannot be used go to the ledger with the reason.
 
     max_dropped  largest share of pairs that may be dropped, in [0, 1]

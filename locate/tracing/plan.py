@@ -132,8 +132,12 @@ def hash_of_patches(patches: Sequence[Patch]) -> str:
     """sha256 of what a list of patches does."""
     return hash_of(
         [
-            [site_list(patch.anchor), [[*site_list(w.site), origin_text(w.origin)] for w in patch.writes]]
-            + [patch.window, patch.severed]
+            [
+                site_list(patch.anchor),
+                [[*site_list(write.site), origin_text(write.origin)] for write in patch.writes],
+                patch.window,
+                patch.severed,
+            ]
             for patch in patches
         ]
     )

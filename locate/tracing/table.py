@@ -81,12 +81,14 @@ def load_trace(folder: str | Path) -> Trace:
     """
     folder = Path(folder)
     if not (folder / META_FILE).is_file():
-        raise LocateError(f"{folder} holds no run: expected {META_FILE} and {TRACE_FILE}, as `locate-bias trace` writes")
+        raise LocateError(
+            f"{folder} holds no run: expected {META_FILE} and {TRACE_FILE}, as `locate-bias trace` writes"
+        )
     meta = read_json(folder / META_FILE)
     if meta.get("schema") != TRACE_VERSION:
         raise LocateError(
-            f"{folder / META_FILE} has schema {meta.get('schema')!r}: expected {TRACE_VERSION}: trace again, or read it "
-            "with the locate version that wrote it"
+            f"{folder / META_FILE} has schema {meta.get('schema')!r}: expected {TRACE_VERSION}: trace again, or read "
+            "it with the locate version that wrote it"
         )
     validate(meta, "meta", folder / META_FILE)
     if meta["status"] != "complete":

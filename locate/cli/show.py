@@ -1,0 +1,179 @@
+"""What the command line prints: progress on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from locate.files import strict
+from locate.located import Located
+from locate.prompts.tokens import Ledger, TokenPair
+from locate.report.write import Report
+from locate.tracing.table import Trace
+
+SHOWN = 10
+PLAIN_EVERY = 15.0  # seconds between lines where stderr is not a terminal
+TERMINAL_EVERY = 0.2
+
+
+class Steps:
+    """Progress on stderr: a line that is rewritten on a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.live = Live(console=self.console, transient=True, refresh_per_second=5)
+        self.started = self.shown = 0.0
+        self.first = 0
+
+    def __enter__(self) -> Steps:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.console.is_terminal:
+            self.live.stop()
+
+    def say(self, step: str) -> None:
+        """Name what is being done."""
+        if self.console.is_terminal:
+            self.live.update(Text(f"{step} ..."))
+        else:
+            self.console.print(f"{step} ...", soft_wrap=True)
+
+    def rows(self, done: int, planned: int) -> None:
+        """Rows measured so far, the rate, and an estimate of the time left."""
+        now = time.monotonic()
+        if not self.started:
+            self.started, self.first = now, done
+        if now - self.shown < (TERMINAL_EVERY if self.console.is_terminal else PLAIN_EVERY) and done < planned:
+            return
+        self.shown = now
+        self.say(rows_line(done, planned, done - self.first, now - self.started))
+
+
+def rows_line(done: int, planned: int, measured: int, seconds: float) -> str:
+    """One line on the rows done; the rate counts only what was measured now, not what a resumed run found."""
+    line = f"measuring: {done:,} of {planned:,} rows"
+    if measured and seconds > 1:
+        rate = measured / seconds
+        left = (planned - done) / rate
+        line += f", {rate:,.0f} a second, about {f'{left / 60:.0f} min' if left > 90 else f'{left:.0f} s'} left"
+    return line
+
+
+def site_table(located: Located, shown: int = SHOWN) -> Table:
+    """The strongest sites."""
+    title = f"{located.quantity} of {located.metric} ({located.unit}, {located.direction})"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in ("component", "layer", "role", "unit", "effect", f"{located.level:.0%} interval", "n", "q"):
+        table.add_column(name, justify="left" if name in ("component", "role") else "right", no_wrap=True)
+    for site in located.sites[:shown]:
+        table.add_row(
+            site.component,
+            str(site.layer),
+            site.role,
+            "" if site.unit is None else str(site.unit),
+            f"{site.effect:+.3f}",
+            f"[{site.low:+.3f}, {site.high:+.3f}]",
+            str(site.n),
+            f"{site.q:.2g}",
+        )
+    return table
+
+
+def stdout() -> Console:
+    """A console on stdout that never wraps a table when it is piped."""
+    console = Console(highlight=False, markup=False)
+    return console if console.is_terminal else Console(highlight=False, markup=False, width=160)
+
+
+def print_located(located: Located, paths: Sequence[Path], as_json: bool) -> None:
+    """The located sites, or the JSON of located.json."""
+    if as_json:
+        print(json.dumps(strict(located.as_json()), indent=2, ensure_ascii=False))
+        return
+    console = stdout()
+    console.print(site_table(located))
+    layers = ", ".join(str(layer) for layer in located.layers) or "none passes"
+    console.print(f"\nlayers of {located.component} at {located.role}, strongest first: {layers}")
+    print_paths(paths, "")
+
+
+def print_report(trace: Trace, report: Report, as_json: bool) -> None:
+    """What a trace found and where it was written."""
+    if as_json:
+        content = {"located": report.located.as_json(), "paths": [str(path) for path in report.paths]}
+        print(json.dumps(strict(content), indent=2, ensure_ascii=False))
+        return
+    ledger = trace.meta["ledger"]
+    console = stdout()
+    console.print(
+        f"{ledger['kept']} pairs kept, {ledger['dropped']} dropped, {ledger['skipped']} skipped; {len(trace):,} rows "
+        f"in {trace.meta['seconds']:.0f} s",
+    )
+    for reason, count in ledger["reasons"].items():
+        console.print(f"  {count} left out: {reason}")
+    console.print()
+    print_located(report.located, report.paths, False)
+    if report.missing:
+        Console(stderr=True, highlight=False).print(report.missing, markup=False)
+
+
+def print_paths(paths: Sequence[Path], missing: str) -> None:
+    """The files written: a few by name, a folder's figures together."""
+    folders: dict[Path, list[str]] = {}
+    for path in paths:
+        folders.setdefault(path.parent, []).append(path.name)
+    console = stdout()
+    for folder, names in folders.items():
+        listed = ", ".join(names) if len(names) <= 4 else f"{len(names)} files"
+        console.print(f"written to {folder}: {listed}", soft_wrap=True)
+    if missing:
+        Console(stderr=True, highlight=False).print(missing, markup=False)
+
+
+def print_tokens(
+    pairs: Sequence[TokenPair], ledger: Ledger, pieces: Callable[[list[int]], list[str]], as_json: bool
+) -> None:
+    """Each prompt's tokens with their roles, and the ledger."""
+    if as_json:
+        listed = [
+            {
+                "clean": pair.pair.clean,
+                "corrupted": pair.pair.corrupted,
+                "tokens": list(zip(pieces(list(pair.clean)), pair.clean_roles, strict=True)),
+                "corrupted_tokens": list(zip(pieces(list(pair.corrupted)), pair.corrupted_roles, strict=True)),
+                "answers": list(pair.answers),
+            }
+            for pair in pairs
+        ]
+        print(json.dumps({"pairs": listed, "ledger": ledger.as_json()}, indent=2, ensure_ascii=False))
+        return
+    console = stdout()
+    for pair in pairs:
+        for name, ids, roles in (
+            ("clean", pair.clean, pair.clean_roles),
+            ("corrupted", pair.corrupted, pair.corrupted_roles),
+        ):
+            tokens = "  ".join(f"{piece}:{role}" for piece, role in zip(pieces(list(ids)), roles, strict=True))
+            console.print(f"{name:9} {tokens}", soft_wrap=True)
+        answers = " ".join(
+            f"{word!r}={token}"
+            for word, token in zip((pair.pair.female, pair.pair.male, pair.pair.neutral), pair.answers, strict=True)
+        )
+        console.print(f"{'answers':9} {answers}\n", soft_wrap=True)
+    counts = ledger.as_json()
+    console.print(f"{ledger.kept} kept, {len(ledger.dropped)} dropped, {len(ledger.skipped)} skipped")
+    for reason, count in counts["reasons"].items():  # type: ignore[attr-defined]
+        console.print(f"  {count} left out: {reason}", soft_wrap=True)

@@ -1,0 +1,338 @@
+"""The verbs of `locate-bias`. Heavy imports happen inside them, so that --help is instant."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from locate.errors import LocateError
+from locate.sites import COMPONENTS, DIRECTIONS, ROLES
+
+if TYPE_CHECKING:
+    from locate.models import Model
+    from locate.prompts import Prompts
+    from locate.tracing.plan import Map
+
+app = typer.Typer(
+    help="Where in a language model does gender bias live? Trace it, rank it, draw it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Swap(StrEnum):
+    """Who takes the subject's place in the corrupted prompt."""
+
+    anti = "anti"
+    same = "same"
+    opposite = "opposite"
+    neutral = "neutral"
+
+
+class Corrupt(StrEnum):
+    """How a prompt is corrupted."""
+
+    swap = "swap"
+    noise = "noise"
+
+
+class Direction(StrEnum):
+    """Which way activations are copied."""
+
+    denoising = "denoising"
+    noising = "noising"
+    both = "both"
+
+
+class Words(StrEnum):
+    """Which of the package's subjects are traced."""
+
+    occupations = "occupations"
+    definitional = "definitional"
+
+
+ModelName = Annotated[str, typer.Option("--model", "-m", help="'mini' (bundled), a folder, or a Hugging Face id")]
+Revision = Annotated[str | None, typer.Option(help="branch, tag or commit of a Hugging Face id")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: cuda where there is one")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64")]
+AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="also read weights that are not safetensors")]
+TrustCode = Annotated[bool, typer.Option("--trust-remote-code", help="run the model's own Python code")]
+PromptFile = Annotated[
+    Path | None, typer.Option("--prompts", "-p", help="CSV or JSONL of pairs; default: the package's")
+]
+SwapOption = Annotated[Swap, typer.Option(help="anti: woman/man against the stereotype; same: with it; opposite: an "
+                                               "occupation of the other stereotype; neutral: person")]  # fmt: skip
+WordsOption = Annotated[Words, typer.Option(help="the package's occupations, or words that say their gender")]
+Template = Annotated[list[str] | None, typer.Option("--template", help="own template with {subject}; repeatable")]
+TemplatesEach = Annotated[int | None, typer.Option(help="templates for each subject; default: 4, or all own ones")]
+Limit = Annotated[int | None, typer.Option(help="only the first N pairs")]
+Metric = Annotated[str, typer.Option(help="logit_diff, prob_diff, prob_stereotypical or odds_ratio")]
+Formats = Annotated[str, typer.Option(help="of figures, separated by commas: html, png, svg, pdf")]
+HandOff = Annotated[str, typer.Option("--layers-of", help="component whose layers go to editors")]
+RoleOption = Annotated[str, typer.Option("--layers-at", help="role at which those layers are read off")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON on stdout, for programs")]
+Run = Annotated[Path, typer.Argument(help="run folder that `locate-bias trace` has written")]
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and stop."""
+    if wanted:
+        from locate.schema import locate_version
+
+        typer.echo(f"locate-bias {locate_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="print it")] = False,
+) -> None:
+    """Where in a language model does gender bias live? Trace it, rank it, draw it."""
+
+
+@app.command(short_help="prompts to figures and located.json")
+def trace(
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="run folder; default: runs/MODEL-CORRUPT")
+    ] = None,
+    model: ModelName = "mini",
+    prompts: PromptFile = None,
+    words: WordsOption = Words.occupations,
+    swap: SwapOption = Swap.anti,
+    template: Template = None,
+    templates_each: TemplatesEach = None,
+    limit: Limit = None,
+    components: Annotated[str, typer.Option(help=", ".join(COMPONENTS))] = "resid_pre,attn_out,mlp_out",
+    layers: Annotated[str | None, typer.Option(help="like 0-3,7; default: all")] = None,
+    roles: Annotated[str | None, typer.Option(help=f"tokens to patch: {', '.join(ROLES)}; default: all")] = None,
+    windows: Annotated[str, typer.Option(help="layers restored at once, like 1,5; 1 is a single layer")] = "1",
+    severed: Annotated[str | None, typer.Option(help="freeze attn_out or mlp_out above each resid_pre patch")] = None,
+    direction: Annotated[Direction, typer.Option(help="; ".join(DIRECTIONS) + "; both")] = Direction.both,
+    corrupt: Annotated[
+        Corrupt, typer.Option(help="another subject, or noise on the subject's embeddings")
+    ] = Corrupt.swap,
+    sigmas: Annotated[float, typer.Option(help="of noise, in standard deviations of subject embeddings")] = 3.0,
+    draws: Annotated[int, typer.Option(help="noise draws per pair")] = 10,
+    seed: Annotated[int, typer.Option(help="of noise and of intervals")] = 0,
+    metric: Metric = "logit_diff",
+    layers_of: HandOff = "mlp_out",
+    layers_at: RoleOption = "subject_last",
+    formats: Formats = "html,png,svg,pdf",
+    max_dropped: Annotated[float, typer.Option(help="largest share of pairs a tokenizer may make unusable")] = 0.2,
+    batch_size: Annotated[int | None, typer.Option(help="prompts at once; default: what fits")] = None,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    revision: Revision = None,
+    allow_pickle: AllowPickle = False,
+    trust_remote_code: TrustCode = False,
+    as_json: AsJson = False,
+) -> None:
+    """Trace a model: from prompts to effects, figures and located.json in a run folder."""
+    from locate.cli.show import Steps, print_report
+    from locate.report import write_report
+
+    wanted = format_list(formats)
+    folder = output or Path("runs") / f"{Path(model).name}-{corrupt.value}"
+    chosen = chosen_prompts(prompts, words, swap, template, templates_each, limit)
+    plan = parsed_map(components, layers, roles, windows, severed)
+    with Steps() as steps:
+        steps.say("loading TransformerLens and the model")
+        from locate.models import load
+        from locate.tracing.collect import trace as run_trace
+        from locate.tracing.corrupt import Noise
+        from locate.tracing.corrupt import Swap as SwapCorruption
+
+        corruption = SwapCorruption() if corrupt is Corrupt.swap else Noise(sigmas, draws, seed)
+        loaded = load(
+            model,
+            device=device,
+            dtype=dtype,
+            revision=revision,
+            allow_pickle=allow_pickle,
+            trust_remote_code=trust_remote_code,
+        )
+        result = run_trace(
+            loaded,
+            chosen,
+            plan,
+            directions=DIRECTIONS if direction is Direction.both else (direction.value,),
+            corruption=corruption,
+            output=folder,
+            batch_size=batch_size,
+            max_dropped=max_dropped,
+            progress=steps.rows,
+        )
+        report = write_report(
+            result,
+            folder,
+            metric=metric,
+            component=layers_of,
+            role=layers_at,
+            formats=wanted,
+            seed=seed,
+            step=steps.say,
+        )
+    print_report(result, report, as_json)
+
+
+@app.command(short_help="rank the sites of a run again")
+def rank(
+    run: Run,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="file; default: RUN/located.json")] = None,
+    metric: Metric = "logit_diff",
+    view: Annotated[str, typer.Option(help="stereotype, or signed (female minus male)")] = "stereotype",
+    quantity: Annotated[str, typer.Option(help="nie, nde or total")] = "nie",
+    direction: Annotated[str, typer.Option(help="denoising or noising")] = "denoising",
+    layers_of: HandOff = "mlp_out",
+    layers_at: RoleOption = "subject_last",
+    top: Annotated[int, typer.Option(help="sites to list")] = 20,
+    seed: Annotated[int, typer.Option(help="of intervals")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Rank the sites of a run again, without the model, and write located.json."""
+    from locate.cli.show import print_located
+    from locate.located import rank as rank_sites
+    from locate.tracing import load_trace
+
+    located = rank_sites(
+        load_trace(run),
+        metric=metric,
+        view=view,
+        quantity=quantity,
+        direction=direction,
+        component=layers_of,
+        role=layers_at,
+        top=top,
+        seed=seed,
+    )
+    print_located(located, [located.save(output or run / "located.json")], as_json)
+
+
+@app.command(short_help="draw the figures of a run again")
+def plot(
+    run: Run,
+    metric: Metric = "logit_diff",
+    formats: Formats = "html,png,svg,pdf",
+    pair: Annotated[int | None, typer.Option(help="draw this pair's own map instead of everything")] = None,
+    direction: Annotated[str, typer.Option(help="of --pair: denoising or noising")] = "denoising",
+    seed: Annotated[int, typer.Option(help="of intervals")] = 0,
+) -> None:
+    """Draw the figures of a run again, without the model."""
+    from locate.cli.show import Steps, print_paths
+    from locate.mediation import effects
+    from locate.report import save_figures, write_report
+    from locate.report.figures import plot_pair
+    from locate.tracing import load_trace
+
+    wanted, found = format_list(formats), load_trace(run)
+    with Steps() as steps:
+        if pair is None:
+            report = write_report(found, run, metric=metric, formats=wanted, seed=seed, step=steps.say)
+            paths, missing = list(report.paths), report.missing
+        else:
+            steps.say("figures")
+            view = "stereotype" if (found.table["stereotype"] != 0).any() else "signed"
+            figure = plot_pair(effects(found, metric, view=view), pair, direction=direction)
+            paths, missing = save_figures({f"pair_{pair}_{direction}": figure}, run / "figures", wanted)
+    print_paths(paths, missing)
+
+
+@app.command(short_help="show tokens with their roles")
+def prompts(
+    model: ModelName = "mini",
+    prompts: PromptFile = None,
+    words: WordsOption = Words.occupations,
+    swap: SwapOption = Swap.anti,
+    template: Template = None,
+    templates_each: TemplatesEach = None,
+    limit: Limit = 10,
+    max_dropped: Annotated[float, typer.Option(help="largest share of pairs a tokenizer may make unusable")] = 1.0,
+    list_occupations: Annotated[bool, typer.Option("--list", help="print the package's occupations as CSV")] = False,
+    revision: Revision = None,
+    allow_pickle: AllowPickle = False,
+    trust_remote_code: TrustCode = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show how a model's tokenizer sees the prompts: tokens, roles, and what is dropped and why."""
+    from locate.cli.show import Steps, print_tokens
+    from locate.prompts import occupation_table, tokenise
+
+    if list_occupations:
+        typer.echo(occupation_table().to_csv(index=False), nl=False)
+        return
+    chosen = chosen_prompts(prompts, words, swap, template, templates_each, limit)
+    with Steps() as steps:
+        steps.say("loading the tokenizer")
+        from locate.models import load
+
+        loaded: Model = load(
+            model, revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code, device="cpu"
+        )
+        pairs, ledger = tokenise(chosen, loaded.encode, max_dropped=max_dropped)
+    print_tokens(pairs, ledger, loaded.tokenizer.convert_ids_to_tokens, as_json)
+
+
+def chosen_prompts(
+    file: Path | None,
+    words: Words,
+    swap: Swap,
+    template: list[str] | None,
+    templates_each: int | None,
+    limit: int | None,
+) -> Prompts:
+    """The prompts that the options describe."""
+    from locate.prompts import DEFAULT_TEMPLATES_EACH, definitional_pairs, occupation_pairs, read_pairs
+
+    if file is not None:
+        if template or templates_each is not None:
+            raise LocateError(f"--prompts {file} brings whole prompts: leave --template and --templates-each out")
+        return read_pairs(file).first(limit)
+    each = templates_each if templates_each is not None or template else DEFAULT_TEMPLATES_EACH
+    if words is Words.definitional:
+        return definitional_pairs(templates=template, templates_each=each).first(limit)
+    return occupation_pairs(swap.value, templates=template, templates_each=each).first(limit)
+
+
+def parsed_map(components: str, layers: str | None, roles: str | None, windows: str, severed: str | None) -> Map:
+    """The map that the options describe."""
+    from locate.tracing.plan import Map
+
+    return Map(
+        components=tuple(split(components)),
+        layers=None if layers is None else tuple(ranges("--layers", layers)),
+        roles=None if roles is None else tuple(split(roles)),
+        windows=tuple(ranges("--windows", windows)),
+        severed=tuple(split(severed or "")),
+    )
+
+
+def split(text: str) -> list[str]:
+    """Words separated by commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def ranges(option: str, text: str) -> list[int]:
+    """Whole numbers like 0-3,7."""
+    numbers: list[int] = []
+    for word in split(text):
+        first, _, last = word.partition("-")
+        if not first.isdecimal() or (last and not last.isdecimal()):
+            raise LocateError(f"{option} {text!r}: expected whole numbers like 0-3,7")
+        numbers += range(int(first), int(last or first) + 1)
+    return sorted(set(numbers))
+
+
+def format_list(text: str) -> list[str]:
+    """Formats separated by commas, checked before anything long is run."""
+    from locate.report.write import FORMATS
+    from locate.sites import check
+
+    formats = split(text)
+    for each in formats:
+        check("format", each, FORMATS)
+    return formats

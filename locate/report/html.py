@@ -1,0 +1,94 @@
+"""report.html: one self-contained page with the answer, the figures, and where the numbers come from."""
+
+from __future__ import annotations
+
+from html import escape
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from locate.located import Located
+from locate.tracing.table import Trace
+
+STYLE = """
+body { font: 15px/1.5 Arial, Helvetica, sans-serif; max-width: 1240px; margin: 2em auto; padding: 0 1em; color: #222 }
+table { border-collapse: collapse; font-size: 13px } th, td { padding: 3px 10px; text-align: right }
+th { border-bottom: 1px solid #888 } td:first-child, th:first-child { text-align: left }
+.missing { color: #a04000 } code { background: #f2f2f2; padding: 0 3px }
+"""
+
+
+def page(trace: Trace, located: Located, figures: dict[str, go.Figure], missing: str) -> str:
+    """The report as HTML; every text that comes from a prompt or a file is escaped."""
+    drawn = "\n".join(
+        figure.to_html(include_plotlyjs=False, full_html=False, div_id=f"figure-{name}")
+        for name, figure in figures.items()
+    )
+    model = escape(str(trace.meta["model"]["name"]))
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Gender bias located in {model}</title><style>{STYLE}</style>
+<script>{get_plotlyjs()}</script></head><body>
+<h1>Gender bias located in {model}</h1>
+{answer(located)}
+<p class="missing">{escape(missing)}</p>
+{strongest(located)}
+<h2>Figures</h2>
+{drawn}
+<h2>Where the numbers come from</h2>
+{provenance(trace, located)}
+</body></html>
+"""
+
+
+def answer(located: Located) -> str:
+    """The located layers in one sentence."""
+    where = f"{located.component} at {located.role.replace('_', ' ')}"
+    what = f"{located.quantity} of {located.metric}, {located.direction}, q ≤ {located.threshold}"
+    if not located.layers:
+        return f"<p>No layer of <b>{escape(where)}</b> passes ({escape(what)}).</p>"
+    layers = ", ".join(str(layer) for layer in located.layers)
+    return (
+        f"<p>Layers of <b>{escape(where)}</b> that carry the effect, strongest first: <b>{layers}</b> "
+        f"({escape(what)}). That a site carries the bias does not prove that it is the best place to edit.</p>"
+    )
+
+
+def strongest(located: Located) -> str:
+    """The ranked sites as a table."""
+    head = ["component", "layer", "role", "unit", f"effect ({located.unit})", f"{located.level:.0%} interval", "n", "q"]
+    rows = [
+        [
+            site.component,
+            str(site.layer),
+            site.role,
+            "" if site.unit is None else str(site.unit),
+            f"{site.effect:+.3f}",
+            f"[{site.low:+.3f}, {site.high:+.3f}]",
+            str(site.n),
+            f"{site.q:.2g}",
+        ]
+        for site in located.sites
+    ]
+    cells = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    titles = "".join(f"<th>{escape(each)}</th>" for each in head)
+    return f"<h2>Strongest sites</h2><table><tr>{titles}</tr>\n{cells}</table>"
+
+
+def provenance(trace: Trace, located: Located) -> str:
+    """Model, prompts, ledger, controls and versions as a table."""
+    meta = trace.meta
+    ledger = meta["ledger"]
+    facts = {
+        "model": f"{meta['model']['name']} ({meta['model']['architecture']}), revision {meta['model']['revision']}",
+        "weights sha256": meta["model"]["weights_sha256"],
+        "dtype, device": f"{meta['model']['dtype']}, {meta.get('device', '')}",
+        "BOS in front": str(meta["model"]["prepend_bos"]),
+        "corruption": ", ".join(f"{key} {value}" for key, value in meta["corruption"].items()),
+        "prompt pairs": f"{ledger['kept']} kept, {ledger['dropped']} dropped, {ledger['skipped']} skipped",
+        **{f"left out: {reason}": str(count) for reason, count in ledger["reasons"].items()},
+        **{f"control: {name}": f"{value:.2g}" for name, value in located.controls.items()},
+        "versions": ", ".join(f"{name} {version}" for name, version in meta["libraries"].items()),
+        "seconds": f"{meta['seconds']:.0f}",
+    }
+    rows = "\n".join(f"<tr><td>{escape(key)}</td><td>{escape(value)}</td></tr>" for key, value in facts.items())
+    return f"<table>{rows}</table>"

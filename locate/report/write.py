@@ -1,0 +1,165 @@
+"""Filling a run folder: effects.csv, located.json, figures and report.html."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+import plotly.io
+
+from locate.files import write_text, write_whole
+from locate.located import Located, rank
+from locate.mediation import average, effects, normalised, pair_log_odds
+from locate.prompts.build import occupation_table
+from locate.report import figures as draw
+from locate.report.html import page
+from locate.sites import check
+from locate.tracing.table import Trace
+
+FORMATS = ("html", "png", "svg", "pdf")
+STATIC = ("png", "svg", "pdf")
+HOW_TO_STATIC = "no Chrome or Chromium found, so no PNG, SVG or PDF: install one (Debian: apt-get install chromium)"
+SCALE = 2  # pixels of a PNG for each of the figure's
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What was written: the located sites, the averages, the paths, and a line on what could not be written."""
+
+    located: Located
+    averages: pd.DataFrame
+    paths: tuple[Path, ...]
+    missing: str = ""
+
+
+def write_report(
+    trace: Trace,
+    folder: str | Path,
+    *,
+    metric: str = "logit_diff",
+    direction: str | None = None,
+    component: str = "mlp_out",
+    role: str = "subject_last",
+    top: int = 20,
+    formats: Sequence[str] = FORMATS,
+    level: float = 0.95,
+    samples: int = 2000,
+    seed: int = 0,
+    step: Callable[[str], None] | None = None,
+) -> Report:
+    """Derive everything that a run folder shows from its trace.
+
+    direction  of located.json; None takes denoising where it was traced
+    formats    of the figures; HTML is self-contained
+    step       called with a word on what is being done
+
+    The other arguments are those of `rank`. Writes effects.csv (indirect, direct and total averages with intervals,
+    and the share of the total), located.json, figures/ and report.html.
+
+    Raises LocateError for an unknown format, or when a file cannot be written.
+    """
+    for each in formats:
+        check("format", each, FORMATS)
+    say = step or (lambda _: None)
+    folder = Path(folder)
+    direction = direction or trace.meta["directions"][0]
+    say("effects")
+    view = "stereotype" if (trace.table["stereotype"] != 0).any() else "signed"
+    derived = effects(trace, metric, view=view)
+    chosen = {"level": level, "samples": samples, "seed": seed}
+    averages = average(derived, **chosen)
+    table = write_averages(folder / "effects.csv", derived, averages, chosen)
+    say("ranking")
+    located = rank(
+        trace, metric=metric, view=view, direction=direction, component=component, role=role, top=top, **chosen
+    )
+    json_path = located.save(folder / "located.json")
+    say("figures")
+    drawn = all_figures(trace, derived, averages)
+    paths, missing = save_figures(drawn, folder / "figures", formats)
+    say("report")
+    html = write_text(folder / "report.html", page(trace, located, drawn, missing))
+    return Report(located, averages, (table, json_path, html, *paths), missing)
+
+
+def write_averages(path: Path, derived: pd.DataFrame, averages: pd.DataFrame, chosen: dict) -> Path:
+    """effects.csv: one row per quantity, direction and site."""
+    parts = [averages.assign(quantity="nie")]
+    parts += [average(derived, name, **chosen).assign(quantity=name) for name in complete(derived)]
+    if derived.attrs["unit"] != "relative odds":
+        parts.append(normalised(derived, **chosen).assign(quantity="nie / total"))
+    table = pd.concat(parts, ignore_index=True)
+    units = {"nie / total": "share of the total effect"}
+    table.insert(0, "unit_of_effect", [units.get(each, derived.attrs["unit"]) for each in table["quantity"]])
+    table.insert(0, "metric", derived.attrs["metric"])
+    table.insert(0, "quantity", table.pop("quantity"))
+    return write_whole(path, lambda partial: table.to_csv(partial, index=False, float_format="%.6g"))
+
+
+def complete(derived: pd.DataFrame) -> list[str]:
+    """The other quantities that every pair has; the direct effect needs both directions."""
+    return [name for name in ("nde", "total") if not derived[name].isna().any()]
+
+
+def all_figures(trace: Trace, derived: pd.DataFrame, averages: pd.DataFrame) -> dict[str, go.Figure]:
+    """Every figure that the trace has the rows for, by file name."""
+    title = draw.title_of(trace, "nie")
+    drawn: dict[str, go.Figure] = {}
+    for direction in trace.meta["directions"]:
+        rows = averages[averages["direction"] == direction]
+        for window in sorted(rows.loc[rows["unit"] < 0, "window"].unique()):
+            suffix = direction if window == 1 else f"{direction}_window{window}"
+            drawn[f"map_{suffix}"] = draw.plot_map(averages, title=title, direction=direction, window=window)
+            drawn[f"layers_{suffix}"] = draw.plot_layers(averages, title=title, direction=direction, window=window)
+        for role in rows.loc[rows["component"] == "head", "role"].unique():
+            name = f"heads_{role}_{direction}"
+            drawn[name] = draw.plot_heads(averages, role=role, title=title, direction=direction)
+    if (derived["clean_pos"] >= 0).any() and (derived["unit"] < 0).any():
+        pair = int(derived["pair"].iloc[0])
+        direction = trace.meta["directions"][0]
+        drawn["pair"] = draw.plot_pair(derived, pair, direction=direction, title=f"{title}: one pair")
+    if len(set(trace.table["group"]) & set(occupation_table()["occupation"])) >= 3:
+        drawn["occupations"] = draw.plot_occupations(
+            pair_log_odds(trace), occupation_table(), title=f"Occupations in {trace.meta['model']['name']}"
+        )
+    return drawn
+
+
+def save_figures(
+    figures: dict[str, go.Figure], folder: str | Path, formats: Sequence[str] = FORMATS
+) -> tuple[list[Path], str]:
+    """Write figures as self-contained HTML and, where a Chrome or Chromium is found, as static images.
+
+    Returns the paths, and a line that says how to get the rest ("" when nothing is missing).
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    if "html" in formats:
+        for name, figure in figures.items():
+            html = figure.to_html(include_plotlyjs=True, full_html=True)
+            paths.append(write_text(folder / f"{name}.html", html))
+    static = [each for each in STATIC if each in formats]
+    if not static:
+        return paths, ""
+    from kaleido.errors import ChromeNotFoundError
+
+    targets = [(folder / f"{name}.{each}", figure) for name, figure in figures.items() for each in static]
+    partials = [path.with_name(f".partial-{path.name}") for path, _ in targets]
+    try:
+        plotly.io.write_images(
+            [figure for _, figure in targets],
+            [str(path) for path in partials],
+            width=[figure.layout.width for _, figure in targets],
+            height=[figure.layout.height for _, figure in targets],
+            scale=SCALE,
+        )
+    except ChromeNotFoundError:
+        return paths, HOW_TO_STATIC
+    for partial, (path, _) in zip(partials, targets, strict=True):
+        partial.replace(path)
+        paths.append(path)
+    return paths, ""
