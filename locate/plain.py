@@ -94,7 +94,7 @@ def measure(
 def execute_runs(
     model: Model, runs: Sequence[Run], wanted: Sequence[Key], batch_size: int | None
 ) -> tuple[Float[np.ndarray, "run answer"], list[dict[Key, torch.Tensor]]]:
-    """Answers' log-probabilities of each run and its activations, [pos, d_model], [pos, head, d_head] or [pos, d_mlp]."""
+    """Answers' log-probabilities of each run, and its activations: [pos, d_model], [pos, head, d_head], [pos, d_mlp]."""
     kept: list[dict[Key, torch.Tensor]] = [{} for _ in runs]
     plain = np.empty((len(runs), len(runs[0].answers)))
 
@@ -167,10 +167,7 @@ def write_hooks(
             for place, write in writes[key]:
                 target = changed[place, write.base_pos]
                 value = value_of(write, rows[place], kept, target)
-                if write.unit is None:
-                    target.copy_(value)
-                else:
-                    target[write.unit] = value
+                target[... if write.unit is None else write.unit] = value
             return changed
 
         return hook
@@ -178,9 +175,7 @@ def write_hooks(
     return [(model.hook(*key), write_all(key)) for key in sorted(writes)]
 
 
-def value_of(
-    write: Placed, row: Row, kept: Sequence[dict[Key, torch.Tensor]], target: torch.Tensor
-) -> torch.Tensor | float:
+def value_of(write: Placed, row: Row, kept: Sequence[dict[Key, torch.Tensor]], target: torch.Tensor) -> torch.Tensor:
     """What a write puts into its place: [d_model], [d_head], or one neuron's activation."""
     if isinstance(write.origin, torch.Tensor):
         return write.origin.to(target)

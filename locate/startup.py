@@ -48,7 +48,8 @@ def boot(
         raise LocateError(f"model in {checkpoint.folder} does not load ({reason}): check its files") from error
     if not tokenizer.is_fast:
         raise LocateError(f"the tokenizer in {checkpoint.folder} tells no character offsets: expected tokenizer.json")
-    plain = plain.to(device).eval().requires_grad_(False)
+    plain = plain.eval().requires_grad_(False)
+    torch.nn.Module.to(plain, device)
     logits = []
     for prompt in PROMPTS:
         ids = torch.tensor([tokenizer(prompt, add_special_tokens=False)["input_ids"]], device=device)

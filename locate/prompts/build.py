@@ -111,7 +111,7 @@ def definitional_pairs(
     templates: Sequence[str] | None = None,
     neutral: str | None = NEUTRAL,
 ) -> Prompts:
-    """Pairs whose clean prompt is about a word that says its gender, corrupted with its counterpart (actress, actor)."""
+    """Pairs whose clean prompt is about a word that says its gender, corrupted with its counterpart."""
     rows = definitional_table()
     forms = [check_template(form) for form in (table("templates")["template"] if templates is None else templates)]
     pairs = []

@@ -35,6 +35,19 @@ class Report:
     missing: str = ""
 
 
+@dataclass(frozen=True)
+class Intervals:
+    """How intervals are made; see `average`."""
+
+    level: float
+    samples: int
+    seed: int
+
+    def average(self, derived: pd.DataFrame, column: str = "nie") -> pd.DataFrame:
+        """`average` with these settings."""
+        return average(derived, column, level=self.level, samples=self.samples, seed=self.seed)
+
+
 def write_report(
     trace: Trace,
     folder: str | Path,
@@ -69,12 +82,21 @@ def write_report(
     say("effects")
     view = "stereotype" if (trace.table["stereotype"] != 0).any() else "signed"
     derived = effects(trace, metric, view=view)
-    chosen = {"level": level, "samples": samples, "seed": seed}
-    averages = average(derived, **chosen)
+    chosen = Intervals(level, samples, seed)
+    averages = chosen.average(derived)
     table = write_averages(folder / "effects.csv", derived, averages, chosen)
     say("ranking")
     located = rank(
-        trace, metric=metric, view=view, direction=direction, component=component, role=role, top=top, **chosen
+        trace,
+        metric=metric,
+        view=view,
+        direction=direction,
+        component=component,
+        role=role,
+        top=top,
+        level=level,
+        samples=samples,
+        seed=seed,
     )
     json_path = located.save(folder / "located.json")
     say("figures")
@@ -85,12 +107,16 @@ def write_report(
     return Report(located, averages, (table, json_path, html, *paths), missing)
 
 
-def write_averages(path: Path, derived: pd.DataFrame, averages: pd.DataFrame, chosen: dict) -> Path:
+def write_averages(path: Path, derived: pd.DataFrame, averages: pd.DataFrame, chosen: Intervals) -> Path:
     """effects.csv: one row per quantity, direction and site."""
     parts = [averages.assign(quantity="nie")]
-    parts += [average(derived, name, **chosen).assign(quantity=name) for name in complete(derived)]
+    parts += [chosen.average(derived, name).assign(quantity=name) for name in complete(derived)]
     if derived.attrs["unit"] != "relative odds":
-        parts.append(normalised(derived, **chosen).assign(quantity="nie / total"))
+        parts.append(
+            normalised(derived, level=chosen.level, samples=chosen.samples, seed=chosen.seed).assign(
+                quantity="nie / total"
+            )
+        )
     table = pd.concat(parts, ignore_index=True)
     units = {"nie / total": "share of the total effect"}
     table.insert(0, "unit_of_effect", [units.get(each, derived.attrs["unit"]) for each in table["quantity"]])
