@@ -94,7 +94,7 @@ def measure(
 def execute_runs(
     model: Model, runs: Sequence[Run], wanted: Sequence[Key], batch_size: int | None
 ) -> tuple[Float[np.ndarray, "run answer"], list[dict[Key, torch.Tensor]]]:
-    """Answers' log-probabilities of each run, and its activations: [pos, d_model], [pos, head, d_head], [pos, d_mlp]."""
+    """Answers' log-probabilities of each run, and its activations: [pos, d_model] or by head or neuron."""
     kept: list[dict[Key, torch.Tensor]] = [{} for _ in runs]
     plain = np.empty((len(runs), len(runs[0].answers)))
 

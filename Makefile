@@ -1,0 +1,42 @@
+# Every target sets itself up: Python 3.11+, make and pip are enough.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO := runs/demo
+
+.PHONY: demo test check faults notebooks figures bench clean
+
+demo: $(READY)  ## trace the bundled model: heatmaps, intervals and located.json in runs/demo
+	$(BIN)/locate-bias trace --model mini --output $(DEMO)
+
+test: $(READY)  ## all tests
+	$(BIN)/python -m pytest -q
+
+check: $(READY)  ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+faults: $(READY)  ## plant one-line faults in a copy of the package and expect the tests to find each
+	$(BIN)/python tests/faults.py
+
+notebooks: $(READY)  ## run the notebooks and keep their outputs
+	$(BIN)/python notebooks/run.py
+
+figures: $(READY)  ## draw figures/ from the tables committed beside them
+	$(BIN)/python figures/make.py
+
+bench: $(READY)  ## measure speed and memory beside transformer_lens.patching
+	$(BIN)/python benchmarks/plain.py
+
+clean:  ## forget the environment
+	rm -rf $(VENV)
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, found " + sys.version.split()[0] + ": set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $(READY)

@@ -1,0 +1,64 @@
+"""Fixtures: small random models of many families, saved to disk and loaded through the real loader."""
+
+import os
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_MODE", "disabled")
+
+hook = install_import_hook("locate", "typechecker.check")
+
+from families import FAMILIES, save_family  # noqa: E402
+
+from locate.models import Model, load  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with third-party data and weights beside the checkout."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the folder {SHARED.name} beside the checkout")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def folder_of(tmp_path_factory):
+    """Folder of a random model of a family, saved once."""
+    saved: dict[str, Path] = {}
+
+    def folder(family: str) -> Path:
+        if family not in saved:
+            saved[family] = save_family(family, tmp_path_factory.mktemp(family))
+        return saved[family]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_of(folder_of):
+    """A random model of a family, loaded once for each dtype."""
+    loaded: dict[tuple[str, str], Model] = {}
+
+    def model(family: str, dtype: str = "float32") -> Model:
+        if (family, dtype) not in loaded:
+            loaded[family, dtype] = load(str(folder_of(family)), dtype=dtype, device="cpu")
+        return loaded[family, dtype]
+
+    return model
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def family_model(request, model_of) -> Model:
+    """A random model of each family in turn."""
+    return model_of(request.param)
+
+
+@pytest.fixture(scope="session")
+def gpt2(model_of) -> Model:
+    """The random GPT-2."""
+    return model_of("gpt2")
