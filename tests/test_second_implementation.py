@@ -10,7 +10,9 @@ from locate.tracing.collect import trace
 from locate.tracing.plan import Map
 
 EXACT = 2e-5  # nats
-PAIR = Pair("The nurse said that", "The man said that", "nurse", "man", "nurse", "The {subject} said that", neutral=None)
+PAIR = Pair(
+    "The nurse said that", "The man said that", "nurse", "man", "nurse", "The {subject} said that", neutral=None
+)
 
 
 def cells(table, component: str, column: str = "patched_female"):

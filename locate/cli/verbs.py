@@ -79,7 +79,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON on stdout, for 
 Run = Annotated[Path, typer.Argument(help="run folder that `locate-bias trace` has written")]
 
 
-def show_version(wanted: bool) -> None:
+def show_version(wanted: bool | None) -> None:
     """Print the version and stop."""
     if wanted:
         from locate.schema import locate_version
@@ -90,7 +90,9 @@ def show_version(wanted: bool) -> None:
 
 @app.callback()
 def top(
-    version: Annotated[bool, typer.Option("--version", callback=show_version, is_eager=True, help="print it")] = False,
+    version: Annotated[
+        bool | None, typer.Option("--version", callback=show_version, is_eager=True, help="print it")
+    ] = None,
 ) -> None:
     """Where in a language model does gender bias live? Trace it, rank it, draw it."""
 
@@ -137,8 +139,13 @@ def trace(
     from locate.report import write_report
 
     wanted = format_list(formats)
+    check_names(metric, layers_of, layers_at)
     folder = output or Path("runs") / f"{Path(model).name}-{corrupt.value}"
     chosen = chosen_prompts(prompts, words, swap, template, templates_each, limit)
+    if len({pair.group for pair in chosen}) < 2:
+        raise LocateError(
+            f"{len(chosen)} pairs of 1 group: expected at least 2 groups for intervals: give more prompts"
+        )
     plan = parsed_map(components, layers, roles, windows, severed)
     with Steps() as steps:
         steps.say("loading TransformerLens and the model")
@@ -325,6 +332,16 @@ def ranges(option: str, text: str) -> list[int]:
             raise LocateError(f"{option} {text!r}: expected whole numbers like 0-3,7")
         numbers += range(int(first), int(last or first) + 1)
     return sorted(set(numbers))
+
+
+def check_names(metric: str, component: str, role: str) -> None:
+    """Raise LocateError for a name that would only be missed after a long run."""
+    from locate.metrics import metric_named
+    from locate.sites import check
+
+    metric_named(metric)
+    check("component", component, COMPONENTS)
+    check("role", role, ROLES)
 
 
 def format_list(text: str) -> list[str]:

@@ -75,7 +75,7 @@ class Ledger:
 
 
 def roles_of(spans: Sequence[tuple[int, int]], subject: tuple[int, int]) -> tuple[str, ...]:
-    """The role of each token, from character spans.
+    """The role of each token, from character spans; the subject's span includes the space before it.
 
     A subject of one token is subject_last; a prompt that ends in its subject has no token in the role last.
 
@@ -85,7 +85,7 @@ def roles_of(spans: Sequence[tuple[int, int]], subject: tuple[int, int]) -> tupl
     inside = [i for i, (a, b) in enumerate(spans) if a < b and a < end and b > start]
     if not inside:
         raise LocateError("no token holds the subject")
-    if spans[inside[-1]][1] > end or spans[inside[0]][0] < start - 1:
+    if spans[inside[-1]][1] > end or spans[inside[0]][0] < start:
         raise LocateError("a token of the subject reaches into the words beside it")
     first, last, final = inside[0], inside[-1], len(spans) - 1
     roles = []
@@ -97,6 +97,12 @@ def roles_of(spans: Sequence[tuple[int, int]], subject: tuple[int, int]) -> tupl
         else:
             roles.append(LAST if i == final else AFTER if i == last + 1 else FURTHER)
     return tuple(roles)
+
+
+def with_space(prompt: str, subject: str) -> tuple[int, int]:
+    """Span of the subject and the space before it, which some tokenizers keep in a token of its own."""
+    start, end = subject_span(prompt, subject)
+    return (start - 1 if prompt[:start].endswith(" ") else start), end
 
 
 def align(clean: Sequence[str], corrupted: Sequence[str]) -> tuple[Aligned, ...]:
@@ -160,8 +166,8 @@ def tokenise_pair(index: int, pair: Pair, encode: Encode) -> TokenPair:
     """
     clean, clean_spans = encode(pair.clean)
     corrupted, corrupted_spans = encode(pair.corrupted)
-    clean_roles = roles_of(clean_spans, subject_span(pair.clean, pair.clean_subject))
-    corrupted_roles = roles_of(corrupted_spans, subject_span(pair.corrupted, pair.corrupted_subject))
+    clean_roles = roles_of(clean_spans, with_space(pair.clean, pair.clean_subject))
+    corrupted_roles = roles_of(corrupted_spans, with_space(pair.corrupted, pair.corrupted_subject))
     female = shared_answer(encode, pair, clean, corrupted, pair.female)
     male = shared_answer(encode, pair, clean, corrupted, pair.male)
     if female == male:

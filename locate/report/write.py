@@ -136,11 +136,11 @@ def all_figures(trace: Trace, derived: pd.DataFrame, averages: pd.DataFrame) -> 
     drawn: dict[str, go.Figure] = {}
     for direction in trace.meta["directions"]:
         rows = averages[averages["direction"] == direction]
-        for window in sorted(rows.loc[rows["unit"] < 0, "window"].unique()):
+        for window in sorted({int(width) for width in rows.loc[rows["unit"] < 0, "window"]}):
             suffix = direction if window == 1 else f"{direction}_window{window}"
             drawn[f"map_{suffix}"] = draw.plot_map(averages, title=title, direction=direction, window=window)
             drawn[f"layers_{suffix}"] = draw.plot_layers(averages, title=title, direction=direction, window=window)
-        for role in rows.loc[rows["component"] == "head", "role"].unique():
+        for role in sorted({str(role) for role in rows.loc[rows["component"] == "head", "role"]}):
             name = f"heads_{role}_{direction}"
             drawn[name] = draw.plot_heads(averages, role=role, title=title, direction=direction)
     if (derived["clean_pos"] >= 0).any() and (derived["unit"] < 0).any():

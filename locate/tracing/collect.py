@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from locate.errors import LocateError
-from locate.files import hash_of
+from locate.files import hash_of, strict
 from locate.models import Model
 from locate.plain import Measured, Row, Run, measure
 from locate.prompts.build import occupation_pairs
@@ -150,36 +150,39 @@ def starting_meta(job: Job, prompts: Prompts, map: Map | None) -> dict[str, Any]
     model = job.model
     patches = hash_of_patches(job.forms if job.patches is None else job.patches)
     corruption = job.corruption.describe() | ({"scale": job.scale} if isinstance(job.corruption, Noise) else {})
-    return {
-        "schema": TRACE_VERSION,
-        "status": "running",
-        "rows": 0,
-        "recipe": {
+    meta: Any = strict(
+        {
             "schema": TRACE_VERSION,
-            "locate": locate_version(),
-            "weights_sha256": model.checkpoint.weights_sha256,
-            "tokenizer_sha256": model.checkpoint.tokenizer_sha256,
-            "dtype": model.dtype,
-            "prepend_bos": model.prepend_bos,
-            "prompts_sha256": prompts.hash,
-            "patches_sha256": hash_of([patches, job.roles]),
-            "directions": "+".join(job.directions),
-            "corruption": ", ".join(f"{key} {value}" for key, value in job.corruption.describe().items()),
-            "chunk": CHUNK,
-        },
-        "model": model.provenance(),
-        "device": model.device,
-        "checks": dict(model.checks),
-        "modules": model.module_templates(),
-        "prompts": {"pairs": len(prompts), "sha256": prompts.hash},
-        "ledger": job.ledger.as_json(),
-        "map": None if job.patches is not None else asdict(map or Map()),
-        "directions": list(job.directions),
-        "corruption": corruption,
-        "libraries": {name: library_version(name) for name in LIBRARIES}
-        | {"locate-bias": locate_version(), "python": platform.python_version()},
-        "seconds": 0.0,
-    }
+            "status": "running",
+            "rows": 0,
+            "recipe": {
+                "schema": TRACE_VERSION,
+                "locate": locate_version(),
+                "weights_sha256": model.checkpoint.weights_sha256,
+                "tokenizer_sha256": model.checkpoint.tokenizer_sha256,
+                "dtype": model.dtype,
+                "prepend_bos": model.prepend_bos,
+                "prompts_sha256": prompts.hash,
+                "patches_sha256": hash_of([patches, job.roles]),
+                "directions": "+".join(job.directions),
+                "corruption": ", ".join(f"{key} {value}" for key, value in job.corruption.describe().items()),
+                "chunk": CHUNK,
+            },
+            "model": model.provenance(),
+            "device": model.device,
+            "checks": dict(model.checks),
+            "modules": model.module_templates(),
+            "prompts": {"pairs": len(prompts), "sha256": prompts.hash},
+            "ledger": job.ledger.as_json(),
+            "map": None if job.patches is not None else asdict(map or Map()),
+            "directions": list(job.directions),
+            "corruption": corruption,
+            "libraries": {name: library_version(name) for name in LIBRARIES}
+            | {"locate-bias": locate_version(), "python": platform.python_version()},
+            "seconds": 0.0,
+        }
+    )
+    return dict(meta)
 
 
 def collect(job: Job, folder: RunFolder | None, progress: Progress | None) -> pd.DataFrame:

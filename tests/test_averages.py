@@ -1,0 +1,270 @@
+"""Averages and their intervals: whole groups are resampled, and a second, plain implementation agrees."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from handmade import map_trace
+from scipy.stats import kstest
+
+from locate import LocateError, average, effects, normalised
+
+SITE = {"component": "mlp_out", "layer": 0, "unit": -1, "window": 1, "severed": "", "role": "subject_last"}
+ABOUT = {"metric": "logit_diff", "unit": "nats", "view": "stereotype", "without_stereotype": 0}
+
+
+def table(rows):
+    """Effects with what is not given taken from one site; a row without a pair number is a pair of its own."""
+    frame = pd.DataFrame(
+        [
+            {"direction": "denoising", "pair": pair, "total": 1.0, "nde": 0.0} | SITE | row
+            for pair, row in enumerate(rows)
+        ]
+    )
+    frame.attrs = dict(ABOUT)
+    return frame
+
+
+def of_groups(values, **labels):
+    """Effects from a list of values for each group."""
+    return table(
+        [{"group": f"g{number}", "nie": value} | labels for number, each in enumerate(values) for value in each]
+    )
+
+
+def one(averages):
+    """The one row of averages of one cell."""
+    (found,) = averages.to_dict("records")
+    return found
+
+
+def plain_bootstrap(values, samples, seed, level):
+    """Interval of the mean over rows when groups are drawn, one draw at a time."""
+    weights = np.random.default_rng(seed).multinomial(len(values), [1 / len(values)] * len(values), size=samples)
+    means = []
+    for times in weights:
+        drawn = [value for each, count in zip(values, times, strict=True) for _ in range(count) for value in each]
+        means.append(sum(drawn) / len(drawn))
+    return np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+
+
+def test_mean_counts_pairs_alike_and_says_how_many():
+    found = one(average(of_groups([[1.0, 2.0, 3.0], [10.0]])))
+    assert found["effect"] == pytest.approx(4.0)
+    assert (found["n"], found["groups"]) == (4, 2)
+
+
+def test_tokens_of_one_role_are_averaged_within_their_pair_first():
+    """A pair with three middle tokens counts as much as one with one."""
+    rows = [{"group": "a", "pair": 0, "nie": value} for value in (1.0, 2.0, 3.0)]
+    rows += [{"group": "b", "pair": 1, "nie": 10.0}]
+    found = one(average(table(rows)))
+    assert found["effect"] == pytest.approx(6.0)
+    assert found["n"] == 2
+
+
+@pytest.mark.parametrize("column", ["total", "nie", "nde"])
+def test_every_effect_can_be_averaged(column):
+    rows = [{"group": g, "total": 7.0, "nie": 5.0, "nde": 3.0} for g in "ab"]
+    expected = {"total": 7.0, "nie": 5.0, "nde": 3.0}[column]
+    assert one(average(table(rows), column))["effect"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("label", "values"),
+    [
+        ("direction", ["denoising", "noising"]),
+        ("component", ["mlp_out", "attn_out"]),
+        ("layer", [0, 1]),
+        ("unit", [0, 1]),
+        ("window", [1, 5]),
+        ("severed", ["", "mlp_out"]),
+        ("role", ["last", "further"]),
+    ],
+)
+def test_cells_are_told_apart_by(label, values):
+    rows = [{"group": g, label: value, "nie": float(n)} for n, value in enumerate(values) for g in "ab"]
+    found = average(table(rows)).set_index(label)["effect"]
+    assert found.to_dict() == dict(zip(values, [0.0, 1.0], strict=True))
+
+
+def test_interval_is_the_plain_bootstraps():
+    values = [[1.0, 2.0], [4.0], [0.5, -1.0, 3.0], [2.0, 2.5]]
+    found = one(average(of_groups(values), samples=500, seed=3, level=0.9))
+    assert (found["low"], found["high"]) == pytest.approx(plain_bootstrap(values, 500, 3, 0.9), rel=1e-12)
+
+
+def test_more_rows_of_the_same_groups_do_not_narrow_the_interval():
+    values = [[1.0, 2.0], [4.0, 3.0], [0.5, -1.0], [2.0, 2.5], [3.5, 0.0]]
+    once, four = one(average(of_groups(values))), one(average(of_groups([each * 4 for each in values])))
+    assert (four["low"], four["high"]) == pytest.approx((once["low"], once["high"]))
+    assert (once["n"], four["n"]) == (10, 40)
+
+
+def test_rows_that_repeat_their_group_give_the_width_of_groups():
+    """40 groups of 4 equal rows: 1.96 standard errors over 40, not over 160, on either side."""
+    effect = np.random.default_rng(1).normal(size=40)
+    found = one(average(of_groups([[value] * 4 for value in effect]), samples=4000))
+    width = 2 * 1.96 * effect.std(ddof=1) / np.sqrt(40)
+    assert found["high"] - found["low"] == pytest.approx(width, rel=0.1)
+
+
+def simulated(mean, cells=300, groups=40, rows=4, seed=0):
+    """Effects of many independent cells with group effects; every cell is one simulation."""
+    draw = np.random.default_rng(seed)
+    values = mean + draw.normal(size=(cells, groups, 1)) + draw.normal(size=(cells, groups, rows))
+    cell, group, turn = (each.ravel() for each in np.indices(values.shape))
+    frame = pd.DataFrame({"layer": cell, "group": group, "pair": group * rows + turn, "nie": values.ravel()})
+    frame = frame.assign(**{key: value for key, value in SITE.items() if key != "layer"}, direction="denoising")
+    frame.attrs = dict(ABOUT)
+    return frame
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    found = average(simulated(0.3), samples=1000)
+    assert len(found) == 300
+    assert 0.90 <= ((found["low"] < 0.3) & (found["high"] > 0.3)).mean() <= 0.98
+
+
+def test_p_is_uniform_where_there_is_no_effect():
+    p = average(simulated(0.0, seed=5), samples=1000)["p"]
+    assert kstest(p, "uniform").pvalue > 0.01
+    assert (p <= 0.05).mean() < 0.09
+
+
+def test_p_is_as_small_as_it_can_be_under_a_strong_effect():
+    assert average(simulated(2.0, cells=3), samples=1000)["p"].tolist() == pytest.approx([1 / 1001] * 3)
+
+
+def test_p_is_two_sided():
+    up, down = average(simulated(0.3, cells=20)), average(simulated(0.3, cells=20).assign(nie=lambda t: -t["nie"]))
+    assert up["p"].tolist() == down["p"].tolist()
+    assert up["effect"].tolist() == pytest.approx((-down["effect"]).tolist())
+
+
+def test_p_flips_groups_not_rows():
+    """Two of the eight patterns of three signs reach the observed: p is about 1/4 for any number of rows."""
+    assert one(average(of_groups([[1.0] * 30, [1.1] * 30, [0.9] * 30])))["p"] == pytest.approx(0.25, abs=0.03)
+
+
+def test_a_cell_that_is_zero_throughout_has_p_one():
+    found = one(average(of_groups([[0.0, 0.0], [0.0], [0.0]])))
+    assert (found["p"], found["q"], found["effect"], found["low"], found["high"]) == (1, 1, 0, 0, 0)
+
+
+def test_q_is_benjamini_and_hochbergs():
+    found = average(simulated(0.15, cells=30))
+    p = found["p"].tolist()
+    by_size, q, smallest = sorted(range(30), key=p.__getitem__), [0.0] * 30, 1.0
+    for rank in range(30, 0, -1):
+        cell = by_size[rank - 1]
+        smallest = min(smallest, p[cell] * 30 / rank)
+        q[cell] = smallest
+    assert found["q"].tolist() == pytest.approx(q)
+    assert len(set(q)) > 5
+
+
+def test_a_higher_level_widens_the_interval_around_the_same_mean():
+    effect = of_groups(np.random.default_rng(0).normal(size=(12, 2)).tolist())
+    narrow, wide = one(average(effect, level=0.5)), one(average(effect, level=0.99))
+    assert wide["low"] < narrow["low"] < narrow["effect"] < narrow["high"] < wide["high"]
+    assert narrow["effect"] == wide["effect"]
+
+
+def test_the_seed_decides_the_draws():
+    effect = of_groups(np.random.default_rng(0).normal(size=(12, 2)).tolist())
+    assert average(effect, seed=1).equals(average(effect, seed=1))
+    assert one(average(effect, seed=1))["low"] != one(average(effect, seed=2))["low"]
+
+
+def test_a_cell_of_one_group_has_no_interval():
+    """A role that only one occupation has: resampling it says nothing, least of all a width of 0."""
+    rows = [{"group": g, "nie": 1.0, "role": "last"} for g in "abc"] + [
+        {"group": "a", "nie": 5.0, "role": "subject_middle"}
+    ]
+    found = average(table(rows)).set_index("role").loc["subject_middle"]
+    assert found["effect"] == 5.0
+    assert found["groups"] == 1
+    assert np.isnan([found["low"], found["high"]]).all()
+
+
+def test_attrs_say_how_it_was_averaged():
+    about = average(of_groups([[1.0], [2.0]]), level=0.9, samples=200).attrs
+    assert about["unit"] == "nats"
+    assert (about["column"], about["level"], about["resampled"], about["samples"]) == ("nie", 0.9, "group", 200)
+
+
+def test_normalised_divides_the_means():
+    """Means 3 and 6: a half; the mean of the pairs' own ratios would be 1.6."""
+    rows = [{"group": "a", "nie": 2.0, "total": 11.6}, {"group": "b", "nie": 4.0, "total": 0.4}]
+    rows += [{"group": g, "nie": 3.0, "total": 6.0} for g in "cdefgh"]
+    found = one(normalised(table(rows)))
+    assert found["effect"] == pytest.approx(0.5)
+    assert found["low"] < 0.5 < found["high"]
+    assert (found["n"], found["groups"]) == (8, 8)
+
+
+def test_normalised_interval_is_that_of_the_ratio():
+    """Where the share is the same in all groups, resampling cannot move it, however much the effects differ."""
+    rows = [
+        {"group": g, "nie": size, "total": 4 * size} for g, size in zip("abcde", (1.0, 2.0, 5.0, 3.0, 9.0), strict=True)
+    ]
+    found = one(normalised(table(rows)))
+    assert (found["effect"], found["low"], found["high"]) == pytest.approx((0.25, 0.25, 0.25))
+
+
+def test_normalised_is_missing_where_the_totals_interval_holds_zero():
+    rows = [
+        {"group": g, "layer": layer, "nie": 1.0, "total": total + 5.0 * layer}
+        for layer in range(2)
+        for g, total in zip("abcdef", (1.0, -1.0, 2.0, -1.5, 0.5, -1.2), strict=True)
+    ]
+    found = normalised(table(rows)).set_index("layer")[["effect", "low", "high"]]
+    assert found.loc[0].isna().all()
+    assert found.loc[1].notna().all()
+
+
+def test_normalised_holds_for_negative_totals():
+    rows = [{"group": g, "nie": -1.0, "total": total} for g, total in zip("abc", (-4.0, -2.0, -3.0), strict=True)]
+    assert one(normalised(table(rows)))["effect"] == pytest.approx(1 / 3)
+
+
+def test_normalised_is_missing_where_all_totals_are_zero():
+    found = one(normalised(of_groups([[0.0], [0.0], [0.0]], total=0.0)))
+    assert np.isnan([found["effect"], found["low"], found["high"]]).all()
+
+
+def test_normalised_says_its_unit():
+    assert normalised(of_groups([[1.0], [2.0]])).attrs["unit"] == "share of the total effect"
+
+
+@pytest.mark.parametrize("derive", [average, normalised])
+@pytest.mark.parametrize(
+    ("effect", "options", "message"),
+    [
+        (of_groups([[1.0, 2.0]]), {}, r"1 group: expected at least 2 to resample: trace more occupations"),
+        (of_groups([[1.0], [2.0]]), {"level": 0.0}, r"level 0\.0, 2000 samples: expected a level in \(0, 1\)"),
+        (of_groups([[1.0], [2.0]]), {"level": 1.0}, r"level 1\.0"),
+        (of_groups([[1.0], [2.0]]), {"level": 95.0}, r"level 95\.0"),
+        (of_groups([[1.0], [2.0]]), {"samples": 99}, r"99 samples: expected .* at least 100 samples"),
+        (of_groups([[1.0], [2.0]]), {"column": "share"}, r"column 'share': expected one of total, nie, nde"),
+        (of_groups([[1.0], [np.nan]]), {}, r"1 values of 'nie' are missing: choose another metric"),
+        (
+            of_groups([[1.0], [2.0]], nde=np.nan),
+            {"column": "nde"},
+            r"2 values of 'nde' are missing: trace both directions",
+        ),
+    ],
+)
+def test_bad_input_is_refused(derive, effect, options, message):
+    with pytest.raises(LocateError, match=message):
+        derive(effect, **options)
+
+
+def test_effects_of_a_trace_are_averaged_to_what_was_planted():
+    found = average(effects(map_trace(lambda component, layer, role, group: layer + 1.0))).set_index(
+        ["direction", "component", "layer", "role"]
+    )
+    assert found.loc[("denoising", "mlp_out", 2, "last"), "effect"] == pytest.approx(3.0)
+    assert found.loc[("noising", "attn_out", 0, "subject_last"), "effect"] == pytest.approx(-1.0)
+    assert (found["n"] == 24).all()
+    assert (found["groups"] == 12).all()

@@ -1,0 +1,215 @@
+"""The command line as a user meets it."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+
+from locate import cli
+
+FAST = ["--formats", "html", "--device", "cpu"]
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command line; returns exit code, stdout and stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["locate-bias", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def traced(folder_of, tmp_path_factory):
+    """A run folder made by the command line."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    arguments = ["trace", "--model", str(folder_of("gpt2")), "--limit", "6", "-o", str(folder), *FAST]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["locate-bias", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+    assert stop.value.code == 0
+    return folder
+
+
+def test_trace_goes_from_prompts_to_located_json(traced):
+    names = {path.name for path in traced.iterdir()}
+    assert names == {"trace.parquet", "meta.json", "effects.csv", "located.json", "report.html", "figures"}
+    located = json.loads((traced / "located.json").read_text())
+    assert located["module_template"] == "transformer.h.{}.mlp.c_proj"
+    assert (traced / "figures" / "map_denoising.html").stat().st_size > 1e6
+
+
+def test_a_finished_run_is_derived_again_without_measuring(run, traced, folder_of):
+    before = (traced / "trace.parquet").stat().st_mtime_ns
+    code, out, err = run("trace", "--model", folder_of("gpt2"), "--limit", 6, "-o", traced, *FAST)
+    assert code == 0
+    assert "layers of mlp_out at subject_last" in out
+    assert "measuring" not in err
+    assert (traced / "trace.parquet").stat().st_mtime_ns == before
+
+
+def test_rank_prints_a_table_or_json(run, traced, tmp_path):
+    code, out, _ = run("rank", traced, "--direction", "noising", "--top", 3, "-o", tmp_path / "other.json")
+    assert code == 0
+    assert "noising" in out
+    assert "95% interval" in out
+    code, out, err = run("rank", traced, "--json", "--top", 5, "-o", tmp_path / "other.json")
+    assert code == 0
+    assert err == ""
+    assert json.loads(out) == json.loads((tmp_path / "other.json").read_text())
+    assert len(json.loads(out)["sites"]) == 5
+
+
+def test_rank_imports_no_torch(traced, tmp_path):
+    script = (
+        "import sys; sys.argv = ['locate-bias', 'rank', sys.argv[1], '-o', sys.argv[2]]\n"
+        "from locate.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
+        "assert 'torch' not in sys.modules and 'transformer_lens' not in sys.modules"
+    )
+    subprocess.run(
+        [sys.executable, "-c", script, str(traced), str(tmp_path / "x.json")], check=True, capture_output=True
+    )
+
+
+def test_help_and_version_import_nothing_heavy():
+    script = (
+        "import sys; sys.argv = ['locate-bias', sys.argv[1]]\n"
+        "from locate.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'pandas', 'numpy', 'plotly', 'transformers'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    for flag in ("--help", "--version"):
+        subprocess.run([sys.executable, "-c", script, flag], check=True, capture_output=True)
+
+
+def test_plot_draws_a_pair(run, traced):
+    code, out, _ = run("plot", traced, "--pair", 2, "--formats", "html")
+    assert code == 0
+    assert "pair_2_denoising.html" in out
+    assert (traced / "figures" / "pair_2_denoising.html").is_file()
+
+
+def test_prompts_shows_tokens_with_roles(run, folder_of):
+    code, out, _ = run("prompts", "--model", folder_of("gpt2"), "--limit", 3)
+    assert code == 0
+    assert "Ġthat:last" in out
+    assert ":subject_last" in out
+    assert "3 kept, 0 dropped" in out
+    code, out, _ = run("prompts", "--model", folder_of("gpt2"), "--limit", 3, "--json")
+    first = json.loads(out)["pairs"][0]
+    assert [role for _, role in first["tokens"]][-1] == "last"
+    code, out, _ = run("prompts", "--list")
+    assert out.startswith("occupation,share_women,year,source,stereotype")
+
+
+def test_own_pairs_from_a_csv(run, folder_of, tmp_path):
+    file = tmp_path / "own.csv"
+    file.write_text(
+        "clean,corrupted,clean_subject,corrupted_subject,stereotype\n"
+        "The nurse said that,The man said that,nurse,man,1\n"
+        "The driver said that,The woman said that,driver,woman,-1\n"
+    )
+    code, out, _ = run("trace", "--model", folder_of("gpt2"), "-p", file, "-o", tmp_path / "run", *FAST, "--json")
+    assert code == 0
+    assert json.loads(out)["located"]["sites"][0]["n"] == 2
+
+
+def test_own_pairs_without_a_stereotype_are_ranked_signed(run, folder_of, tmp_path):
+    file = tmp_path / "own.csv"
+    file.write_text(
+        "clean,corrupted,clean_subject,corrupted_subject\n"
+        "The nurse said that,The man said that,nurse,man\n"
+        "The driver said that,The woman said that,driver,woman\n"
+    )
+    code, out, _ = run("trace", "--model", folder_of("gpt2"), "-p", file, "-o", tmp_path / "run", *FAST, "--json")
+    assert code == 0
+    assert json.loads(out)["located"]["view"] == "signed"
+
+
+@pytest.mark.parametrize("noise", [["--corrupt", "noise", "--draws", "2"], ["--words", "definitional"]])
+def test_other_ways_to_trace(run, folder_of, tmp_path, noise):
+    components = ["--components", "mlp_out,head", "--windows", "1,2", "--roles", "subject_last,last"]
+    code, out, _ = run(
+        "trace", "--model", folder_of("gpt2"), "--limit", 4, "-o", tmp_path / "run", *FAST, *noise, *components
+    )
+    assert code == 0
+    assert "head" in out
+    names = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
+    assert {"map_denoising", "map_denoising_window2", "heads_last_denoising"} <= names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "./none"], "no such folder"),
+        (["--prompts", "none.csv"], "no file none.csv"),
+        (["--template", "The nurse said that"], "holds the slot {subject} 0 times"),
+        (["--components", "mlp"], "component 'mlp': expected one of"),
+        (["--layers", "a-b"], "--layers 'a-b': expected whole numbers"),
+        (["--formats", "gif"], "format 'gif': expected one of html, png, svg, pdf"),
+        (["--metric", "bias"], "metric 'bias': expected one of logit_diff"),
+        (["--limit", "0"], "limit 0: expected"),
+        (["--limit", "1"], "1 group: expected at least 2 groups"),
+        (["--dtype", "int4"], "dtype 'int4': expected one of"),
+        (["--layers-of", "mlp"], "component 'mlp': expected one of"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_1(run, folder_of, tmp_path, arguments, message):
+    model = [] if "--model" in arguments else ["--model", folder_of("gpt2")]
+    code, out, err = run("trace", *model, "--limit", 4, "-o", tmp_path / "run", *FAST, *arguments)
+    last = err.strip().splitlines()[-1]
+    assert code == 1
+    assert out == ""
+    assert last.startswith("locate-bias: ")
+    assert message in last
+    assert "Traceback" not in err
+    assert not (tmp_path / "run" / "trace.parquet").exists()
+
+
+def test_another_models_run_is_refused_and_kept(run, traced, folder_of):
+    before = {path.name: path.stat().st_mtime_ns for path in traced.iterdir() if path.is_file()}
+    code, _, err = run("trace", "--model", folder_of("llama"), "--limit", 6, "-o", traced, *FAST)
+    assert code == 1
+    assert "holds another run: its" in err
+    assert before == {path.name: path.stat().st_mtime_ns for path in traced.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_run_continues_where_it_was(folder_of, tmp_path, blow):
+    """A real process, stopped by Ctrl-C or killed after its first chunks, then run again to the end."""
+    command = [sys.executable, "-m", "locate", "trace", "--model", str(folder_of("gpt2")), "--batch-size", "2"]
+    command += ["-o", str(tmp_path / "run"), *FAST]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    parts = tmp_path / "run" / "parts"
+    deadline = time.monotonic() + 120
+    while len(list(parts.glob("part-*.parquet")) if parts.is_dir() else []) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(blow)
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == (130 if blow is signal.SIGINT else -signal.SIGKILL)
+    assert "Traceback" not in err
+    assert len(list(parts.glob("part-*.parquet"))) >= 2
+    rows = len(pd.read_parquet(parts / "part-00000.parquet"))
+    if blow is signal.SIGINT:
+        assert "the same command continues" in err
+    command[command.index("--batch-size") + 1] = "256"
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "layers of mlp_out" in done.stdout
+    assert f"measuring: {rows:,} of" in done.stderr
+    assert not parts.exists()

@@ -1,0 +1,63 @@
+"""The README's Python and commands, run as they are written."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+def test_the_python_runs_as_written(tmp_path, monkeypatch):
+    (code,) = blocks("python")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 15
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    assert (tmp_path / "located.json").stat().st_size > 1000
+    assert (tmp_path / "map.html").stat().st_size > 1e6
+
+
+def commands() -> list[str]:
+    lines = "\n".join(blocks("sh")).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.startswith("locate-bias ")]
+
+
+def test_the_readme_shows_every_verb():
+    assert {shlex.split(line)[1] for line in commands()} >= {"trace", "rank", "plot", "prompts"}
+
+
+def test_the_commands_parse(monkeypatch, capsys):
+    """Every option of every command shown exists: the parser alone is run."""
+    import click
+    import typer
+
+    from locate.cli.verbs import app
+
+    group = typer.main.get_command(app)
+    assert isinstance(group, click.Group)
+    for line in commands():
+        words = shlex.split(line.split("#")[0].split(" > ")[0])[1:]
+        verb = group.commands[words[0]]
+        verb.make_context(words[0], words[1:], resilient_parsing=False)
+
+
+def test_make_targets_in_the_readme_exist():
+    makefile = (README.parent / "Makefile").read_text()
+    for target in set(re.findall(r"`?make (\w+)`?", README.read_text())):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_files_that_the_readme_links_exist():
+    for link in re.findall(r"\]\(([^)#]+)\)", README.read_text()):
+        if not link.startswith("http"):
+            assert (README.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("word", ["issue", "session", "TODO"])
+def test_the_readme_speaks_of_the_project_alone(word):
+    assert not re.search(rf"\b{word}\b", README.read_text())
