@@ -73,7 +73,7 @@ def odds(log_odds: float) -> Probabilities:
     return float(she), float(0.5 - she)
 
 
-def row(base: Probabilities, source: Probabilities, patched: Probabilities, **labels: object) -> dict[str, object]:
+def row(base: Probabilities, source: Probabilities, patched: Probabilities, /, **labels: object) -> dict[str, object]:
     """One row of a trace; labels that are not given are those of a nurse's MLP output in layer 0."""
     filled: dict[str, object] = {
         "pair": 0,
@@ -102,7 +102,7 @@ def row(base: Probabilities, source: Probabilities, patched: Probabilities, **la
 
 
 def both(
-    clean: Probabilities, corrupted: Probabilities, denoised: Probabilities, noised: Probabilities, **labels: object
+    clean: Probabilities, corrupted: Probabilities, denoised: Probabilities, noised: Probabilities, /, **labels: object
 ) -> list[dict[str, object]]:
     """The two rows of a patch: clean into corrupted gives `denoised`, corrupted into clean gives `noised`."""
     return [

@@ -153,6 +153,14 @@ def test_noise_differs_between_samples_and_seeds(gpt2):
     np.testing.assert_array_equal(first, bases(0))
 
 
+def test_noise_differs_between_pairs_of_one_prompt(gpt2):
+    """The draw belongs to the pair: the same clean prompt twice gets two draws."""
+    twice = Prompts((pair("nurse", "man"), pair("nurse", "woman")))
+    table = trace(gpt2, twice, Map(layers=(0,)), corruption=Noise(samples=1)).table
+    bases = table[table["direction"] == "denoising"].groupby("pair")["base_female"].first()
+    assert abs(bases[0] - bases[1]) > 1e-6
+
+
 def test_zero_base_and_given_vectors_are_written(gpt2):
     import torch
 

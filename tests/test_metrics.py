@@ -68,14 +68,14 @@ def test_unknown_metric_is_refused():
 @pytest.mark.parametrize(("stereotype", "flip"), [(1, False), (-1, True)])
 def test_effects_of_vig_et_al(stereotype, flip):
     """Equations 1 to 3 of Vig et al. 2020: TE, NIE and NDE are y'/y - 1, with y = p(anti) / p(stereotypical)."""
-    runs = {
-        "clean": (0.6, 0.2),  # y = 1/3, the null intervention
-        "corrupted": (0.2, 0.4),  # y = 2, set-gender: TE = 5
-        "noised": (0.3, 0.3),  # y = 1, the mediator alone set: NIE = 2
-        "denoised": (0.4, 0.2),  # y = 1/2, set-gender with the mediator held: NDE = 1/2
-    }
+    runs = [
+        (0.6, 0.2),  # clean, the null intervention: y = 1/3
+        (0.2, 0.4),  # corrupted, set-gender: y = 2, so TE = 5
+        (0.4, 0.2),  # denoised, set-gender with the mediator held: y = 1/2, so NDE = 1/2
+        (0.3, 0.3),  # noised, the mediator alone set: y = 1, so NIE = 2
+    ]
     if flip:
-        runs = {name: (he, she) for name, (she, he) in runs.items()}
-    derived = effects(trace_of(both(**runs, stereotype=stereotype)), "odds_ratio")
+        runs = [(he, she) for she, he in runs]
+    derived = effects(trace_of(both(*runs, stereotype=stereotype)), "odds_ratio")
     null = derived[derived["direction"] == "noising"].iloc[0]
     assert (null["total"], null["nie"], null["nde"]) == pytest.approx((5, 2, 0.5))

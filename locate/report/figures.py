@@ -26,6 +26,7 @@ NAMES = {
 }
 QUANTITIES = {"nie": "average indirect effect", "nde": "average direct effect", "total": "average total effect"}
 SIGNS = {"stereotype": "positive is towards the stereotype", "signed": "positive is towards the female answer"}
+DARK = 0.6  # of the colour limit: beyond it, black numbers cannot be read
 SUBJECT = ("subject_first", "subject_middle", "subject_last")
 
 
@@ -57,7 +58,7 @@ def plot_map(averages: pd.DataFrame, *, title: str = "", direction: str = "denoi
     limit = float(rows["effect"].abs().max()) or 1.0
     for column, component in enumerate(components, start=1):
         panel = rows[rows["component"] == component]
-        add_panel(figure, panel.assign(column=panel["role"]), roles, column)
+        add_panel(figure, panel.assign(column=panel["role"].astype(str)), roles, column, limit)
     figure.update_xaxes(ticktext=[marked(role) for role in roles], tickvals=roles, tickangle=-40)
     figure.update_yaxes(title="layer", col=1)
     return finished(figure, averages, title, direction, limit, 170 + 300 * len(components), 210 + 42 * n_layers(rows))
@@ -80,16 +81,15 @@ def plot_heads(
         raise LocateError(f"no heads of direction {direction!r} at role {role!r}: trace with component 'head'")
     heads = [str(head) for head in sorted(rows["unit"].unique())]
     figure = make_subplots(1, 1, subplot_titles=[f"{NAMES['head']} at {role.replace('_', ' ')}"])
-    add_panel(figure, rows.assign(column=rows["unit"].astype(str)), heads, 1)
+    limit = float(rows["effect"].abs().max()) or 1.0
+    add_panel(figure, rows.assign(column=rows["unit"].astype(str)), heads, 1, limit)
     figure.update_xaxes(title="head", type="category")
     figure.update_yaxes(title="layer")
-    limit = float(rows["effect"].abs().max()) or 1.0
     return finished(figure, averages, title, direction, limit, 260 + 60 * len(heads), 210 + 42 * n_layers(rows))
 
 
-def add_panel(figure: go.Figure, panel: pd.DataFrame, columns: Sequence[str], place: int) -> None:
+def add_panel(figure: go.Figure, panel: pd.DataFrame, columns: Sequence[str], place: int, limit: float) -> None:
     """One heatmap of effects by layer and column; a white veil lies over cells that fail the threshold."""
-    panel = panel.groupby(["layer", "column"], observed=True).first().reset_index()
     layers = sorted(panel["layer"].unique())
     grid = panel.pivot(index="layer", columns="column").reindex(index=layers)
 
@@ -97,7 +97,6 @@ def add_panel(figure: go.Figure, panel: pd.DataFrame, columns: Sequence[str], pl
         return grid[name].reindex(columns=list(columns)).to_numpy(dtype=float)
 
     effect, q = cells("effect"), cells("q")
-    text = np.where(np.abs(np.nan_to_num(effect)) < 0.005, "", np.char.mod("%+.2f", np.nan_to_num(effect)))
     hover = "layer %{y}, %{x}<br>effect %{z:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"
     hover += "<br>n %{customdata[2]:.0f} pairs, %{customdata[3]:.0f} groups, q %{customdata[4]:.3g}<extra></extra>"
     shared = {"x": list(columns), "y": layers, "xgap": 1, "ygap": 1}
@@ -116,10 +115,19 @@ def add_panel(figure: go.Figure, panel: pd.DataFrame, columns: Sequence[str], pl
         z=veil, colorscale=[[0, "white"], [1, "white"]], opacity=0.6, showscale=False, hoverinfo="skip", row=1,
         col=place, **shared,
     )  # fmt: skip
-    figure.add_heatmap(
-        z=effect, text=text, texttemplate="%{text}", textfont={"size": 11}, hoverinfo="skip", colorscale=clear,
-        showscale=False, row=1, col=place, **shared,
-    )  # fmt: skip
+    dark = (np.abs(effect) > DARK * limit) & ~(veil > 0)
+    for chosen, colour in ((~dark, "#333333"), (dark, "white")):
+        figure.add_heatmap(
+            z=effect, text=signed_text(np.where(chosen, effect, 0.0)), texttemplate="%{text}",
+            textfont={"size": 11, "color": colour}, hoverinfo="skip", colorscale=clear, showscale=False, row=1,
+            col=place, **shared,
+        )  # fmt: skip
+
+
+def signed_text(effect: np.ndarray) -> np.ndarray:
+    """Cells as signed text; empty where they are missing or round to 0."""
+    known = np.nan_to_num(effect)
+    return np.where(np.abs(known) < 0.005, "", np.char.mod("%+.2f", known))
 
 
 def plot_layers(
@@ -210,36 +218,43 @@ def plot_pair(
         span = f"{numbers[0]} to {numbers[-1]}" if numbers else "none"
         raise LocateError(f"pair {pair} with direction {direction!r} is not in the trace: expected one of {span}")
     components = [name for name in NAMES if name in set(rows["component"])]
-    places = rows.drop_duplicates("clean_pos").sort_values("clean_pos")
-    labels = [
-        f"<b>{shown(token)}</b>" if role in SUBJECT else shown(token)
-        for token, role in zip(places["token"], places["role"], strict=True)
-    ]
+    places = rows.drop_duplicates("clean_pos").set_index("clean_pos")[["token", "role"]].astype(str)
+    positions = list(range(places.index.min(), places.index.max() + 1))
+    labels = [pair_label(places, position) for position in positions]
     figure = make_subplots(
         1, len(components), shared_yaxes=True, horizontal_spacing=0.02, subplot_titles=[NAMES[c] for c in components]
     )
     for column_number, component in enumerate(components, start=1):
         grid = rows[rows["component"] == component].pivot(index="layer", columns="clean_pos", values=column)
-        grid = grid.reindex(columns=places["clean_pos"])
-        text = np.where(grid.abs() < 0.005, "", grid.map("{:+.2f}".format))
+        grid = grid.reindex(columns=positions)
+        text = signed_text(grid.to_numpy(dtype=float))
         figure.add_heatmap(
             z=grid.to_numpy(), x=[str(i) for i in grid.columns], y=list(grid.index), coloraxis="coloraxis", xgap=1,
             ygap=1, text=text, texttemplate="%{text}", textfont={"size": 11}, row=1, col=column_number,
             hovertemplate="layer %{y}, token %{x}: %{z:.3f}<extra></extra>",
         )  # fmt: skip
-    figure.update_xaxes(type="category", tickvals=[str(i) for i in places["clean_pos"]], ticktext=labels, tickangle=-40)
+    figure.update_xaxes(type="category", tickvals=[str(i) for i in positions], ticktext=labels, tickangle=-40)
     figure.update_yaxes(title="layer", col=1)
     first = rows.iloc[0]
     caption = (
         f"clean: “{safe(first['clean'])}”, corrupted: “{safe(first['corrupted'])}” ({direction}); total effect "
         f"{first['total']:+.2f} {effects.attrs['unit']};<br>indirect effect of each token in the cells, "
-        f"{SIGNS[effects.attrs['view']]}; one pair, so no interval; subject in bold"
+        f"{SIGNS[effects.attrs['view']]}; one pair, so no interval; subject in bold; "
+        "·: a token without counterpart in the corrupted prompt"
     )
     limit = float(rows[column].abs().max()) or 1.0
     height = 210 + 42 * n_layers(rows)
     figure.update_layout(layout(title or "One prompt pair", caption, 170 + 300 * len(components), height))
     figure.update_layout(coloraxis=colour_axis(limit, effects.attrs["unit"]))
     return figure
+
+
+def pair_label(places: pd.DataFrame, position: int) -> str:
+    """A token as an axis label, bold in the subject; a dot where no patch was made."""
+    if position not in places.index:
+        return "·"
+    text = shown(str(places.loc[position, "token"]))
+    return f"<b>{text}</b>" if places.loc[position, "role"] in SUBJECT else text
 
 
 def plot_occupations(log_odds: pd.DataFrame, shares: pd.DataFrame, *, title: str = "") -> go.Figure:
@@ -278,14 +293,16 @@ def plot_occupations(log_odds: pd.DataFrame, shares: pd.DataFrame, *, title: str
     figure.add_vline(x=0, line={"color": "black", "width": 1}, row=1, col=1)
     figure.add_hline(y=0, line={"color": "black", "width": 1}, row=1, col=2)
     figure.update_xaxes(title="log p(she) - log p(he), nats", row=1, col=1)
-    figure.update_yaxes(tickfont={"size": 9}, dtick=1, row=1, col=1)
+    figure.update_yaxes(tickfont={"size": 9}, dtick=1, range=[-1, len(rows)], row=1, col=1)
+    height = 220 + 13 * len(rows)
     figure.update_xaxes(title="women in the occupation, %", row=1, col=2)
-    figure.update_yaxes(title="log p(she) - log p(he), nats", row=1, col=2)
+    figure.update_yaxes(title="log p(she) - log p(he), nats", domain=[max(0.0, 1 - 480 / height), 1], row=1, col=2)
+    figure.update_xaxes(anchor="y2", row=1, col=2)
     caption = (
         f"{len(rows)} occupations, mean over {int(rows['templates'].median())} templates each (bars: standard error);"
         f"<br>Pearson r = {r:.2f} [{low:.2f}, {high:.2f}] (95 %, bootstrap over occupations); colour: share of women"
     )
-    figure.update_layout(layout(title or "Occupations", caption, 1150, 220 + 13 * len(rows)))
+    figure.update_layout(layout(title or "Occupations", caption, 1150, height))
     return figure
 
 

@@ -144,9 +144,10 @@ def all_figures(trace: Trace, derived: pd.DataFrame, averages: pd.DataFrame) -> 
             name = f"heads_{role}_{direction}"
             drawn[name] = draw.plot_heads(averages, role=role, title=title, direction=direction)
     if (derived["clean_pos"] >= 0).any() and (derived["unit"] < 0).any():
-        pair = int(derived["pair"].iloc[0])
         direction = trace.meta["directions"][0]
-        drawn["pair"] = draw.plot_pair(derived, pair, direction=direction, title=f"{title}: one pair")
+        strongest = derived.loc[derived["total"].abs().idxmax()]
+        headline = f"Indirect effects in {trace.meta['model']['name']}: the pair with the largest total effect"
+        drawn["pair"] = draw.plot_pair(derived, int(strongest["pair"]), direction=direction, title=headline)
     if len(set(trace.table["group"]) & set(occupation_table()["occupation"])) >= 3:
         drawn["occupations"] = draw.plot_occupations(
             pair_log_odds(trace), occupation_table(), title=f"Occupations in {trace.meta['model']['name']}"

@@ -1,0 +1,61 @@
+"""Draw the figures of this folder from the tables beside them.
+
+    python figures/make.py                draw
+    python figures/make.py RUN            first take the tables from a run folder that `locate-bias trace` has written
+
+A table is effects_NAME.csv, as `locate.average` returns it with what it is in effects_NAME.json.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+import locate
+from locate.files import write_json
+from locate.report import save_figures
+
+HERE = Path(__file__).resolve().parent
+FORMATS = ("png", "svg")
+KEEP = ["direction", "component", "layer", "unit", "window", "severed", "role", "effect", "low", "high", "n", "groups"]
+
+
+def take(run: Path, name: str) -> None:
+    """Write the table of a run's average indirect effects, and of its occupations."""
+    trace = locate.load_trace(run)
+    averages = locate.average(locate.effects(trace))
+    averages[[*KEEP, "p", "q"]].to_csv(HERE / f"effects_{name}.csv", index=False, float_format="%.6g")
+    about = dict(averages.attrs) | {"model": trace.meta["model"], "ledger": trace.meta["ledger"]["reasons"]}
+    write_json(HERE / f"effects_{name}.json", about)
+    log_odds = locate.pair_log_odds(trace).groupby("group", observed=True)["log_odds"]
+    log_odds.agg(["mean", "sem", "size"]).to_csv(HERE / f"occupations_{name}.csv", float_format="%.6g")
+
+
+def draw(name: str) -> list[Path]:
+    """Maps and lines in both directions from one table."""
+    averages = pd.read_csv(HERE / f"effects_{name}.csv", keep_default_na=False)
+    about = json.loads((HERE / f"effects_{name}.json").read_text())
+    averages.attrs = about
+    figures = {}
+    for direction in ("denoising", "noising"):
+        title = f"Average indirect effect in {name}"
+        figures[f"map_{name}_{direction}"] = locate.plot_map(averages, title=title, direction=direction)
+        figures[f"layers_{name}_{direction}"] = locate.plot_layers(averages, title=title, direction=direction)
+    paths, missing = save_figures(figures, HERE, FORMATS)
+    if missing:
+        sys.exit(missing)
+    return paths
+
+
+def main() -> None:
+    """Take the tables of a run, if one is given, and draw."""
+    if len(sys.argv) > 1:
+        take(Path(sys.argv[1]), "mini")
+    for table in sorted(HERE.glob("effects_*.json")):
+        for path in draw(table.stem.removeprefix("effects_")):
+            print(path.name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Do the tests see? Plants one-line faults in a copy of the package, one at a time, and expects red each time.
+
+python tests/faults.py [WORD]     only the faults whose name holds WORD
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+ENGINE = ["tests/test_identities.py", "-k", "gpt2 or zero or window or sever or unit or apart"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One line changed in one file, and the tests that must notice."""
+
+    name: str
+    file: str
+    line: str
+    becomes: str
+    tests: tuple[str, ...]
+
+
+def fault(name: str, file: str, line: str, becomes: str, *tests: str) -> Fault:
+    return Fault(name, file, line, becomes, tests)
+
+
+FAULTS = [
+    fault("role off by one", "prompts/tokens.py", "AFTER if i == last + 1 else", "AFTER if i == last + 2 else",
+          "tests/test_tokens.py"),
+    fault("subject's first token taken for its last", "prompts/tokens.py",
+          "couples.append((end - 1, other_end - 1))", "couples.append((first, other_first))", "tests/test_tokens.py"),
+    fault("answer resolved without its prompt", "prompts/tokens.py",
+          "together = encode(prompt + answer)[0]", "together = [*ids, *encode(answer)[0]]", "tests/test_tokens.py",
+          "tests/test_second_implementation.py"),
+    fault("directions swapped", "tracing/plan.py",
+          'denoising = direction == "denoising"', 'denoising = direction == "noising"', *ENGINE),
+    fault("source read at the base's position", "tracing/plan.py",
+          "token.clean if denoising else token.corrupted,", "token.corrupted if denoising else token.clean,", *ENGINE),
+    fault("wrong tensor hooked", "models.py",
+          '"mlp_out": "blocks.{}.hook_mlp_out"', '"mlp_out": "blocks.{}.hook_resid_mid"', *ENGINE),
+    fault("attention taken for MLP", "models.py",
+          '"mlp_out": "blocks.{}.hook_mlp_out"', '"mlp_out": "blocks.{}.hook_attn_out"', *ENGINE),
+    fault("whole layer written instead of one head", "plain.py",
+          "target[... if write.unit is None else write.unit] = value", "target[...] = value", *ENGINE),
+    fault("frozen sites read from the source", "plain.py",
+          'if write.origin == "source" else', 'if write.origin in ("source", "base") else', *ENGINE),
+    fault("probabilities not normalised", "plain.py",
+          "logits.log_softmax(-1).gather(-1, answers)", "logits.gather(-1, answers)", *ENGINE),
+    fault("window starts at its centre", "sites.py",
+          "first = site.layer - window // 2", "first = site.layer", *ENGINE),
+    fault("one noise for all pairs", "tracing/corrupt.py",
+          "default_rng([corruption.seed, pair.index, sample])", "default_rng([corruption.seed, 0, sample])",
+          "tests/test_identities.py", "-k", "noise"),
+    fault("noise on every token", "tracing/corrupt.py",
+          "where = subject_positions(pair)", "where = tuple(range(len(pair.clean)))",
+          "tests/test_identities.py", "-k", "noise"),
+    fault("resumed run reads another chunk", "tracing/folder.py",
+          'f"part-{chunk:05d}.parquet"', '"part-00000.parquet"', "tests/test_trace.py", "-k", "interrupted"),
+    fault("run resumed with other weights", "tracing/collect.py",
+          '"weights_sha256": model.checkpoint.weights_sha256,', '"weights_sha256": "",', "tests/test_trace.py",
+          "-k", "another"),
+    fault("missing neutral answer measured as another", "tracing/collect.py",
+          "if pair.answers[2] is None}", "if pair.answers[2] == -1}", "tests/test_trace.py", "-k", "neutral"),
+    fault("sign of the metric", "metrics.py",
+          "return female - male", "return male - female", "tests/test_metrics.py"),
+    fault("total effect backwards", "mediation/effects.py",
+          'chosen.effect(rows["source"].to_numpy(), rows["base"].to_numpy())',
+          'chosen.effect(rows["base"].to_numpy(), rows["source"].to_numpy())', "tests/test_effects.py"),
+    fault("direct effect from its own direction", "mediation/effects.py",
+          '{"denoising": "noising", "noising": "denoising"}', '{"denoising": "denoising", "noising": "noising"}',
+          "tests/test_effects.py"),
+    fault("stereotype sign lost", "mediation/effects.py",
+          "rows[run] = y * sign if", "rows[run] = y * np.abs(sign) if", "tests/test_effects.py"),
+    fault("sign lost in an absolute value", "mediation/averages.py",
+          'result["effect"] = sums.sums.sum(0) / sums.counts.sum(0)',
+          'result["effect"] = np.abs(sums.sums.sum(0)) / sums.counts.sum(0)', "tests/test_averages.py"),
+    fault("rows resampled instead of groups", "mediation/averages.py",
+          'pd.factorize(pairs["group"])', 'pd.factorize(pairs["pair"])', "tests/test_averages.py"),
+    fault("q not corrected", "mediation/averages.py",
+          'false_discovery_control(result["p"])', 'result["p"]', "tests/test_averages.py"),
+    fault("ranking drops the threshold", "located.py",
+          '(means["q"] <= THRESHOLD)', '(means["q"] <= 1)', "tests/test_located.py"),
+    fault("the wrong cells faded", "report/figures.py",
+          "(q <= THRESHOLD), np.nan", "(q > THRESHOLD), np.nan", "tests/test_report.py"),
+    fault("prompts not escaped", "report/figures.py",
+          'return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")', "return text",
+          "tests/test_report.py"),
+]  # fmt: skip
+
+
+def copy_project(target: Path) -> None:
+    """The package, its tests and settings; the large model files and the shared data only as links."""
+    shutil.copytree(ROOT / "locate", target / "locate", ignore=shutil.ignore_patterns("mini", "__pycache__"))
+    (target / "locate" / "mini").symlink_to(ROOT / "locate" / "mini")
+    shutil.copytree(ROOT / "tests", target / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", target)
+    shared = ROOT.parent / "shared"
+    if shared.is_dir():
+        (target.parent / "shared").symlink_to(shared)
+
+
+def noticed(target: Path, planted: Fault) -> bool:
+    """Plant a fault, run its tests, take it out again; whether any test failed."""
+    path = target / "locate" / planted.file
+    text = path.read_text()
+    if text.count(planted.line) != 1:
+        sys.exit(
+            f"fault {planted.name!r}: {planted.file} holds its line {text.count(planted.line)} times, expected once"
+        )
+    path.write_text(text.replace(planted.line, planted.becomes))
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *planted.tests]
+    environment = os.environ | {"PYTHONPATH": str(target), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, cwd=target, env=environment, capture_output=True, text=True)
+    path.write_text(text)
+    if done.returncode not in (0, 1):
+        sys.exit(
+            f"fault {planted.name!r}: pytest ended with {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-500:]}"
+        )
+    return done.returncode == 1
+
+
+def main() -> None:
+    """Plant every fault; exit code 1 when one stays unseen."""
+    word = sys.argv[1] if len(sys.argv) > 1 else ""
+    chosen = [planted for planted in FAULTS if word in planted.name]
+    unseen = []
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "copy"
+        target.mkdir()
+        copy_project(target)
+        for planted in chosen:
+            found = noticed(target, planted)
+            print(f"{'found ' if found else 'UNSEEN'}  {planted.name}", flush=True)
+            unseen += [] if found else [planted.name]
+    print(f"{len(chosen) - len(unseen)} of {len(chosen)} planted faults found")
+    sys.exit(1 if unseen else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,571 @@
+"""Figures from hand-made averages, and what a report writes."""
+
+import os
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import plotly.io
+import pytest
+from handmade import GROUPS, META, both, map_trace, odds, trace_of
+from kaleido.errors import ChromeNotFoundError
+
+from locate import (
+    LocateError,
+    average,
+    effects,
+    load_located,
+    load_trace,
+    normalised,
+    occupation_table,
+    plot_heads,
+    plot_layers,
+    plot_map,
+    plot_occupations,
+    plot_pair,
+    write_report,
+)
+from locate.report import save_figures
+
+SCRIPT = "<script>alert(1)</script>"
+ABOUT = {"metric": "logit_diff", "unit": "nats", "view": "stereotype", "column": "nie", "level": 0.95}
+
+
+def averages_of(cells, **about):
+    """Averages from a list of cells; what a cell does not say is that of an MLP output at its subject."""
+    given = {
+        "direction": "denoising", "component": "mlp_out", "layer": 0, "unit": -1, "window": 1, "severed": "",
+        "role": "subject_last", "effect": 1.0, "n": 24, "groups": 12, "p": 0.01, "q": 0.01,
+    }  # fmt: skip
+    rows = [
+        given | {"low": cell.get("effect", 1.0) - 0.5, "high": cell.get("effect", 1.0) + 0.25} | cell for cell in cells
+    ]
+    frame = pd.DataFrame(rows)
+    frame.attrs = ABOUT | about
+    return frame
+
+
+def colours(figure):
+    """The heatmaps that carry the colours, one a panel."""
+    return [trace for trace in figure.data if trace.type == "heatmap" and trace.coloraxis]
+
+
+def veils(figure):
+    """The heatmaps that fade cells, one a panel."""
+    return [trace for trace in figure.data if trace.type == "heatmap" and trace.opacity]
+
+
+def lines(figure):
+    """The lines of averages by their name."""
+    return {trace.name: trace for trace in figure.data if trace.type == "scatter" and trace.name}
+
+
+def bands(figure):
+    """The intervals by the name of their line."""
+    return {trace.legendgroup: trace for trace in figure.data if trace.type == "scatter" and trace.fill}
+
+
+def caption(figure):
+    """Title and caption."""
+    return figure.layout.title.text
+
+
+class Page(HTMLParser):
+    """What a page would fetch, and how many scripts it runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.fetched, self.scripts, self.open = [], [], False
+
+    def handle_starttag(self, tag, attrs):
+        self.open = tag == "script"
+        self.fetched += [value for name, value in attrs if name in ("src", "href")]
+        if self.open:
+            self.scripts.append("")
+
+    def handle_data(self, data):
+        if self.open:
+            self.scripts[-1] += data
+
+    def handle_endtag(self, tag):
+        self.open = False
+
+
+def read_page(path):
+    """A page, parsed."""
+    page = Page()
+    page.feed(path.read_text(encoding="utf-8"))
+    return page
+
+
+@pytest.fixture(scope="module")
+def averages():
+    """Averages of the steady map in both directions."""
+    return average(effects(map_trace()))
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """A report of the steady map, with its folder."""
+    folder = tmp_path_factory.mktemp("run")
+    steps = []
+    made = write_report(map_trace(), folder, formats=["html"], step=steps.append)
+    return folder, made, steps
+
+
+@pytest.mark.parametrize("direction", ["denoising", "noising"])
+def test_map_shows_every_average_in_its_cell(averages, direction):
+    figure = plot_map(averages, direction=direction)
+    keyed = averages[averages["direction"] == direction].set_index(["component", "layer", "role"])
+    for component, panel in zip(("resid_pre", "attn_out", "mlp_out"), colours(figure), strict=True):
+        assert list(panel.x) == ["before_subject", "subject_last", "last"]
+        assert list(panel.y) == [0, 1, 2]
+        for i, layer in enumerate(panel.y):
+            for j, role in enumerate(panel.x):
+                cell = keyed.loc[(component, layer, role)]
+                assert panel.z[i][j] == cell["effect"]
+                assert panel.customdata[i][j].tolist() == cell[["low", "high", "n", "groups", "q"]].tolist()
+
+
+def test_map_leaves_cells_without_a_row_empty():
+    figure = plot_map(averages_of([{"layer": 0, "role": "last"}, {"layer": 2, "effect": 2.0}]))
+    (panel,) = colours(figure)
+    assert np.array(panel.z) == pytest.approx(np.array([[np.nan, 1.0], [2.0, np.nan]]), nan_ok=True)
+    assert list(panel.y) == [0, 2]
+
+
+def test_panels_are_titled_by_component(averages):
+    titles = [note.text for note in plot_map(averages).layout.annotations]
+    assert titles == ["residual stream", "attention output", "MLP output"]
+
+
+@pytest.mark.parametrize("sizes", [(0.5, -3.0), (3.0, 0.5), (-0.1, -0.2)])
+def test_colours_are_centred_on_zero_and_reach_the_largest_effect(sizes):
+    cells = [{"component": name, "effect": size} for name, size in zip(("attn_out", "mlp_out"), sizes, strict=True)]
+    axis = plot_map(averages_of(cells)).layout.coloraxis
+    assert axis.cmax == -axis.cmin == max(abs(size) for size in sizes)
+    assert axis.colorbar.title.text == "nats"
+    colour = dict(axis.colorscale)
+    assert min(int(part) for part in re.findall(r"\d+", colour[0.5])) > 240
+    assert colour[0.0] != colour[1.0]
+
+
+def test_colours_do_not_depend_on_rows_that_are_not_drawn():
+    cells = [{"effect": 1.0}, {"effect": 9.0, "direction": "noising"}, {"effect": 8.0, "window": 3}]
+    assert plot_map(averages_of(cells)).layout.coloraxis.cmax == 1.0
+
+
+def test_a_map_of_zeros_can_be_drawn():
+    assert plot_map(averages_of([{"effect": 0.0}])).layout.coloraxis.cmax > 0
+
+
+def test_veil_lies_exactly_on_cells_beyond_the_threshold():
+    q = [[0.01, 0.05], [0.0501, 1.0]]
+    cells = [
+        {"layer": layer, "role": role, "q": q[layer][column]}
+        for layer in range(2)
+        for column, role in enumerate(("subject_last", "last"))
+    ]
+    (veil,) = veils(plot_map(averages_of(cells)))
+    assert list(veil.x) == ["subject_last", "last"]
+    assert (~np.isnan(np.array(veil.z))).tolist() == [[False, False], [True, True]]
+
+
+def test_veil_does_not_lie_on_cells_without_a_row():
+    (veil,) = veils(plot_map(averages_of([{"layer": 0, "role": "last", "q": 1.0}, {"layer": 1}])))
+    assert (~np.isnan(np.array(veil.z))).tolist() == [[False, True], [False, False]]
+
+
+@pytest.mark.parametrize("direction", ["denoising", "noising"])
+@pytest.mark.parametrize("plot", [plot_map, plot_layers])
+def test_caption_tells_direction_metric_unit_n_groups_and_level(averages, plot, direction):
+    text = caption(plot(averages, direction=direction))
+    asks = {"denoising": "is the site sufficient?", "noising": "is the site necessary?"}[direction]
+    for part in (
+        f"{direction} ({asks})",
+        "logit_diff in nats",
+        "positive is towards the stereotype",
+        "n = 24 pairs of 12 groups",
+        "95% intervals by bootstrap over groups",
+    ):
+        assert part in text
+
+
+def test_caption_says_how_a_failing_cell_looks(averages):
+    assert "faded: q > 0.05" in caption(plot_map(averages))
+    assert "bands: the interval" in caption(plot_layers(averages))
+
+
+def test_caption_of_the_signed_view():
+    signed = average(effects(map_trace(), view="signed"), level=0.9)
+    assert "positive is towards the female answer" in caption(plot_map(signed))
+    assert "90% intervals" in caption(plot_map(signed))
+
+
+def test_caption_of_an_odds_ratio_does_not_turn_its_sign():
+    """y is p(anti-stereotypical) / p(stereotypical): a positive effect leads away from the stereotype."""
+    derived = effects(map_trace(), "odds_ratio")
+    assert "positive is towards the stereotype" not in caption(plot_map(average(derived)))
+    assert "positive is towards the stereotype" not in caption(plot_pair(derived, 0))
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [("nie", "Average indirect effect"), ("nde", "Average direct effect"), ("total", "total effect")],
+)
+def test_title_and_axis_name_the_quantity(column, words):
+    averages = average(effects(map_trace()), column)
+    assert words in caption(plot_map(averages))
+    assert (
+        plot_layers(averages)
+        .layout.yaxis.title.text.lower()
+        .startswith(words.lower().replace("total", "average total"))
+    )
+
+
+def test_titles_are_data_not_markup(averages):
+    assert "&lt;script&gt;" in caption(plot_map(averages, title=SCRIPT))
+    assert "<script" not in caption(plot_map(averages, title=SCRIPT))
+
+
+def test_subject_is_bold(averages):
+    ticks = plot_map(averages).layout.xaxis
+    assert list(ticks.ticktext) == ["before subject", "<b>subject last</b>", "last"]
+    assert list(ticks.tickvals) == ["before_subject", "subject_last", "last"]
+
+
+def test_bands_are_the_intervals(averages):
+    figure = plot_layers(averages[averages["component"] == "mlp_out"])
+    rows = averages.query("component == 'mlp_out' and direction == 'denoising' and role == 'last'").sort_values("layer")
+    assert list(lines(figure)["last"].y) == rows["effect"].tolist()
+    assert list(lines(figure)["last"].x) == [0, 1, 2]
+    assert list(bands(figure)["last"].x) == [0, 1, 2, 2, 1, 0]
+    assert list(bands(figure)["last"].y) == rows["high"].tolist() + rows["low"].tolist()[::-1]
+
+
+def test_lines_of_a_share_of_the_total_have_that_unit():
+    figure = plot_layers(normalised(effects(map_trace())))
+    assert figure.layout.yaxis.title.text.endswith(", share of the total effect")
+
+
+def test_lines_mark_zero_and_show_each_role_once_in_the_legend(averages):
+    figure = plot_layers(averages)
+    assert any(shape.y0 == shape.y1 == 0 for shape in figure.layout.shapes)
+    assert [trace.name for trace in figure.data if trace.showlegend] == ["subject last", "last"]
+
+
+def test_lines_of_the_roles_asked_for(averages):
+    assert list(lines(plot_layers(averages, roles=["last"]))) == ["last"]
+    assert list(lines(plot_layers(averages, roles=["before_subject"]))) == ["before subject"]
+
+
+@pytest.mark.parametrize("plot", [plot_map, plot_layers])
+def test_only_the_window_asked_for_is_drawn_beside_the_residual_stream(plot):
+    cells = [{"effect": 1.0}, {"effect": 2.0, "window": 3}, {"effect": 3.0, "component": "resid_pre"}]
+    cells += [{"effect": 9.0, "component": "resid_pre", "severed": "mlp_out"}]
+    cells += [{"effect": 8.0, "component": "head", "unit": 0}]
+    figure = plot(averages_of(cells), window=3)
+    drawn = colours(figure) if plot is plot_map else [trace for trace in figure.data if trace.name]
+    values = [float(np.ravel(trace.z if plot is plot_map else trace.y)[0]) for trace in drawn]
+    assert values == [3.0, 2.0]
+
+
+@pytest.mark.parametrize("plot", [plot_map, plot_layers, plot_heads])
+def test_nothing_to_draw_is_refused(plot):
+    with pytest.raises(LocateError, match=r"direction 'noising'.*: trace"):
+        plot(averages_of([{}]), direction="noising")
+
+
+def test_heads_are_drawn_by_layer_and_number():
+    """Head 10 comes after head 2."""
+    cells = [
+        {"component": "head", "unit": unit, "layer": layer, "role": "last", "effect": layer + unit / 10}
+        for layer in (1, 0)
+        for unit in (10, 2, 0)
+    ]
+    cells += [{"component": "head", "unit": 0, "role": "subject_last", "effect": 9.0}]
+    figure = plot_heads(averages_of(cells))
+    (panel,) = colours(figure)
+    assert list(panel.x) == ["0", "2", "10"]
+    assert np.array(panel.z) == pytest.approx(np.array([[0, 0.2, 1], [1, 1.2, 2]]))
+    assert figure.layout.coloraxis.cmax == 2.0
+
+
+def test_pair_shows_its_own_effects_by_token():
+    derived = effects(map_trace())
+    figure = plot_pair(derived, 2, direction="noising")
+    rows = derived.query("pair == 2 and direction == 'noising'").set_index(["component", "layer", "clean_pos"])["nie"]
+    for component, panel in zip(("resid_pre", "attn_out", "mlp_out"), colours(figure), strict=True):
+        for layer in range(3):
+            for position in range(3):
+                assert panel.z[layer][position] == rows[component, layer, position]
+    assert figure.layout.coloraxis.cmax == -figure.layout.coloraxis.cmin == rows.abs().max()
+    assert "total effect -4.00 nats" in caption(figure)
+    assert "clean: “The engineer said that”, corrupted: “The man said that”" in caption(figure)
+    assert "no interval" in caption(figure)
+
+
+def test_pair_marks_its_subject():
+    assert list(plot_pair(effects(map_trace()), 0).layout.xaxis.ticktext) == [
+        "␣before_subject", "<b>␣subject_last</b>", "␣last",
+    ]  # fmt: skip
+
+
+def test_pair_keeps_the_place_of_a_token_without_counterpart():
+    rows = [
+        each
+        for place, role in [(0, "before_subject"), (2, "subject_last")]
+        for each in both(odds(2.0), odds(-2.0), odds(place - 2.0), odds(2.0), clean_pos=place, role=role, token=role)
+    ]
+    figure = plot_pair(effects(trace_of(rows)), 0)
+    assert np.array(colours(figure)[0].z) == pytest.approx(np.array([[0.0, np.nan, 2.0]]), nan_ok=True)
+    assert list(figure.layout.xaxis.ticktext) == ["before_subject", "·", "<b>subject_last</b>"]
+
+
+def test_pair_names_the_quantity_in_its_cells():
+    text = caption(plot_pair(effects(map_trace()), 0, column="nde"))
+    assert "indirect effect" not in text
+    assert "direct effect" in text
+
+
+def test_pair_escapes_prompts_and_tokens():
+    trace = map_trace(layers=1, clean=f"{SCRIPT} & the nurse", corrupted=f"<b>{SCRIPT}", token="<i>")
+    figure = plot_pair(effects(trace), 0, title=SCRIPT)
+    assert "“&lt;script&gt;alert(1)&lt;/script&gt; &amp; the nurse”" in caption(figure)
+    assert "<script" not in caption(figure)
+    assert "<b>" not in caption(figure)
+    assert "<i>" not in "".join(figure.layout.xaxis.ticktext)
+
+
+@pytest.mark.parametrize(
+    ("pair", "direction", "message"),
+    [(99, "denoising", "pair 99 .*expected one of 0 to 23"), (0, "both", "pair 0 with direction 'both'")],
+)
+def test_a_pair_that_is_not_there_is_refused(pair, direction, message):
+    with pytest.raises(LocateError, match=message):
+        plot_pair(effects(map_trace(layers=1)), pair, direction=direction)
+
+
+def test_occupations_by_log_odds_and_share():
+    log_odds = pd.DataFrame(
+        {"group": ["nurse", "nurse", "plumber", "editor", "king"], "log_odds": [1.0, 3.0, -1, 0, 9]}
+    )
+    shares = pd.DataFrame(
+        {"occupation": ["nurse", "plumber", "editor", "judge"], "share_women": [90.0, 10.0, 50.0, 5.0]}
+    )
+    figure = plot_occupations(log_odds, shares)
+    ranked, against = (trace for trace in figure.data if trace.mode == "markers")
+    assert (list(ranked.y), list(ranked.x)) == (["plumber", "editor", "nurse"], [-1, 0, 2])
+    assert list(ranked.error_x.array) == pytest.approx([0, 0, 1])
+    assert (list(against.x), list(against.y)) == ([10, 50, 90], [-1, 0, 2])
+    assert "3 occupations" in caption(figure)
+    assert f"Pearson r = {np.corrcoef([10, 50, 90], [-1, 0, 2])[0, 1]:.2f} [" in caption(figure)
+
+
+def test_correlation_has_an_interval_over_occupations():
+    draw = np.random.default_rng(0)
+    names = [f"o{i}" for i in range(40)]
+    share = draw.uniform(0, 100, size=40)
+    log_odds = pd.DataFrame({"group": names, "log_odds": share / 50 + draw.normal(size=40)})
+    text = caption(plot_occupations(log_odds, pd.DataFrame({"occupation": names, "share_women": share})))
+    r, low, high = (float(part) for part in re.search(r"r = (\S+) \[(\S+), (\S+)\]", text).groups())
+    error = (1 - r**2) / np.sqrt(40)
+    assert r == pytest.approx(np.corrcoef(share, log_odds["log_odds"])[0, 1], abs=0.005)
+    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.3)
+    assert low < r < high
+
+
+def test_too_few_occupations_are_refused():
+    log_odds = pd.DataFrame({"group": ["nurse", "plumber", "king"], "log_odds": [1.0, 2.0, 3.0]})
+    with pytest.raises(LocateError, match="2 traced groups are in the table of occupations: expected at least 3"):
+        plot_occupations(log_odds, occupation_table())
+
+
+def test_report_writes_what_it_says(report):
+    folder, made, steps = report
+    names = {str(path.relative_to(folder)) for path in made.paths}
+    drawn = [f"{kind}_{direction}" for kind in ("map", "layers") for direction in ("denoising", "noising")]
+    figures = {f"figures/{name}.html" for name in [*drawn, "pair", "occupations"]}
+    assert names == {"effects.csv", "located.json", "report.html"} | figures
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == names
+    assert steps == ["effects", "ranking", "figures", "report"]
+    assert made.missing == ""
+
+
+def test_report_holds_the_located_layers_it_saves(report):
+    folder, made, _ = report
+    assert load_located(folder) == made.located
+    assert made.located.layers == (0, 1, 2)
+    html = (folder / "report.html").read_text()
+    assert "strongest first: <b>0, 1, 2</b>" in html
+    assert "does not prove that it is the best place to edit" in html
+
+
+def test_report_tells_where_its_numbers_come_from(report):
+    html = (report[0] / "report.html").read_text()
+    for part in (
+        "PaperForCausalLM",
+        "w" * 64,
+        "kind swap",
+        "24 kept, 0 dropped, 0 skipped",
+        "effect (nats)",
+        "95% interval",
+    ):
+        assert part in html
+    assert "control: largest effect before the subject" in html
+
+
+@pytest.mark.parametrize("name", ["report.html", "figures/map_denoising.html"])
+def test_html_is_self_contained(report, name):
+    page = read_page(report[0] / name)
+    assert page.fetched == []
+    assert max(len(script) for script in page.scripts) > 1_000_000
+    assert sum("Plotly.newPlot(" in script for script in page.scripts) >= 1
+
+
+def test_effects_csv_has_units_counts_and_intervals(report):
+    folder, _, _ = report
+    table = pd.read_csv(folder / "effects.csv", keep_default_na=False, na_values=[""])
+    assert list(table.columns[:3]) == ["quantity", "metric", "unit_of_effect"]
+    assert table.groupby("quantity").size().to_dict() == dict.fromkeys(["nie", "nde", "total", "nie / total"], 54)
+    assert set(table["metric"]) == {"logit_diff"}
+    units = table.groupby("quantity")["unit_of_effect"].unique().str.join("")
+    assert units.to_dict() == {
+        "nie": "nats", "nde": "nats", "total": "nats", "nie / total": "share of the total effect",
+    }  # fmt: skip
+    assert (table["n"] == 24).all()
+    assert (table["groups"] == 12).all()
+    inner = table[(table["role"] != "before_subject") & (table["quantity"] != "total")]
+    assert (inner["low"] < inner["effect"]).all()
+    assert (inner["effect"] < inner["high"]).all()
+    keys = ["quantity", "direction", "component", "layer", "role"]
+    effect = table.set_index(keys)["effect"]
+    site = ("denoising", "mlp_out", 0, "subject_last")
+    assert effect[("nie", *site)] == pytest.approx(2.22)
+    assert effect[("total", *site)] == pytest.approx(4)
+    assert effect[("nde", *site)] == pytest.approx(4 - 2.22)
+    assert effect[("nie / total", *site)] == pytest.approx(2.22 / 4)
+
+
+def test_effects_csv_leaves_out_what_was_not_measured(tmp_path):
+    trace = map_trace(layers=1, components=("mlp_out",))
+    rows = trace.table[trace.table["direction"] == "noising"].to_dict("records")
+    made = write_report(trace_of(rows, directions=["noising"]), tmp_path, formats=[])
+    assert made.located.direction == "noising"
+    assert set(pd.read_csv(tmp_path / "effects.csv")["quantity"]) == {"nie", "total", "nie / total"}
+
+
+def test_an_odds_ratio_has_no_share_of_the_total(tmp_path):
+    write_report(map_trace(layers=1, components=("mlp_out",)), tmp_path, metric="odds_ratio", formats=[])
+    table = pd.read_csv(tmp_path / "effects.csv")
+    assert set(table["quantity"]) == {"nie", "nde", "total"}
+    assert set(table["unit_of_effect"]) == {"relative odds"}
+
+
+def test_pairs_without_any_stereotype_are_reported_female_minus_male(tmp_path):
+    made = write_report(map_trace(layers=1, stereotype=0), tmp_path, formats=[])
+    assert made.located.view == "signed"
+
+
+def test_report_escapes_prompts_reasons_and_names(tmp_path):
+    trace = map_trace(layers=1, components=("mlp_out",), clean=f"{SCRIPT} the nurse", corrupted=SCRIPT, token=SCRIPT)
+    trace.meta["model"] = META["model"] | {"name": f"{SCRIPT}model"}
+    trace.meta["ledger"] = META["ledger"] | {"reasons": {f"answer {SCRIPT} must be a single token": 1}}
+    write_report(trace, tmp_path, formats=["html"])
+    for path in (tmp_path / "report.html", tmp_path / "figures" / "pair.html"):
+        page = read_page(path)
+        assert not any(script.startswith("alert") for script in page.scripts)
+        assert SCRIPT not in path.read_text()
+    assert "answer &lt;script&gt;alert(1)&lt;/script&gt; must be" in (tmp_path / "report.html").read_text()
+
+
+def test_a_role_of_one_group_alone_does_not_stop_the_report(tmp_path):
+    """Among few occupations one has three tokens: its middle one is in no other group."""
+    rows = [
+        each
+        for pair, group in enumerate(GROUPS)
+        for role, place, size in [("subject_last", 2, 1.0), ("subject_middle", 1, 3.0)]
+        for each in both(
+            odds(2.0), odds(-2.0), odds(size - 2), odds(2.0), pair=pair, group=group, role=role, clean_pos=place
+        )
+        if role == "subject_last" or pair == 0
+    ]
+    assert write_report(trace_of(rows), tmp_path, formats=[]).located.layers == (0,)
+
+
+def test_windows_beside_heads_are_reported(tmp_path):
+    """No single-layer cell of a whole vector, so no map of one pair, but everything else."""
+    rows = [
+        each
+        for pair, group in enumerate(GROUPS)
+        for labels in ({"component": "head", "unit": 0}, {"component": "mlp_out", "window": 3})
+        for each in both(odds(2.0), odds(-2.0), odds(-1.0), odds(1.0), pair=pair, group=group, **labels)
+    ]
+    write_report(trace_of(rows), tmp_path, formats=[])
+    html = (tmp_path / "report.html").read_text()
+    for name in ("map_denoising_window3", "layers_noising_window3", "heads_subject_last_denoising"):
+        assert f'id="figure-{name}"' in html
+    assert 'id="figure-pair"' not in html
+
+
+def test_a_saved_trace_is_reported_without_its_model(tmp_path):
+    folder = map_trace(layers=1, components=("mlp_out",)).save(tmp_path)
+    write_report(load_trace(folder), folder, formats=[])
+    assert {path.name for path in folder.iterdir()} >= {"trace.parquet", "located.json", "report.html"}
+
+
+def test_unknown_format_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(LocateError, match="format 'gif': expected one of html, png, svg, pdf"):
+        write_report(map_trace(layers=1), tmp_path, formats=["html", "gif"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_figures_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "figures").write_text("mine")
+    with pytest.raises(LocateError, match="figures"):
+        save_figures({"map": go.Figure()}, tmp_path / "figures", ["html"])
+
+
+def test_static_figures_are_written(averages, tmp_path):
+    figure = plot_map(averages)
+    paths, missing = save_figures({"map": figure}, tmp_path, ["png", "svg", "pdf"])
+    if missing:
+        assert not os.environ.get("CI"), missing
+        pytest.skip(missing)
+    content = {path.suffix: path.read_bytes() for path in paths}
+    assert content[".png"].startswith(b"\x89PNG\r\n")
+    assert int.from_bytes(content[".png"][16:20], "big") == 2 * figure.layout.width
+    assert content[".pdf"].startswith(b"%PDF-")
+    assert content[".svg"].lstrip().startswith(b"<svg")
+    assert "MLP output" in content[".svg"].decode()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["map.pdf", "map.png", "map.svg"]
+
+
+@pytest.fixture
+def without_chrome(monkeypatch):
+    """A machine without a browser."""
+
+    def refuse(*args, **options):
+        raise ChromeNotFoundError
+
+    monkeypatch.setattr(plotly.io, "write_images", refuse)
+
+
+def test_without_chrome_html_is_written_and_a_line_says_how_to_get_the_rest(averages, tmp_path, without_chrome):
+    paths, missing = save_figures({"map": plot_map(averages)}, tmp_path)
+    assert [path.name for path in paths] == ["map.html"]
+    assert list(tmp_path.iterdir()) == paths
+    assert "no PNG, SVG or PDF" in missing
+    assert "apt-get install chromium" in missing
+
+
+def test_without_chrome_the_report_says_so(tmp_path, without_chrome):
+    made = write_report(map_trace(layers=1, components=("mlp_out",)), tmp_path, formats=["png"])
+    assert "apt-get install chromium" in made.missing
+    assert "apt-get install chromium" in (tmp_path / "report.html").read_text()
+
+
+def test_html_alone_needs_no_chrome(averages, tmp_path, without_chrome):
+    assert save_figures({"map": plot_map(averages)}, tmp_path, ["html"])[1] == ""
