@@ -17,7 +17,7 @@ from transformer_lens import patching
 
 import locate
 from locate.models import Model
-from locate.prompts import TokenPair, tokenise
+from locate.prompts import TokenPair, templates, tokenise
 from locate.tracing.plan import DEFAULT_COMPONENTS, Map
 
 SWEEPS = {
@@ -29,7 +29,7 @@ SWEEPS = {
 
 def equal_pairs(model: Model, wanted: int) -> list[TokenPair]:
     """Pairs whose two prompts have one length: the peer patches only those, and only batches of one length."""
-    pairs = tokenise(locate.occupation_pairs(templates_each=None), model.encode)[0]
+    pairs = tokenise(locate.occupation_pairs(templates_each=len(templates())), model.encode)[0]
     same = [pair for pair in pairs if len(pair.clean) == len(pair.corrupted)]
     length = max({len(pair.clean) for pair in same}, key=[len(pair.clean) for pair in same].count)
     return [pair for pair in same if len(pair.clean) == length][:wanted]

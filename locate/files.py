@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
         write(partial)
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise LocateError(f"cannot write {path}: {error}: free some space or choose another folder") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
     return path
 
 
@@ -42,11 +45,16 @@ def read_json(path: Path) -> Any:
     Raises LocateError when it is missing or not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=no_number)
     except FileNotFoundError:
         raise LocateError(f"no file {path}: expected one that locate has written") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise LocateError(f"{path} is not JSON ({error}): expected one that locate has written") from None
+
+
+def no_number(word: str) -> Any:
+    """Refuse what strict JSON has no word for."""
+    raise ValueError(f"it holds {word}")
 
 
 def strict(value: object) -> object:

@@ -17,7 +17,8 @@ from locate.sites import COMPONENTS, DIRECTIONS, LAST_SUBJECT, ROLES, check
 from locate.tracing.table import Trace
 
 THRESHOLD = 0.05
-EDITABLE = ("attn_out", "mlp_out", "head", "neuron")
+EDITABLE = ("mlp_out", "attn_out", "head", "neuron")
+FALLBACK_ROLES = (LAST_SUBJECT, "last", "after_subject", "further", "subject_first", "subject_middle", "before_subject")
 TOP = 20
 
 
@@ -49,10 +50,12 @@ class Located:
     """What a trace located: the hand-off to editors, saved as located.json.
 
     quantity, metric, unit, view, direction, level  what `effect` is (see `effects` and `average`)
+    window           layers written at once around each site, 1 for the site alone
     sites            strongest first, by size; the sign says towards (+) or against (-) the stereotype
     component, role  where `layers` was read off
-    layers           layers of that component at that role whose effect is above 0 beyond its interval and passes the
-                     false-discovery threshold, strongest first; choosing one to edit is a hypothesis to be tested
+    layers           layers of that component at that role whose effect has the sign of the total effect, by its whole
+                     interval, and passes the false-discovery threshold; strongest first. Choosing one to edit is a
+                     hypothesis to be tested
     modules          their Hugging Face names; module_template has {} for the layer
     controls         differences that must be near 0, as measured
     trace            meta.json of the trace
@@ -63,6 +66,7 @@ class Located:
     unit: str
     view: str
     direction: str
+    window: int
     level: float
     threshold: float
     sites: tuple[LocatedSite, ...]
@@ -104,8 +108,9 @@ def rank(
     view: str = "stereotype",
     quantity: str = "nie",
     direction: str = "denoising",
-    component: str = "mlp_out",
-    role: str = LAST_SUBJECT,
+    component: str | None = None,
+    role: str | None = None,
+    window: int | None = None,
     kind: str | None = None,
     top: int = TOP,
     level: float = 0.95,
@@ -117,34 +122,36 @@ def rank(
     metric, view                as in `effects`
     quantity                    "nie", "nde" or "total"
     direction                   "denoising": is the site sufficient? "noising": is it necessary?
-    component, role             where `layers` and `modules` are read off
+    component, role             where `layers` and `modules` are read off; None for mlp_out at subject_last where they
+                                were traced, else the first that was, in the order of EDITABLE and of FALLBACK_ROLES
+    window                      width of the patches ranked; None for the narrowest that was traced
     kind                        only pairs of this kind ("occupation", "definition", "user"); None for all
     top                         how many sites to list
     level, samples, seed        as in `average`
 
-    The residual stream, windows and severed patches are not ranked: no module writes them alone.
+    The residual stream and severed patches are not ranked: no module writes them alone.
 
-    Raises LocateError when the trace lacks the direction, or has no component that a module writes.
+    Raises LocateError when the trace lacks the direction, the component or the role, or has none that a module writes.
     """
     check("direction", direction, DIRECTIONS)
-    check("component", component, COMPONENTS)
-    check("role", role, ROLES)
     check("quantity", quantity, tuple(EFFECTS))
     derived = effects(trace, metric, view=view)
     derived = derived[(derived["direction"] == direction) & (derived["kind"] == kind if kind else True)]
-    chosen = derived[derived["component"].isin(EDITABLE) & (derived["window"] == 1) & (derived["severed"] == "")]
+    chosen = rankable(derived, window)
     if chosen.empty:
         have = sorted(derived["component"].unique())
         raise LocateError(
-            f"nothing to rank: direction {direction!r}, kind {kind!r} and components {have} hold none of "
-            f"{', '.join(EDITABLE)}: trace with one of them"
+            f"nothing to rank: direction {direction!r}, kind {kind!r}, window {window} and components {have} hold none "
+            f"of {', '.join(EDITABLE)}: trace with one of them"
         )
+    component = traced("component", component, COMPONENTS, EDITABLE, chosen)
+    role = traced("role", role, ROLES, FALLBACK_ROLES, chosen[chosen["component"] == component])
     means = average(chosen, quantity, level=level, samples=samples, seed=seed)
+    means = means[means["groups"] > 1]
     means = means.iloc[means["effect"].abs().argsort(kind="stable")[::-1]]
     templates = trace.meta["modules"]
-    passing = means[
-        (means["component"] == component) & (means["role"] == role) & (means["low"] > 0) & (means["q"] <= THRESHOLD)
-    ]
+    beyond = means["low"] > 0 if chosen["total"].mean() > 0 else means["high"] < 0
+    passing = means[(means["component"] == component) & (means["role"] == role) & beyond & (means["q"] <= THRESHOLD)]
     layers = tuple(int(layer) for layer in dict.fromkeys(passing["layer"]))
     return Located(
         quantity=quantity,
@@ -152,6 +159,7 @@ def rank(
         unit=derived.attrs["unit"],
         view=derived.attrs["view"],
         direction=direction,
+        window=int(chosen["window"].iloc[0]),
         level=level,
         threshold=THRESHOLD,
         sites=tuple(site_of(row, templates) for row in means.head(top).to_dict("records")),
@@ -163,6 +171,27 @@ def rank(
         controls=controls_of(trace, derived),
         trace=trace.meta,
     )
+
+
+def rankable(derived: pd.DataFrame, window: int | None) -> pd.DataFrame:
+    """Effects of patches that one module writes, of one width."""
+    found = derived[derived["component"].isin(EDITABLE) & (derived["severed"] == "") & (derived["origin"] == "source")]
+    width = found["window"].min() if window is None else window
+    return found[found["window"] == width]
+
+
+def traced(what: str, value: str | None, words: tuple[str, ...], preferred: tuple[str, ...], rows: pd.DataFrame) -> str:
+    """The value asked for, or the first of the preferred ones, that the trace holds.
+
+    Raises LocateError when it holds none of them.
+    """
+    if value is not None:
+        check(what, value, words)
+    have = set(rows[what])
+    for word in preferred if value is None else (value,):
+        if word in have:
+            return word
+    raise LocateError(f"{what} {value!r} was not traced: expected one of {', '.join(sorted(have))}")
 
 
 def site_of(row: dict[Any, Any], templates: dict[str, str | None]) -> LocatedSite:

@@ -80,6 +80,11 @@ class Patch:
     window: int = 1
     severed: str = ""
 
+    @property
+    def origin(self) -> str:
+        """Where its values come from: "source", "base", "zero", "given", or several of them joined by +."""
+        return "+".join(sorted({w.origin if isinstance(w.origin, str) else "given" for w in self.writes}))
+
     def __post_init__(self) -> None:
         if not self.writes:
             raise LocateError(f"patch at {self.anchor}: expected at least one write")

@@ -88,6 +88,7 @@ def row(base: Probabilities, source: Probabilities, patched: Probabilities, /, *
         "unit": -1,
         "window": 1,
         "severed": "",
+        "origin": "source",
         "role": "subject_last",
         "token": "Ġnurse",
         "clean_pos": 1,

@@ -8,7 +8,8 @@ from scipy.stats import kstest
 
 from locate import LocateError, average, effects, normalised
 
-SITE = {"component": "mlp_out", "layer": 0, "unit": -1, "window": 1, "severed": "", "role": "subject_last"}
+SITE = {"component": "mlp_out", "layer": 0, "unit": -1, "window": 1, "severed": "", "origin": "source"}
+SITE |= {"role": "subject_last"}
 ABOUT = {"metric": "logit_diff", "unit": "nats", "view": "stereotype", "without_stereotype": 0}
 
 

@@ -192,3 +192,10 @@ def test_occupations_are_chosen_by_name_in_the_order_given():
 def test_bad_arguments_are_refused(options, message):
     with pytest.raises(LocateError, match=message):
         occupation_pairs(**options)
+
+
+def test_own_templates_are_all_used_unless_a_number_is_given():
+    own = [FORM, "The {subject} slept because"]
+    assert len(occupation_pairs(templates=own, occupations=["nurse"])) == 2
+    assert len(definitional_pairs(templates=own[:1])) == len(definitional_table())
+    assert len(occupation_pairs(occupations=["nurse"])) == 4

@@ -166,7 +166,9 @@ def test_other_ways_to_trace(run, folder_of, tmp_path, noise):
         (["--limit", "0"], "limit 0: expected"),
         (["--limit", "1"], "1 group: expected at least 2 groups"),
         (["--dtype", "int4"], "dtype 'int4': expected one of"),
-        (["--layers-of", "mlp"], "component 'mlp': expected one of"),
+        (["--layers-of", "head"], "--layers-of 'head': expected one of resid_pre, attn_out, mlp_out"),
+        (["--layers-at", "end"], "--layers-at 'end': expected one of"),
+        (["--components", "resid_pre"], "add attn_out, mlp_out or head"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_1(run, folder_of, tmp_path, arguments, message):

@@ -236,3 +236,21 @@ def test_pair_log_odds_are_those_of_the_clean_run(directions):
 
 def test_pair_log_odds_are_not_repeated_for_samples():
     assert pair_log_odds(noisy())["log_odds"].tolist() == pytest.approx([np.log(3)])
+
+
+@pytest.mark.parametrize("origin", ["zero", "given", "base+source"])
+def test_no_direct_effect_is_read_off_patches_that_write_other_values(origin):
+    """The other direction's zeroed run is not the run with the site held at base."""
+    (there, back) = both(odds(2.0), odds(-2.0), odds(1.0), odds(0.5), origin=origin)
+    found = effects(trace_of([there, back]))
+    assert found["nde"].isna().all()
+    assert found["nie"].notna().all()
+
+
+def test_two_kinds_of_patch_at_one_site_are_kept_apart():
+    rows = both(odds(2.0), odds(-2.0), odds(1.0), odds(0.5)) + both(
+        odds(2.0), odds(-2.0), odds(0), odds(0), origin="zero"
+    )
+    found = effects(trace_of(rows)).query("direction == 'denoising'").set_index("origin")["nie"]
+    assert found["source"] == pytest.approx(3.0)
+    assert found["zero"] == pytest.approx(2.0)

@@ -203,7 +203,7 @@ def test_a_direction_that_was_not_traced_is_refused():
 
 
 def test_a_map_of_the_residual_stream_alone_is_refused():
-    with pytest.raises(LocateError, match=r"components \['resid_pre'\] hold none of attn_out, mlp_out, head, neuron"):
+    with pytest.raises(LocateError, match=r"components \['resid_pre'\] hold none of mlp_out, attn_out, head, neuron"):
         rank(traced(components=("resid_pre",)))
 
 
@@ -232,12 +232,42 @@ def test_json_is_strict_and_says_its_version(located, tmp_path):
     def refuse(word):
         raise AssertionError(word)
 
-    unknown = replace(located, controls={"start-up": float("nan")})
-    content = json.loads(unknown.save(tmp_path / "located.json").read_text(), parse_constant=refuse)
+    content = json.loads(located.save(tmp_path / "located.json").read_text(), parse_constant=refuse)
     assert content["schema"] == 1
-    assert content["controls"] == {"start-up": None}
     assert content["sites"][0] == asdict(located.sites[0])
     assert content["trace"]["recipe"] == META["recipe"]
+
+
+def test_a_control_that_is_no_number_is_not_saved(located, tmp_path):
+    unknown = replace(located, controls={"start-up": float("nan")})
+    with pytest.raises(LocateError, match="at controls/start-up"):
+        unknown.save(tmp_path / "located.json")
+
+
+def test_a_necessary_layer_lowers_the_preference_so_noising_lists_layers_below_zero():
+    """Both directions name the same layers where the effects mirror each other."""
+    there, back = (rank(traced(), direction=direction, component="mlp_out") for direction in ("denoising", "noising"))
+    assert there.layers == back.layers != ()
+    assert {site.effect > 0 for site in back.sites if site.component == "mlp_out" and site.layer in back.layers} == {
+        False
+    }
+
+
+def test_the_component_and_role_that_were_traced_are_taken():
+    heads = rank(map_trace(components=("head",), roles=("last",), unit=0))
+    assert (heads.component, heads.role, heads.module_template) == ("head", "last", "transformer.h.{}.attn.c_proj")
+    with pytest.raises(LocateError, match="component 'mlp_out' was not traced: expected one of head"):
+        rank(map_trace(components=("head",), unit=0), component="mlp_out")
+    with pytest.raises(LocateError, match="role 'further' was not traced: expected one of before_subject"):
+        rank(traced(), role="further")
+
+
+def test_windows_alone_are_ranked_and_named():
+    wide = map_trace(components=("mlp_out",), window=3)
+    assert rank(wide).window == 3
+    assert rank(traced()).window == 1
+    with pytest.raises(LocateError, match="window 2"):
+        rank(wide, window=2)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -150,7 +150,7 @@ def test_all_bad_rows_are_named_by_line(write):
 
 def test_more_than_five_bad_rows_are_counted(write):
     path = write("pairs.csv", f"{HEAD}\n{ROW}\n" + "The cook sang,The man sang,chef,man\n" * 7)
-    with pytest.raises(LocateError, match=r"7 bad rows: line 3: .*line 7: .*; and 2 more") as caught:
+    with pytest.raises(LocateError, match=r"7 bad rows: line 3: .*line 7: .*; and lines 8, 9$") as caught:
         read_pairs(path)
     assert "line 8" not in str(caught.value)
 
@@ -171,9 +171,9 @@ def test_a_quoted_line_break_does_not_shift_the_line_numbers(write):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("The nurse said that", r"line 2: 'The nurse said that' is not a JSON object"),
-        ('["nurse"]', r"line 2: .* is not a JSON object"),
-        ('"nurse"', r"line 2: 'nurse' is not a JSON object"),
+        ("The nurse said that", r"line 2: 'The nurse said that' is no row"),
+        ('["nurse"]', r"line 2: .* is no row"),
+        ('"nurse"', r"line 2: 'nurse' is no row"),
         (json.dumps(NURSE | {"group": 3}), r"line 2: group: expected text"),
         (json.dumps(NURSE | {"stereotype": True}), r"line 2: stereotype True: expected -1, 0 or 1"),
         (json.dumps({"clean": "a"}), r"line 2: empty or missing corrupted, clean_subject, corrupted_subject"),
@@ -195,3 +195,19 @@ def test_a_quote_that_is_never_closed_is_refused(write):
     """It swallows the rest of the file, until csv's own limit on a field."""
     with pytest.raises(LocateError, match=r"pairs\.csv"):
         read_pairs(write("pairs.csv", f'{HEAD}\n"The nurse' + f"{ROW}\n" * 4000))
+
+
+def test_a_row_of_more_cells_than_the_header_is_named(tmp_path):
+    file = tmp_path / "pairs.csv"
+    file.write_text("clean,corrupted,clean_subject,corrupted_subject\nThe cook sang,The man sang,cook,man,1,2\n")
+    with pytest.raises(LocateError, match="line 2: 'a row with more cells than the header' is no row"):
+        read_pairs(file)
+
+
+def test_a_dash_means_no_neutral_answer(tmp_path):
+    file = tmp_path / "pairs.csv"
+    file.write_text(
+        "clean,corrupted,clean_subject,corrupted_subject,neutral\n"
+        "The cook sang,The man sang,cook,man,-\nThe cook sang,The man sang,cook,man,\n"
+    )
+    assert [pair.neutral for pair in read_pairs(file)] == [None, " they"]

@@ -299,3 +299,9 @@ def test_the_ledger_adds_up():
     ]
     assert content["neutral answer not one token"] == 1
     assert content["tokens without counterpart"] == {FIRST: 1}
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(LocateError, match=r"max_dropped .*: expected a share in \[0, 1\]"):
+        tokenise(Prompts(()), lambda text: ([], []), max_dropped=share)

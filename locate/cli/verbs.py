@@ -73,8 +73,12 @@ TemplatesEach = Annotated[int | None, typer.Option(help="templates for each subj
 Limit = Annotated[int | None, typer.Option(help="only the first N pairs")]
 Metric = Annotated[str, typer.Option(help="logit_diff, prob_diff, prob_stereotypical or odds_ratio")]
 Formats = Annotated[str, typer.Option(help="of figures, separated by commas: html, png, svg, pdf")]
-HandOff = Annotated[str, typer.Option("--layers-of", help="component whose layers go to editors")]
-RoleOption = Annotated[str, typer.Option("--layers-at", help="role at which those layers are read off")]
+HandOff = Annotated[
+    str | None, typer.Option("--layers-of", help="component whose layers go to editors; default: mlp_out")
+]
+RoleOption = Annotated[
+    str | None, typer.Option("--layers-at", help="role where they are read off; default: subject_last")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON on stdout, for programs")]
 Run = Annotated[Path, typer.Argument(help="run folder that `locate-bias trace` has written")]
 
@@ -122,8 +126,8 @@ def trace(
     draws: Annotated[int, typer.Option(help="noise draws per pair")] = 10,
     seed: Annotated[int, typer.Option(help="of noise and of intervals")] = 0,
     metric: Metric = "logit_diff",
-    layers_of: HandOff = "mlp_out",
-    layers_at: RoleOption = "subject_last",
+    layers_of: HandOff = None,
+    layers_at: RoleOption = None,
     formats: Formats = "html,png,svg,pdf",
     max_dropped: Annotated[float, typer.Option(help="largest share of pairs a tokenizer may make unusable")] = 0.2,
     batch_size: Annotated[int | None, typer.Option(help="prompts at once; default: what fits")] = None,
@@ -139,7 +143,7 @@ def trace(
     from locate.report import write_report
 
     wanted = format_list(formats)
-    check_names(metric, layers_of, layers_at)
+    check_names(metric, split(components), layers_of, layers_at)
     folder = output or Path("runs") / f"{Path(model).name}-{corrupt.value}"
     chosen = chosen_prompts(prompts, words, swap, template, templates_each, limit)
     if len({pair.group for pair in chosen}) < 2:
@@ -195,8 +199,8 @@ def rank(
     view: Annotated[str, typer.Option(help="stereotype, or signed (female minus male)")] = "stereotype",
     quantity: Annotated[str, typer.Option(help="nie, nde or total")] = "nie",
     direction: Annotated[str, typer.Option(help="denoising or noising")] = "denoising",
-    layers_of: HandOff = "mlp_out",
-    layers_at: RoleOption = "subject_last",
+    layers_of: HandOff = None,
+    layers_at: RoleOption = None,
     top: Annotated[int, typer.Option(help="sites to list")] = 20,
     seed: Annotated[int, typer.Option(help="of intervals")] = 0,
     as_json: AsJson = False,
@@ -293,16 +297,15 @@ def chosen_prompts(
     limit: int | None,
 ) -> Prompts:
     """The prompts that the options describe."""
-    from locate.prompts import DEFAULT_TEMPLATES_EACH, definitional_pairs, occupation_pairs, read_pairs
+    from locate.prompts import definitional_pairs, occupation_pairs, read_pairs
 
     if file is not None:
         if template or templates_each is not None:
             raise LocateError(f"--prompts {file} brings whole prompts: leave --template and --templates-each out")
         return read_pairs(file).first(limit)
-    each = templates_each if templates_each is not None or template else DEFAULT_TEMPLATES_EACH
     if words is Words.definitional:
-        return definitional_pairs(templates=template, templates_each=each).first(limit)
-    return occupation_pairs(swap.value, templates=template, templates_each=each).first(limit)
+        return definitional_pairs(templates=template, templates_each=templates_each).first(limit)
+    return occupation_pairs(swap.value, templates=template, templates_each=templates_each).first(limit)
 
 
 def parsed_map(components: str, layers: str | None, roles: str | None, windows: str, severed: str | None) -> Map:
@@ -334,14 +337,23 @@ def ranges(option: str, text: str) -> list[int]:
     return sorted(set(numbers))
 
 
-def check_names(metric: str, component: str, role: str) -> None:
-    """Raise LocateError for a name that would only be missed after a long run."""
+def check_names(metric: str, components: list[str], layers_of: str | None, layers_at: str | None) -> None:
+    """Raise LocateError for what would only be missed after a long run."""
     from locate.metrics import metric_named
     from locate.sites import check
 
     metric_named(metric)
-    check("component", component, COMPONENTS)
-    check("role", role, ROLES)
+    for component in components:
+        check("component", component, COMPONENTS)
+    if layers_of is not None:
+        check("--layers-of", layers_of, tuple(components))
+    if layers_at is not None:
+        check("--layers-at", layers_at, ROLES)
+    if set(components) <= {"resid_pre"}:
+        raise LocateError(
+            f"--components {','.join(components)}: no module writes the residual stream alone, so no layer could be "
+            "located: add attn_out, mlp_out or head"
+        )
 
 
 def format_list(text: str) -> list[str]:

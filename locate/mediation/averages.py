@@ -53,7 +53,8 @@ def average(
     sums = group_sums(effects, column)
     check_level(level, samples)
     means = resampled(sums.sums, sums.counts, samples, seed)
-    low, high = np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    alone = (sums.counts > 0).sum(0) < 2
+    low, high = np.where(alone, np.nan, np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0))
     result = sums.index.copy()
     result["effect"] = sums.sums.sum(0) / sums.counts.sum(0)
     result["low"], result["high"] = low, high
@@ -84,9 +85,9 @@ def normalised(
     quantiles = [(1 - level) / 2, (1 + level) / 2]
     total_low, total_high = np.nanquantile(bottoms, quantiles, axis=0)
     meant = (total_low > 0) | (total_high < 0)
-    low, high = np.nanquantile(tops / bottoms, quantiles, axis=0)
+    low, high = np.nanquantile(np.divide(tops, bottoms, out=np.zeros_like(tops), where=meant), quantiles, axis=0)
     result = above.index.copy()
-    result["effect"] = np.where(meant, above.sums.sum(0) / below.sums.sum(0), np.nan)
+    result["effect"] = np.divide(above.sums.sum(0), below.sums.sum(0), out=np.full(len(meant), np.nan), where=meant)
     result["low"], result["high"] = np.where(meant, low, np.nan), np.where(meant, high, np.nan)
     result["n"] = above.counts.sum(0).astype(int)
     result["groups"] = (above.counts > 0).sum(0)

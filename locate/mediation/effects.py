@@ -29,7 +29,8 @@ def effects(trace: Trace, metric: str = "logit_diff", *, view: str = "stereotype
     total   y(source) - y(base): total effect of replacing the whole prompt
     nie     y(base with the site from source) - y(base): natural indirect effect through the site
     nde     y(source with the site held at base) - y(base): natural direct effect around the site; it is read off the
-            patched run of the other direction, and nan where that was not traced
+            patched run of the other direction, and nan where that was not traced or the patch writes other values
+            than the source's (zero, given vectors, frozen sites)
 
     in the unit of the metric; for odds_ratio each is y' / y - 1 (Vig et al. 2020, equations 1 to 3). For a difference
     metric total(base to source) = nde(base to source) - nie(source to base) holds exactly (Pearl 2001).
@@ -52,11 +53,16 @@ def effects(trace: Trace, metric: str = "logit_diff", *, view: str = "stereotype
                 f"none of the {without} pairs has a stereotype, which metric {metric!r} in view {view!r} needs: give "
                 "the prompts a stereotype of -1 or 1, or use view='signed' with logit_diff or prob_diff"
             )
+    twice = table.duplicated([*CELL, "sample", "direction"])
+    if twice.any():
+        where = ", ".join(f"{name} {value!r}" for name, value in table.loc[twice, CELL].iloc[0].items())
+        raise LocateError(f"two patches are filed at {where}: trace them apart, the table cannot tell them apart")
     rows = values(table, chosen, view)
     rows = rows.merge(held_at_base(rows), on=[*CELL, "sample", "direction"], how="left", validate="one_to_one")
     rows["total"] = chosen.effect(rows["source"].to_numpy(), rows["base"].to_numpy())
     rows["nie"] = chosen.effect(rows["patched"].to_numpy(), rows["base"].to_numpy())
-    rows["nde"] = chosen.effect(rows["held"].to_numpy(), rows["base"].to_numpy())
+    nde = chosen.effect(rows["held"].to_numpy(), rows["base"].to_numpy())
+    rows["nde"] = np.where(rows["origin"] == "source", nde, np.nan)
     result = over_samples(rows)
     result.attrs = {
         "metric": chosen.name,

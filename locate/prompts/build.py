@@ -42,11 +42,18 @@ def templates() -> list[str]:
 def check_template(template: str) -> str:
     """The template itself.
 
-    Raises LocateError unless it holds the slot exactly once and ends in a word.
+    Raises LocateError unless it holds the slot exactly once.
     """
     if template.count(SLOT) != 1:
         raise LocateError(f"template {template!r} holds the slot {SLOT} {template.count(SLOT)} times: expected once")
     return template
+
+
+def chosen_templates(own: Sequence[str] | None, each: int | None) -> tuple[list[str], int | None]:
+    """The templates to fill and how many of them each word meets: 4 of the package's, or all of the caller's."""
+    if own is None:
+        return templates(), DEFAULT_TEMPLATES_EACH if each is None else each
+    return [check_template(form) for form in own], each
 
 
 def spread(words: int, chosen: Sequence[str], each: int | None) -> list[tuple[int, str]]:
@@ -55,7 +62,8 @@ def spread(words: int, chosen: Sequence[str], each: int | None) -> list[tuple[in
     All words come once before any comes twice: the first pairs of the list already span many words.
     """
     count = len(chosen)
-    each = count if each is None else each
+    if each is None:
+        each = count
     if not 1 <= each <= count:
         raise LocateError(f"{each} templates a word: expected 1 to {count}")
     stride = max(1, count // each)
@@ -65,7 +73,7 @@ def spread(words: int, chosen: Sequence[str], each: int | None) -> list[tuple[in
 def occupation_pairs(
     swap: str = "anti",
     *,
-    templates_each: int | None = DEFAULT_TEMPLATES_EACH,
+    templates_each: int | None = None,
     templates: Sequence[str] | None = None,
     occupations: Sequence[str] | None = None,
     neutral: str | None = NEUTRAL,
@@ -79,7 +87,7 @@ def occupation_pairs(
                       with that paper does
           "opposite"  an occupation of the opposite stereotype, the strongest with the strongest
           "neutral"   the word person
-    templates_each  templates for each occupation, spread evenly; None for all
+    templates_each  templates for each occupation, spread evenly; None for 4 of the package's or all of the caller's
     templates       templates of the caller with the slot {subject}; None for the package's
     occupations     rows of the package's table by name; None for all
 
@@ -90,10 +98,10 @@ def occupation_pairs(
     if swap not in SWAPS:
         raise LocateError(f"swap {swap!r}: expected one of {', '.join(SWAPS)}")
     rows = chosen_occupations(occupations)
-    forms = [check_template(form) for form in (table("templates")["template"] if templates is None else templates)]
+    forms, each = chosen_templates(templates, templates_each)
     partners = opposite_partners(occupation_table()) if swap == "opposite" else {}
     pairs, skipped = [], []
-    for index, form in spread(len(rows), forms, templates_each):
+    for index, form in spread(len(rows), forms, each):
         name, sign = str(rows["occupation"].iloc[index]), int(rows["stereotype"].iloc[index])
         if sign == 0 and swap != "neutral":
             skipped.append(Dropped(name, form, f"no stereotype, so no {swap!r} swap"))
@@ -107,15 +115,15 @@ def occupation_pairs(
 
 def definitional_pairs(
     *,
-    templates_each: int | None = DEFAULT_TEMPLATES_EACH,
+    templates_each: int | None = None,
     templates: Sequence[str] | None = None,
     neutral: str | None = NEUTRAL,
 ) -> Prompts:
     """Pairs whose clean prompt is about a word that says its gender, corrupted with its counterpart."""
     rows = definitional_table()
-    forms = [check_template(form) for form in (table("templates")["template"] if templates is None else templates)]
+    forms, each = chosen_templates(templates, templates_each)
     pairs = []
-    for index, form in spread(len(rows), forms, templates_each):
+    for index, form in spread(len(rows), forms, each):
         word, gender, other = rows.iloc[index][["word", "gender", "counterpart"]]
         pairs.append(filled(form, word, other, word, "definition", int(gender), neutral))
     return Prompts(tuple(pairs))
@@ -154,7 +162,9 @@ def chosen_occupations(names: Sequence[str] | None) -> pd.DataFrame:
 
 def opposite_partners(rows: pd.DataFrame) -> dict[str, str]:
     """For each occupation one of the opposite stereotype, matched by rank of share; the shorter list is reused."""
-    female = rows[rows["stereotype"] > 0].sort_values("share_women", ascending=False)["occupation"].tolist()
-    male = rows[rows["stereotype"] < 0].sort_values("share_women")["occupation"].tolist()
+    female = (
+        rows[rows["stereotype"] > 0].sort_values("share_women", ascending=False, kind="stable")["occupation"].tolist()
+    )
+    male = rows[rows["stereotype"] < 0].sort_values("share_women", kind="stable")["occupation"].tolist()
     partners = {name: male[rank % len(male)] for rank, name in enumerate(female)}
     return partners | {name: female[rank % len(female)] for rank, name in enumerate(male)}

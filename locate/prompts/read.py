@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from locate.errors import LocateError
-from locate.prompts.pair import Pair, Prompts
+from locate.prompts.pair import Pair, Prompts, subject_span
 
 REQUIRED = ("clean", "corrupted", "clean_subject", "corrupted_subject")
 OPTIONAL = ("group", "template", "stereotype", "female", "male", "neutral", "kind")
 SHOWN = 5
+NO_ANSWER = "-"
 
 
 def read_pairs(path: str | Path) -> Prompts:
@@ -18,9 +19,9 @@ def read_pairs(path: str | Path) -> Prompts:
 
     Columns: clean, corrupted, clean_subject, corrupted_subject; and, where they differ from the default: group (the
     clean subject), template (the clean prompt with its subject replaced by {subject}), stereotype (-1, 0, 1; 0),
-    female (" she"), male (" he"), neutral (" they"), kind ("user").
+    female (" she"), male (" he"), neutral (" they"; "-" for none), kind ("user").
 
-    Raises LocateError that names every bad row by its line: the first few in full, the rest counted.
+    Raises LocateError that names every bad row by its line, the first few with the reason.
     """
     path = Path(path)
     if not path.is_file():
@@ -37,8 +38,11 @@ def read_pairs(path: str | Path) -> Prompts:
                 bad.append(f"line {line}: {error}")
     except UnicodeDecodeError as error:
         raise LocateError(f"{path} is not UTF-8 text ({error}): save it as UTF-8") from None
+    except csv.Error as error:
+        raise LocateError(f"{path} is not CSV ({error}): look for a quote that is never closed") from None
     if bad:
-        more = f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+        rest = ", ".join(row.split(":")[0].removeprefix("line ") for row in bad[SHOWN:])
+        more = f"; and lines {rest}" if rest else ""
         raise LocateError(f"{path}: {len(bad)} bad rows: {'; '.join(bad[:SHOWN])}{more}")
     if not pairs:
         raise LocateError(f"{path} holds no pairs: expected columns {', '.join(REQUIRED)} and at least one row")
@@ -53,7 +57,8 @@ def csv_rows(path: Path) -> Iterator[tuple[int, object]]:
         if missing and reader.fieldnames:
             raise LocateError(f"{path} lacks the columns {', '.join(missing)}: found {', '.join(reader.fieldnames)}")
         for row in reader:
-            yield reader.line_num, {key: value for key, value in row.items() if value not in (None, "")}
+            cells = {key: value for key, value in row.items() if value not in (None, "")}
+            yield reader.line_num, "a row with more cells than the header" if None in cells else cells
 
 
 def jsonl_rows(path: Path) -> Iterator[tuple[int, object]]:
@@ -74,7 +79,7 @@ def pair_of(row: object) -> Pair:
     Raises LocateError saying what is wrong with it.
     """
     if not isinstance(row, dict):
-        raise LocateError(f"{str(row)[:60]!r} is not a JSON object: expected one with {', '.join(REQUIRED)}")
+        raise LocateError(f"{str(row)[:60]!r} is no row: expected {', '.join(REQUIRED)}")
     missing = [name for name in REQUIRED if not row.get(name)]
     if missing:
         raise LocateError(f"empty or missing {', '.join(missing)}: expected text")
@@ -86,7 +91,10 @@ def pair_of(row: object) -> Pair:
     if wrong:
         raise LocateError(f"{', '.join(wrong)}: expected text")
     fields.setdefault("group", row["clean_subject"])
-    fields.setdefault("template", row["clean"].replace(row["clean_subject"], "{subject}", 1))
+    start, end = subject_span(row["clean"], row["clean_subject"])
+    fields.setdefault("template", row["clean"][:start] + "{subject}" + row["clean"][end:])
+    if fields.get("neutral") == NO_ANSWER:
+        fields["neutral"] = None
     return Pair(**fields, stereotype=sign_of(row.get("stereotype", 0)))
 
 

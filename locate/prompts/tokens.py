@@ -195,6 +195,8 @@ def tokenise(prompts: Prompts, encode: Encode, *, max_dropped: float = MAX_DROPP
 
     Raises LocateError when more are dropped, or none is left.
     """
+    if not 0 <= max_dropped <= 1:
+        raise LocateError(f"max_dropped {max_dropped}: expected a share in [0, 1]")
     kept: list[TokenPair] = []
     dropped: list[Dropped] = []
     for index, pair in enumerate(prompts):
@@ -208,7 +210,7 @@ def tokenise(prompts: Prompts, encode: Encode, *, max_dropped: float = MAX_DROPP
         reasons = "; ".join(f"{count} x {reason}" for reason, count in counts) or "there were none"
         raise LocateError(
             f"{len(dropped)} of {len(prompts)} pairs cannot be used, expected at most {max_dropped:.0%} ({reasons}): "
-            "choose other answers or subjects, or allow more with max_dropped"
+            "choose other answers or subjects" + (", or allow more with max_dropped" if kept else "")
         )
     alone: Counter[str] = Counter()
     for each in kept:

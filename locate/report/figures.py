@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -152,7 +153,7 @@ def plot_layers(
     figure = make_subplots(
         1, len(components), shared_yaxes=True, horizontal_spacing=0.03, subplot_titles=[NAMES[c] for c in components]
     )
-    for role, colour in zip([role for role in ROLES if role != "before_subject"], COLOURS, strict=False):
+    for role, colour in zip([*ROLES[1:], ROLES[0]], COLOURS, strict=True):
         for column, component in enumerate(components, start=1):
             line = rows[(rows["component"] == component) & (rows["role"] == role)].sort_values("layer")
             if len(line):
@@ -237,9 +238,10 @@ def plot_pair(
     figure.update_yaxes(title="layer", col=1)
     first = rows.iloc[0]
     caption = (
-        f"clean: “{safe(first['clean'])}”, corrupted: “{safe(first['corrupted'])}” ({direction}); total effect "
-        f"{first['total']:+.2f} {effects.attrs['unit']};<br>indirect effect of each token in the cells, "
-        f"{SIGNS[effects.attrs['view']]}; one pair, so no interval; subject in bold; "
+        f"clean: “{safe(first['clean'])}”, corrupted: {corruption_text(first)} ({direction}); total effect "
+        f"{first['total']:+.2f} {effects.attrs['unit']};<br>"
+        f"{QUANTITIES[column].removeprefix('average ')} of each token in the cells, {sign_of(effects.attrs)}; "
+        "one pair, so no interval; subject in bold; "
         "·: a token without counterpart in the corrupted prompt"
     )
     limit = float(rows[column].abs().max()) or 1.0
@@ -247,6 +249,11 @@ def plot_pair(
     figure.update_layout(layout(title or "One prompt pair", caption, 170 + 300 * len(components), height))
     figure.update_layout(coloraxis=colour_axis(limit, effects.attrs["unit"]))
     return figure
+
+
+def corruption_text(row: pd.Series) -> str:
+    """The corrupted prompt, or that the clean one was noised."""
+    return "the same with noise" if row["corrupted"] == row["clean"] else f"“{safe(row['corrupted'])}”"
 
 
 def pair_label(places: pd.DataFrame, position: int) -> str:
@@ -323,7 +330,7 @@ def finished(
     about = averages.attrs
     drawn = averages[averages["direction"] == direction]
     caption = (
-        f"{direction} ({meaning(direction)}); {about['metric']} in {about['unit']}, {SIGNS[about['view']]}; "
+        f"{direction} ({meaning(direction)}); {about['metric']} in {about['unit']}, {sign_of(about)}; "
         f"n = {drawn['n'].max()} pairs of {drawn['groups'].max()} groups;<br>{about['level']:.0%} intervals by "
         f"bootstrap over groups; " + ("faded: q > 0.05" if limit is not None else "bands: the interval")
     )
@@ -350,6 +357,11 @@ def layout(title: str, caption: str, width: int, height: int) -> dict[str, objec
 def colour_axis(limit: float, unit: str) -> dict[str, object]:
     """A diverging colour scale centred on 0."""
     return {"colorscale": DIVERGING, "cmin": -limit, "cmax": limit, "colorbar": {"title": {"text": unit}}}
+
+
+def sign_of(about: Mapping[str, Any]) -> str:
+    """What a positive effect means; an odds ratio is anti-stereotypical over stereotypical."""
+    return "positive is away from the stereotype" if about["metric"] == "odds_ratio" else SIGNS[about["view"]]
 
 
 def axis_title(averages: pd.DataFrame) -> str:

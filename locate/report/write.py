@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import plotly.io
 
+from locate.errors import LocateError
 from locate.files import write_text, write_whole
 from locate.located import Located, rank
 from locate.mediation import average, effects, normalised, pair_log_odds
@@ -54,8 +55,8 @@ def write_report(
     *,
     metric: str = "logit_diff",
     direction: str | None = None,
-    component: str = "mlp_out",
-    role: str = "subject_last",
+    component: str | None = None,
+    role: str | None = None,
     top: int = 20,
     formats: Sequence[str] = FORMATS,
     level: float = 0.95,
@@ -84,7 +85,6 @@ def write_report(
     derived = effects(trace, metric, view=view)
     chosen = Intervals(level, samples, seed)
     averages = chosen.average(derived)
-    table = write_averages(folder / "effects.csv", derived, averages, chosen)
     say("ranking")
     located = rank(
         trace,
@@ -98,6 +98,7 @@ def write_report(
         samples=samples,
         seed=seed,
     )
+    table = write_averages(folder / "effects.csv", derived, averages, chosen)
     json_path = located.save(folder / "located.json")
     say("figures")
     drawn = all_figures(trace, derived, averages)
@@ -108,9 +109,13 @@ def write_report(
 
 
 def write_averages(path: Path, derived: pd.DataFrame, averages: pd.DataFrame, chosen: Intervals) -> Path:
-    """effects.csv: one row per quantity, direction and site."""
+    """effects.csv: one row per quantity, direction and site; the direct effect where both directions tell it."""
     parts = [averages.assign(quantity="nie")]
-    parts += [chosen.average(derived, name).assign(quantity=name) for name in complete(derived)]
+    parts += [
+        chosen.average(derived[derived[name].notna()], name).assign(quantity=name)
+        for name in ("nde", "total")
+        if derived[name].notna().any()
+    ]
     if derived.attrs["unit"] != "relative odds":
         parts.append(
             normalised(derived, level=chosen.level, samples=chosen.samples, seed=chosen.seed).assign(
@@ -123,11 +128,6 @@ def write_averages(path: Path, derived: pd.DataFrame, averages: pd.DataFrame, ch
     table.insert(0, "metric", derived.attrs["metric"])
     table.insert(0, "quantity", table.pop("quantity"))
     return write_whole(path, lambda partial: table.to_csv(partial, index=False, float_format="%.6g"))
-
-
-def complete(derived: pd.DataFrame) -> list[str]:
-    """The other quantities that every pair has; the direct effect needs both directions."""
-    return [name for name in ("nde", "total") if not derived[name].isna().any()]
 
 
 def all_figures(trace: Trace, derived: pd.DataFrame, averages: pd.DataFrame) -> dict[str, go.Figure]:
@@ -143,9 +143,16 @@ def all_figures(trace: Trace, derived: pd.DataFrame, averages: pd.DataFrame) -> 
         for role in sorted({str(role) for role in rows.loc[rows["component"] == "head", "role"]}):
             name = f"heads_{role}_{direction}"
             drawn[name] = draw.plot_heads(averages, role=role, title=title, direction=direction)
-    if (derived["clean_pos"] >= 0).any() and (derived["unit"] < 0).any():
-        direction = trace.meta["directions"][0]
-        strongest = derived.loc[derived["total"].abs().idxmax()]
+    direction = trace.meta["directions"][0]
+    single = derived[
+        (derived["direction"] == direction)
+        & (derived["clean_pos"] >= 0)
+        & (derived["unit"] < 0)
+        & (derived["window"] == 1)
+        & (derived["severed"] == "")
+    ]
+    if len(single):
+        strongest = single.loc[single["total"].abs().idxmax()]
         headline = f"Indirect effects in {trace.meta['model']['name']}: the pair with the largest total effect"
         drawn["pair"] = draw.plot_pair(derived, int(strongest["pair"]), direction=direction, title=headline)
     if len(set(trace.table["group"]) & set(occupation_table()["occupation"])) >= 3:
@@ -163,7 +170,10 @@ def save_figures(
     Returns the paths, and a line that says how to get the rest ("" when nothing is missing).
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LocateError(f"cannot make the folder {folder}: {error}: choose another") from error
     paths = []
     if "html" in formats:
         for name, figure in figures.items():

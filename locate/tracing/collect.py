@@ -249,6 +249,7 @@ def labels_of(pair: TokenPair, cell: Cell, direction: str, sample: int, tokens: 
         "unit": -1 if anchor.unit is None else anchor.unit,
         "window": cell.patch.window,
         "severed": cell.patch.severed,
+        "origin": cell.patch.origin,
         "role": cell.role,
         "token": "" if token is None else tokens[token.clean],
         "clean_pos": -1 if token is None else token.clean,

@@ -57,7 +57,8 @@ def corrupted_view(pair: TokenPair, corruption: Corruption) -> TokenPair:
     if isinstance(corruption, Swap):
         return pair
     aligned = tuple(Aligned(i, i, role) for i, role in enumerate(pair.clean_roles))
-    return replace(pair, corrupted=pair.clean, corrupted_roles=pair.clean_roles, aligned=aligned)
+    same = replace(pair.pair, corrupted=pair.pair.clean, corrupted_subject=pair.pair.clean_subject)
+    return replace(pair, pair=same, corrupted=pair.clean, corrupted_roles=pair.clean_roles, aligned=aligned)
 
 
 def noise_scale(model: Model, pairs: list[TokenPair], corruption: Corruption) -> float:

@@ -39,9 +39,11 @@ class RunFolder:
             write_json(folder.path / META_FILE, meta)
         return folder
 
-    def same_run(self, found: dict[str, Any], meta: dict[str, Any]) -> None:
+    def same_run(self, found: Any, meta: dict[str, Any]) -> None:
         """Raise LocateError unless the run here has the same recipe."""
-        old, new = found.get("recipe", {}), meta["recipe"]
+        if not isinstance(found, dict) or not isinstance(found.get("recipe"), dict):
+            raise LocateError(f"{self.path / META_FILE} is not a run's: choose another folder")
+        old, new = found["recipe"], meta["recipe"]
         for key in sorted(set(old) | set(new)):
             if old.get(key) != new.get(key):
                 raise LocateError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from locate.errors import LocateError
 from locate.files import read_json, write_json, write_whole
 from locate.schema import TRACE_VERSION, validate
 
-LABELS = ["group", "template", "kind", "clean", "corrupted", "direction", "component", "severed", "role", "token"]
+LABELS = ["group", "template", "kind", "clean", "corrupted", "direction", "component", "severed", "origin"]
+LABELS += ["role", "token"]
 NUMBERS = ["pair", "stereotype", "sample", "layer", "unit", "window", "clean_pos", "corrupted_pos"]
 ANSWERS = ["female", "male", "neutral"]
 LOGS = [f"{run}_{answer}" for run in ("base", "source", "patched") for answer in ANSWERS]
-SITE = ["component", "layer", "unit", "window", "severed", "role"]
+SITE = ["component", "layer", "unit", "window", "severed", "origin", "role"]
 
 TRACE_FILE, META_FILE = "trace.parquet", "meta.json"
 
@@ -30,6 +32,7 @@ class Trace:
            direction      "denoising" (base = corrupted, source = clean) or "noising" (the reverse)
            sample         noise draw, 0 under swap
            component, layer, unit, window, severed                     the patch; unit is -1 for whole vectors
+           origin         where its values come from: "source", "base", "zero", "given", or several joined by +
            role, token, clean_pos, corrupted_pos                       where; -1 when a patch writes several tokens
            base_*, source_*, patched_*   log-probabilities (nats) of the female, male and neutral answer at the last
                                          token of the base run, the source run, and the base run with the patch;
@@ -56,7 +59,9 @@ class Trace:
             f"{len(self):,} rows: {ledger['kept']} pairs ({ledger['dropped']} dropped, {ledger['skipped']} skipped), "
             f"{self.meta['corruption']['kind']} corruption, {self.meta['seconds']:.0f} s"
         )
-        return f"<p><b>Trace of {model['name']}</b> ({model['architecture']}, {model['dtype']})</p><p>{facts}</p>"
+        return (
+            f"<p><b>Trace of {escape(model['name'])}</b> ({model['architecture']}, {model['dtype']})</p><p>{facts}</p>"
+        )
 
 
 def write_table(path: Path, table: pd.DataFrame) -> Path:
@@ -85,6 +90,8 @@ def load_trace(folder: str | Path) -> Trace:
             f"{folder} holds no run: expected {META_FILE} and {TRACE_FILE}, as `locate-bias trace` writes"
         )
     meta = read_json(folder / META_FILE)
+    if not isinstance(meta, dict):
+        raise LocateError(f"{folder / META_FILE} holds no object: trace again")
     if meta.get("schema") != TRACE_VERSION:
         raise LocateError(
             f"{folder / META_FILE} has schema {meta.get('schema')!r}: expected {TRACE_VERSION}: trace again, or read "
