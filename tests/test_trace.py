@@ -179,6 +179,7 @@ def test_a_folder_with_other_things_is_refused(gpt2, tmp_path):
         ({"batch_size": 0}, "batch size 0"),
         ({"map": Map(layers=(7,))}, "layer 7: expected 0 to 2"),
         ({"map": SMALL, "patches": [Patch.at(Site("mlp_out", 0, "last"))]}, "both a map and patches"),
+        ({"patches": [Patch.at(Site("mlp_out", 0, "last"))] * 2}, "two patches are filed at"),
         ({"patches": [Patch.at(Site("mlp_out", 0, 40))]}, "no patch has a token to be written at"),
         ({"prompts": Prompts(())}, "0 of 0 pairs cannot be used"),
     ],

@@ -15,6 +15,7 @@ import argparse
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -168,6 +169,8 @@ def evaluate(folder: Path, data: Path, work: Path, out: Path, seed: int) -> None
     }
     text = json.dumps(rounded(summary), indent=2, allow_nan=False)
     (out / "summary.json").write_text(text + "\n", encoding="utf-8")
+    if (work / "training.json").exists():
+        shutil.copy(work / "training.json", out)
     if (work / "curve.csv").exists():
         # A run that was cut off repeats the steps after its last checkpoint.
         curve = pd.read_csv(work / "curve.csv").drop_duplicates("step", keep="last")

@@ -8,6 +8,7 @@ the learning rate is constant until the last `--decay` steps, so `--steps` may b
 
 import argparse
 import csv
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,6 +163,13 @@ def train(work: Path, steps: int, decay: int, rate: float, seed: int) -> GPT2LMH
     return model
 
 
+def record_settings(work: Path, steps: int, decay: int, rate: float, seed: int) -> None:
+    """Write what the card says of the run to `work/training.json`."""
+    pieces = CONTEXT * sum(len(windows(tokens(work, corpus, "train"))) for corpus in FILES)
+    settings = {"training_pieces": pieces, "steps": steps, "decay": decay, "rate": rate, "seed": seed}
+    (work / "training.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+
 def main() -> None:
     """Train and save in fp16 with the tokenizer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -175,9 +183,11 @@ def main() -> None:
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     tokenizer = pack(options.data, options.work)
+    record_settings(options.work, options.steps, options.decay, options.rate, options.seed)
     model = train(options.work, options.steps, options.decay, options.rate, options.seed)
     out = options.out or options.work / "model"
     model.eval().half().save_pretrained(out)
+    (out / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(out)
 
 

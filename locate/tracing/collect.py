@@ -135,6 +135,7 @@ def prepare(
         forms = map.forms(model.n_layers, {name: model.units(name) for name in map.components})
     else:
         model.supported({write.site.component for patch in patches for write in patch.writes})
+        apart(patches)
         forms = []
     kept, ledger = tokenise(prompts_of(prompts), model.encode, max_dropped=max_dropped)
     pairs = [corrupted_view(pair, corruption) for pair in kept]
@@ -143,6 +144,16 @@ def prepare(
     if not any(job.rows(pair) for pair in pairs):
         raise LocateError("no patch has a token to be written at in any pair: choose other roles or patches")
     return job
+
+
+def apart(patches: Sequence[Patch]) -> None:
+    """Raise LocateError when two patches would have one name in the table."""
+    seen = set()
+    for patch in patches:
+        name = (patch.anchor, patch.window, patch.severed, patch.origin)
+        if name in seen:
+            raise LocateError(f"two patches are filed at {patch.anchor}: trace them apart, or give them other anchors")
+        seen.add(name)
 
 
 def starting_meta(job: Job, prompts: Prompts, map: Map | None) -> dict[str, Any]:
