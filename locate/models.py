@@ -88,6 +88,11 @@ class Model:
             if self.hook(component, 0) not in self.bridge.hook_dict:
                 raise LocateError(f"model {self.name!r} has no {component} to hook: choose other components")
 
+    def embedded(self) -> None:
+        """Raise LocateError where the token embeddings cannot be hooked, as noise needs."""
+        if EMBEDDING_HOOK not in self.bridge.hook_dict:
+            raise LocateError(f"model {self.name!r} has no token embeddings to add noise to: use the swap corruption")
+
     def module(self, component: str, layer: int) -> str | None:
         """Hugging Face name of the module whose weights write a component; None for the residual stream."""
         path = MODULES.get(component)

@@ -8,10 +8,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Queue
 
 ROOT = Path(__file__).resolve().parents[1]
+WORKERS = min(2, os.cpu_count() or 1)
 ENGINE = ["tests/test_identities.py", "-k", "gpt2 or zero or window or sever or unit or apart"]
 
 
@@ -110,16 +113,16 @@ def noticed(target: Path, planted: Fault) -> bool:
     path = target / "locate" / planted.file
     text = path.read_text()
     if text.count(planted.line) != 1:
-        sys.exit(
+        raise SystemExit(
             f"fault {planted.name!r}: {planted.file} holds its line {text.count(planted.line)} times, expected once"
         )
     path.write_text(text.replace(planted.line, planted.becomes))
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *planted.tests]
-    environment = os.environ | {"PYTHONPATH": str(target), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = os.environ | {"PYTHONPATH": str(target), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=target, env=environment, capture_output=True, text=True)
     path.write_text(text)
     if done.returncode not in (0, 1):
-        sys.exit(
+        raise SystemExit(
             f"fault {planted.name!r}: pytest ended with {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-500:]}"
         )
     return done.returncode == 1
@@ -129,17 +132,25 @@ def main() -> None:
     """Plant every fault; exit code 1 when one stays unseen."""
     word = sys.argv[1] if len(sys.argv) > 1 else ""
     chosen = [planted for planted in FAULTS if word in planted.name]
-    unseen = []
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "copy"
-        target.mkdir()
-        copy_project(target)
-        for planted in chosen:
-            found = noticed(target, planted)
-            print(f"{'found ' if found else 'UNSEEN'}  {planted.name}", flush=True)
-            unseen += [] if found else [planted.name]
-    print(f"{len(chosen) - len(unseen)} of {len(chosen)} planted faults found")
-    sys.exit(1 if unseen else 0)
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(WORKERS) as pool:
+        copies: Queue[Path] = Queue()
+        for worker in range(WORKERS):
+            target = Path(folder) / str(worker) / "copy"
+            target.mkdir(parents=True)
+            copy_project(target)
+            copies.put(target)
+        found = sum(pool.map(lambda planted: tried(copies, planted), chosen))
+    print(f"{found} of {len(chosen)} planted faults found")
+    sys.exit(0 if found == len(chosen) else 1)
+
+
+def tried(copies: Queue[Path], planted: Fault) -> bool:
+    """Whether a fault is found, in whichever copy is free."""
+    target = copies.get()
+    found = noticed(target, planted)
+    copies.put(target)
+    print(f"{'found ' if found else 'UNSEEN'}  {planted.name}", flush=True)
+    return found
 
 
 if __name__ == "__main__":

@@ -129,16 +129,21 @@ def test_batch_size_and_order_change_nothing(family_model, traced):
             np.testing.assert_allclose(both[column], both[f"{column}_other"], rtol=0, atol=EXACT, equal_nan=False)
 
 
-def test_noise_changes_only_the_subject_and_does_not_depend_on_the_batch(gpt2):
+def test_noise_does_not_depend_on_the_batch(gpt2):
     noise = Noise(sigmas=3, samples=2, seed=1)
     whole = trace(gpt2, PROMPTS, Map(), corruption=noise, batch_size=64).table
     single = trace(gpt2, PROMPTS, Map(), corruption=noise, batch_size=1).table
     pd.testing.assert_frame_equal(whole, single, check_exact=False, rtol=0, atol=EXACT)
-    derived = effects(trace(gpt2, PROMPTS, Map(), corruption=noise), view="signed")
+
+
+def test_noise_changes_only_the_subject(family_model):
+    noise = Noise(sigmas=3, samples=2, seed=1)
+    derived = effects(trace(family_model, PROMPTS, Map(layers=(0,)), corruption=noise), view="signed")
     assert derived.loc[derived["role"] == "before_subject", "nie"].abs().max() <= EXACT
     subject = derived[(derived["component"] == "resid_pre") & (derived["layer"] == 0) & (derived["pair"] == 0)]
     carried = subject.loc[subject["role"].str.startswith("subject") & (subject["direction"] == "denoising")]
     np.testing.assert_allclose(carried["nie"], carried["total"], rtol=0, atol=EXACT, equal_nan=False)
+    assert carried["total"].abs().min() > 1e-3
 
 
 def test_noise_differs_between_samples_and_seeds(gpt2):

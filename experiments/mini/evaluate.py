@@ -19,7 +19,6 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import figures
 import numpy as np
 import pandas as pd
 import torch
@@ -30,6 +29,8 @@ from shares import she_shares
 from summary import correlations, definitions, frequent
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+import figures
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = ROOT / "locate" / "prompts" / "tables"

@@ -139,6 +139,8 @@ def prepare(
         forms = []
     kept, ledger = tokenise(prompts_of(prompts), model.encode, max_dropped=max_dropped)
     pairs = [corrupted_view(pair, corruption) for pair in kept]
+    if isinstance(corruption, Noise):
+        model.embedded()
     scale = noise_scale(model, pairs, corruption)
     job = Job(model, pairs, ledger, forms, patches, map.roles, directions, corruption, scale, batch_size)
     if not any(job.rows(pair) for pair in pairs):
