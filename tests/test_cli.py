@@ -183,6 +183,23 @@ def test_bad_input_is_one_line_and_exit_code_1(run, folder_of, tmp_path, argumen
     assert not (tmp_path / "run" / "trace.parquet").exists()
 
 
+def test_an_unknown_option_is_a_usage_error(run):
+    code, out, err = run("trace", "--nonsense")
+    assert (code, out) == (2, "")
+    assert "No such option: --nonsense" in err
+    assert "Traceback" not in err
+
+
+def test_an_answer_of_two_tokens_is_one_line(run, folder_of, tmp_path):
+    file = tmp_path / "own.jsonl"
+    pair = {"clean": "The nurse said that", "corrupted": "The man said that", "clean_subject": "nurse"}
+    pair |= {"corrupted_subject": "man", "female": " librarian"}
+    file.write_text("\n".join(json.dumps(pair | {"group": group}) for group in "ab"))
+    code, out, err = run("trace", "--model", folder_of("gpt2"), "-p", file, "-o", tmp_path / "run", *FAST)
+    assert (code, out) == (1, "")
+    assert "2 x answer ' librarian' must be a single token, got [" in err.splitlines()[-1]
+
+
 def test_another_models_run_is_refused_and_kept(run, traced, folder_of):
     before = {path.name: path.stat().st_mtime_ns for path in traced.iterdir() if path.is_file()}
     code, _, err = run("trace", "--model", folder_of("llama"), "--limit", 6, "-o", traced, *FAST)
@@ -208,7 +225,7 @@ def test_a_stopped_run_continues_where_it_was(folder_of, tmp_path, blow):
     assert len(list(parts.glob("part-*.parquet"))) >= 2
     rows = len(pd.read_parquet(parts / "part-00000.parquet"))
     if blow is signal.SIGINT:
-        assert "the same command continues" in err
+        assert "the same command continues it" in err
     command[command.index("--batch-size") + 1] = "256"
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
