@@ -1,9 +1,10 @@
 """Train `mini`, the bundled model: GPT-2 layout, six layers of width 256, on public English text.
 
-    python experiments/mini/train.py --data DATA --work WORK [--steps 3300] [--out FOLDER]
+    python experiments/mini/train.py --data DATA --work WORK [--steps 2800] [--out FOLDER]
 
-Every run with the same arguments sees the same batches. A run that was cut off continues from its last checkpoint;
-the learning rate is constant until the last `--decay` steps, so `--steps` may be changed before these begin.
+Three stages: windows of all text at the full rate; the same while the rate falls to a third (`--settle` steps); then
+only the windows densest in gendered pronouns while it falls to zero (`--dense` steps). Every run with the same
+arguments sees the same batches, and a run that was cut off continues from its last checkpoint.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import csv
 import json
 import time
 from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,8 @@ BATCH = 32  # windows of CONTEXT tokens
 WARM_UP = 100
 CHECKPOINT = 100
 VALIDATE = 300
+DENSE_SHARE = 1 / 3  # of the peak rate, where the dense windows begin
+PRONOUNS = ("he", "she", "him", "her", "his", "himself", "herself")
 VALIDATION_WINDOWS = 96
 
 
@@ -55,9 +59,13 @@ def optimisers(model: GPT2LMHeadModel, rate: float) -> list[torch.optim.Optimize
     ]
 
 
-def share_of_rate(step: int, steps: int, decay: int) -> float:
-    """Learning rate as a share of its peak: linear warm-up, constant, linear decay to zero."""
-    return min(1.0, (step + 1) / WARM_UP, (steps - step) / decay)
+def share_of_rate(step: int, steps: int, settle: int, dense: int) -> float:
+    """Learning rate as a share of its peak: linear warm-up, constant, linear to DENSE_SHARE, linear to zero."""
+    last = steps - dense
+    if step >= last:
+        return DENSE_SHARE * (steps - step) / dense
+    settled = max(0.0, (step - (last - settle)) / settle)
+    return min((step + 1) / WARM_UP, 1.0 - (1.0 - DENSE_SHARE) * settled)
 
 
 def windows(text: np.ndarray) -> np.ndarray:
@@ -65,6 +73,12 @@ def windows(text: np.ndarray) -> np.ndarray:
     count = (len(text) - 1) // CONTEXT
     starts = np.arange(count)[:, None] * CONTEXT
     return text[starts + np.arange(CONTEXT + 1)[None, :]]
+
+
+def densest(data: np.ndarray, pronouns: list[int]) -> np.ndarray:
+    """The quarter of all windows that holds most gendered pronouns, of either gender: [window, CONTEXT + 1]."""
+    counts = np.isin(data, np.array(pronouns, dtype=data.dtype)).sum(1)
+    return data[np.argsort(-counts, kind="stable")[: len(data) // 4]]
 
 
 def batches(data: np.ndarray, seed: int, first: int) -> Iterator[torch.Tensor]:
@@ -117,7 +131,17 @@ def record(path: Path, row: dict[str, object]) -> None:
         writer.writerow(row)
 
 
-def train(work: Path, steps: int, decay: int, rate: float, seed: int) -> GPT2LMHeadModel:
+def seconds_before(path: Path, step: int) -> float:
+    """Seconds of training that led to a step, from the curve of the run that is continued."""
+    if not path.exists() or step == 0:
+        return 0.0
+    with path.open() as file:
+        return max(float(row["seconds"]) for row in csv.DictReader(file) if int(row["step"]) <= step)
+
+
+def train(
+    work: Path, pronouns: list[int], steps: int, settle: int, dense: int, rate: float, seed: int
+) -> GPT2LMHeadModel:
     """Run the remaining steps, writing `checkpoint.pt` and `curve.csv` to `work`."""
     model = build(seed).train()
     steppers = optimisers(model, rate)
@@ -130,13 +154,19 @@ def train(work: Path, steps: int, decay: int, rate: float, seed: int) -> GPT2LMH
         for stepper, saved in zip(steppers, state["optimisers"], strict=True):
             stepper.load_state_dict(saved)
     data = np.concatenate([windows(tokens(work, corpus, "train")) for corpus in FILES])
+    last = steps - dense
+    plan = chain(
+        islice(batches(data, seed, first), max(0, last - first)),
+        batches(densest(data, pronouns), seed + 1, max(0, first - last)),
+    )
     print(f"{len(data) * CONTEXT:,} training tokens, {steps * BATCH * CONTEXT:,} to be seen, from step {first}")
     compiled = torch.compile(mean_loss)
-    started, recent = time.time(), []
-    for step, batch in zip(range(first, steps), batches(data, seed, first), strict=False):
+    started, recent = time.time() - seconds_before(work / "curve.csv", first), []
+    resumed = time.time()
+    for step, batch in zip(range(first, steps), plan, strict=False):
         for stepper in steppers:
             for group in stepper.param_groups:
-                group["lr"] = rate * share_of_rate(step, steps, decay)
+                group["lr"] = rate * share_of_rate(step, steps, settle, dense)
         loss = compiled(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -155,7 +185,7 @@ def train(work: Path, steps: int, decay: int, rate: float, seed: int) -> GPT2LMH
             if done % VALIDATE == 0 or done == steps:
                 row |= {corpus: round(value, 4) for corpus, value in validation(model, work).items()}
             record(work / "curve.csv", row)
-            left = (time.time() - started) / (done - first) * (steps - done) / 60
+            left = (time.time() - resumed) / (done - first) * (steps - done) / 60
             print(row, f"{left:.0f} min left", flush=True)
             recent = []
         if done % CHECKPOINT == 0 or done == steps:
@@ -163,10 +193,10 @@ def train(work: Path, steps: int, decay: int, rate: float, seed: int) -> GPT2LMH
     return model
 
 
-def record_settings(work: Path, steps: int, decay: int, rate: float, seed: int) -> None:
+def record_settings(work: Path, steps: int, settle: int, dense: int, rate: float, seed: int) -> None:
     """Write what the card says of the run to `work/training.json`."""
     pieces = CONTEXT * sum(len(windows(tokens(work, corpus, "train"))) for corpus in FILES)
-    settings = {"training_pieces": pieces, "steps": steps, "decay": decay, "rate": rate, "seed": seed}
+    settings = {"training_pieces": pieces, "steps": steps, "settle": settle, "dense": dense, "rate": rate, "seed": seed}
     (work / "training.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
@@ -176,15 +206,19 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder that holds the three corpus folders")
     parser.add_argument("--work", type=Path, required=True, help="folder for tokens, checkpoint and curve")
     parser.add_argument("--out", type=Path, help="folder for the model (default: WORK/model)")
-    parser.add_argument("--steps", type=int, default=3300)
-    parser.add_argument("--decay", type=int, default=1000, help="steps over which the learning rate falls to zero")
+    parser.add_argument("--steps", type=int, default=2800)
+    parser.add_argument("--settle", type=int, default=600, help="steps over which the rate falls to a third")
+    parser.add_argument("--dense", type=int, default=500, help="last steps, on windows dense in gendered pronouns")
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     tokenizer = pack(options.data, options.work)
-    record_settings(options.work, options.steps, options.decay, options.rate, options.seed)
-    model = train(options.work, options.steps, options.decay, options.rate, options.seed)
+    chosen = (options.steps, options.settle, options.dense, options.rate, options.seed)
+    record_settings(options.work, *chosen)
+    forms = [form for word in PRONOUNS for form in (f" {word}", f" {word.title()}", word.title())]
+    pieces = tokenizer(forms, add_special_tokens=False)["input_ids"]
+    model = train(options.work, [ids[0] for ids in pieces if len(ids) == 1], *chosen)
     out = options.out or options.work / "model"
     model.eval().half().save_pretrained(out)
     (out / "model.safetensors").chmod(0o644)
