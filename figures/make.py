@@ -18,7 +18,21 @@ from locate.report import save_figures
 
 HERE = Path(__file__).resolve().parent
 FORMATS = ("png", "svg")
-KEEP = ["direction", "component", "layer", "unit", "window", "severed", "role", "effect", "low", "high", "n", "groups"]
+KEEP = [
+    "direction",
+    "component",
+    "layer",
+    "unit",
+    "window",
+    "severed",
+    "origin",
+    "role",
+    "effect",
+    "low",
+    "high",
+    "n",
+    "groups",
+]
 
 
 def take(run: Path, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from importlib.resources import files
@@ -10,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from locate.errors import LocateError
-from locate.files import hash_of_files, read_json
+from locate.files import hash_of, hash_of_files, read_json
 
 BUNDLED = "mini"
 CAUSAL = ("ForCausalLM", "LMHeadModel")
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "tokenizer_config.json")
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "tokenizer_config.json",
+    "special_tokens_map.json", "added_tokens.json",
+)  # fmt: skip
+VOLATILE = ("transformers_version", "dtype", "torch_dtype", "_name_or_path")
 
 
 @dataclass(frozen=True)
@@ -23,8 +28,8 @@ class Checkpoint:
 
     weights_sha256    over the bytes of the weight files, by name
     tokenizer_sha256  over the bytes of the tokenizer files, by name
-    weight_bytes      size of the weight files on disk
-    stored_bytes      bytes a stored parameter takes (2 for fp16 files)
+    config_sha256     of what config.json says of the model
+    parameters        number of parameters stored
     """
 
     folder: Path
@@ -32,8 +37,8 @@ class Checkpoint:
     architecture: str
     weights_sha256: str
     tokenizer_sha256: str
-    weight_bytes: int
-    stored_bytes: int
+    config_sha256: str
+    parameters: int
 
 
 def find(name: str, *, revision: str | None, allow_pickle: bool, trust_remote_code: bool) -> Checkpoint:
@@ -63,8 +68,8 @@ def find(name: str, *, revision: str | None, allow_pickle: bool, trust_remote_co
         architecture,
         hash_of_files(weights),
         hash_of_files(tokenizer_files),
-        sum(path.stat().st_size for path in weights),
-        stored_bytes(weights[0]),
+        config_hash(folder),
+        sum(parameters_in(path) for path in weights),
     )
 
 
@@ -116,17 +121,22 @@ def weight_files(name: str, folder: Path, allow_pickle: bool) -> list[Path]:
     raise LocateError(f"model {name!r} has no weights: expected *.safetensors in {folder}")
 
 
-def stored_bytes(path: Path) -> int:
-    """Bytes of one stored parameter, from the header of a safetensors file (4 for a pickle)."""
+def parameters_in(path: Path) -> int:
+    """Number of stored parameters, from the header of a safetensors file; a pickle is taken for fp32."""
     if path.suffix != ".safetensors":
-        return 4
+        return path.stat().st_size // 4
     try:
         with path.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        kinds = [entry["dtype"] for key, entry in header.items() if key != "__metadata__"]
-    except (ValueError, KeyError, OverflowError, MemoryError) as error:
+        return sum(math.prod(entry["shape"]) for key, entry in header.items() if key != "__metadata__")
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
         raise LocateError(f"{path} is not a safetensors file ({error}): download or save it again") from None
-    return max((int("".join(filter(str.isdigit, kind)).lstrip("0") or 8) // 8 or 1) for kind in kinds[:8])
+
+
+def config_hash(folder: Path) -> str:
+    """sha256 of what config.json says of the model, without what only says who saved it."""
+    config = read_json(folder / "config.json")
+    return hash_of({key: value for key, value in config.items() if key not in VOLATILE})
 
 
 def download(name: str, revision: str | None, allow_pickle: bool, trust_remote_code: bool) -> Path:

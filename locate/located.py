@@ -10,8 +10,9 @@ import pandas as pd
 
 from locate.errors import LocateError
 from locate.files import read_json, strict, write_json
-from locate.mediation import average, effects
+from locate.mediation import average, default_view, effects
 from locate.mediation.effects import EFFECTS
+from locate.metrics import positive_means
 from locate.schema import LOCATED_VERSION, locate_version, validate
 from locate.sites import COMPONENTS, DIRECTIONS, LAST_SUBJECT, ROLES, check
 from locate.tracing.table import Trace
@@ -50,12 +51,15 @@ class Located:
     """What a trace located: the hand-off to editors, saved as located.json.
 
     quantity, metric, unit, view, direction, level  what `effect` is (see `effects` and `average`)
+    positive         what a positive effect says: towards or away from the stereotype, or towards the female answer
+    total            the average total effect of swapping the whole prompt, and its interval
+    without_stereotype  pairs that the view or the metric leaves out
     window           layers written at once around each site, 1 for the site alone
-    sites            strongest first, by size; the sign says towards (+) or against (-) the stereotype
+    sites            strongest first, by size
     component, role  where `layers` was read off
     layers           layers of that component at that role whose effect has the sign of the total effect, by its whole
-                     interval, and passes the false-discovery threshold; strongest first. Choosing one to edit is a
-                     hypothesis to be tested
+                     interval, and passes the false-discovery threshold; strongest first. None where the interval of the
+                     total effect holds 0. Choosing one to edit is a hypothesis to be tested
     modules          their Hugging Face names; module_template has {} for the layer
     controls         differences that must be near 0, as measured
     trace            meta.json of the trace
@@ -65,7 +69,10 @@ class Located:
     metric: str
     unit: str
     view: str
+    positive: str
     direction: str
+    total: tuple[float, float, float]
+    without_stereotype: int
     window: int
     level: float
     threshold: float
@@ -105,9 +112,9 @@ def rank(
     trace: Trace,
     *,
     metric: str = "logit_diff",
-    view: str = "stereotype",
+    view: str | None = None,
     quantity: str = "nie",
-    direction: str = "denoising",
+    direction: str | None = None,
     component: str | None = None,
     role: str | None = None,
     window: int | None = None,
@@ -119,9 +126,10 @@ def rank(
 ) -> Located:
     """Rank the sites of a trace by their average effect, for editors and tables.
 
-    metric, view                as in `effects`
+    metric, view                as in `effects`; None takes the stereotype view where any pair has a stereotype
     quantity                    "nie", "nde" or "total"
-    direction                   "denoising": is the site sufficient? "noising": is it necessary?
+    direction                   "denoising": is the site sufficient? "noising": is it necessary? None takes denoising
+                                where it was traced
     component, role             where `layers` and `modules` are read off; None for mlp_out at subject_last where they
                                 were traced, else the first that was, in the order of EDITABLE and of FALLBACK_ROLES
     window                      width of the patches ranked; None for the narrowest that was traced
@@ -133,10 +141,14 @@ def rank(
 
     Raises LocateError when the trace lacks the direction, the component or the role, or has none that a module writes.
     """
+    direction = direction or str(trace.meta["directions"][0])
     check("direction", direction, DIRECTIONS)
+    if top < 1:
+        raise LocateError(f"top {top}: expected a number of sites >= 1")
     check("quantity", quantity, tuple(EFFECTS))
-    derived = effects(trace, metric, view=view)
-    derived = derived[(derived["direction"] == direction) & (derived["kind"] == kind if kind else True)]
+    everything = effects(trace, metric, view=view or default_view(trace))
+    everything = everything[everything["kind"] == kind] if kind else everything
+    derived = everything[everything["direction"] == direction]
     chosen = rankable(derived, window)
     if chosen.empty:
         have = sorted(derived["component"].unique())
@@ -146,11 +158,13 @@ def rank(
         )
     component = traced("component", component, COMPONENTS, EDITABLE, chosen)
     role = traced("role", role, ROLES, FALLBACK_ROLES, chosen[chosen["component"] == component])
-    means = average(chosen, quantity, level=level, samples=samples, seed=seed)
-    means = means[means["groups"] > 1]
+    known = everything[everything[quantity].notna()]
+    means = average(known, quantity, level=level, samples=samples, seed=seed)
+    means = rankable(means[(means["direction"] == direction) & (means["groups"] > 1)], int(chosen["window"].iloc[0]))
     means = means.iloc[means["effect"].abs().argsort(kind="stable")[::-1]]
     templates = trace.meta["modules"]
-    beyond = means["low"] > 0 if chosen["total"].mean() > 0 else means["high"] < 0
+    total = total_effect(derived, level, samples, seed)
+    beyond = means["low"] > 0 if total[1] > 0 else means["high"] < 0 if total[2] < 0 else means["effect"].isna()
     passing = means[(means["component"] == component) & (means["role"] == role) & beyond & (means["q"] <= THRESHOLD)]
     layers = tuple(int(layer) for layer in dict.fromkeys(passing["layer"]))
     return Located(
@@ -158,7 +172,10 @@ def rank(
         metric=derived.attrs["metric"],
         unit=derived.attrs["unit"],
         view=derived.attrs["view"],
+        positive=positive_means(derived.attrs["metric"], derived.attrs["view"]),
         direction=direction,
+        total=total,
+        without_stereotype=int(derived.attrs["without_stereotype"]),
         window=int(chosen["window"].iloc[0]),
         level=level,
         threshold=THRESHOLD,
@@ -173,8 +190,17 @@ def rank(
     )
 
 
+def total_effect(derived: pd.DataFrame, level: float, samples: int, seed: int) -> tuple[float, float, float]:
+    """Average total effect over pairs, low and high end of its interval."""
+    once = derived.drop_duplicates("pair").assign(
+        component="resid_pre", layer=0, unit=-1, window=1, severed="", role="last"
+    )
+    row = average(once, "total", level=level, samples=samples, seed=seed).iloc[0]
+    return float(row["effect"]), float(row["low"]), float(row["high"])
+
+
 def rankable(derived: pd.DataFrame, window: int | None) -> pd.DataFrame:
-    """Effects of patches that one module writes, of one width."""
+    """Rows of patches that one module writes, of one width."""
     found = derived[derived["component"].isin(EDITABLE) & (derived["severed"] == "") & (derived["origin"] == "source")]
     width = found["window"].min() if window is None else window
     return found[found["window"] == width]
@@ -240,6 +266,6 @@ def load_located(path: str | Path) -> Located:
     validate(content, "located", path)
     fields = {key: value for key, value in content.items() if key not in ("schema", "locate")}
     sites = tuple(LocatedSite(**site) for site in fields.pop("sites"))
-    for name in ("layers", "modules"):
+    for name in ("layers", "modules", "total"):
         fields[name] = tuple(fields[name])
     return Located(sites=sites, **fields)

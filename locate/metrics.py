@@ -27,6 +27,11 @@ class Metric:
     effect: Callable[[Column, Column], Column]
     signed: bool
 
+    @property
+    def stereotyped(self) -> bool:
+        """Whether it has no value for a pair without a stereotype."""
+        return not self.signed
+
 
 def logit_diff(female: Column, male: Column, stereotype: Column) -> Column:
     """log p(female) - log p(male): the log-odds of the two answers, nats."""
@@ -74,6 +79,13 @@ METRICS = {
         Metric("odds_ratio", "relative odds", odds_ratio, relative, signed=False),
     )
 }
+
+
+def positive_means(metric: str, view: str) -> str:
+    """What a positive effect says; an odds ratio is anti-stereotypical over stereotypical."""
+    if metric == "odds_ratio":
+        return "away from the stereotype"
+    return "towards the stereotype" if view == "stereotype" else "towards the female answer"
 
 
 def metric_named(name: str) -> Metric:

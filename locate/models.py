@@ -64,6 +64,11 @@ class Model:
         return int(self.bridge.cfg.d_model)
 
     @property
+    def d_head(self) -> int:
+        """Width of one head's output."""
+        return int(self.bridge.cfg.d_head)
+
+    @property
     def d_mlp(self) -> int:
         """Number of neurons in a block's MLP."""
         return int(self.bridge.cfg.d_mlp or 4 * self.d_model)
@@ -85,8 +90,12 @@ class Model:
         """Raise LocateError for a component whose hook point this architecture lacks."""
         for component in components:
             check("component", component, tuple(HOOKS))
-            if self.hook(component, 0) not in self.bridge.hook_dict:
-                raise LocateError(f"model {self.name!r} has no {component} to hook: choose other components")
+            lacking = [i for i in range(self.n_layers) if self.hook(component, i) not in self.bridge.hook_dict]
+            if lacking:
+                raise LocateError(
+                    f"model {self.name!r} ({self.checkpoint.architecture}) has no {component} to hook in layers "
+                    f"{lacking}: choose other components, or another model"
+                )
 
     def embedded(self) -> None:
         """Raise LocateError where the token embeddings cannot be hooked, as noise needs."""
@@ -98,7 +107,10 @@ class Model:
         path = MODULES.get(component)
         if path is None:
             return None
-        return str(self.bridge.adapter.translate_transformer_lens_path(f"blocks.{layer}.{path}"))
+        try:
+            return str(self.bridge.adapter.translate_transformer_lens_path(f"blocks.{layer}.{path}"))
+        except ValueError:  # several modules write it together, as in a mixture of experts
+            return None
 
     def module_templates(self) -> dict[str, str | None]:
         """For each component the Hugging Face module name with {} for the layer."""
@@ -112,6 +124,8 @@ class Model:
         """Token ids of a text, BOS included where the family has it, and the character span of each token."""
         coded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, spans = list(coded["input_ids"]), [(int(a), int(b)) for a, b in coded["offset_mapping"]]
+        if self.tokenizer.unk_token_id is not None and self.tokenizer.unk_token_id in ids:
+            raise LocateError("the tokenizer does not know a word of it")
         if self.prepend_bos:
             return [int(self.tokenizer.bos_token_id), *ids], [(0, 0), *spans]
         return ids, spans
@@ -199,8 +213,8 @@ def chosen_device(device: str | None) -> str:
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise LocateError(f"device {device!r} is not usable here ({reason}): choose cpu, or leave it out") from None
     return device

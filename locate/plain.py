@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from locate.errors import LocateError
 from locate.models import EMBEDDING_HOOK, Model
 
 Key = tuple[str, int]
@@ -84,7 +86,7 @@ def measure(
     for batch in batched(rows, lambda row: len(runs[row.base].ids), model, batch_size):
         chosen = [rows[i] for i in batch]
         bases = [runs[row.base] for row in chosen]
-        with model.hooked(noise_hooks(bases) + write_hooks(model, chosen, kept)):
+        with model.hooked(noise_hooks(bases) + write_hooks(model, chosen, kept)), memory(len(batch)):
             out[batch] = answers_of(model, bases)
         if progress is not None:
             progress(len(batch))
@@ -108,9 +110,18 @@ def execute_runs(
     for batch in batched(runs, lambda run: len(run.ids), model, batch_size):
         chosen = [runs[i] for i in batch]
         keepers = [(model.hook(*key), keep(key, batch)) for key in wanted]
-        with model.hooked(noise_hooks(chosen) + keepers):
+        with model.hooked(noise_hooks(chosen) + keepers), memory(len(batch)):
             plain[batch] = answers_of(model, chosen)
     return plain, kept
+
+
+@contextmanager
+def memory(rows: int) -> Iterator[None]:
+    """Turn an out-of-memory error into one line that says the way out."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise LocateError(f"out of memory with {rows} prompts at once: choose a smaller --batch-size") from error
 
 
 def batched(items: Sequence[Any], length: Callable, model: Model, batch_size: int | None) -> Iterable[list[int]]:

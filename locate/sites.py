@@ -44,6 +44,8 @@ class Site:
         check("component", self.component, COMPONENTS)
         if isinstance(self.position, str):
             check("position", self.position, ROLES)
+        if self.layer < 0 or (self.unit is not None and self.unit < 0):
+            raise LocateError(f"layer {self.layer}, unit {self.unit} of {self.component}: expected indices from 0 up")
         if (self.unit is not None) != (self.component in UNITS):
             raise LocateError(
                 f"unit {self.unit} of component {self.component!r}: expected an index for {' and '.join(UNITS)}, "

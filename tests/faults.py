@@ -57,6 +57,14 @@ FAULTS = [
           "logits.log_softmax(-1).gather(-1, answers)", "logits.gather(-1, answers)", *ENGINE),
     fault("window starts at its centre", "sites.py",
           "first = site.layer - window // 2", "first = site.layer", *ENGINE),
+    fault("severed paths open at the patched layer", "sites.py",
+          "for layer in range(site.layer, n_layers)]", "for layer in range(site.layer + 1, n_layers)]",
+          "tests/test_trace.py", "-k", "severed"),
+    fault("window one layer too long", "sites.py",
+          "min(n_layers, first + window)", "min(n_layers, first + window + 1)", "tests/test_trace.py", "-k", "windows"),
+    fault("run resumed with another config", "tracing/collect.py",
+          '"config_sha256": model.checkpoint.config_sha256,', '"config_sha256": "",', "tests/test_trace.py",
+          "-k", "config"),
     fault("one noise for all pairs", "tracing/corrupt.py",
           "default_rng([corruption.seed, pair.index, sample])", "default_rng([corruption.seed, 0, sample])",
           "tests/test_identities.py", "-k", "noise"),
@@ -117,14 +125,18 @@ def noticed(target: Path, planted: Fault) -> bool:
             f"fault {planted.name!r}: {planted.file} holds its line {text.count(planted.line)} times, expected once"
         )
     path.write_text(text.replace(planted.line, planted.becomes))
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *planted.tests]
+    red = failing(target, planted.tests)
+    path.write_text(text)
+    return red
+
+
+def failing(target: Path, tests: tuple[str, ...]) -> bool:
+    """Whether any of some tests fails in a copy."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     environment = os.environ | {"PYTHONPATH": str(target), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=target, env=environment, capture_output=True, text=True)
-    path.write_text(text)
     if done.returncode not in (0, 1):
-        raise SystemExit(
-            f"fault {planted.name!r}: pytest ended with {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-500:]}"
-        )
+        raise SystemExit(f"pytest {' '.join(tests)} ended with {done.returncode}\n{done.stdout[-2000:]}")
     return done.returncode == 1
 
 
@@ -139,6 +151,9 @@ def main() -> None:
             target.mkdir(parents=True)
             copy_project(target)
             copies.put(target)
+        for selection in dict.fromkeys(planted.tests for planted in chosen):
+            if failing(target, selection):
+                sys.exit(f"{' '.join(selection)} is red without any fault: mend that first")
         found = sum(pool.map(lambda planted: tried(copies, planted), chosen))
     print(f"{found} of {len(chosen)} planted faults found")
     sys.exit(0 if found == len(chosen) else 1)

@@ -12,7 +12,7 @@ from locate.startup import kept_activations, residual_gap
 
 
 def test_every_family_passes_the_start_up_check(family_model):
-    assert set(family_model.checks) == {"logits", "residual", "written", "self", "head", "neuron"}
+    assert set(family_model.checks) == {"plain", "residual", "written", "self", "head", "neuron"}
     assert max(family_model.checks.values()) < 1e-4
 
 
@@ -53,6 +53,16 @@ def test_an_architecture_that_fails_the_check_is_refused(folder_of, monkeypatch)
     monkeypatch.setitem(locate.models.HOOKS, "mlp_out", "blocks.{}.hook_resid_mid")
     with pytest.raises(LocateError, match=r"fails the start-up check: .*residual"):
         load(str(folder_of("gpt2")), device="cpu")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("wrong", ["blocks.{}.attn.hook_q", "blocks.{}.attn.hook_v"])
+def test_a_wrong_head_hook_is_refused_in_every_dtype(folder_of, monkeypatch, dtype, wrong):
+    import locate.models
+
+    monkeypatch.setitem(locate.models.HOOKS, "head", wrong)
+    with pytest.raises(LocateError, match=r"fails the start-up check: .*head"):
+        load(str(folder_of("gpt2")), device="cpu", dtype=dtype)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
@@ -111,6 +121,21 @@ def test_pickles_need_permission(copy):
 def test_broken_weights(copy):
     (copy / "model.safetensors").write_bytes(b"not weights")
     refused(copy, "is not a safetensors file")
+
+
+def test_weights_that_lack_a_tensor_are_refused(copy):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(copy / "model.safetensors")
+    weights.pop("transformer.h.1.mlp.c_proj.weight")
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    refused(copy, r"lack 1 tensors \(transformer.h.1.mlp.c_proj.weight\), which would be random")
+
+
+def test_truncated_weights_are_refused(copy):
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    refused(copy, "does not load")
 
 
 def edit_config(folder, **changes):

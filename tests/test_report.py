@@ -3,6 +3,7 @@
 import os
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,6 @@ import plotly.graph_objects as go
 import plotly.io
 import pytest
 from handmade import GROUPS, META, both, map_trace, odds, trace_of
-from kaleido.errors import ChromeNotFoundError
 
 from locate import (
     LocateError,
@@ -27,7 +27,7 @@ from locate import (
     plot_pair,
     write_report,
 )
-from locate.report import save_figures
+from locate.report import draw_figures, save_figures
 
 SCRIPT = "<script>alert(1)</script>"
 ABOUT = {"metric": "logit_diff", "unit": "nats", "view": "stereotype", "column": "nie", "level": 0.95}
@@ -545,12 +545,11 @@ def test_static_figures_are_written(averages, tmp_path):
 
 @pytest.fixture
 def without_chrome(monkeypatch):
-    """A machine without a browser."""
+    """A machine without a browser: kaleido's own search finds none."""
+    from choreographer.browsers.chromium import Chromium
 
-    def refuse(*args, **options):
-        raise ChromeNotFoundError
-
-    monkeypatch.setattr(plotly.io, "write_images", refuse)
+    monkeypatch.setattr(Chromium, "find_browser", classmethod(lambda cls, **options: None))
+    monkeypatch.delenv("BROWSER_PATH", raising=False)
 
 
 def test_without_chrome_html_is_written_and_a_line_says_how_to_get_the_rest(averages, tmp_path, without_chrome):
@@ -569,3 +568,29 @@ def test_without_chrome_the_report_says_so(tmp_path, without_chrome):
 
 def test_html_alone_needs_no_chrome(averages, tmp_path, without_chrome):
     assert save_figures({"map": plot_map(averages)}, tmp_path, ["html"])[1] == ""
+
+
+def test_a_full_disk_while_images_are_written_is_one_line_and_leaves_nothing(averages, tmp_path, monkeypatch):
+    def full(figures, files, **options):
+        Path(files[0]).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(plotly.io, "write_images", full)
+    with pytest.raises(LocateError, match="No space left on device"):
+        save_figures({"map": plot_map(averages)}, tmp_path, ["png"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_caption_says_how_wide_the_window_is(averages):
+    wide = averages.assign(window=3)
+    wide.attrs = averages.attrs
+    assert "3 layers written at once" in plot_map(wide, window=3).layout.title.text
+    assert "written at once" not in plot_map(averages).layout.title.text
+
+
+def test_drawing_again_leaves_the_rest_of_the_run_alone(tmp_path):
+    made = map_trace(layers=1, components=("mlp_out",))
+    write_report(made, tmp_path, metric="prob_diff", formats=["html"])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    draw_figures(made, tmp_path, formats=["html"])
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from locate.errors import LocateError
 from locate.plain import measure
@@ -162,6 +163,38 @@ def test_another_models_run_is_refused(gpt2, model_of, tmp_path):
         trace(model_of("llama"), FEW, SMALL, output=tmp_path)
 
 
+def test_the_same_weights_under_another_config_are_another_run(gpt2, folder_of, tmp_path):
+    """What config.json says (here the norm's epsilon) changes the numbers, so it must not be resumed over."""
+    import shutil
+
+    from locate.models import load
+
+    other = shutil.copytree(folder_of("gpt2"), tmp_path / "model")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"layer_norm_epsilon": 0.5}))
+    trace(gpt2, FEW, SMALL, output=tmp_path / "run")
+    with pytest.raises(LocateError, match="its config_sha256 is"):
+        trace(load(str(other), device="cpu"), FEW, SMALL, output=tmp_path / "run")
+
+
+def test_noise_has_its_own_ledger(gpt2):
+    """Under noise only the clean prompt is run: every token has a counterpart, itself."""
+    found = trace(gpt2, FEW, SMALL, corruption=Noise(samples=1))
+    assert found.meta["ledger"]["tokens without counterpart"] == {}
+    assert (found.table["clean"].astype(str) == found.table["corrupted"].astype(str)).all()
+
+
+def test_windows_and_severed_paths_write_what_they_say():
+    def written(patch):
+        return [(write.site.component, write.site.layer, write.origin) for write in patch.writes]
+
+    over = Patch.over(Site("mlp_out", 5, "last"), 4, 12)
+    assert written(over) == [("mlp_out", layer, "source") for layer in (3, 4, 5, 6)]
+    assert written(Patch.over(Site("mlp_out", 0, "last"), 10, 3)) == [("mlp_out", i, "source") for i in (0, 1, 2)]
+    cut = Patch.cut(Site("resid_pre", 1, "last"), "attn_out", 4)
+    assert written(cut) == [("resid_pre", 1, "source"), *(("attn_out", layer, "base") for layer in (1, 2, 3))]
+
+
 def test_a_folder_with_other_things_is_refused(gpt2, tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(LocateError, match="is not empty and holds no run"):
@@ -180,6 +213,13 @@ def test_a_folder_with_other_things_is_refused(gpt2, tmp_path):
         ({"map": Map(layers=(7,))}, "layer 7: expected 0 to 2"),
         ({"map": SMALL, "patches": [Patch.at(Site("mlp_out", 0, "last"))]}, "both a map and patches"),
         ({"patches": [Patch.at(Site("mlp_out", 0, "last"))] * 2}, "two patches are filed at"),
+        ({"patches": [Patch.at(Site("mlp_out", 9, "last"))]}, "expected a layer below 3"),
+        ({"patches": [Patch.at(Site("head", 0, "last", 9))]}, "expected a layer below 3 and a unit below 4"),
+        (
+            {"patches": [Patch.at(Site("mlp_out", 0, "last"), torch.zeros(1))]},
+            r"vector of shape \(1,\) .* expected \(32,\)",
+        ),
+        ({"patches": [Patch.at(Site("mlp_out", 0, p)) for p in ("last", 60)]}, "1 patches have no token"),
         ({"patches": [Patch.at(Site("mlp_out", 0, 40))]}, "no patch has a token to be written at"),
         ({"prompts": Prompts(())}, "0 of 0 pairs cannot be used"),
     ],
@@ -193,6 +233,8 @@ def test_bad_arguments(gpt2, arguments, match):
     ("make", "match"),
     [
         (lambda: Site("mlp", 0, "last"), "component 'mlp': expected one of"),
+        (lambda: Site("head", 0, "last", -1), "unit -1 of head: expected indices from 0 up"),
+        (lambda: Site("mlp_out", -1, "last"), "layer -1, unit None of mlp_out"),
         (lambda: Site("mlp_out", 0, "end"), "position 'end': expected one of"),
         (lambda: Site("head", 0, "last"), "unit None of component 'head'"),
         (lambda: Site("mlp_out", 0, "last", 3), "unit 3 of component 'mlp_out'"),

@@ -19,5 +19,8 @@ def main() -> None:
         raise SystemExit(1) from None
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
-            print("locate-bias: stopped; a trace keeps what it measured, and the same command continues it", file=sys.stderr)
+            print(
+                "locate-bias: stopped; a trace keeps what it measured, and the same command continues it",
+                file=sys.stderr,
+            )
         raise

@@ -104,6 +104,12 @@ def print_located(located: Located, paths: Sequence[Path], as_json: bool) -> Non
         print(json.dumps(strict(located.as_json()), indent=2, ensure_ascii=False))
         return
     console = stdout()
+    effect, low, high = located.total
+    console.print(
+        f"total effect {effect:+.3f} [{low:+.3f}, {high:+.3f}] {located.unit}; positive is {located.positive}"
+    )
+    if located.without_stereotype:
+        console.print(f"{located.without_stereotype} pairs have no stereotype and are left out")
     console.print(site_table(located))
     layers = ", ".join(str(layer) for layer in located.layers) or "none passes"
     console.print(f"\nlayers of {located.component} at {located.role}, strongest first: {layers}")

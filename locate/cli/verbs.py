@@ -65,9 +65,11 @@ TrustCode = Annotated[bool, typer.Option("--trust-remote-code", help="run the mo
 PromptFile = Annotated[
     Path | None, typer.Option("--prompts", "-p", help="CSV or JSONL of pairs; default: the package's")
 ]
-SwapOption = Annotated[Swap, typer.Option(help="anti: woman/man against the stereotype; same: with it; opposite: an "
-                                               "occupation of the other stereotype; neutral: person")]  # fmt: skip
-WordsOption = Annotated[Words, typer.Option(help="the package's occupations, or words that say their gender")]
+SWAP_HELP = (
+    "anti: woman/man against the stereotype; same: with it; opposite: an occupation of the other; neutral: person"
+)
+SwapOption = Annotated[Swap | None, typer.Option(help=SWAP_HELP)]
+WordsOption = Annotated[Words | None, typer.Option(help="the package's occupations, or words that say their gender")]
 Template = Annotated[list[str] | None, typer.Option("--template", help="own template with {subject}; repeatable")]
 TemplatesEach = Annotated[int | None, typer.Option(help="templates for each subject; default: 4, or all own ones")]
 Limit = Annotated[int | None, typer.Option(help="only the first N pairs")]
@@ -108,8 +110,8 @@ def trace(
     ] = None,
     model: ModelName = "mini",
     prompts: PromptFile = None,
-    words: WordsOption = Words.occupations,
-    swap: SwapOption = Swap.anti,
+    words: WordsOption = None,
+    swap: SwapOption = None,
     template: Template = None,
     templates_each: TemplatesEach = None,
     limit: Limit = None,
@@ -122,8 +124,10 @@ def trace(
     corrupt: Annotated[
         Corrupt, typer.Option(help="another subject, or noise on the subject's embeddings")
     ] = Corrupt.swap,
-    sigmas: Annotated[float, typer.Option(help="of noise, in standard deviations of subject embeddings")] = 3.0,
-    draws: Annotated[int, typer.Option(help="noise draws per pair")] = 10,
+    sigmas: Annotated[
+        float | None, typer.Option(help="of noise, in deviations of subject embeddings; default: 3")
+    ] = None,
+    draws: Annotated[int | None, typer.Option(help="noise draws per pair; default: 10")] = None,
     seed: Annotated[int, typer.Option(help="of noise and of intervals")] = 0,
     metric: Metric = "logit_diff",
     layers_of: HandOff = None,
@@ -140,16 +144,23 @@ def trace(
 ) -> None:
     """Trace a model: from prompts to effects, figures and located.json in a run folder."""
     from locate.cli.show import Steps, print_report
+    from locate.metrics import metric_named
     from locate.report import write_report
 
     wanted = format_list(formats)
-    check_names(metric, split(components), layers_of, layers_at)
+    check_names(metric, split(components), split(roles or ""), layers_of, layers_at)
+    if corrupt is Corrupt.swap and (sigmas is not None or draws is not None):
+        raise LocateError("--sigmas and --draws describe noise: add --corrupt noise, or leave them out")
+    if seed < 0:
+        raise LocateError(f"--seed {seed}: expected a whole number from 0 up")
     folder = output or Path("runs") / f"{Path(model).name}-{corrupt.value}"
     chosen = chosen_prompts(prompts, words, swap, template, templates_each, limit)
     if len({pair.group for pair in chosen}) < 2:
         raise LocateError(
             f"{len(chosen)} pairs of 1 group: expected at least 2 groups for intervals: give more prompts"
         )
+    if metric_named(metric).stereotyped and not any(pair.stereotype for pair in chosen):
+        raise LocateError(f"--metric {metric} needs a stereotype of -1 or 1 in the prompts, and none has one")
     plan = parsed_map(components, layers, roles, windows, severed)
     with Steps() as steps:
         steps.say("loading TransformerLens and the model")
@@ -158,7 +169,7 @@ def trace(
         from locate.tracing.corrupt import Noise
         from locate.tracing.corrupt import Swap as SwapCorruption
 
-        corruption = SwapCorruption() if corrupt is Corrupt.swap else Noise(sigmas, draws, seed)
+        corruption = SwapCorruption() if corrupt is Corrupt.swap else Noise(sigmas or 3.0, draws or 10, seed)
         loaded = load(
             model,
             device=device,
@@ -194,18 +205,18 @@ def trace(
 @app.command(short_help="rank the sites of a run again")
 def rank(
     run: Run,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="file; default: RUN/located.json")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="also write a located.json there")] = None,
     metric: Metric = "logit_diff",
-    view: Annotated[str, typer.Option(help="stereotype, or signed (female minus male)")] = "stereotype",
+    view: Annotated[str | None, typer.Option(help="stereotype, or signed (female minus male)")] = None,
     quantity: Annotated[str, typer.Option(help="nie, nde or total")] = "nie",
-    direction: Annotated[str, typer.Option(help="denoising or noising")] = "denoising",
+    direction: Annotated[str | None, typer.Option(help="denoising or noising; default: the first traced")] = None,
     layers_of: HandOff = None,
     layers_at: RoleOption = None,
     top: Annotated[int, typer.Option(help="sites to list")] = 20,
     seed: Annotated[int, typer.Option(help="of intervals")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Rank the sites of a run again, without the model, and write located.json."""
+    """Rank the sites of a run again, without the model; the run folder stays as it is."""
     from locate.cli.show import print_located
     from locate.located import rank as rank_sites
     from locate.tracing import load_trace
@@ -221,7 +232,7 @@ def rank(
         top=top,
         seed=seed,
     )
-    print_located(located, [located.save(output or run / "located.json")], as_json)
+    print_located(located, [] if output is None else [located.save(output)], as_json)
 
 
 @app.command(short_help="draw the figures of a run again")
@@ -230,26 +241,25 @@ def plot(
     metric: Metric = "logit_diff",
     formats: Formats = "html,png,svg,pdf",
     pair: Annotated[int | None, typer.Option(help="draw this pair's own map instead of everything")] = None,
-    direction: Annotated[str, typer.Option(help="of --pair: denoising or noising")] = "denoising",
+    direction: Annotated[str | None, typer.Option(help="of --pair: denoising or noising")] = None,
     seed: Annotated[int, typer.Option(help="of intervals")] = 0,
 ) -> None:
     """Draw the figures of a run again, without the model."""
     from locate.cli.show import Steps, print_paths
-    from locate.mediation import effects
-    from locate.report import save_figures, write_report
+    from locate.mediation import default_view, effects
+    from locate.report import draw_figures, save_figures
     from locate.report.figures import plot_pair
     from locate.tracing import load_trace
 
     wanted, found = format_list(formats), load_trace(run)
     with Steps() as steps:
+        steps.say("figures")
         if pair is None:
-            report = write_report(found, run, metric=metric, formats=wanted, seed=seed, step=steps.say)
-            paths, missing = list(report.paths), report.missing
+            paths, missing = draw_figures(found, run, metric=metric, formats=wanted, seed=seed)
         else:
-            steps.say("figures")
-            view = "stereotype" if (found.table["stereotype"] != 0).any() else "signed"
-            figure = plot_pair(effects(found, metric, view=view), pair, direction=direction)
-            paths, missing = save_figures({f"pair_{pair}_{direction}": figure}, run / "figures", wanted)
+            way = direction or str(found.meta["directions"][0])
+            figure = plot_pair(effects(found, metric, view=default_view(found)), pair, direction=way)
+            paths, missing = save_figures({f"pair_{pair}_{way}": figure}, run / "figures", wanted)
     print_paths(paths, missing)
 
 
@@ -257,8 +267,8 @@ def plot(
 def prompts(
     model: ModelName = "mini",
     prompts: PromptFile = None,
-    words: WordsOption = Words.occupations,
-    swap: SwapOption = Swap.anti,
+    words: WordsOption = None,
+    swap: SwapOption = None,
     template: Template = None,
     templates_each: TemplatesEach = None,
     limit: Limit = 10,
@@ -278,7 +288,7 @@ def prompts(
         return
     chosen = chosen_prompts(prompts, words, swap, template, templates_each, limit)
     with Steps() as steps:
-        steps.say("loading the tokenizer")
+        steps.say("loading and checking the model")
         from locate.models import load
 
         loaded: Model = load(
@@ -290,8 +300,8 @@ def prompts(
 
 def chosen_prompts(
     file: Path | None,
-    words: Words,
-    swap: Swap,
+    words: Words | None,
+    swap: Swap | None,
     template: list[str] | None,
     templates_each: int | None,
     limit: int | None,
@@ -300,12 +310,16 @@ def chosen_prompts(
     from locate.prompts import definitional_pairs, occupation_pairs, read_pairs
 
     if file is not None:
-        if template or templates_each is not None:
-            raise LocateError(f"--prompts {file} brings whole prompts: leave --template and --templates-each out")
+        if template or templates_each is not None or words or swap:
+            raise LocateError(
+                f"--prompts {file} brings whole prompts: leave --words, --swap, --template and --templates-each out"
+            )
         return read_pairs(file).first(limit)
     if words is Words.definitional:
+        if swap:
+            raise LocateError(f"--swap {swap.value}: definitional words have one counterpart each: leave --swap out")
         return definitional_pairs(templates=template, templates_each=templates_each).first(limit)
-    return occupation_pairs(swap.value, templates=template, templates_each=templates_each).first(limit)
+    return occupation_pairs((swap or Swap.anti).value, templates=template, templates_each=templates_each).first(limit)
 
 
 def parsed_map(components: str, layers: str | None, roles: str | None, windows: str, severed: str | None) -> Map:
@@ -333,11 +347,15 @@ def ranges(option: str, text: str) -> list[int]:
         first, _, last = word.partition("-")
         if not first.isdecimal() or (last and not last.isdecimal()):
             raise LocateError(f"{option} {text!r}: expected whole numbers like 0-3,7")
+        if int(last or first) < int(first):
+            raise LocateError(f"{option} {text!r}: {word} runs backwards: expected whole numbers like 0-3,7")
         numbers += range(int(first), int(last or first) + 1)
     return sorted(set(numbers))
 
 
-def check_names(metric: str, components: list[str], layers_of: str | None, layers_at: str | None) -> None:
+def check_names(
+    metric: str, components: list[str], roles: list[str], layers_of: str | None, layers_at: str | None
+) -> None:
     """Raise LocateError for what would only be missed after a long run."""
     from locate.metrics import metric_named
     from locate.sites import check
@@ -346,9 +364,9 @@ def check_names(metric: str, components: list[str], layers_of: str | None, layer
     for component in components:
         check("component", component, COMPONENTS)
     if layers_of is not None:
-        check("--layers-of", layers_of, tuple(components))
+        check("--layers-of", layers_of, tuple(each for each in components if each != "resid_pre"))
     if layers_at is not None:
-        check("--layers-at", layers_at, ROLES)
+        check("--layers-at", layers_at, tuple(roles) or ROLES)
     if set(components) <= {"resid_pre"}:
         raise LocateError(
             f"--components {','.join(components)}: no module writes the residual stream alone, so no layer could be "

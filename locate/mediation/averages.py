@@ -84,7 +84,7 @@ def normalised(
     bottoms = resampled(below.sums, below.counts, samples, seed)
     quantiles = [(1 - level) / 2, (1 + level) / 2]
     total_low, total_high = np.nanquantile(bottoms, quantiles, axis=0)
-    meant = (total_low > 0) | (total_high < 0)
+    meant = ((total_low > 0) | (total_high < 0)) & ((above.counts > 0).sum(0) > 1)
     low, high = np.nanquantile(np.divide(tops, bottoms, out=np.zeros_like(tops), where=meant), quantiles, axis=0)
     result = above.index.copy()
     result["effect"] = np.divide(above.sums.sum(0), below.sums.sum(0), out=np.full(len(meant), np.nan), where=meant)

@@ -73,6 +73,11 @@ def effects(trace: Trace, metric: str = "logit_diff", *, view: str = "stereotype
     return result
 
 
+def default_view(trace: Trace) -> str:
+    """The stereotype view where any pair has a stereotype, else female minus male."""
+    return "stereotype" if (trace.table["stereotype"] != 0).any() else "signed"
+
+
 def values(table: pd.DataFrame, metric: Metric, view: str) -> pd.DataFrame:
     """The labels of a trace's rows with the metric of the three runs instead of log-probabilities."""
     sign = table["stereotype"].to_numpy(dtype=float)

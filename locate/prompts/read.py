@@ -19,7 +19,7 @@ def read_pairs(path: str | Path) -> Prompts:
 
     Columns: clean, corrupted, clean_subject, corrupted_subject; and, where they differ from the default: group (the
     clean subject), template (the clean prompt with its subject replaced by {subject}), stereotype (-1, 0, 1; 0),
-    female (" she"), male (" he"), neutral (" they"; "-" for none), kind ("user").
+    female (" she"), male (" he"), neutral (" they"; "-", or null in JSON, for none), kind ("user").
 
     Raises LocateError that names every bad row by its line, the first few with the reason.
     """
@@ -87,6 +87,8 @@ def pair_of(row: object) -> Pair:
     if unknown:
         raise LocateError(f"unknown columns {', '.join(unknown)}: expected {', '.join(REQUIRED + OPTIONAL)}")
     fields = {name: value for name, value in row.items() if name != "stereotype"}
+    if fields.get("neutral", "") is None:
+        fields["neutral"] = NO_ANSWER
     wrong = [name for name, value in fields.items() if not isinstance(value, str)]
     if wrong:
         raise LocateError(f"{', '.join(wrong)}: expected text")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,6 +11,7 @@ from plotly.subplots import make_subplots
 
 from locate.errors import LocateError
 from locate.located import THRESHOLD
+from locate.metrics import positive_means
 from locate.sites import ROLES
 from locate.tracing.table import Trace
 
@@ -26,7 +26,6 @@ NAMES = {
     "neuron": "MLP neurons",
 }
 QUANTITIES = {"nie": "average indirect effect", "nde": "average direct effect", "total": "average total effect"}
-SIGNS = {"stereotype": "positive is towards the stereotype", "signed": "positive is towards the female answer"}
 DARK = 0.6  # of the colour limit: beyond it, black numbers cannot be read
 SUBJECT = ("subject_first", "subject_middle", "subject_last")
 
@@ -47,6 +46,7 @@ def plot_map(averages: pd.DataFrame, *, title: str = "", direction: str = "denoi
         (averages["direction"] == direction)
         & (averages["unit"] < 0)
         & (averages["severed"] == "")
+        & (averages["origin"] == "source")
         & ((averages["window"] == window) | (averages["component"] == "resid_pre"))
     ]
     if rows.empty:
@@ -62,7 +62,9 @@ def plot_map(averages: pd.DataFrame, *, title: str = "", direction: str = "denoi
         add_panel(figure, panel.assign(column=panel["role"].astype(str)), roles, column, limit)
     figure.update_xaxes(ticktext=[marked(role) for role in roles], tickvals=roles, tickangle=-40)
     figure.update_yaxes(title="layer", col=1)
-    return finished(figure, averages, title, direction, limit, 170 + 300 * len(components), 210 + 42 * n_layers(rows))
+    return finished(
+        figure, averages, title, direction, limit, 170 + 300 * len(components), 210 + 42 * n_layers(rows), window
+    )
 
 
 def plot_heads(
@@ -77,6 +79,7 @@ def plot_heads(
         & (averages["component"] == "head")
         & (averages["role"] == role)
         & (averages["window"] == 1)
+        & (averages["origin"] == "source")
     ]
     if rows.empty:
         raise LocateError(f"no heads of direction {direction!r} at role {role!r}: trace with component 'head'")
@@ -144,6 +147,7 @@ def plot_layers(
         (averages["direction"] == direction)
         & (averages["unit"] < 0)
         & (averages["severed"] == "")
+        & (averages["origin"] == "source")
         & ((averages["window"] == window) | (averages["component"] == "resid_pre"))
         & averages["role"].isin(roles or [role for role in ROLES if role != "before_subject"])
     ]
@@ -161,7 +165,7 @@ def plot_layers(
     figure.add_hline(y=0, line={"color": "black", "width": 1})
     figure.update_xaxes(title="layer", dtick=1 if n_layers(rows) <= 16 else 4)
     figure.update_yaxes(title=axis_title(averages), col=1)
-    return finished(figure, averages, title, direction, None, 240 + 320 * len(components), 470)
+    return finished(figure, averages, title, direction, None, 240 + 320 * len(components), 470, window)
 
 
 def add_band(figure: go.Figure, line: pd.DataFrame, name: str, colour: str, place: int) -> None:
@@ -212,6 +216,7 @@ def plot_pair(
         & (effects["unit"] < 0)
         & (effects["window"] == 1)
         & (effects["severed"] == "")
+        & (effects["origin"] == "source")
         & (effects["clean_pos"] >= 0)
     ]
     if rows.empty:
@@ -240,7 +245,8 @@ def plot_pair(
     caption = (
         f"clean: “{safe(first['clean'])}”, corrupted: {corruption_text(first)} ({direction}); total effect "
         f"{first['total']:+.2f} {effects.attrs['unit']};<br>"
-        f"{QUANTITIES[column].removeprefix('average ')} of each token in the cells, {sign_of(effects.attrs)}; "
+        f"{QUANTITIES[column].removeprefix('average ')} of each token in the cells, positive is "
+        f"{positive_means(effects.attrs['metric'], effects.attrs['view'])}; "
         "one pair, so no interval; subject in bold; "
         "·: a token without counterpart in the corrupted prompt"
     )
@@ -324,15 +330,24 @@ def correlation(x: np.ndarray, y: np.ndarray, samples: int = 2000, seed: int = 0
 
 
 def finished(
-    figure: go.Figure, averages: pd.DataFrame, title: str, direction: str, limit: float | None, width: int, height: int
+    figure: go.Figure,
+    averages: pd.DataFrame,
+    title: str,
+    direction: str,
+    limit: float | None,
+    width: int,
+    height: int,
+    window: int = 1,
 ) -> go.Figure:
     """Title, caption and colour bar of a figure of averages."""
     about = averages.attrs
     drawn = averages[averages["direction"] == direction]
+    width_text = "" if window == 1 else f"{window} layers written at once; "
     caption = (
-        f"{direction} ({meaning(direction)}); {about['metric']} in {about['unit']}, {sign_of(about)}; "
-        f"n = {drawn['n'].max()} pairs of {drawn['groups'].max()} groups;<br>{about['level']:.0%} intervals by "
-        f"bootstrap over groups; " + ("faded: q > 0.05" if limit is not None else "bands: the interval")
+        f"{direction} ({meaning(direction)}); {about['metric']} in {about['unit']}, positive is "
+        f"{positive_means(about['metric'], about['view'])}; n = {drawn['n'].max()} pairs of "
+        f"{drawn['groups'].max()} groups;<br>{width_text}{about['level']:.0%} intervals by bootstrap over groups; "
+        + ("faded: q > 0.05" if limit is not None else "bands: the interval")
     )
     figure.update_layout(layout(title or QUANTITIES[about["column"]].capitalize(), caption, width, height))
     if limit is not None:
@@ -357,11 +372,6 @@ def layout(title: str, caption: str, width: int, height: int) -> dict[str, objec
 def colour_axis(limit: float, unit: str) -> dict[str, object]:
     """A diverging colour scale centred on 0."""
     return {"colorscale": DIVERGING, "cmin": -limit, "cmax": limit, "colorbar": {"title": {"text": unit}}}
-
-
-def sign_of(about: Mapping[str, Any]) -> str:
-    """What a positive effect means; an odds ratio is anti-stereotypical over stereotypical."""
-    return "positive is away from the stereotype" if about["metric"] == "odds_ratio" else SIGNS[about["view"]]
 
 
 def axis_title(averages: pd.DataFrame) -> str:

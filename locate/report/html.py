@@ -44,6 +44,10 @@ def answer(located: Located) -> str:
     """The located layers in one sentence."""
     where = f"{located.component} at {located.role.replace('_', ' ')}"
     what = f"{located.quantity} of {located.metric}, {located.direction}, q ≤ {located.threshold}"
+    effect, low, high = located.total
+    what += f"; total effect {effect:+.3f} [{low:+.3f}, {high:+.3f}] {located.unit}, positive is {located.positive}"
+    if located.without_stereotype:
+        what += f"; {located.without_stereotype} pairs without a stereotype left out"
     if not located.layers:
         return f"<p>No layer of <b>{escape(where)}</b> passes ({escape(what)}).</p>"
     layers = ", ".join(str(layer) for layer in located.layers)

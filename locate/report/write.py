@@ -13,7 +13,7 @@ import plotly.io
 from locate.errors import LocateError
 from locate.files import write_text, write_whole
 from locate.located import Located, rank
-from locate.mediation import average, effects, normalised, pair_log_odds
+from locate.mediation import average, default_view, effects, normalised, pair_log_odds
 from locate.prompts.build import occupation_table
 from locate.report import figures as draw
 from locate.report.html import page
@@ -79,9 +79,8 @@ def write_report(
         check("format", each, FORMATS)
     say = step or (lambda _: None)
     folder = Path(folder)
-    direction = direction or trace.meta["directions"][0]
     say("effects")
-    view = "stereotype" if (trace.table["stereotype"] != 0).any() else "signed"
+    view = default_view(trace)
     derived = effects(trace, metric, view=view)
     chosen = Intervals(level, samples, seed)
     averages = chosen.average(derived)
@@ -106,6 +105,14 @@ def write_report(
     say("report")
     html = write_text(folder / "report.html", page(trace, located, drawn, missing))
     return Report(located, averages, (table, json_path, html, *paths), missing)
+
+
+def draw_figures(
+    trace: Trace, folder: str | Path, *, metric: str = "logit_diff", formats: Sequence[str] = FORMATS, seed: int = 0
+) -> tuple[list[Path], str]:
+    """Draw the figures of a run again; see `save_figures`. Nothing else in the folder is touched."""
+    derived = effects(trace, metric, view=default_view(trace))
+    return save_figures(all_figures(trace, derived, average(derived, seed=seed)), Path(folder) / "figures", formats)
 
 
 def write_averages(path: Path, derived: pd.DataFrame, averages: pd.DataFrame, chosen: Intervals) -> Path:
@@ -139,8 +146,11 @@ def all_figures(trace: Trace, derived: pd.DataFrame, averages: pd.DataFrame) -> 
         for window in sorted({int(width) for width in rows.loc[rows["unit"] < 0, "window"]}):
             suffix = direction if window == 1 else f"{direction}_window{window}"
             drawn[f"map_{suffix}"] = draw.plot_map(averages, title=title, direction=direction, window=window)
-            drawn[f"layers_{suffix}"] = draw.plot_layers(averages, title=title, direction=direction, window=window)
-        for role in sorted({str(role) for role in rows.loc[rows["component"] == "head", "role"]}):
+            if set(rows["role"]) != {"before_subject"}:
+                drawn[f"layers_{suffix}"] = draw.plot_layers(averages, title=title, direction=direction, window=window)
+        for role in sorted(
+            {str(role) for role in rows.loc[(rows["component"] == "head") & (rows["window"] == 1), "role"]}
+        ):
             name = f"heads_{role}_{direction}"
             drawn[name] = draw.plot_heads(averages, role=role, title=title, direction=direction)
     direction = trace.meta["directions"][0]
@@ -182,9 +192,16 @@ def save_figures(
     static = [each for each in STATIC if each in formats]
     if not static:
         return paths, ""
-    from kaleido.errors import ChromeNotFoundError
-
     targets = [(folder / f"{name}.{each}", figure) for name, figure in figures.items() for each in static]
+    written = write_static(targets)
+    return paths + written, "" if written or not targets else HOW_TO_STATIC
+
+
+def write_static(targets: Sequence[tuple[Path, go.Figure]]) -> list[Path]:
+    """Write static images, whole or not at all; none where no Chrome or Chromium runs.
+
+    Raises LocateError when the disk refuses.
+    """
     partials = [path.with_name(f".partial-{path.name}") for path, _ in targets]
     try:
         plotly.io.write_images(
@@ -194,9 +211,26 @@ def save_figures(
             height=[figure.layout.height for _, figure in targets],
             scale=SCALE,
         )
-    except ChromeNotFoundError:
-        return paths, HOW_TO_STATIC
-    for partial, (path, _) in zip(partials, targets, strict=True):
-        partial.replace(path)
-        paths.append(path)
-    return paths, ""
+        for partial, (path, _) in zip(partials, targets, strict=True):
+            partial.replace(path)
+    except OSError as error:
+        raise LocateError(f"cannot write {targets[0][0].parent}: {error}: free some space") from error
+    except Exception as error:
+        if not chrome_missing(error):
+            raise
+        return []
+    finally:
+        for partial in partials:
+            partial.unlink(missing_ok=True)
+    return [path for path, _ in targets]
+
+
+def chrome_missing(error: BaseException | None) -> bool:
+    """Whether an error, or what it was raised from, says that no browser was found or that it does not start."""
+    from choreographer.errors import BrowserClosedError, BrowserFailedError, ChromeNotFoundError
+
+    while error is not None:
+        if isinstance(error, BrowserClosedError | BrowserFailedError | ChromeNotFoundError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from locate.errors import LocateError
 from locate.files import hash_of, strict
@@ -20,8 +21,8 @@ from locate.prompts.build import occupation_pairs
 from locate.prompts.pair import Prompts
 from locate.prompts.tokens import MAX_DROPPED, Ledger, TokenPair, tokenise
 from locate.schema import TRACE_VERSION, library_version, locate_version
-from locate.sites import DIRECTIONS, Patch, check
-from locate.tracing.corrupt import Corruption, Noise, Swap, corrupted_view, noise_scale, runs_of
+from locate.sites import DIRECTIONS, Patch, Write, check
+from locate.tracing.corrupt import Corruption, Noise, Swap, as_executed, noise_scale, runs_of
 from locate.tracing.folder import RunFolder
 from locate.tracing.plan import Cell, Map, cells_of_map, cells_of_patches, hash_of_patches, row_of
 from locate.tracing.table import LABELS, LOGS, NUMBERS, Trace, tidy
@@ -136,16 +137,38 @@ def prepare(
     else:
         model.supported({write.site.component for patch in patches for write in patch.writes})
         apart(patches)
+        for patch in patches:
+            for write in patch.writes:
+                fits(model, write)
         forms = []
-    kept, ledger = tokenise(prompts_of(prompts), model.encode, max_dropped=max_dropped)
-    pairs = [corrupted_view(pair, corruption) for pair in kept]
     if isinstance(corruption, Noise):
         model.embedded()
+    executed = as_executed(prompts_of(prompts), corruption)
+    pairs, ledger = tokenise(executed, model.encode, max_dropped=max_dropped)
     scale = noise_scale(model, pairs, corruption)
     job = Job(model, pairs, ledger, forms, patches, map.roles, directions, corruption, scale, batch_size)
     if not any(job.rows(pair) for pair in pairs):
         raise LocateError("no patch has a token to be written at in any pair: choose other roles or patches")
+    unplaced = [patch for patch in patches or () if not any(list(cells_of_patches([patch], pair)) for pair in pairs)]
+    if unplaced:
+        raise LocateError(
+            f"{len(unplaced)} patches have no token to be written at in any pair, the first at {unplaced[0].anchor}: "
+            "leave them out"
+        )
     return job
+
+
+def fits(model: Model, write: Write) -> None:
+    """Raise LocateError for a write at a layer or unit that the model lacks, or of a vector of another width."""
+    site, units = write.site, model.units(write.site.component)
+    if site.layer >= model.n_layers or (site.unit is not None and units is not None and site.unit >= units):
+        raise LocateError(
+            f"{site}: expected a layer below {model.n_layers}" + (f" and a unit below {units}" if units else "")
+        )
+    width = {"head": model.d_head, "neuron": None}.get(site.component, model.d_model)
+    shape = () if width is None else (width,)
+    if isinstance(write.origin, torch.Tensor) and tuple(write.origin.shape) != shape:
+        raise LocateError(f"vector of shape {tuple(write.origin.shape)} for {site}: expected {shape}")
 
 
 def apart(patches: Sequence[Patch]) -> None:
@@ -173,6 +196,7 @@ def starting_meta(job: Job, prompts: Prompts, map: Map | None) -> dict[str, Any]
                 "locate": locate_version(),
                 "weights_sha256": model.checkpoint.weights_sha256,
                 "tokenizer_sha256": model.checkpoint.tokenizer_sha256,
+                "config_sha256": model.checkpoint.config_sha256,
                 "dtype": model.dtype,
                 "prepend_bos": model.prepend_bos,
                 "prompts_sha256": prompts.hash,

@@ -10,7 +10,8 @@ import torch
 from locate.errors import LocateError
 from locate.models import Model
 from locate.plain import Run, embedding_std
-from locate.prompts.tokens import Aligned, TokenPair
+from locate.prompts.pair import Prompts
+from locate.prompts.tokens import TokenPair
 from locate.sites import FIRST, LAST_SUBJECT, MIDDLE
 
 SUBJECT_ROLES = (FIRST, MIDDLE, LAST_SUBJECT)
@@ -52,13 +53,12 @@ class Noise:
 Corruption = Swap | Noise
 
 
-def corrupted_view(pair: TokenPair, corruption: Corruption) -> TokenPair:
-    """The pair as its corruption sees it: under noise both prompts are the clean one, aligned token by token."""
+def as_executed(prompts: Prompts, corruption: Corruption) -> Prompts:
+    """The prompts that are run: under noise both prompts of a pair are the clean one."""
     if isinstance(corruption, Swap):
-        return pair
-    aligned = tuple(Aligned(i, i, role) for i, role in enumerate(pair.clean_roles))
-    same = replace(pair.pair, corrupted=pair.pair.clean, corrupted_subject=pair.pair.clean_subject)
-    return replace(pair, pair=same, corrupted=pair.clean, corrupted_roles=pair.clean_roles, aligned=aligned)
+        return prompts
+    pairs = (replace(pair, corrupted=pair.clean, corrupted_subject=pair.clean_subject) for pair in prompts)
+    return Prompts(tuple(pairs), prompts.skipped)
 
 
 def noise_scale(model: Model, pairs: list[TokenPair], corruption: Corruption) -> float:

@@ -40,6 +40,10 @@ class Map:
             check("role", role, ROLES)
         if not self.components or not self.windows or min(self.windows) < 1:
             raise LocateError(f"components {self.components}, windows {self.windows}: expected some, and widths >= 1")
+        for name in ("components", "layers", "roles", "windows", "severed"):
+            values = getattr(self, name) or ()
+            if len(set(values)) < len(values):
+                raise LocateError(f"{name} {', '.join(map(str, values))}: expected each once")
         if self.severed and "resid_pre" not in self.components:
             raise LocateError(f"severed {self.severed} without resid_pre: add resid_pre to the components")
 
