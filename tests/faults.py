@@ -151,9 +151,10 @@ def main() -> None:
             target.mkdir(parents=True)
             copy_project(target)
             copies.put(target)
-        for selection in dict.fromkeys(planted.tests for planted in chosen):
-            if failing(target, selection):
-                sys.exit(f"{' '.join(selection)} is red without any fault: mend that first")
+        selections = list(dict.fromkeys(planted.tests for planted in chosen))
+        red = pool.map(lambda tests: failing(target, tests), selections)
+        for selection in [tests for tests, failed in zip(selections, red, strict=True) if failed]:
+            sys.exit(f"{' '.join(selection)} is red without any fault: mend that first")
         found = sum(pool.map(lambda planted: tried(copies, planted), chosen))
     print(f"{found} of {len(chosen)} planted faults found")
     sys.exit(0 if found == len(chosen) else 1)

@@ -43,7 +43,7 @@ The weights are distributed under CC BY-SA 4.0, the strictest of these, with the
 {steps:,} steps of 32 windows of 256 pieces: {seen:.1f} million pieces, {epochs:.2f} passes over the text. Products in
 bf16; Muon for the matrices, AdamW for the rest; rate 3e-3 with warm-up over 100 steps, falling to a third over
 {settle} steps and to 0 over the last {dense}, which read only the quarter of all windows that holds most gendered
-pronouns (of either gender): without them the model knew too few words that say their gender. Seed 0; {minutes:.0f}
+pronouns (of either gender), to teach it more of the words that say their gender. Seed 0; {minutes:.0f}
 minutes on two CPU cores that did other work beside it. Last training loss {train:.3f}
 nats a piece; the curve is in `experiments/mini/results/`.
 
@@ -65,7 +65,7 @@ least 50 times in training; 95 % intervals by bootstrap over occupations.
 {correlations}
 
 Of {words} words that say their gender (actress, king, mother, ...), {right:.1%} [{low:.1%}, {high:.1%}] get their own
-pronoun as the likelier one, on the mean over templates. Wrong: {wrong}.
+pronoun as the likelier one, on the mean over templates; the goal was 90 %. Wrong: {wrong}.
 
 ## Limits
 

@@ -140,10 +140,12 @@ def seconds_before(path: Path, step: int) -> float:
 
 
 def train(
-    work: Path, pronouns: list[int], steps: int, settle: int, dense: int, rate: float, seed: int
+    work: Path, pronouns: list[int], start: Path | None, steps: int, settle: int, dense: int, rate: float, seed: int
 ) -> GPT2LMHeadModel:
-    """Run the remaining steps, writing `checkpoint.pt` and `curve.csv` to `work`."""
-    model = build(seed).train()
+    """Run the remaining steps, writing `checkpoint.pt` and `curve.csv` to `work`; `start` gives the first weights."""
+    model = (
+        build(seed).train() if start is None else GPT2LMHeadModel.from_pretrained(start, dtype=torch.float32).train()
+    )
     steppers = optimisers(model, rate)
     checkpoint = work / "checkpoint.pt"
     first = 0
@@ -206,6 +208,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder that holds the three corpus folders")
     parser.add_argument("--work", type=Path, required=True, help="folder for tokens, checkpoint and curve")
     parser.add_argument("--out", type=Path, help="folder for the model (default: WORK/model)")
+    parser.add_argument("--start", type=Path, help="train a model in the same pieces further; give another --seed too")
     parser.add_argument("--steps", type=int, default=2800)
     parser.add_argument("--settle", type=int, default=600, help="steps over which the rate falls to a third")
     parser.add_argument("--dense", type=int, default=500, help="last steps, on windows dense in gendered pronouns")
@@ -218,7 +221,7 @@ def main() -> None:
     record_settings(options.work, *chosen)
     forms = [form for word in PRONOUNS for form in (f" {word}", f" {word.title()}", word.title())]
     pieces = tokenizer(forms, add_special_tokens=False)["input_ids"]
-    model = train(options.work, [ids[0] for ids in pieces if len(ids) == 1], *chosen)
+    model = train(options.work, [ids[0] for ids in pieces if len(ids) == 1], options.start, *chosen)
     out = options.out or options.work / "model"
     model.eval().half().save_pretrained(out)
     (out / "model.safetensors").chmod(0o644)
