@@ -20,14 +20,21 @@ def executed(path: Path) -> nbformat.NotebookNode:
     return notebook
 
 
+def tidy(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """Without run times, and without stderr, where libraries name folders of this machine."""
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
+    return notebook
+
+
 def main() -> None:
     """Run all of them."""
     for path in sorted(HERE.glob("*.ipynb")):
         notebook = executed(path)
         if "--check" not in sys.argv:
-            for cell in notebook.cells:
-                cell.metadata.pop("execution", None)
-            nbformat.write(notebook, path)
+            nbformat.write(tidy(notebook), path)
         print(path.name)
 
 

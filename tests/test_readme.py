@@ -59,3 +59,26 @@ def test_files_that_the_readme_links_exist():
 @pytest.mark.parametrize("word", ["issue", "session", "TODO"])
 def test_the_readme_speaks_of_the_project_alone(word):
     assert not re.search(rf"\b{word}\b", README.read_text())
+
+
+def test_the_effects_it_tells_are_those_of_the_committed_table():
+    """Every row of its table, formatted anew from figures/effects_mini.csv."""
+    import pandas as pd
+
+    names = {"attn_out": "attention output", "mlp_out": "MLP output"}
+    places = {"subject_last": "last token of the occupation", "last": "last token of the prompt"}
+    table = pd.read_csv(README.parent / "figures" / "effects_mini.csv", keep_default_na=False)
+    lines = [line for line in README.read_text().splitlines() if re.match(r"\| (MLP|attention) output, layer", line)]
+    assert len(lines) == 4
+    for line in lines:
+        site = line.split("|")[1].strip()
+        for direction, cell in (("denoising", 2), ("noising", 4)):
+            (row,) = [
+                row
+                for row in table[table["direction"] == direction].to_dict("records")
+                if row["component"] in names
+                and row["role"] in places
+                and site == f"{names[row['component']]}, layer {row['layer']}, {places[row['role']]}"
+            ]
+            told = f"{row['effect']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
+            assert line.split("|")[cell].strip() == told
