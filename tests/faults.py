@@ -75,7 +75,7 @@ FAULTS = [
           'f"part-{chunk:05d}.parquet"', '"part-00000.parquet"', "tests/test_trace.py", "-k", "interrupted"),
     fault("run resumed with other weights", "tracing/collect.py",
           '"weights_sha256": model.checkpoint.weights_sha256,', '"weights_sha256": "",', "tests/test_trace.py",
-          "-k", "another"),
+          "-k", "other_weights"),
     fault("missing neutral answer measured as another", "tracing/collect.py",
           "if pair.answers[2] is None}", "if pair.answers[2] == -1}", "tests/test_trace.py", "-k", "neutral"),
     fault("sign of the metric", "metrics.py",

@@ -177,6 +177,22 @@ def test_the_same_weights_under_another_config_are_another_run(gpt2, folder_of, 
         trace(load(str(other), device="cpu"), FEW, SMALL, output=tmp_path / "run")
 
 
+def test_other_weights_under_the_same_config_are_another_run(gpt2, folder_of, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    from locate.models import load
+
+    other = shutil.copytree(folder_of("gpt2"), tmp_path / "model") / "model.safetensors"
+    weights = load_file(other)
+    weights["transformer.h.0.mlp.c_proj.bias"] += 0.1
+    save_file(weights, other, metadata={"format": "pt"})
+    trace(gpt2, FEW, SMALL, output=tmp_path / "run")
+    with pytest.raises(LocateError, match="its weights_sha256 is"):
+        trace(load(str(other.parent), device="cpu"), FEW, SMALL, output=tmp_path / "run")
+
+
 def test_noise_has_its_own_ledger(gpt2):
     """Under noise only the clean prompt is run: every token has a counterpart, itself."""
     found = trace(gpt2, FEW, SMALL, corruption=Noise(samples=1))
