@@ -51,8 +51,13 @@ def by_transformer_lens(model: Model, pairs: list[TokenPair]) -> dict[str, torch
     with torch.inference_mode():
         cache = model.bridge.run_with_cache(clean, names_filter=lambda name: name in names, prepend_bos=False)[1]
         for component, sweep in SWEEPS.items():
-            found[component] = torch.as_tensor(sweep(model.bridge, corrupted, cache, log_odds))
+            found[component] = per_example(sweep(model.bridge, corrupted, cache, log_odds, reduce="none"))
     return found
+
+
+def per_example(result: object) -> torch.Tensor:
+    """A PatchingResult, or the tensor itself, as a tensor [layer, pos, pair]."""
+    return torch.as_tensor(getattr(result, "values", result))
 
 
 def by_locate(model: Model, pairs: list[TokenPair]) -> locate.Trace:
