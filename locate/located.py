@@ -45,6 +45,19 @@ class LocatedSite:
     groups: int
     q: float
 
+    def cells(self) -> list[str]:
+        """As the texts of a table's row: component, layer, role, unit, effect, interval, n, q."""
+        return [
+            self.component,
+            str(self.layer),
+            self.role,
+            "" if self.unit is None else str(self.unit),
+            f"{self.effect:+.3f}",
+            f"[{self.low:+.3f}, {self.high:+.3f}]",
+            str(self.n),
+            f"{self.q:.2g}",
+        ]
+
 
 @dataclass(frozen=True)
 class Located:

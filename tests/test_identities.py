@@ -192,9 +192,8 @@ def test_a_window_is_its_layers_written_together(gpt2):
     assert np.abs(window["patched_female"] - alone["patched_female"]).max() > 1e-4
 
 
-def test_severing_both_outputs_leaves_only_the_residual(gpt2):
-    """With the attention and MLP outputs above frozen at that token, a patch before the last layer cannot be read there
-    by later tokens any differently than its residual alone allows: severed and plain runs differ."""
+def test_severing_changes_what_a_residual_patch_does(gpt2):
+    """Freezing either output above the patch must move some result of layer 0; the patch itself still acts."""
     plain = trace(gpt2, PROMPTS, Map(components=("resid_pre",), roles=("subject_last",))).table
     cut = trace(
         gpt2, PROMPTS, Map(components=("resid_pre",), roles=("subject_last",), severed=("mlp_out", "attn_out"))

@@ -79,16 +79,7 @@ def site_table(located: Located, shown: int = SHOWN) -> Table:
     for name in ("component", "layer", "role", "unit", "effect", f"{located.level:.0%} interval", "n", "q"):
         table.add_column(name, justify="left" if name in ("component", "role") else "right", no_wrap=True)
     for site in located.sites[:shown]:
-        table.add_row(
-            site.component,
-            str(site.layer),
-            site.role,
-            "" if site.unit is None else str(site.unit),
-            f"{site.effect:+.3f}",
-            f"[{site.low:+.3f}, {site.high:+.3f}]",
-            str(site.n),
-            f"{site.q:.2g}",
-        )
+        table.add_row(*site.cells())
     return table
 
 

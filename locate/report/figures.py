@@ -42,13 +42,7 @@ def plot_map(averages: pd.DataFrame, *, title: str = "", direction: str = "denoi
 
     Raises LocateError when nothing is to be drawn.
     """
-    rows = averages[
-        (averages["direction"] == direction)
-        & (averages["unit"] < 0)
-        & (averages["severed"] == "")
-        & (averages["origin"] == "source")
-        & ((averages["window"] == window) | (averages["component"] == "resid_pre"))
-    ]
+    rows = whole_vectors(averages, direction, window)
     if rows.empty:
         raise LocateError(f"no cells of direction {direction!r} and window {window} to draw: trace them first")
     components = [name for name in NAMES if name in set(rows["component"])]
@@ -65,6 +59,17 @@ def plot_map(averages: pd.DataFrame, *, title: str = "", direction: str = "denoi
     return finished(
         figure, averages, title, direction, limit, 170 + 300 * len(components), 210 + 42 * n_layers(rows), window
     )
+
+
+def whole_vectors(averages: pd.DataFrame, direction: str, window: int) -> pd.DataFrame:
+    """Cells of one direction and width that copy whole vectors from the source; resid_pre is always single."""
+    return averages[
+        (averages["direction"] == direction)
+        & (averages["unit"] < 0)
+        & (averages["severed"] == "")
+        & (averages["origin"] == "source")
+        & ((averages["window"] == window) | (averages["component"] == "resid_pre"))
+    ]
 
 
 def plot_heads(
@@ -143,14 +148,8 @@ def plot_layers(
 
     Raises LocateError when nothing is to be drawn.
     """
-    rows = averages[
-        (averages["direction"] == direction)
-        & (averages["unit"] < 0)
-        & (averages["severed"] == "")
-        & (averages["origin"] == "source")
-        & ((averages["window"] == window) | (averages["component"] == "resid_pre"))
-        & averages["role"].isin(roles or [role for role in ROLES if role != "before_subject"])
-    ]
+    rows = whole_vectors(averages, direction, window)
+    rows = rows[rows["role"].isin(roles or [role for role in ROLES if role != "before_subject"])]
     if rows.empty:
         raise LocateError(f"no cells of direction {direction!r} and window {window} to draw: trace them first")
     components = [name for name in NAMES if name in set(rows["component"])]

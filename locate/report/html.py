@@ -60,20 +60,8 @@ def answer(located: Located) -> str:
 def strongest(located: Located) -> str:
     """The ranked sites as a table."""
     head = ["component", "layer", "role", "unit", f"effect ({located.unit})", f"{located.level:.0%} interval", "n", "q"]
-    rows = [
-        [
-            site.component,
-            str(site.layer),
-            site.role,
-            "" if site.unit is None else str(site.unit),
-            f"{site.effect:+.3f}",
-            f"[{site.low:+.3f}, {site.high:+.3f}]",
-            str(site.n),
-            f"{site.q:.2g}",
-        ]
-        for site in located.sites
-    ]
-    cells = "\n".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    rows = ["".join(f"<td>{escape(cell)}</td>" for cell in site.cells()) for site in located.sites]
+    cells = "\n".join(f"<tr>{row}</tr>" for row in rows)
     titles = "".join(f"<th>{escape(each)}</th>" for each in head)
     return f"<h2>Strongest sites</h2><table><tr>{titles}</tr>\n{cells}</table>"
 
