@@ -82,3 +82,15 @@ def test_the_effects_it_tells_are_those_of_the_committed_table():
             ]
             told = f"{row['effect']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
             assert line.split("|")[cell].strip() == told
+
+
+def test_what_it_tells_of_the_opposite_swap_is_in_the_committed_file():
+    import locate
+
+    found = locate.load_located(README.parent / "figures" / "located_opposite.json")
+    text = " ".join(README.read_text().split())
+    effect, low, high = found.total
+    assert f"is {effect:.2f} [{low:.2f}, {high:.2f}] nats" in text
+    for site in found.sites[:2]:
+        assert f"{site.effect:+.2f} [{site.low:+.2f}, {site.high:+.2f}]" in text
+        assert site.low < 0 < site.high
