@@ -46,21 +46,9 @@ def find(name: str, *, revision: str | None, allow_pickle: bool, trust_remote_co
 
     Raises LocateError when it cannot be found or is not a causal language model with safe weights.
     """
-    if name == BUNDLED:
-        folder, commit = Path(str(files("locate").joinpath("mini"))), None
-    elif is_folder_name(name):
-        folder, commit = Path(name).expanduser(), None
-    else:
-        folder = download(name, revision, allow_pickle, trust_remote_code)
-        commit = folder.name
-    if not folder.is_dir():
-        raise LocateError(f"model {name!r}: no such folder: expected a folder with config.json, weights and tokenizer")
-    if revision is not None and commit is None:
-        raise LocateError(f"revision {revision!r} of {name!r}: only Hugging Face ids have revisions: leave it out")
+    folder, commit = folder_of(name, revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
     architecture = architecture_of(name, folder, trust_remote_code)
-    tokenizer_files = [folder / file for file in TOKENIZER_FILES if (folder / file).is_file()]
-    if not any(path.name in ("tokenizer.json", "tokenizer.model", "vocab.json") for path in tokenizer_files):
-        raise LocateError(f"model {name!r} has no tokenizer: expected tokenizer.json in {folder}: save it there")
+    tokenizer_files = tokenizer_files_of(name, folder)
     weights = weight_files(name, folder, allow_pickle)
     return Checkpoint(
         folder,
@@ -71,6 +59,43 @@ def find(name: str, *, revision: str | None, allow_pickle: bool, trust_remote_co
         config_hash(folder),
         sum(parameters_in(path) for path in weights),
     )
+
+
+def folder_of(
+    name: str,
+    *,
+    revision: str | None,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    weights: bool = True,
+) -> tuple[Path, str | None]:
+    """The folder that a name stands for, and its commit on the hub; `weights` False downloads none.
+
+    Raises LocateError when there is no such folder or hub id.
+    """
+    if name == BUNDLED:
+        folder, commit = Path(str(files("locate").joinpath("mini"))), None
+    elif is_folder_name(name):
+        folder, commit = Path(name).expanduser(), None
+    else:
+        folder = download(name, revision, allow_pickle, trust_remote_code, weights)
+        commit = folder.name
+    if not folder.is_dir():
+        raise LocateError(f"model {name!r}: no such folder: expected a folder with config.json, weights and tokenizer")
+    if revision is not None and commit is None:
+        raise LocateError(f"revision {revision!r} of {name!r}: only Hugging Face ids have revisions: leave it out")
+    return folder, commit
+
+
+def tokenizer_files_of(name: str, folder: Path) -> list[Path]:
+    """The files that make a model's tokenizer.
+
+    Raises LocateError when there is none.
+    """
+    found = [folder / file for file in TOKENIZER_FILES if (folder / file).is_file()]
+    if not any(path.name in ("tokenizer.json", "tokenizer.model", "vocab.json") for path in found):
+        raise LocateError(f"model {name!r} has no tokenizer: expected tokenizer.json in {folder}: save it there")
+    return found
 
 
 def is_folder_name(name: str) -> bool:
@@ -103,10 +128,15 @@ def architecture_of(name: str, folder: Path, trust_remote_code: bool) -> str:
 
 
 def weight_files(name: str, folder: Path, allow_pickle: bool) -> list[Path]:
-    """Weight files in order of name.
+    """The weight files that are loaded, in order of name: one file, or the shards of its index.
 
     Raises LocateError when there is none, or only pickles and they are not allowed.
     """
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if index.is_file():
+        return shards_of(index)
     safe = sorted(folder.glob("*.safetensors"))
     if safe:
         return safe
@@ -119,6 +149,22 @@ def weight_files(name: str, folder: Path, allow_pickle: bool) -> list[Path]:
             "safetensors, or pass allow_pickle=True (--allow-pickle) if you trust it"
         )
     raise LocateError(f"model {name!r} has no weights: expected *.safetensors in {folder}")
+
+
+def shards_of(index: Path) -> list[Path]:
+    """The files that an index of shards names.
+
+    Raises LocateError when it names none, or one that is missing.
+    """
+    content = read_json(index)
+    names = set(content.get("weight_map", {}).values()) if isinstance(content, dict) else set()
+    if not names:
+        raise LocateError(f"{index} names no shards: download or save the model again")
+    shards = sorted(index.parent / str(name) for name in names)
+    absent = [path.name for path in shards if not path.is_file()]
+    if absent:
+        raise LocateError(f"{index} names {', '.join(absent[:3])}, which is missing: download the model again")
+    return shards
 
 
 def parameters_in(path: Path) -> int:
@@ -139,7 +185,9 @@ def config_hash(folder: Path) -> str:
     return hash_of({key: value for key, value in config.items() if key not in VOLATILE})
 
 
-def download(name: str, revision: str | None, allow_pickle: bool, trust_remote_code: bool) -> Path:
+def download(
+    name: str, revision: str | None, allow_pickle: bool, trust_remote_code: bool, weights: bool = True
+) -> Path:
     """Folder of a hub model in the local cache, named by its commit.
 
     Only configuration, tokenizer and safetensors are fetched. HF_TOKEN and HF_HUB_OFFLINE are respected.
@@ -155,8 +203,8 @@ def download(name: str, revision: str | None, allow_pickle: bool, trust_remote_c
         RevisionNotFoundError,
     )
 
-    patterns = ["*.json", "*.safetensors", "tokenizer.model", "merges.txt", "vocab.txt"]
-    patterns += ["*.bin"] * allow_pickle + ["*.py"] * trust_remote_code
+    patterns = ["*.json", "tokenizer.model", "merges.txt", "vocab.txt"]
+    patterns += ["*.safetensors"] * weights + ["*.bin"] * (weights and allow_pickle) + ["*.py"] * trust_remote_code
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except GatedRepoError:

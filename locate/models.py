@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 
-from locate.checkpoint import Checkpoint, find
+from locate.checkpoint import Checkpoint, architecture_of, find, folder_of, tokenizer_files_of
 from locate.errors import LocateError
 from locate.sites import check
 
@@ -26,6 +26,24 @@ HOOKS = {
 }
 EMBEDDING_HOOK = "hook_embed"
 MODULES = {"attn_out": "attn.o", "mlp_out": "mlp.out", "head": "attn.o", "neuron": "mlp.out"}
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """How a model reads text: its tokenizer, and whether BOS is put in front, the custom of its family."""
+
+    tokenizer: Any
+    prepend_bos: bool
+
+    def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of a text, and the character span of each token."""
+        coded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids, spans = list(coded["input_ids"]), [(int(a), int(b)) for a, b in coded["offset_mapping"]]
+        if self.tokenizer.unk_token_id is not None and self.tokenizer.unk_token_id in ids:
+            raise LocateError("the tokenizer does not know a word of it")
+        if self.prepend_bos:
+            return [int(self.tokenizer.bos_token_id), *ids], [(0, 0), *spans]
+        return ids, spans
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,13 +140,7 @@ class Model:
 
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Token ids of a text, BOS included where the family has it, and the character span of each token."""
-        coded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        ids, spans = list(coded["input_ids"]), [(int(a), int(b)) for a, b in coded["offset_mapping"]]
-        if self.tokenizer.unk_token_id is not None and self.tokenizer.unk_token_id in ids:
-            raise LocateError("the tokenizer does not know a word of it")
-        if self.prepend_bos:
-            return [int(self.tokenizer.bos_token_id), *ids], [(0, 0), *spans]
-        return ids, spans
+        return Encoder(self.tokenizer, self.prepend_bos).encode(text)
 
     @contextmanager
     def hooked(self, hooks: list[tuple[str, Callable]]) -> Iterator[None]:
@@ -197,12 +209,31 @@ def load(
     checkpoint = find(name, revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
     bridge, tokenizer, plain = boot(checkpoint, device, DTYPES[dtype], allow_pickle, trust_remote_code)
     if prepend_bos is None:
-        prepend_bos = bool(getattr(bridge.cfg, "default_prepend_bos", True)) and tokenizer.bos_token_id is not None
+        prepend_bos = custom_bos(bridge.cfg, tokenizer)
     elif prepend_bos and tokenizer.bos_token_id is None:
         raise LocateError(f"prepend_bos=True, but the tokenizer of {name!r} has no BOS token: leave it out")
     model = Model(name, checkpoint, bridge, tokenizer, dtype, device, prepend_bos)
     model.checks.update(verify(model, plain))
     return model
+
+
+def load_encoder(name: str = "mini", *, revision: str | None = None, trust_remote_code: bool = False) -> Encoder:
+    """How a model reads text, without its weights: neither read nor downloaded.
+
+    Raises LocateError when the model is missing, gated, or not a causal language model.
+    """
+    from locate.startup import boot_tokenizer
+
+    folder, _ = folder_of(name, revision=revision, trust_remote_code=trust_remote_code, weights=False)
+    architecture = architecture_of(name, folder, trust_remote_code)
+    tokenizer_files_of(name, folder)
+    tokenizer, settings = boot_tokenizer(folder, architecture, trust_remote_code)
+    return Encoder(tokenizer, custom_bos(settings, tokenizer))
+
+
+def custom_bos(settings: Any, tokenizer: Any) -> bool:
+    """Whether a model's family puts BOS in front of a text."""
+    return bool(getattr(settings, "default_prepend_bos", True)) and tokenizer.bos_token_id is not None
 
 
 def chosen_device(device: str | None) -> str:

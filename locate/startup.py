@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 WORKING_SHARE = 1.3  # weights, plus buffers and activations of small batches
 TOLERANCE = {"float32": 1e-3, "float64": 1e-6, "bfloat16": 0.05, "float16": 0.02}
 BLOCK = ("resid_pre", "attn_out", "mlp_out")
+UNLOADABLE = (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError)
 PROMPTS = ("The nurse said that", "The man said that")
 
 
@@ -31,11 +33,11 @@ def boot(
 
     The plain logits are taken before the bridge changes the model in place.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     needed(checkpoint, device, dtype)
+    tokenizer = fast_tokenizer(checkpoint.folder, trust_remote_code)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, trust_remote_code=trust_remote_code)
         with quiet():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 checkpoint.folder,
@@ -45,9 +47,8 @@ def boot(
                 attn_implementation="eager",
                 output_loading_info=True,
             )
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise LocateError(f"model in {checkpoint.folder} does not load ({reason}): check its files") from error
+    except UNLOADABLE as error:
+        raise LocateError(does_not_load(checkpoint.folder, error)) from error
     plain, info = loaded
     absent = sorted(str(key) for key in [*info["missing_keys"], *info["mismatched_keys"]])
     if absent:
@@ -55,8 +56,6 @@ def boot(
             f"the weights in {checkpoint.folder} lack {len(absent)} tensors ({', '.join(absent[:3])}), which would be "
             "random: download or save them again"
         )
-    if not tokenizer.is_fast:
-        raise LocateError(f"the tokenizer in {checkpoint.folder} tells no character offsets: expected tokenizer.json")
     plain = plain.eval().requires_grad_(False)
     torch.nn.Module.to(plain, device)
     logits = []
@@ -65,6 +64,43 @@ def boot(
         with torch.inference_mode():
             logits.append(plain(ids).logits[0, -1].float().cpu())
     return bridged(checkpoint, plain, tokenizer, device, dtype, trust_remote_code), tokenizer, logits
+
+
+def boot_tokenizer(folder: Path, architecture: str, trust_remote_code: bool) -> tuple[Any, Any]:
+    """Tokenizer of a folder, and the settings that a bridge around its model would have."""
+    from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
+    from transformer_lens.model_bridge.sources import build_bridge_config_from_hf
+    from transformers import AutoConfig
+
+    tokenizer = fast_tokenizer(folder, trust_remote_code)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except UNLOADABLE as error:
+        raise LocateError(does_not_load(folder, error)) from error
+    with hooking(architecture):
+        settings = build_bridge_config_from_hf(config, architecture, str(folder), torch.float32)
+        return tokenizer, ArchitectureAdapterFactory.select_architecture_adapter(settings).cfg
+
+
+def fast_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
+    """The tokenizer of a folder.
+
+    Raises LocateError when it does not load, or tells no character offsets.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except UNLOADABLE as error:
+        raise LocateError(does_not_load(folder, error)) from error
+    if not tokenizer.is_fast:
+        raise LocateError(f"the tokenizer in {folder} tells no character offsets: expected tokenizer.json")
+    return tokenizer
+
+
+def does_not_load(folder: Path, error: BaseException) -> str:
+    """What is said of files that Hugging Face cannot load."""
+    return f"model in {folder} does not load ({str(error).strip().splitlines()[0]}): check its files"
 
 
 @contextmanager
@@ -87,24 +123,30 @@ def bridged(
     """The TransformerBridge around a loaded model."""
     from transformer_lens.model_bridge import TransformerBridge
 
+    with hooking(checkpoint.architecture), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the bridge warns of attributes it adds to the model itself
+        bridge = TransformerBridge.boot_transformers(
+            str(checkpoint.folder),
+            hf_model=plain,
+            tokenizer=tokenizer,
+            device=device,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+        )
+    bridge.eval()
+    return bridge
+
+
+@contextmanager
+def hooking(architecture: str) -> Iterator[None]:
+    """Turn what TransformerLens raises for an architecture it does not know into one line."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the bridge warns of attributes it adds to the model itself
-            bridge = TransformerBridge.boot_transformers(
-                str(checkpoint.folder),
-                hf_model=plain,
-                tokenizer=tokenizer,
-                device=device,
-                dtype=dtype,
-                trust_remote_code=trust_remote_code,
-            )
+        yield
     except (ValueError, KeyError, AttributeError, NotImplementedError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise LocateError(
-            f"TransformerLens cannot hook {checkpoint.architecture} ({reason}): choose an architecture it supports"
+            f"TransformerLens cannot hook {architecture} ({reason}): choose an architecture it supports"
         ) from error
-    bridge.eval()
-    return bridge
 
 
 def needed(checkpoint: Checkpoint, device: str, dtype: torch.dtype) -> None:

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from locate import LocateError, definitional_pairs, occupation_pairs, occupation_table
-from locate.prompts import SWAPS, definitional_table, templates
+from locate.prompts import SWAPS, definitional_table, templates, tokenise
 from locate.prompts.build import opposite_partners, spread, table
 
 FORM = "The {subject} said that"
@@ -123,6 +123,29 @@ def test_occupations_without_a_stereotype_are_listed_with_the_reason(swap):
     assert {row.reason for row in prompts.skipped} == {f"no stereotype, so no '{swap}' swap"}
     assert {pair.group for pair in prompts}.isdisjoint(neutral)
     assert len(prompts) + len(prompts.skipped) == 2 * len(occupation_table())
+
+
+@pytest.mark.parametrize(
+    ("form", "corrupted"),
+    [
+        ("The {subject} said that", "Someone said that"),
+        ("It was late when the {subject} said that", "It was late when someone said that"),
+        ("I saw that a {subject} said that", "I saw that someone said that"),
+        ("{subject} said that", "Someone said that"),
+        ("We bathe {subject} so that", "We bathe someone so that"),
+    ],
+)
+def test_someone_takes_the_articles_place_too(form, corrupted):
+    (pair,) = occupation_pairs("someone", templates=[form], occupations=["nurse"])
+    assert pair.clean == form.replace("{subject}", "nurse")
+    assert pair.corrupted == corrupted
+    assert pair.corrupted_subject.lower() == "someone"
+    assert pair.clean_subject.lower() in ("nurse", "the nurse", "a nurse")
+
+
+def test_someone_is_measured_against_every_occupation(gpt2):
+    pairs, ledger = tokenise(occupation_pairs("someone", templates_each=1), gpt2.encode)
+    assert ledger.kept == len(pairs) == len(occupation_table())
 
 
 def test_neutral_skips_nothing():

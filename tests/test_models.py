@@ -5,9 +5,11 @@ import shutil
 
 import pytest
 import torch
+from families import FAMILIES
 
+from locate.checkpoint import find
 from locate.errors import LocateError
-from locate.models import load
+from locate.models import load, load_encoder
 from locate.startup import kept_activations, residual_gap
 
 
@@ -83,6 +85,12 @@ def test_bos_follows_the_family_and_can_be_set(model_of, folder_of):
     assert without.encode("The")[0] == model_of("gpt2").encode("The")[0][1:]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_text_is_read_as_the_loaded_model_reads_it_without_its_weights(model_of, folder_of, tmp_path, family):
+    empty = shutil.copytree(folder_of(family), tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    assert load_encoder(str(empty)).encode("The nurse said") == model_of(family).encode("The nurse said")
+
+
 @pytest.fixture
 def copy(folder_of, tmp_path):
     """A folder to spoil."""
@@ -121,6 +129,21 @@ def test_pickles_need_permission(copy):
 def test_broken_weights(copy):
     (copy / "model.safetensors").write_bytes(b"not weights")
     refused(copy, "is not a safetensors file")
+
+
+def test_only_the_weights_that_are_loaded_count(copy):
+    """A consolidated file beside an index of shards, as some publishers keep, is neither hashed nor counted."""
+    single = find(str(copy), revision=None, allow_pickle=False, trust_remote_code=False)
+    shutil.copy(copy / "model.safetensors", copy / "consolidated.safetensors")
+    assert find(str(copy), revision=None, allow_pickle=False, trust_remote_code=False) == single
+    shutil.move(copy / "model.safetensors", copy / "model-00001-of-00001.safetensors")
+    index = copy / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "model-00001-of-00001.safetensors"}}))
+    assert find(str(copy), revision=None, allow_pickle=False, trust_remote_code=False) == single
+    index.write_text(json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors"}}))
+    refused(copy, "names model-00001-of-00002.safetensors, which is missing")
+    index.write_text("{}")
+    refused(copy, "names no shards")
 
 
 def test_weights_that_lack_a_tensor_are_refused(copy):

@@ -86,6 +86,64 @@ def test_patches_equal_hooks_on_the_plain_hugging_face_model(model_of, folder_of
             assert value == pytest.approx(float(theirs), abs=5e-5)
 
 
+@pytest.mark.parametrize(("severed", "path"), [("attn_out", "attn.c_proj"), ("mlp_out", "mlp.c_proj")])
+def test_severed_paths_equal_frozen_modules_of_the_plain_model(gpt2, folder_of, severed, path):
+    """The residual from the clean run, while one kind of output above it stays what the corrupted run had."""
+    plain = AutoModelForCausalLM.from_pretrained(folder_of("gpt2"), attn_implementation="eager").eval()
+    table = trace(gpt2, Prompts((PAIR,)), Map(components=("resid_pre",), severed=(severed,))).table
+    table = table[table["severed"] == severed]
+    clean, corrupted = (torch.tensor([gpt2.encode(text)[0]]) for text in (PAIR.clean, PAIR.corrupted))
+    female = gpt2.encode(PAIR.clean + " she")[0][-1]
+    blocks = plain.transformer.h
+    outputs = [block.get_submodule(path) for block in blocks]
+    entering = [captured(plain, block, clean, entering=True) for block in blocks]
+    leaving = [captured(plain, module, corrupted, entering=False) for module in outputs]
+    for (layer, _, pos), value in cells(table, "resid_pre").items():
+        before = written_before(blocks[layer], entering[layer], pos)
+        frozen = [written_after(outputs[above], leaving[above], pos) for above in range(layer, len(blocks))]
+        with torch.inference_mode():
+            theirs = plain(corrupted).logits[0, -1].log_softmax(-1)[female]
+        for handle in [before, *frozen]:
+            handle.remove()
+        assert value == pytest.approx(float(theirs), abs=5e-5)
+
+
+def captured(plain, module, ids: torch.Tensor, *, entering: bool) -> torch.Tensor:
+    """What enters or leaves a module in an unpatched run."""
+    kept = []
+    handle = (
+        module.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0].clone()))
+        if entering
+        else module.register_forward_hook(lambda _, __, out: kept.append(out.clone()))
+    )
+    with torch.inference_mode():
+        plain(ids)
+    handle.remove()
+    return kept[0]
+
+
+def written_before(module, value: torch.Tensor, pos: int):
+    """A hook that writes one position of what enters a module."""
+
+    def hook(_, inputs):
+        changed = inputs[0].clone()
+        changed[:, pos] = value[:, pos]
+        return (changed, *inputs[1:])
+
+    return module.register_forward_pre_hook(hook)
+
+
+def written_after(module, value: torch.Tensor, pos: int):
+    """A hook that writes one position of what leaves a module."""
+
+    def hook(_, __, out):
+        changed = out.clone()
+        changed[:, pos] = value[:, pos]
+        return changed
+
+    return module.register_forward_hook(hook)
+
+
 def patched(plain, module, clean: torch.Tensor, corrupted: torch.Tensor, pos: int) -> torch.Tensor:
     """Log-probabilities at the last token when a module's output at one position comes from another prompt."""
     kept = []

@@ -12,7 +12,6 @@ from locate.errors import LocateError
 from locate.sites import COMPONENTS, DIRECTIONS, ROLES
 
 if TYPE_CHECKING:
-    from locate.models import Model
     from locate.prompts import Prompts
     from locate.tracing.plan import Map
 
@@ -25,13 +24,14 @@ app = typer.Typer(
 )
 
 
-class Swap(StrEnum):
+class SwapFor(StrEnum):
     """Who takes the subject's place in the corrupted prompt."""
 
     anti = "anti"
     same = "same"
     opposite = "opposite"
     neutral = "neutral"
+    someone = "someone"
 
 
 class Corrupt(StrEnum):
@@ -66,9 +66,10 @@ PromptFile = Annotated[
     Path | None, typer.Option("--prompts", "-p", help="CSV or JSONL of pairs; default: the package's")
 ]
 SWAP_HELP = (
-    "anti: woman/man against the stereotype; same: with it; opposite: an occupation of the other; neutral: person"
+    "anti: woman/man against the stereotype; same: with it; opposite: an occupation of the other; neutral: person; "
+    "someone: without the article"
 )
-SwapOption = Annotated[Swap | None, typer.Option(help=SWAP_HELP)]
+SwapOption = Annotated[SwapFor | None, typer.Option(help=SWAP_HELP)]
 WordsOption = Annotated[Words | None, typer.Option(help="the package's occupations, or words that say their gender")]
 Template = Annotated[list[str] | None, typer.Option("--template", help="own template with {subject}; repeatable")]
 TemplatesEach = Annotated[int | None, typer.Option(help="templates for each subject; default: 4, or all own ones")]
@@ -166,10 +167,9 @@ def trace(
         steps.say("loading TransformerLens and the model")
         from locate.models import load
         from locate.tracing.collect import trace as run_trace
-        from locate.tracing.corrupt import Noise
-        from locate.tracing.corrupt import Swap as SwapCorruption
+        from locate.tracing.corrupt import Noise, Swap
 
-        corruption = SwapCorruption() if corrupt is Corrupt.swap else Noise(sigmas or 3.0, draws or 10, seed)
+        corruption = Swap() if corrupt is Corrupt.swap else Noise(sigmas or 3.0, draws or 10, seed)
         loaded = load(
             model,
             device=device,
@@ -275,7 +275,6 @@ def prompts(
     max_dropped: Annotated[float, typer.Option(help="largest share of pairs a tokenizer may make unusable")] = 1.0,
     list_occupations: Annotated[bool, typer.Option("--list", help="print the package's occupations as CSV")] = False,
     revision: Revision = None,
-    allow_pickle: AllowPickle = False,
     trust_remote_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
@@ -288,20 +287,18 @@ def prompts(
         return
     chosen = chosen_prompts(prompts, words, swap, template, templates_each, limit)
     with Steps() as steps:
-        steps.say("loading and checking the model")
-        from locate.models import load
+        steps.say("loading TransformerLens and the tokenizer")
+        from locate.models import load_encoder
 
-        loaded: Model = load(
-            model, revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code, device="cpu"
-        )
-        pairs, ledger = tokenise(chosen, loaded.encode, max_dropped=max_dropped)
-    print_tokens(pairs, ledger, loaded.tokenizer.convert_ids_to_tokens, as_json)
+        reader = load_encoder(model, revision=revision, trust_remote_code=trust_remote_code)
+        pairs, ledger = tokenise(chosen, reader.encode, max_dropped=max_dropped)
+    print_tokens(pairs, ledger, reader.tokenizer.convert_ids_to_tokens, as_json)
 
 
 def chosen_prompts(
     file: Path | None,
     words: Words | None,
-    swap: Swap | None,
+    swap: SwapFor | None,
     template: list[str] | None,
     templates_each: int | None,
     limit: int | None,
@@ -319,7 +316,9 @@ def chosen_prompts(
         if swap:
             raise LocateError(f"--swap {swap.value}: definitional words have one counterpart each: leave --swap out")
         return definitional_pairs(templates=template, templates_each=templates_each).first(limit)
-    return occupation_pairs((swap or Swap.anti).value, templates=template, templates_each=templates_each).first(limit)
+    return occupation_pairs((swap or SwapFor.anti).value, templates=template, templates_each=templates_each).first(
+        limit
+    )
 
 
 def parsed_map(components: str, layers: str | None, roles: str | None, windows: str, severed: str | None) -> Map:

@@ -9,9 +9,10 @@ from locate.errors import LocateError
 from locate.prompts.pair import NEUTRAL, Dropped, Pair, Prompts
 
 SLOT = "{subject}"
-SWAPS = ("anti", "same", "opposite", "neutral")
+SWAPS = ("anti", "same", "opposite", "neutral", "someone")
 GENDERED = {1: "woman", -1: "man"}
-NEUTRAL_SUBJECT = "person"
+UNGENDERED = {"neutral": "person", "someone": "someone"}
+ARTICLES = ("The ", "the ", "A ", "a ", "An ", "an ")
 DEFAULT_TEMPLATES_EACH = 4
 
 
@@ -87,11 +88,13 @@ def occupation_pairs(
                       with that paper does
           "opposite"  an occupation of the opposite stereotype, the strongest with the strongest
           "neutral"   the word person
+          "someone"   the word someone; here the subject is the occupation and the article before it
     templates_each  templates for each occupation, spread evenly; None for 4 of the package's or all of the caller's
     templates       templates of the caller with the slot {subject}; None for the package's
     occupations     rows of the package's table by name; None for all
 
-    Occupations without a stereotype have no gendered swap: they are listed in `skipped`, except under "neutral".
+    Occupations without a stereotype have no gendered swap: they are listed in `skipped`, except under "neutral" and
+    "someone".
 
     Raises LocateError for an unknown swap or occupation, or a template without a slot.
     """
@@ -103,13 +106,12 @@ def occupation_pairs(
     pairs, skipped = [], []
     for index, form in spread(len(rows), forms, each):
         name, sign = str(rows["occupation"].iloc[index]), int(rows["stereotype"].iloc[index])
-        if sign == 0 and swap != "neutral":
+        if sign == 0 and swap not in UNGENDERED:
             skipped.append(Dropped(name, form, f"no stereotype, so no {swap!r} swap"))
             continue
-        other = {"anti": GENDERED.get(-sign), "same": GENDERED.get(sign), "opposite": partners.get(name)}.get(
-            swap, NEUTRAL_SUBJECT
-        )
-        pairs.append(filled(form, name, str(other), name, "occupation", sign, neutral))
+        gendered = {"anti": GENDERED.get(-sign), "same": GENDERED.get(sign), "opposite": partners.get(name)}
+        other = str((gendered | UNGENDERED)[swap])
+        pairs.append(filled(form, name, other, name, "occupation", sign, neutral))
     return Prompts(tuple(pairs), tuple(skipped))
 
 
@@ -131,10 +133,14 @@ def definitional_pairs(
 
 def filled(form: str, clean: str, corrupted: str, group: str, kind: str, sign: int, neutral: str | None) -> Pair:
     """The pair that a template makes of two subjects."""
+    article = ""
+    if corrupted == UNGENDERED["someone"]:
+        article = article_of(form)
+        corrupted = corrupted.capitalize() if form.startswith(article + SLOT) else corrupted
     return Pair(
         clean=form.replace(SLOT, clean),
-        corrupted=form.replace(SLOT, corrupted),
-        clean_subject=clean,
+        corrupted=form.replace(article + SLOT, corrupted),
+        clean_subject=article + clean,
         corrupted_subject=corrupted,
         group=group,
         template=form,
@@ -142,6 +148,12 @@ def filled(form: str, clean: str, corrupted: str, group: str, kind: str, sign: i
         stereotype=sign,
         neutral=neutral,
     )
+
+
+def article_of(form: str) -> str:
+    """The article before the slot of a template, with its space; "" where there is none."""
+    before = form.split(SLOT)[0]
+    return next((each for each in ARTICLES if before == each or before.endswith(f" {each}")), "")
 
 
 def chosen_occupations(names: Sequence[str] | None) -> pd.DataFrame:
