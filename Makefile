@@ -11,8 +11,8 @@ DEMO := runs/demo
 demo: $(READY)  ## trace the bundled model: heatmaps, intervals and located.json in runs/demo
 	$(BIN)/locate-bias trace --model mini --output $(DEMO)
 
-test: $(READY)  ## all tests
-	$(BIN)/python -m pytest -q
+test: $(READY)  ## all tests, one process with one thread on each core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
 
 check: $(READY)  ## format, lint and types
 	$(BIN)/ruff format --check .
