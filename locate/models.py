@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from locate.checkpoint import Checkpoint, architecture_of, find, folder_of, tokenizer_files_of
 from locate.errors import LocateError
-from locate.sites import check
+from locate.sites import UNITS, check
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 SHORT_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp64": "float64"}
@@ -55,6 +55,7 @@ class Model:
     bridge       the TransformerBridge
     prepend_bos  whether `encode` puts BOS in front, the custom of the model's family
     checks       what the start-up check measured (see `locate.startup.verify`)
+    unit_counts  heads and neurons of a block, as far as they can be hooked one by one
     """
 
     name: str
@@ -65,6 +66,7 @@ class Model:
     device: str
     prepend_bos: bool
     checks: dict[str, float] = field(default_factory=dict)
+    unit_counts: dict[str, int] = field(default_factory=dict)
 
     @property
     def n_layers(self) -> int:
@@ -88,8 +90,8 @@ class Model:
 
     @property
     def d_mlp(self) -> int:
-        """Number of neurons in a block's MLP."""
-        return int(self.bridge.cfg.d_mlp or 4 * self.d_model)
+        """Width of what is written by a block's MLP neurons; what is usual where they cannot be hooked."""
+        return self.unit_counts.get("neuron", 4 * self.d_model)
 
     @property
     def d_vocab(self) -> int:
@@ -98,7 +100,7 @@ class Model:
 
     def units(self, component: str) -> int | None:
         """How many units a component has in one layer; None for whole vectors."""
-        return {"head": self.n_heads, "neuron": self.d_mlp}.get(component)
+        return self.unit_counts.get(component)
 
     def hook(self, component: str, layer: int) -> str:
         """Name of the hook point that holds a component's activation."""
@@ -109,10 +111,10 @@ class Model:
         for component in components:
             check("component", component, tuple(HOOKS))
             lacking = [i for i in range(self.n_layers) if self.hook(component, i) not in self.bridge.hook_dict]
-            if lacking:
+            if lacking or (component in UNITS and component not in self.unit_counts):
                 raise LocateError(
-                    f"model {self.name!r} ({self.checkpoint.architecture}) has no {component} to hook in layers "
-                    f"{lacking}: choose other components, or another model"
+                    f"model {self.name!r} ({self.checkpoint.architecture}) has no {component} to hook"
+                    f"{f' in layers {lacking}' if lacking else ''}: choose other components, or another model"
                 )
 
     def embedded(self) -> None:
@@ -141,6 +143,11 @@ class Model:
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Token ids of a text, BOS included where the family has it, and the character span of each token."""
         return Encoder(self.tokenizer, self.prepend_bos).encode(text)
+
+    @property
+    def blocks(self) -> Any:
+        """The blocks, in order of depth; each called as its own Hugging Face model calls it."""
+        return self.bridge.blocks
 
     @contextmanager
     def hooked(self, hooks: list[tuple[str, Callable]]) -> Iterator[None]:
@@ -201,7 +208,7 @@ def load(
     Raises LocateError when the model is missing, gated, not a causal language model, too large for the memory, or
     fails the start-up check.
     """
-    from locate.startup import boot, verify
+    from locate.startup import boot, countable_units, verify
 
     dtype = SHORT_DTYPES.get(dtype, dtype)
     check("dtype", dtype, tuple(DTYPES))
@@ -213,6 +220,7 @@ def load(
     elif prepend_bos and tokenizer.bos_token_id is None:
         raise LocateError(f"prepend_bos=True, but the tokenizer of {name!r} has no BOS token: leave it out")
     model = Model(name, checkpoint, bridge, tokenizer, dtype, device, prepend_bos)
+    model.unit_counts.update(countable_units(model))
     model.checks.update(verify(model, plain))
     return model
 

@@ -3,68 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
-from locate.errors import LocateError
 from locate.models import EMBEDDING_HOOK, Model
-
-Key = tuple[str, int]
-"""component and layer"""
-
-WORKING_BYTES = 384 << 20
-MOST_ROWS = 256
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """A prompt as it is executed without any patch.
-
-    ids       token ids, BOS included
-    answers   ids whose log-probabilities are wanted
-    noised    positions whose token embedding is changed
-    noise     what is added there: [noised, d_model], or None
-    """
-
-    ids: tuple[int, ...]
-    answers: tuple[int, ...]
-    noised: tuple[int, ...] = ()
-    noise: torch.Tensor | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Placed:
-    """One write at fixed positions: base[base_pos] of a component and layer takes its value from `origin`."""
-
-    component: str
-    layer: int
-    unit: int | None
-    base_pos: int
-    source_pos: int
-    origin: str | torch.Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Row:
-    """One patched run: the base run (an index) with writes from the source run (an index)."""
-
-    base: int
-    source: int
-    writes: tuple[Placed, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """Log-probabilities (nats) of each run's answers, without a patch and patched."""
-
-    runs: Float[np.ndarray, "run answer"]
-    rows: Float[np.ndarray, "row answer"]
+from locate.rows import Key, Measured, Placed, Row, Run, answers_of, batched, memory, noise_hooks
 
 
 def measure(
@@ -113,54 +60,6 @@ def execute_runs(
         with model.hooked(noise_hooks(chosen) + keepers), memory(len(batch)):
             plain[batch] = answers_of(model, chosen)
     return plain, kept
-
-
-@contextmanager
-def memory(rows: int) -> Iterator[None]:
-    """Turn an out-of-memory error into one line that says the way out."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise LocateError(f"out of memory with {rows} prompts at once: choose a smaller --batch-size") from error
-
-
-def batched(items: Sequence[Any], length: Callable, model: Model, batch_size: int | None) -> Iterable[list[int]]:
-    """Indices of items of one length each, in batches."""
-    by_length: dict[int, list[int]] = defaultdict(list)
-    for index, item in enumerate(items):
-        by_length[length(item)].append(index)
-    for tokens, indices in sorted(by_length.items()):
-        size = batch_size or rows_that_fit(model, tokens)
-        for start in range(0, len(indices), size):
-            yield indices[start : start + size]
-
-
-def rows_that_fit(model: Model, tokens: int) -> int:
-    """Rows of a length whose logits, attention and hidden states fit the working memory, at most MOST_ROWS."""
-    width = model.d_vocab + 3 * model.n_heads * tokens + 3 * model.d_mlp + 12 * model.d_model
-    return max(1, min(MOST_ROWS, WORKING_BYTES // (4 * tokens * width)))
-
-
-def answers_of(model: Model, runs: Sequence[Run]) -> Float[np.ndarray, "row answer"]:
-    """Log-probabilities (nats) of each run's own answers at its last token, under the hooks in force."""
-    logits = model.final_logits(torch.tensor([run.ids for run in runs]))
-    answers = torch.tensor([run.answers for run in runs], device=logits.device)
-    return logits.log_softmax(-1).gather(-1, answers).double().cpu().numpy()
-
-
-def noise_hooks(runs: Sequence[Run]) -> list[tuple[str, Callable]]:
-    """The hook that adds each run's noise to its token embeddings; none where no run has any."""
-    noisy = [(place, run) for place, run in enumerate(runs) if run.noise is not None]
-    if not noisy:
-        return []
-
-    def hook(embedding: torch.Tensor, hook: Any) -> torch.Tensor:
-        changed = embedding.clone()
-        for place, run in noisy:
-            changed[place, list(run.noised)] += run.noise.to(changed)  # type: ignore[union-attr]
-        return changed
-
-    return [(EMBEDDING_HOOK, hook)]
 
 
 def write_hooks(

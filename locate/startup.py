@@ -207,11 +207,29 @@ def unit_gaps(
     gaps = {}
     layer = model.n_layers - 1
     for unit, whole in (("head", "attn_out"), ("neuron", "mlp_out")):
-        if model.hook(unit, layer) in model.bridge.hook_dict:
+        if unit in model.unit_counts:
             units = kept_activations(model, source, (unit,))
             by_units = written(model, base, units, layer, (unit,))
             gaps[unit] = apart(by_units, written(model, base, kept, layer, (whole,)))
     return gaps
+
+
+def countable_units(model: Model) -> dict[str, int]:
+    """How many heads and neurons each block has, where they can be hooked one by one and all blocks have as many.
+
+    A mixture of experts has no such neurons: there the hook of that name is the MLP's whole output.
+    """
+    counts = {}
+    hooks = model.bridge.hook_dict
+    ids = torch.tensor([model.tokenizer(PROMPTS[0], add_special_tokens=False)["input_ids"]])
+    for unit, whole, shape in (("head", "attn_out", (model.d_head,)), ("neuron", "mlp_out", ())):
+        names = [(model.hook(unit, layer), model.hook(whole, layer)) for layer in range(model.n_layers)]
+        if all(own in hooks and hooks[own] is not hooks.get(other) for own, other in names):
+            kept = kept_activations(model, ids, (unit,)).values()
+            shapes = {tuple(each.shape[2:]) for each in kept}
+            if len(shapes) == 1 and (found := shapes.pop())[1:] == shape and found:
+                counts[unit] = found[0]
+    return counts
 
 
 def kept_activations(

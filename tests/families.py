@@ -12,6 +12,8 @@ The librarian said that she knew him. The construction worker said that he knew 
 
 VOCABULARY = 380
 SIZES = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+LAYERED = SIZES | {"intermediate_size": 64, "max_position_embeddings": 64}
+GROUPED = LAYERED | {"num_key_value_heads": 2}
 TOKENS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
 
 FAMILIES = {
@@ -47,11 +49,49 @@ FAMILIES = {
     },
 }  # fmt: skip
 
+MORE_FAMILIES = {
+    "gptj": {
+        "vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, "rotary_dim": 4,
+        "architectures": ["GPTJForCausalLM"],
+    },
+    "gpt_neo": {
+        "vocab_size": VOCABULARY, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "window_size": 3,
+        "attention_types": [[["global", "local"], 1]], "max_position_embeddings": 64,
+        "architectures": ["GPTNeoForCausalLM"],
+    },
+    "mistral": GROUPED | {"sliding_window": 3, "architectures": ["MistralForCausalLM"]},
+    "gemma3_text": GROUPED | {
+        "head_dim": 8, "sliding_window": 4, "query_pre_attn_scalar": 8,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "architectures": ["Gemma3ForCausalLM"],
+    },
+    "qwen3": GROUPED | {"head_dim": 8, "architectures": ["Qwen3ForCausalLM"]},
+    "phi3": GROUPED | {"architectures": ["Phi3ForCausalLM"]},
+    "falcon": {
+        "vocab_size": VOCABULARY, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "ffn_hidden_size": 64, "architectures": ["FalconForCausalLM"],
+    },
+    "mpt": {
+        "vocab_size": VOCABULARY, "d_model": 32, "n_layers": 3, "n_heads": 4, "max_seq_len": 64,
+        "architectures": ["MptForCausalLM"],
+    },
+    "olmo2": GROUPED | {"architectures": ["Olmo2ForCausalLM"]},
+    "stablelm": GROUPED | {"architectures": ["StableLmForCausalLM"]},
+    "cohere": GROUPED | {"architectures": ["CohereForCausalLM"]},
+    "mixtral": GROUPED | {
+        "num_local_experts": 4, "num_experts_per_tok": 2, "architectures": ["MixtralForCausalLM"],
+    },
+    "qwen2_moe": GROUPED | {
+        "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+        "shared_expert_intermediate_size": 32, "architectures": ["Qwen2MoeForCausalLM"],
+    },
+}  # fmt: skip
+
 
 def save_family(family: str, folder: Path) -> Path:
     """Build a random model from a fixed seed and save it with its tokenizer."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **FAMILIES[family], **TOKENS)
+    config = AutoConfig.for_model(family, **(FAMILIES | MORE_FAMILIES)[family], **TOKENS)
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for name, weights in model.named_parameters():

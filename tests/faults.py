@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 WORKERS = min(2, os.cpu_count() or 1)
 ENGINE = ["tests/test_identities.py", "-k", "gpt2 or zero or window or sever or unit or apart"]
 
+SWEEP = ["tests/test_sweep.py", "-k", "random_rows or traces"]
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -78,6 +80,31 @@ FAULTS = [
           "-k", "other_weights"),
     fault("missing neutral answer measured as another", "tracing/collect.py",
           "if pair.answers[2] is None}", "if pair.answers[2] == -1}", "tests/test_trace.py", "-k", "neutral"),
+    fault("sweep: rows start from the source", "sweep/stairs.py",
+          "base = torch.tensor([each.base for", "base = torch.tensor([each.source for", *SWEEP),
+    fault("sweep: source read at the base's position", "sweep/stairs.py",
+          'write.source_pos if write.origin == "source" else write.base_pos',
+          "write.base_pos", *SWEEP),
+    fault("sweep: frozen sites read from the source", "sweep/stairs.py",
+          'each.source if write.origin == "source" else each.base', "each.source", *SWEEP),
+    fault("sweep: first differing token taken for an equal one", "sweep/stairs.py",
+          "write.base_pos == write.source_pos < equal", "write.base_pos == write.source_pos <= equal", *SWEEP),
+    fault("sweep: noise taken for no difference", "sweep/bases.py",
+          "min([*ends, *a.noised, *b.noised, common])", "min([*ends, common])", *SWEEP),
+    fault("sweep: last token's writes left out", "sweep/stairs.py",
+          "write.base_pos == n_pos - 1", "write.base_pos == n_pos - 2", *SWEEP),
+    fault("sweep: later residual writes left out", "sweep/stairs.py",
+          "writes.into_residual(under_way, layer)", "writes.into_residual(under_way, int(starts[0]))", *SWEEP),
+    fault("sweep: mask of the first queries", "sweep/replay.py",
+          "value[:, :, first:end, :end]", "value[:, :, : end - first, :end]", *SWEEP),
+    fault("sweep: rotary tables of the first positions", "sweep/replay.py",
+          'if name == "attention_mask" else value[:, first:end]',
+          'if name == "attention_mask" else value[:, : end - first]', *SWEEP),
+    fault("sweep: keys of another run in front", "sweep/stairs.py",
+          "return keys[base, :, :first], values[base, :, :first]",
+          "return keys[:1, :, :first].expand(len(base), -1, -1, -1), values[base, :, :first]", *SWEEP),
+    fault("sweep: answers of the first row's run", "sweep/stairs.py",
+          "bases.runs[each.base].answers for each", "bases.runs[stair[0].base].answers[::-1] for each", *SWEEP),
     fault("sign of the metric", "metrics.py",
           "return female - male", "return male - female", "tests/test_metrics.py"),
     fault("total effect backwards", "mediation/effects.py",

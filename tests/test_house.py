@@ -14,14 +14,13 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
     {"errors", "files", "schema", "sites", "metrics", "prompts"},
-    {"models", "checkpoint", "startup", "plain"},
+    {"models", "checkpoint", "startup", "rows", "plain", "sweep"},
     {"tracing"},
     {"mediation"},
     {"located"},
     {"report"},
     {"cli", "__main__"},
 ]
-TORCH_ROOMS = {"models", "startup", "plain"}
 
 
 def room(path: Path) -> str:

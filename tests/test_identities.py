@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 from locate.mediation import effects
-from locate.plain import Placed, Row, Run, measure
+from locate.plain import measure
 from locate.prompts import Pair, Prompts
+from locate.rows import Placed, Row, Run
 from locate.sites import Patch, Site, Write
 from locate.tracing.collect import trace
 from locate.tracing.corrupt import Noise

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from locate.errors import LocateError
-from locate.plain import measure
 from locate.prompts import Pair, Prompts, occupation_pairs
 from locate.sites import Patch, Site
+from locate.sweep import measure
 from locate.tracing import collect, load_trace
 from locate.tracing.collect import trace
 from locate.tracing.corrupt import Noise, Swap, noise_scale
@@ -112,7 +112,7 @@ def test_an_interrupted_run_keeps_what_was_measured_and_resumes(gpt2, tmp_path, 
             raise blow
         return measure(*args, **options)
 
-    monkeypatch.setattr(collect, "measure", counted)
+    monkeypatch.setitem(collect.ENGINES, "sweep", counted)
     with pytest.raises(type(blow)):
         trace(gpt2, FEW, SMALL, output=tmp_path)
     with pytest.raises(LocateError, match="is unfinished"):
@@ -144,6 +144,7 @@ def test_a_full_disk_leaves_no_half_written_part(gpt2, tmp_path, monkeypatch):
         ({"map": Map(layers=(1,))}, "patches_sha256"),
         ({"directions": ("noising",)}, "directions"),
         ({"corruption": Noise(samples=2)}, "corruption"),
+        ({"engine": "plain"}, "engine"),
     ],
 )
 def test_another_run_in_the_folder_is_refused_with_both_values(gpt2, tmp_path, change, key):

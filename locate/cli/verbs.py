@@ -41,6 +41,13 @@ class Corrupt(StrEnum):
     noise = "noise"
 
 
+class Engine(StrEnum):
+    """How patched runs are executed."""
+
+    sweep = "sweep"
+    plain = "plain"
+
+
 class Direction(StrEnum):
     """Which way activations are copied."""
 
@@ -136,6 +143,9 @@ def trace(
     formats: Formats = "html,png,svg,pdf",
     max_dropped: Annotated[float, typer.Option(help="largest share of pairs a tokenizer may make unusable")] = 0.2,
     batch_size: Annotated[int | None, typer.Option(help="prompts at once; default: what fits")] = None,
+    engine: Annotated[
+        Engine, typer.Option(help="sweep: each row from where it begins to differ; plain: at full depth; both exact")
+    ] = Engine.sweep,
     device: Device = None,
     dtype: Dtype = "float32",
     revision: Revision = None,
@@ -186,6 +196,7 @@ def trace(
             corruption=corruption,
             output=folder,
             batch_size=batch_size,
+            engine=engine.value,
             max_dropped=max_dropped,
             progress=steps.rows,
         )

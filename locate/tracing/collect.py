@@ -16,18 +16,22 @@ import torch
 from locate.errors import LocateError
 from locate.files import hash_of, strict
 from locate.models import Model
-from locate.plain import Measured, Row, Run, measure
+from locate.plain import measure as measure_plainly
 from locate.prompts.build import occupation_pairs
 from locate.prompts.pair import Prompts
 from locate.prompts.tokens import MAX_DROPPED, Ledger, TokenPair, tokenise
+from locate.rows import Measured, Row, Run
 from locate.schema import TRACE_VERSION, library_version, locate_version
 from locate.sites import DIRECTIONS, Patch, Write, check
+from locate.sweep import measure as sweep
+from locate.tracing.audit import PAIRS, audit
 from locate.tracing.corrupt import Corruption, Noise, Swap, as_executed, noise_scale, runs_of
 from locate.tracing.folder import RunFolder
 from locate.tracing.plan import Cell, Map, cells_of_map, cells_of_patches, hash_of_patches, row_of
 from locate.tracing.table import LABELS, LOGS, NUMBERS, Trace, tidy
 
 CHUNK = 16  # pairs measured, and kept on disk, at a time
+ENGINES = {"sweep": sweep, "plain": measure_plainly}
 LIBRARIES = ("transformer-lens", "torch", "transformers", "numpy", "pandas")
 
 Progress = Callable[[int, int], None]
@@ -48,6 +52,7 @@ class Job:
     corruption: Corruption
     scale: float
     batch_size: int | None = None
+    engine: str = "sweep"
 
     def cells(self, pair: TokenPair) -> list[Cell]:
         """The cells of one pair."""
@@ -73,6 +78,7 @@ def trace(
     corruption: Corruption | None = None,
     output: str | Path | None = None,
     batch_size: int | None = None,
+    engine: str = "sweep",
     max_dropped: float = MAX_DROPPED,
     progress: Progress | None = None,
 ) -> Trace:
@@ -87,17 +93,23 @@ def trace(
     corruption   Swap() or Noise(); None for Swap()
     output       run folder: filled as the run goes, and resumed when it holds the same run unfinished
     batch_size   prompts executed at once; None for what fits a stated working memory
+    engine       "sweep" (every row from where it begins to differ) or "plain" (every row at full depth, with hooks);
+                 both are exact
     max_dropped  largest share of pairs that the tokenizer may make unusable, in [0, 1]
 
     Raises LocateError for unusable prompts or patches, or an output folder that holds something else.
     """
-    job = prepare(model, prompts, map, patches, tuple(directions), corruption or Swap(), max_dropped, batch_size)
+    job = prepare(
+        model, prompts, map, patches, tuple(directions), corruption or Swap(), max_dropped, batch_size, engine
+    )
     meta = starting_meta(job, prompts_of(prompts), map)
     folder = RunFolder.open(output, meta) if output is not None else None
     done = folder.finished() if folder is not None else None
     if done is not None:
         return done
     started = time.monotonic()
+    if engine == "sweep":
+        meta["audit"] = audited(job)
     table = collect(job, folder, progress)
     result = Trace(table, meta | {"status": "complete", "rows": len(table), "seconds": time.monotonic() - started})
     if folder is not None:
@@ -119,12 +131,14 @@ def prepare(
     corruption: Corruption,
     max_dropped: float,
     batch_size: int | None,
+    engine: str,
 ) -> Job:
     """Check the arguments against the model and each other."""
     for direction in directions:
         check("direction", direction, DIRECTIONS)
     if not directions or len(set(directions)) != len(directions):
         raise LocateError(f"directions {directions}: expected denoising, noising or both, each once")
+    check("engine", engine, tuple(ENGINES))
     if batch_size is not None and batch_size < 1:
         raise LocateError(f"batch size {batch_size}: expected a number of prompts >= 1")
     if map is not None and patches is not None:
@@ -146,7 +160,7 @@ def prepare(
     executed = as_executed(prompts_of(prompts), corruption)
     pairs, ledger = tokenise(executed, model.encode, max_dropped=max_dropped)
     scale = noise_scale(model, pairs, corruption)
-    job = Job(model, pairs, ledger, forms, patches, map.roles, directions, corruption, scale, batch_size)
+    job = Job(model, pairs, ledger, forms, patches, map.roles, directions, corruption, scale, batch_size, engine)
     if not any(job.rows(pair) for pair in pairs):
         raise LocateError("no patch has a token to be written at in any pair: choose other roles or patches")
     unplaced = [patch for patch in patches or () if not any(list(cells_of_patches([patch], pair)) for pair in pairs)]
@@ -204,6 +218,7 @@ def starting_meta(job: Job, prompts: Prompts, map: Map | None) -> dict[str, Any]
                 "directions": "+".join(job.directions),
                 "corruption": ", ".join(f"{key} {value}" for key, value in job.corruption.describe().items()),
                 "chunk": CHUNK,
+                "engine": job.engine,
             },
             "model": model.provenance(),
             "device": model.device,
@@ -220,6 +235,14 @@ def starting_meta(job: Job, prompts: Prompts, map: Map | None) -> dict[str, Any]
         }
     )
     return dict(meta)
+
+
+def audited(job: Job) -> dict[str, float]:
+    """What a random sample of the job's rows differs by between the two engines (see `locate.tracing.audit`)."""
+    pairs = [pair for pair in job.pairs if job.rows(pair)]
+    chosen = np.random.default_rng(0).permutation(len(pairs))[:PAIRS]
+    runs, rows, _ = layout([pairs[i] for i in sorted(chosen)], job)
+    return audit(job.model, runs, rows, job.batch_size)
 
 
 def collect(job: Job, folder: RunFolder | None, progress: Progress | None) -> pd.DataFrame:
@@ -247,6 +270,18 @@ def collect(job: Job, folder: RunFolder | None, progress: Progress | None) -> pd
 
 def measure_chunk(job: Job, pairs: Sequence[TokenPair], advance: Callable[[int], None]) -> pd.DataFrame:
     """Rows of the table for a few pairs."""
+    runs, rows, labels = layout(pairs, job)
+    if not rows:
+        return tidy(pd.DataFrame(columns=[*LABELS, *NUMBERS, *LOGS]))
+    measured = ENGINES[job.engine](job.model, runs, rows, batch_size=job.batch_size, progress=advance)
+    table = pd.concat([pd.DataFrame(labels), logs_of(rows, measured)], axis=1)
+    without = {pair.index for pair in pairs if pair.answers[2] is None}
+    table.loc[table["pair"].isin(without), [name for name in LOGS if name.endswith("neutral")]] = np.nan
+    return tidy(table)
+
+
+def layout(pairs: Sequence[TokenPair], job: Job) -> tuple[list[Run], list[Row], list[dict[str, object]]]:
+    """The runs and rows of a few pairs, and what each row is called in the table."""
     runs: list[Run] = []
     rows: list[Row] = []
     labels: list[dict[str, object]] = []
@@ -259,13 +294,7 @@ def measure_chunk(job: Job, pairs: Sequence[TokenPair], advance: Callable[[int],
             for direction in job.directions:
                 rows += [row_of(cell, direction, clean, clean + 1 + sample) for cell in cells]
                 labels += [labels_of(pair, cell, direction, sample, tokens) for cell in cells]
-    if not rows:
-        return tidy(pd.DataFrame(columns=[*LABELS, *NUMBERS, *LOGS]))
-    measured = measure(job.model, runs, rows, batch_size=job.batch_size, progress=advance)
-    table = pd.concat([pd.DataFrame(labels), logs_of(rows, measured)], axis=1)
-    without = {pair.index for pair in pairs if pair.answers[2] is None}
-    table.loc[table["pair"].isin(without), [name for name in LOGS if name.endswith("neutral")]] = np.nan
-    return tidy(table)
+    return runs, rows, labels
 
 
 def labels_of(pair: TokenPair, cell: Cell, direction: str, sample: int, tokens: Sequence[str]) -> dict[str, object]:

@@ -9,9 +9,10 @@ import torch
 
 from locate.errors import LocateError
 from locate.models import Model
-from locate.plain import Run, embedding_std
+from locate.plain import embedding_std
 from locate.prompts.pair import Prompts
 from locate.prompts.tokens import TokenPair
+from locate.rows import Run
 from locate.sites import FIRST, LAST_SUBJECT, MIDDLE
 
 SUBJECT_ROLES = (FIRST, MIDDLE, LAST_SUBJECT)

@@ -9,8 +9,8 @@ import torch
 
 from locate.errors import LocateError
 from locate.files import hash_of
-from locate.plain import Placed, Row
 from locate.prompts.tokens import Aligned, TokenPair
+from locate.rows import Placed, Row
 from locate.sites import COMPONENTS, DIRECTIONS, ROLES, Patch, Site, Write, check
 
 DEFAULT_COMPONENTS = ("resid_pre", "attn_out", "mlp_out")

@@ -1,0 +1,74 @@
+"""The unpatched runs of a chunk: what rows start from, attend to, and take their values from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from locate.models import Model
+from locate.rows import Key, Run, answers_of, batched, memory, noise_hooks
+from locate.sweep.replay import Given, Keys, watched
+
+
+@dataclass(frozen=True, eq=False)
+class Bases:
+    """Everything kept of some runs; shorter runs are padded with zeros, which nothing reads.
+
+    log_probs   of each run's answers, nats
+    activation  by component and layer: [run, pos, ...]
+    keys        by layer: keys and values of every position
+    given       by number of tokens and layer: how a block is called
+    """
+
+    runs: Sequence[Run]
+    log_probs: Float[np.ndarray, "run answer"]
+    activation: dict[Key, torch.Tensor] = field(default_factory=dict)
+    keys: dict[int, Keys] = field(default_factory=dict)
+    given: dict[int, dict[int, Given]] = field(default_factory=dict)
+
+    def first_difference(self, one: int, other: int) -> int:
+        """The first position at which two runs read something else; all activations before it are equal."""
+        a, b = self.runs[one], self.runs[other]
+        common = min(len(a.ids), len(b.ids))
+        ends = [place for place in range(common) if a.ids[place] != b.ids[place]]
+        return min([*ends, *a.noised, *b.noised, common])
+
+
+def execute(model: Model, runs: Sequence[Run], wanted: Iterable[Key], batch_size: int | None) -> Bases:
+    """Run every prompt once, keeping the wanted activations, all residual streams, keys and values."""
+    bases = Bases(runs, np.empty((len(runs), len(runs[0].answers))))
+    longest = max(len(run.ids) for run in runs)
+    names = sorted({*wanted, *(("resid_pre", layer) for layer in range(model.n_layers))})
+
+    def into(kept: torch.Tensor | None, batch: Sequence[int], value: torch.Tensor, axis: int) -> torch.Tensor:
+        """A tensor over all runs with the values of a batch filled in; positions stand on `axis`."""
+        if kept is None:
+            shape = list(value.shape)
+            shape[0], shape[axis] = len(runs), longest
+            kept = value.new_zeros(shape)
+        kept.narrow(axis, 0, value.shape[axis])[list(batch)] = value
+        return kept
+
+    def keep(key: Key, batch: Sequence[int]) -> Callable:
+        def hook(activation: torch.Tensor, hook: Any) -> None:
+            bases.activation[key] = into(bases.activation.get(key), batch, activation, 1)
+
+        return hook
+
+    for batch in batched(runs, lambda run: len(run.ids), model, batch_size):
+        chosen = [runs[i] for i in batch]
+
+        def arrived(layer: int, given: Given, keys: Keys, batch: Sequence[int] = batch) -> None:
+            bases.given.setdefault(len(runs[batch[0]].ids), {})[layer] = given
+            old = bases.keys.get(layer, (None, None))
+            bases.keys[layer] = into(old[0], batch, keys[0], 2), into(old[1], batch, keys[1], 2)
+
+        keepers = [(model.hook(*key), keep(key, batch)) for key in names]
+        with model.hooked(noise_hooks(chosen) + keepers), watched(model, arrived), memory(len(batch)):
+            bases.log_probs[batch] = answers_of(model, chosen)
+    return bases

@@ -1,0 +1,204 @@
+"""The sweep equals the plain engine, whatever is patched and whichever the architecture."""
+
+import numpy as np
+import pytest
+import torch
+from families import FAMILIES, MORE_FAMILIES
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from locate import plain, sweep
+from locate.errors import LocateError
+from locate.models import Model
+from locate.prompts import Pair, Prompts
+from locate.rows import Placed, Row, Run
+from locate.sites import COMPONENTS, UNITS
+from locate.sweep import bases, replay, stairs
+from locate.sweep.stairs import Writes
+from locate.tracing.collect import trace
+from locate.tracing.corrupt import Noise
+from locate.tracing.plan import Map
+
+TEXTS = (
+    "The nurse said that",
+    "The man said that",
+    "The police officer laughed because",
+    "The woman laughed because",
+    "The engineer thought that they were right",
+)
+ANSWERS = (5, 7)
+EXACT = {"float32": 1e-5, "float64": 1e-12}
+MIXTURES = ("mixtral", "qwen2_moe")  # their experts' products have no float64
+SINGLE_ATTENTION = ("gptj", "gpt_neo")  # their scores are fp32 in every dtype
+
+
+def runs_for(model: Model) -> list[Run]:
+    """Prompts of several lengths, the first of them once more with noise on its third token."""
+    ids = [tuple(model.encode(text)[0]) for text in TEXTS]
+    noise = 0.3 * torch.randn(1, model.d_model, generator=torch.Generator().manual_seed(0))
+    return [*(Run(each, ANSWERS) for each in ids), Run(ids[0], ANSWERS, (2,), noise)]
+
+
+def random_row(model: Model, runs: list[Run], rng: np.random.Generator) -> Row:
+    """A row of one to five writes at random sites, of random origins."""
+    base, source = rng.integers(len(runs), size=2)
+    components = [each for each in COMPONENTS if each not in UNITS or each in model.unit_counts]
+    writes = {}
+    for _ in range(rng.integers(1, 6)):
+        component, layer = str(rng.choice(components)), int(rng.integers(model.n_layers))
+        count = model.units(component)
+        unit = None if count is None else int(rng.integers(count))
+        pos, source_pos = int(rng.integers(len(runs[base].ids))), int(rng.integers(len(runs[source].ids)))
+        width = {"head": (model.d_head,), "neuron": ()}.get(component, (model.d_model,))
+        given = torch.from_numpy(rng.standard_normal(width))
+        origin = [given, "zero", "base", "source", "source"][rng.integers(5)]
+        writes[component, layer, unit, pos] = Placed(component, layer, unit, pos, source_pos, origin)
+    return Row(int(base), int(source), tuple(writes.values()))
+
+
+def rows_for(model: Model, runs: list[Run], seed: int, count: int) -> list[Row]:
+    rng = np.random.default_rng(seed)
+    return [random_row(model, runs, rng) for _ in range(count)]
+
+
+def same(model: Model, runs: list[Run], rows: list[Row], atol: float, batch_size: int | None = None) -> np.ndarray:
+    """Measure with both engines, compare, and return how far each row lies from its base run."""
+    slow, fast = plain.measure(model, runs, rows), sweep.measure(model, runs, rows, batch_size=batch_size)
+    np.testing.assert_allclose(fast.runs, slow.runs, rtol=0, atol=atol, equal_nan=False)
+    np.testing.assert_allclose(fast.rows, slow.rows, rtol=0, atol=atol, equal_nan=False)
+    return np.abs(slow.rows - slow.runs[[row.base for row in rows]]).max(1)
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    [
+        (family, dtype)
+        for family in [*FAMILIES, *MORE_FAMILIES]
+        for dtype in EXACT
+        if dtype == "float32" or family not in MIXTURES
+    ],
+)
+def test_random_rows_equal_the_plain_engines(model_of, family, dtype):
+    model = model_of(family, dtype)
+    runs = runs_for(model)
+    exact = EXACT["float32" if family in SINGLE_ATTENTION else dtype]
+    moved = same(model, runs, rows_for(model, runs, 0, 40), exact)
+    assert np.mean(moved > 1e-2) > 0.5
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 12), batch_size=st.sampled_from([None, 1, 2, 5]))
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "bloom", "gpt_neox"])
+def test_any_rows_in_any_batches(model_of, family, seed, count, batch_size):
+    model = model_of(family, "float64")
+    runs = runs_for(model)
+    same(model, runs, rows_for(model, runs, seed, count), EXACT["float64"], batch_size)
+
+
+def test_bundled_and_third_party_weights(shared):
+    from locate.models import load
+
+    for name in ("mini", str(shared / "models" / "stories260k")):
+        model = load(name, device="cpu", dtype="float64")
+        runs = runs_for(model)
+        same(model, runs, rows_for(model, runs, 1, 60), 1e-9)
+
+
+PROMPTS = Prompts(
+    tuple(
+        Pair(f"The {word} said that", f"The {other} said that", word, other, word, "The {subject} said that")
+        for word, other in (("nurse", "man"), ("police officer", "woman"), ("engineer", "woman"))
+    )
+)
+
+
+@pytest.mark.parametrize("corruption", [None, Noise(samples=2)])
+def test_traces_of_both_engines_are_one(gpt2, corruption):
+    """Windows, severed paths, heads and neurons, both directions, swap and noise."""
+    map = Map(components=COMPONENTS, windows=(1, 2), severed=("mlp_out", "attn_out"))
+    slow, fast = (
+        trace(gpt2, PROMPTS, map, corruption=corruption, engine=name).table.sort_values(["pair", "direction"])
+        for name in ("plain", "sweep")
+    )
+    labels = [name for name in slow.columns if not name.startswith(("base_", "source_", "patched_"))]
+    assert slow[labels].equals(fast[labels])
+    for name in ("patched_female", "patched_male", "patched_neutral"):
+        np.testing.assert_allclose(fast[name], slow[name], rtol=0, atol=1e-5, equal_nan=True)
+    assert len(slow) > 5000
+
+
+def test_only_what_differs_is_run(gpt2, monkeypatch):
+    """No layer below a row's first write, and no position before it, is given to a block."""
+    called = []
+    run = replay.Given.called
+
+    def watch(given, residual, first, cache):
+        called.append((given.block, first, residual.shape[0]))
+        return run(given, residual, first, cache)
+
+    monkeypatch.setattr(replay.Given, "called", watch)
+    runs = runs_for(gpt2)
+    n_pos = len(runs[0].ids)
+    writes = [Placed("resid_pre", layer, None, pos, pos, "zero") for layer in range(3) for pos in range(n_pos)]
+    sweep.measure(gpt2, runs, [Row(0, 1, (write,)) for write in writes])
+    blocks = list(gpt2.blocks)
+    for layer in range(2):
+        rows = {first: count for block, first, count in called if block is blocks[layer]}
+        assert rows == dict.fromkeys(range(n_pos), layer + 1)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        Placed("mlp_out", 2, None, 2, 2, "zero"),  # nothing reads it behind the last attention
+        Placed("head", 2, 1, 3, 3, "source"),
+        Placed("resid_pre", 1, None, 1, 1, "source"),  # both prompts begin with the same two tokens
+        Placed("attn_out", 0, None, 2, 2, "base"),
+    ],
+)
+def test_rows_that_change_nothing_are_not_run(gpt2, write, monkeypatch):
+    runs = runs_for(gpt2)
+    monkeypatch.setattr(stairs, "climb", None)
+    found = sweep.measure(gpt2, runs, [Row(0, 1, (write,))])
+    assert (found.rows[0] == found.runs[0]).all()
+
+
+def test_noise_makes_runs_differ_from_its_first_token_on(gpt2):
+    runs = runs_for(gpt2)
+    made = bases.execute(gpt2, runs, [], None)
+    assert made.first_difference(0, len(runs) - 1) == 2
+    assert made.first_difference(0, 0) == len(runs[0].ids)
+    assert made.first_difference(0, 1) == 2
+
+
+def test_a_model_without_keys_and_values_is_refused(gpt2, monkeypatch):
+    monkeypatch.setattr(replay, "CACHES", ("nothing",))
+    with pytest.raises(LocateError, match=r"take no cache .* choose --engine plain"):
+        sweep.measure(gpt2, runs_for(gpt2), [])
+
+
+def test_an_argument_of_unknown_shape_is_refused(gpt2, monkeypatch):
+    monkeypatch.setattr(replay, "WITH_POSITIONS", ("position_ids",))
+    with pytest.raises(LocateError, match=r"take 'attention_mask' of shape .* choose --engine plain"):
+        sweep.measure(gpt2, runs_for(gpt2), [])
+
+
+def test_a_trace_compares_some_of_its_rows_with_the_plain_engine(gpt2):
+    audit = trace(gpt2, PROMPTS, engine="sweep").meta["audit"]
+    assert audit["rows"] == 32
+    assert 0 <= audit["largest_difference"] < 1e-5
+    assert "audit" not in trace(gpt2, PROMPTS, engine="plain").meta
+
+
+def test_a_sweep_that_differs_is_refused(gpt2, monkeypatch):
+    right = Writes.hooks
+    monkeypatch.setattr(Writes, "hooks", lambda writes, layer, first: right(writes, layer, first)[:-1])
+    with pytest.raises(LocateError, match=r"the sweep differs from the plain engine by .* choose --engine plain"):
+        trace(gpt2, PROMPTS)
+
+
+def test_the_model_is_left_as_it_was(gpt2):
+    ids = torch.tensor([gpt2.encode(TEXTS[0])[0]])
+    before = gpt2.final_logits(ids)
+    sweep.measure(gpt2, runs_for(gpt2), rows_for(gpt2, runs_for(gpt2), 3, 5))
+    assert torch.equal(gpt2.final_logits(ids), before)
