@@ -25,6 +25,7 @@ HOOKS = {
     "neuron": "blocks.{}.mlp.hook_post",
 }
 EMBEDDING_HOOK = "hook_embed"
+HOOK_LEVEL = -1  # tells these hooks from a user's own on the same bridge
 MODULES = {"attn_out": "attn.o", "mlp_out": "mlp.out", "head": "attn.o", "neuron": "mlp.out"}
 
 
@@ -56,6 +57,7 @@ class Model:
     prepend_bos  whether `encode` puts BOS in front, the custom of the model's family
     checks       what the start-up check measured (see `locate.startup.verify`)
     unit_counts  heads and neurons of a block, as far as they can be hooked one by one
+    points       hook points by name; collecting them takes the bridge a millisecond, so it is done once
     """
 
     name: str
@@ -67,6 +69,7 @@ class Model:
     prepend_bos: bool
     checks: dict[str, float] = field(default_factory=dict)
     unit_counts: dict[str, int] = field(default_factory=dict)
+    points: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def n_layers(self) -> int:
@@ -92,6 +95,16 @@ class Model:
     def d_mlp(self) -> int:
         """Width of what is written by a block's MLP neurons; what is usual where they cannot be hooked."""
         return self.unit_counts.get("neuron", 4 * self.d_model)
+
+    @property
+    def number_bytes(self) -> int:
+        """Bytes of one number of its dtype."""
+        return DTYPES[self.dtype].itemsize
+
+    @property
+    def n_kv_heads(self) -> int:
+        """Number of key and value heads in a block."""
+        return int(getattr(self.bridge.cfg, "n_key_value_heads", None) or self.n_heads)
 
     @property
     def d_vocab(self) -> int:
@@ -152,8 +165,16 @@ class Model:
     @contextmanager
     def hooked(self, hooks: list[tuple[str, Callable]]) -> Iterator[None]:
         """Hook functions (activation, hook) -> activation in place for the length of the block."""
-        with self.bridge.hooks(fwd_hooks=hooks):
+        if not self.points:
+            self.points.update(self.bridge.hook_dict)
+        points = [self.points[name] for name, _ in hooks]
+        try:
+            for point, (_, hook) in zip(points, hooks, strict=True):
+                point.add_hook(hook, level=HOOK_LEVEL)
             yield
+        finally:
+            for point in points:
+                point.remove_hooks("fwd", level=HOOK_LEVEL)
 
     def final_logits(self, ids: Int[torch.Tensor, "row pos"]) -> Float[torch.Tensor, "row d_vocab"]:
         """Logits at the last position of prompts of one length, at least fp32."""

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from locate.memory import default
 from locate.models import EMBEDDING_HOOK, Model
-from locate.rows import Key, Measured, Placed, Row, Run, answers_of, batched, memory, noise_hooks
+from locate.rows import Key, Limits, Measured, Placed, Row, Run, answers_of, batched, in_memory, noise_hooks
 
 
 def measure(
@@ -19,21 +20,21 @@ def measure(
     runs: Sequence[Run],
     rows: Sequence[Row],
     *,
-    batch_size: int | None = None,
+    limits: Limits,
     progress: Callable[[int], None] | None = None,
 ) -> Measured:
     """Execute every run and every row at full depth.
 
-    batch_size  prompts executed at once; None chooses as many as fit a stated working memory
-    progress    called with the number of rows just finished
+    limits    how much may be done at once
+    progress  called with the number of rows just finished
     """
     wanted = {(write.component, write.layer) for row in rows for write in row.writes}
-    plain, kept = execute_runs(model, runs, sorted(wanted), batch_size)
+    plain, kept = execute_runs(model, runs, sorted(wanted), limits)
     out = np.empty((len(rows), plain.shape[1]))
-    for batch in batched(rows, lambda row: len(runs[row.base].ids), model, batch_size):
+    for batch in batched(rows, lambda row: len(runs[row.base].ids), model, limits):
         chosen = [rows[i] for i in batch]
         bases = [runs[row.base] for row in chosen]
-        with model.hooked(noise_hooks(bases) + write_hooks(model, chosen, kept)), memory(len(batch)):
+        with model.hooked(noise_hooks(bases) + write_hooks(model, chosen, kept)), in_memory(len(batch)):
             out[batch] = answers_of(model, bases)
         if progress is not None:
             progress(len(batch))
@@ -41,7 +42,7 @@ def measure(
 
 
 def execute_runs(
-    model: Model, runs: Sequence[Run], wanted: Sequence[Key], batch_size: int | None
+    model: Model, runs: Sequence[Run], wanted: Sequence[Key], limits: Limits
 ) -> tuple[Float[np.ndarray, "run answer"], list[dict[Key, torch.Tensor]]]:
     """Answers' log-probabilities of each run, and its activations: [pos, d_model] or by head or neuron."""
     kept: list[dict[Key, torch.Tensor]] = [{} for _ in runs]
@@ -54,10 +55,10 @@ def execute_runs(
 
         return hook
 
-    for batch in batched(runs, lambda run: len(run.ids), model, batch_size):
+    for batch in batched(runs, lambda run: len(run.ids), model, limits):
         chosen = [runs[i] for i in batch]
         keepers = [(model.hook(*key), keep(key, batch)) for key in wanted]
-        with model.hooked(noise_hooks(chosen) + keepers), memory(len(batch)):
+        with model.hooked(noise_hooks(chosen) + keepers), in_memory(len(batch)):
             plain[batch] = answers_of(model, chosen)
     return plain, kept
 
@@ -111,7 +112,7 @@ def embedding_std(model: Model, runs: Sequence[Run], positions: Sequence[Sequenc
 
         return hook
 
-    for batch in batched(runs, lambda run: len(run.ids), model, None):
+    for batch in batched(runs, lambda run: len(run.ids), model, Limits(default(model.device))):
         with model.hooked([(EMBEDDING_HOOK, keep(batch))]):
             answers_of(model, [runs[i] for i in batch])
     return float(torch.cat(found).std())

@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float
 
 from locate.errors import LocateError
+from locate.memory import LEAST, ran_out
 from locate.models import EMBEDDING_HOOK, Model
 
 Key = tuple[str, int]
 """component and layer"""
 
-WORKING_BYTES = 384 << 20
 MOST_ROWS = 256
 
 
@@ -59,6 +59,29 @@ class Row:
     writes: tuple[Placed, ...]
 
 
+@dataclass(frozen=True)
+class Limits:
+    """How much an engine may do at once.
+
+    memory      bytes besides the model
+    batch_size  rows, and prompts, at most; None for as many as fit
+    """
+
+    memory: int
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.memory < LEAST:
+            raise LocateError(f"memory of {self.memory} bytes: expected at least {LEAST:,}")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise LocateError(f"batch size {self.batch_size}: expected a number of prompts >= 1")
+
+    def rows(self, each: int, share: float = 1.0) -> int:
+        """How many rows of `each` bytes fit a share of the memory."""
+        fitting = max(1, int(self.memory * share) // each)
+        return fitting if self.batch_size is None else min(fitting, self.batch_size)
+
+
 @dataclass(frozen=True, eq=False)
 class Measured:
     """Log-probabilities (nats) of each run's answers, without a patch and patched."""
@@ -83,29 +106,33 @@ def noise_hooks(runs: Sequence[Run]) -> list[tuple[str, Callable]]:
 
 
 @contextmanager
-def memory(rows: int) -> Iterator[None]:
+def in_memory(rows: int) -> Iterator[None]:
     """Turn an out-of-memory error into one line that says the way out."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise LocateError(f"out of memory with {rows} prompts at once: choose a smaller --batch-size") from error
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        raise LocateError(
+            f"out of memory with {rows} prompts at once: choose a smaller --memory or --batch-size, or --dtype bfloat16"
+        ) from error
 
 
-def batched(items: Sequence[Any], length: Callable, model: Model, batch_size: int | None) -> Iterable[list[int]]:
+def batched(items: Sequence[Any], length: Callable, model: Model, limits: Limits) -> Iterable[list[int]]:
     """Indices of items of one length each, in batches."""
     by_length: dict[int, list[int]] = defaultdict(list)
     for index, item in enumerate(items):
         by_length[length(item)].append(index)
     for tokens, indices in sorted(by_length.items()):
-        size = batch_size or rows_that_fit(model, tokens)
+        size = min(MOST_ROWS, limits.rows(prompt_bytes(model, tokens)))
         for start in range(0, len(indices), size):
             yield indices[start : start + size]
 
 
-def rows_that_fit(model: Model, tokens: int) -> int:
-    """Rows of a length whose logits, attention and hidden states fit the working memory, at most MOST_ROWS."""
+def prompt_bytes(model: Model, tokens: int) -> int:
+    """Bytes of a prompt that is run whole: its logits, attention and hidden states."""
     width = model.d_vocab + 3 * model.n_heads * tokens + 3 * model.d_mlp + 12 * model.d_model
-    return max(1, min(MOST_ROWS, WORKING_BYTES // (4 * tokens * width)))
+    return model.number_bytes * tokens * width
 
 
 def answers_of(model: Model, runs: Sequence[Run]) -> Float[np.ndarray, "row answer"]:

@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
     {"errors", "files", "schema", "sites", "metrics", "prompts"},
-    {"models", "checkpoint", "startup", "rows", "plain", "sweep"},
+    {"models", "checkpoint", "startup", "memory", "rows", "plain", "sweep"},
     {"tracing"},
     {"mediation"},
     {"located"},

@@ -7,7 +7,7 @@ import pytest
 from locate.mediation import effects
 from locate.plain import measure
 from locate.prompts import Pair, Prompts
-from locate.rows import Placed, Row, Run
+from locate.rows import Limits, Placed, Row, Run
 from locate.sites import Patch, Site, Write
 from locate.tracing.collect import trace
 from locate.tracing.corrupt import Noise
@@ -224,7 +224,8 @@ def test_measure_keeps_rows_apart(gpt2):
     ids, other = (gpt2.encode(text)[0] for text in ("The nurse said that", "The man said that"))
     runs = [Run(tuple(other), (5, 6)), Run(tuple(ids), (5, 6))]
     rows = [Row(0, 1, (Placed("mlp_out", layer, None, place, place, "source"),)) for layer, place in ((0, 2), (1, 4))]
-    together = measure(gpt2, runs, rows).rows
-    apart = np.concatenate([measure(gpt2, runs, [row]).rows for row in rows])
+    limits = Limits(10**8)
+    together = measure(gpt2, runs, rows, limits=limits).rows
+    apart = np.concatenate([measure(gpt2, runs, [row], limits=limits).rows for row in rows])
     np.testing.assert_allclose(together, apart, atol=EXACT)
     assert np.abs(together[0] - together[1]).max() > 1e-4

@@ -102,7 +102,7 @@ class Stop(KeyboardInterrupt):
 
 @pytest.mark.parametrize("blow", [Stop(), OSError(errno.ENOSPC, "No space left on device")])
 def test_an_interrupted_run_keeps_what_was_measured_and_resumes(gpt2, tmp_path, monkeypatch, blow):
-    monkeypatch.setattr(collect, "CHUNK", 1)
+    monkeypatch.setattr(collect, "CHUNK_PAIRS", 1)
     whole = trace(gpt2, FEW, SMALL)
     calls = []
 

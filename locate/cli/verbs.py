@@ -143,6 +143,9 @@ def trace(
     formats: Formats = "html,png,svg,pdf",
     max_dropped: Annotated[float, typer.Option(help="largest share of pairs a tokenizer may make unusable")] = 0.2,
     batch_size: Annotated[int | None, typer.Option(help="prompts at once; default: what fits")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="besides the model, like 2GB; default: a share of what is free")
+    ] = None,
     engine: Annotated[
         Engine, typer.Option(help="sweep: each row from where it begins to differ; plain: at full depth; both exact")
     ] = Engine.sweep,
@@ -175,10 +178,12 @@ def trace(
     plan = parsed_map(components, layers, roles, windows, severed)
     with Steps() as steps:
         steps.say("loading TransformerLens and the model")
+        from locate.memory import parsed
         from locate.models import load
         from locate.tracing.collect import trace as run_trace
         from locate.tracing.corrupt import Noise, Swap
 
+        allowed = None if memory is None else parsed(memory)
         corruption = Swap() if corrupt is Corrupt.swap else Noise(sigmas or 3.0, draws or 10, seed)
         loaded = load(
             model,
@@ -196,6 +201,7 @@ def trace(
             corruption=corruption,
             output=folder,
             batch_size=batch_size,
+            memory=allowed,
             engine=engine.value,
             max_dropped=max_dropped,
             progress=steps.rows,

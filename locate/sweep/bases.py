@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 
 from locate.models import Model
-from locate.rows import Key, Run, answers_of, batched, memory, noise_hooks
+from locate.rows import Key, Limits, Run, answers_of, batched, in_memory, noise_hooks
 from locate.sweep.replay import Given, Keys, watched
 
 
@@ -39,7 +39,7 @@ class Bases:
         return min([*ends, *a.noised, *b.noised, common])
 
 
-def execute(model: Model, runs: Sequence[Run], wanted: Iterable[Key], batch_size: int | None) -> Bases:
+def execute(model: Model, runs: Sequence[Run], wanted: Iterable[Key], limits: Limits) -> Bases:
     """Run every prompt once, keeping the wanted activations, all residual streams, keys and values."""
     bases = Bases(runs, np.empty((len(runs), len(runs[0].answers))))
     longest = max(len(run.ids) for run in runs)
@@ -60,7 +60,7 @@ def execute(model: Model, runs: Sequence[Run], wanted: Iterable[Key], batch_size
 
         return hook
 
-    for batch in batched(runs, lambda run: len(run.ids), model, batch_size):
+    for batch in batched(runs, lambda run: len(run.ids), model, limits):
         chosen = [runs[i] for i in batch]
 
         def arrived(layer: int, given: Given, keys: Keys, batch: Sequence[int] = batch) -> None:
@@ -69,6 +69,14 @@ def execute(model: Model, runs: Sequence[Run], wanted: Iterable[Key], batch_size
             bases.keys[layer] = into(old[0], batch, keys[0], 2), into(old[1], batch, keys[1], 2)
 
         keepers = [(model.hook(*key), keep(key, batch)) for key in names]
-        with model.hooked(noise_hooks(chosen) + keepers), watched(model, arrived), memory(len(batch)):
+        with model.hooked(noise_hooks(chosen) + keepers), watched(model, arrived), in_memory(len(batch)):
             bases.log_probs[batch] = answers_of(model, chosen)
     return bases
+
+
+def run_bytes(model: Model, wanted: Iterable[Key], tokens: int) -> int:
+    """Bytes that are kept of a run: residual streams, keys, values, and the wanted activations."""
+    widths = {"head": model.n_heads * model.d_head, "neuron": model.d_mlp}
+    always = model.n_layers * (model.d_model + 2 * model.n_kv_heads * model.d_head)
+    width = always + sum(widths.get(component, model.d_model) for component, _ in wanted if component != "resid_pre")
+    return model.number_bytes * tokens * width

@@ -11,13 +11,15 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from locate.errors import LocateError
+from locate.memory import ran_out
 from locate.models import Model
-from locate.rows import Key, Measured, Placed, Row, Run, memory
+from locate.rows import Key, Limits, Measured, Placed, Row, Run
 from locate.sites import UNITS
-from locate.sweep.bases import Bases, execute
+from locate.sweep.bases import Bases, execute, run_bytes
 from locate.sweep.replay import Given, Keys, read_out
 
-WORKING_BYTES = 384 << 20
+KEPT_SHARE = 0.5  # of the memory, for what is kept of runs; the rest is for rows under way
 
 
 def measure(
@@ -25,27 +27,59 @@ def measure(
     runs: Sequence[Run],
     rows: Sequence[Row],
     *,
-    batch_size: int | None = None,
+    limits: Limits,
     progress: Callable[[int], None] | None = None,
 ) -> Measured:
     """Execute every run once, and every row from where it begins to differ from its base run.
 
-    batch_size  rows that climb together; None chooses as many as fit a stated working memory
-    progress    called with the number of rows just finished
+    limits    how much may be done at once; the rows at once are halved when memory runs out all the same
+    progress  called with the number of rows just finished
     """
+    plain = np.empty((len(runs), len(runs[0].answers)))
+    out = np.empty((len(rows), plain.shape[1]))
+    for part, used in portions(model, runs, rows, limits):
+        place = {run: index for index, run in enumerate(used)}
+        moved = [Row(place[rows[i].base], place[rows[i].source], rows[i].writes) for i in part]
+        plain[used], out[part] = measure_portion(model, [runs[i] for i in used], moved, limits, progress)
+    return Measured(plain, out)
+
+
+def portions(
+    model: Model, runs: Sequence[Run], rows: Sequence[Row], limits: Limits
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Rows, in their order, with the runs they need, so that what is kept of these runs fits a share of the memory."""
     wanted = {(write.component, write.layer) for row in rows for write in row.writes}
-    bases = execute(model, runs, wanted, batch_size)
-    out = np.array(bases.log_probs[[row.base for row in rows]])
-    climbs = [climber(model, bases, index, row) for index, row in enumerate(rows)]
+    size = [run_bytes(model, wanted, len(run.ids)) for run in runs]
+    part: list[int] = []
+    used: dict[int, None] = {}
+    for index, row in enumerate(rows):
+        more = used | dict.fromkeys((row.base, row.source))
+        if part and sum(size[run] for run in more) > limits.memory * KEPT_SHARE:
+            yield part, list(used)
+            part, more = [], dict.fromkeys((row.base, row.source))
+        part.append(index)
+        used = more
+    idle = set(range(len(runs))) - {run for row in rows for run in (row.base, row.source)}
+    yield part, [*used, *sorted(idle)]
+
+
+def measure_portion(
+    model: Model, runs: Sequence[Run], rows: Sequence[Row], limits: Limits, progress: Callable[[int], None] | None
+) -> tuple[Float[np.ndarray, "run answer"], Float[np.ndarray, "row answer"]]:
+    """Log-probabilities (nats) of runs and of rows whose runs' activations are kept together."""
+    wanted = {(write.component, write.layer) for row in rows for write in row.writes}
+    bases = execute(model, runs, wanted, limits)
+    equal = {couple: bases.first_difference(*couple) for couple in {(row.base, row.source) for row in rows}}
+    climbs = [climber(model, bases, i, row, equal[row.base, row.source]) for i, row in enumerate(rows)]
     moving = [each for each in climbs if each is not None]
+    out = np.array(bases.log_probs[[row.base for row in rows]])
     if progress is not None:
         progress(len(rows) - len(moving))
-    for stair in stairs(model, moving, batch_size):
-        with memory(len(stair)):
-            out[[each.row for each in stair]] = climb(model, bases, stair)
+    for stair, found in climbed(model, bases, moving, limits):
+        out[[each.row for each in stair]] = found
         if progress is not None:
             progress(len(stair))
-    return Measured(bases.log_probs, out)
+    return bases.log_probs, out
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +94,24 @@ class Climber:
     first_pos: int
     writes: tuple[Placed, ...]
 
+    @property
+    def whole_from(self) -> int:
+        """The layer from which on all its positions are run.
 
-def climber(model: Model, bases: Bases, index: int, row: Row) -> Climber | None:
-    """Where a row begins to differ from its base run; None where it never does."""
+        Where all that it writes in its first layer is one position behind the attention, only that position leaves the
+        layer changed: that layer is run at this position alone, and the row is whole from the next one on.
+        """
+        here = [write for write in self.writes if write.layer == self.first_layer]
+        narrow = all(write.component != "resid_pre" and write.base_pos == self.first_pos for write in here)
+        return self.first_layer + narrow
+
+
+def climber(model: Model, bases: Bases, index: int, row: Row, equal: int) -> Climber | None:
+    """Where a row begins to differ from its base run; None where it never does.
+
+    equal  number of leading positions at which base and source are the same
+    """
     n_pos = len(bases.runs[row.base].ids)
-    equal = bases.first_difference(row.base, row.source)
     writes = [write for write in row.writes if reaches_the_end(write, n_pos, model.n_layers)]
     changing = [write.base_pos for write in writes if not changes_nothing(write, equal)]
     if not changing:
@@ -89,46 +136,73 @@ def changes_nothing(write: Placed, equal: int) -> bool:
     return write.origin == "source" and write.base_pos == write.source_pos < equal
 
 
-def stairs(model: Model, climbers: Sequence[Climber], batch_size: int | None) -> Iterator[list[Climber]]:
-    """Rows of one length and first position, those that begin lowest first, as many as fit the working memory."""
+def climbed(
+    model: Model, bases: Bases, climbers: Sequence[Climber], limits: Limits
+) -> Iterator[tuple[list[Climber], Float[np.ndarray, "row answer"]]]:
+    """Stairs and what they found: rows of one length and first position, lowest first, as many as fit the memory."""
     alike: dict[tuple[int, int], list[Climber]] = defaultdict(list)
     for each in climbers:
         alike[each.n_pos, each.first_pos].append(each)
+    share = 1.0 - KEPT_SHARE
     for (n_pos, first), group in sorted(alike.items()):
-        size = batch_size or rows_that_fit(model, n_pos, first)
-        group.sort(key=lambda each: each.first_layer)
-        for start in range(0, len(group), size):
-            yield group[start : start + size]
+        group.sort(key=lambda each: each.whole_from)
+        start = 0
+        while start < len(group):
+            stair = group[start : start + limits.rows(row_bytes(model, n_pos, first), share)]
+            try:
+                found = climb(model, bases, stair)
+            except (RuntimeError, MemoryError) as error:
+                if not ran_out(error):
+                    raise
+                if len(stair) == 1:
+                    raise LocateError("out of memory with a single row: choose --dtype bfloat16") from error
+                share /= 2
+                continue
+            yield stair, found
+            start += len(stair)
 
 
-def rows_that_fit(model: Model, n_pos: int, first: int) -> int:
-    """Rows whose residual streams, keys, attention and MLP fit the working memory."""
+def row_bytes(model: Model, n_pos: int, first: int) -> int:
+    """Bytes of a row under way: residual stream, MLP, attention, keys and values, and its logits."""
     run = n_pos - first
     attention = 3 * model.n_heads * run * n_pos + 4 * n_pos * model.n_heads * model.d_head
-    return max(1, WORKING_BYTES // (4 * (attention + run * (3 * model.d_mlp + 12 * model.d_model) + 2 * model.d_vocab)))
+    width = run * (3 * model.d_mlp + 8 * model.d_model) + attention + model.d_vocab
+    return model.number_bytes * width + 4 * model.d_vocab
 
 
 def climb(model: Model, bases: Bases, stair: Sequence[Climber]) -> Float[np.ndarray, "row answer"]:
-    """Log-probabilities (nats) of the answers of rows of one length and first position, sorted by first layer."""
-    first, n_pos = stair[0].first_pos, stair[0].n_pos
-    starts = np.array([each.first_layer for each in stair])
+    """Log-probabilities (nats) of the answers of rows of one length and first position, in the order of `climbed`."""
+    first, n_pos, last = stair[0].first_pos, stair[0].n_pos, model.n_layers - 1
+    starts = torch.tensor([each.first_layer for each in stair])
+    whole_from = torch.tensor([each.whole_from for each in stair])
     base = torch.tensor([each.base for each in stair])
     writes = Writes.of(model, bases, stair)
-    embedded = bases.activation["resid_pre", 0]
-    residual = embedded.new_empty(len(stair), n_pos - first, embedded.shape[-1])
+    blocks = bases.given[n_pos]
     with torch.inference_mode():
-        for layer in range(int(starts[0]), model.n_layers):
-            joined, active = np.searchsorted(starts, [layer, layer + 1])
-            residual[joined:active] = bases.activation["resid_pre", layer][base[joined:active], first:n_pos]
-            under_way = residual[:active]
-            writes.into_residual(under_way, layer)
-            given, keys = bases.given[n_pos][layer], keys_of(bases, layer, base[:active], first)
-            if layer < model.n_layers - 1:
-                with model.hooked(writes.hooks(layer, first)):
-                    residual[:active] = given.run(under_way, first, keys)
-        with model.hooked(writes.hooks(layer, n_pos - 1)):
-            final = last_position(given, residual, first, keys)
-        return answers(model, bases, stair, final[:, 0], given)
+        embedded = bases.activation["resid_pre", 0]
+        residual = embedded.new_empty(len(stair), n_pos - first, embedded.shape[-1])
+        for layer in range(int(starts.min()), last):
+            join = torch.nonzero((starts == layer) & (whole_from == layer))[:, 0]
+            residual[join] = bases.activation["resid_pre", layer][base[join], first:n_pos]
+            writes.into_residual(residual, layer)
+            whole = torch.arange(int((whole_from <= layer).sum()))
+            if len(whole):
+                with model.hooked(writes.hooks(layer, first, whole)):
+                    keys = keys_of(bases, layer, base[whole], first)
+                    residual[: len(whole)] = blocks[layer].run(residual[: len(whole)], first, keys)
+            enter = torch.nonzero((starts == layer) & (whole_from > layer))[:, 0]
+            if len(enter):
+                alone = bases.activation["resid_pre", layer][base[enter], first : first + 1]
+                residual[enter] = bases.activation["resid_pre", layer + 1][base[enter], first:n_pos]
+                with model.hooked(writes.hooks(layer, first, enter)):
+                    keys = keys_of(bases, layer, base[enter], first)
+                    residual[enter, :1] = blocks[layer].run(alone, first, keys)
+        join = torch.nonzero(starts == last)[:, 0]
+        residual[join] = bases.activation["resid_pre", last][base[join], first:n_pos]
+        writes.into_residual(residual, last)
+        with model.hooked(writes.hooks(last, n_pos - 1, torch.arange(len(stair)))):
+            final = last_position(blocks[last], residual, first, keys_of(bases, last, base, first))
+        return answers(model, bases, stair, final[:, 0], blocks[last])
 
 
 def keys_of(bases: Bases, layer: int, base: Int[torch.Tensor, " row"], first: int) -> Keys | None:
@@ -176,6 +250,7 @@ class Writes:
 
     model: Model
     spots: dict[Key, Spot]
+    count: int
     first: int
 
     @staticmethod
@@ -186,7 +261,7 @@ class Writes:
             for write in each.writes:
                 found[write.component, write.layer].append((place, each, write))
         spots = {key: spot(bases.activation[key], key[0], listed) for key, listed in found.items()}
-        return Writes(model, spots, stair[0].first_pos)
+        return Writes(model, spots, len(stair), stair[0].first_pos)
 
     def into_residual(self, residual: Float[torch.Tensor, "row pos d_model"], layer: int) -> None:
         """Write the residual stream that enters a layer, in place."""
@@ -194,24 +269,29 @@ class Writes:
         if here is not None:
             residual[here.row, here.pos - self.first] = here.value
 
-    def hooks(self, layer: int, first: int) -> list[tuple[str, Callable]]:
-        """Hooks that write inside a block that runs the positions `first` and up."""
-        return [
-            (self.model.hook(*key), self.hook(here, first))
-            for key, here in self.spots.items()
-            if key[1] == layer and key[0] != "resid_pre"
-        ]
+    def hooks(self, layer: int, first: int, rows: Int[torch.Tensor, " row"]) -> list[tuple[str, Callable]]:
+        """Hooks that write inside a block that runs some rows at the positions `first` and up."""
+        hooks = []
+        for (component, at), here in self.spots.items():
+            if at == layer and component != "resid_pre":
+                place = torch.full((self.count,), -1)
+                place[rows] = torch.arange(len(rows))
+                chosen = torch.nonzero(place[here.row] >= 0)[:, 0]
+                where = [place[here.row[chosen]], here.pos[chosen] - first]
+                where += [] if here.unit is None else [here.unit[chosen]]
+                hooks.append((self.model.hook(component, layer), writing(tuple(where), here.value[chosen])))
+        return hooks
 
-    def hook(self, here: Spot, first: int) -> Callable:
-        """The hook of one component."""
 
-        def write(activation: torch.Tensor, hook: Any) -> torch.Tensor:
-            changed = activation.clone()
-            where = (here.row, here.pos - first) if here.unit is None else (here.row, here.pos - first, here.unit)
-            changed[where] = here.value
-            return changed
+def writing(where: tuple[torch.Tensor, ...], value: torch.Tensor) -> Callable:
+    """A hook that writes values at row, position and, where there are units, unit."""
 
-        return write
+    def hook(activation: torch.Tensor, hook: Any) -> torch.Tensor:
+        changed = activation.clone()
+        changed[where] = value
+        return changed
+
+    return hook
 
 
 def spot(kept: torch.Tensor, component: str, writes: Sequence[tuple[int, Climber, Placed]]) -> Spot:

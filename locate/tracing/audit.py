@@ -9,7 +9,7 @@ import numpy as np
 from locate import plain
 from locate.errors import LocateError
 from locate.models import Model
-from locate.rows import Row, Run
+from locate.rows import Limits, Row, Run
 from locate.sweep import measure
 
 PAIRS = 4
@@ -18,15 +18,15 @@ LIMIT = {"float64": 1e-5, "float32": 2e-4, "float16": 0.05, "bfloat16": 0.2}
 """nats; what rounding makes of one row in batches of two shapes, with room for large models"""
 
 
-def audit(model: Model, runs: Sequence[Run], rows: Sequence[Row], batch_size: int | None) -> dict[str, float]:
+def audit(model: Model, runs: Sequence[Run], rows: Sequence[Row], limits: Limits) -> dict[str, float]:
     """Largest difference (nats) of some rows between the sweep and the plain engine, and how many were compared.
 
     Raises LocateError when they differ by more than rounding: then this architecture is not swept exactly.
     """
     chosen = np.random.default_rng(0).permutation(len(rows))[:ROWS]
     sample = [rows[i] for i in chosen]
-    fast = measure(model, runs, sample, batch_size=batch_size).rows
-    slow = plain.measure(model, runs, sample, batch_size=batch_size).rows
+    fast = measure(model, runs, sample, limits=limits).rows
+    slow = plain.measure(model, runs, sample, limits=limits).rows
     apart = float(np.abs(fast - slow).max())
     if not apart <= LIMIT[model.dtype]:
         raise LocateError(

@@ -15,12 +15,13 @@ import torch
 
 from locate.errors import LocateError
 from locate.files import hash_of, strict
+from locate.memory import default, peak
 from locate.models import Model
 from locate.plain import measure as measure_plainly
 from locate.prompts.build import occupation_pairs
 from locate.prompts.pair import Prompts
 from locate.prompts.tokens import MAX_DROPPED, Ledger, TokenPair, tokenise
-from locate.rows import Measured, Row, Run
+from locate.rows import Limits, Measured, Row, Run
 from locate.schema import TRACE_VERSION, library_version, locate_version
 from locate.sites import DIRECTIONS, Patch, Write, check
 from locate.sweep import measure as sweep
@@ -30,7 +31,8 @@ from locate.tracing.folder import RunFolder
 from locate.tracing.plan import Cell, Map, cells_of_map, cells_of_patches, hash_of_patches, row_of
 from locate.tracing.table import LABELS, LOGS, NUMBERS, Trace, tidy
 
-CHUNK = 16  # pairs measured, and kept on disk, at a time
+CHUNK_ROWS = 20_000  # rows measured, and kept on disk, at a time: large enough for the sweep to fill its batches
+CHUNK_PAIRS = 64
 ENGINES = {"sweep": sweep, "plain": measure_plainly}
 LIBRARIES = ("transformer-lens", "torch", "transformers", "numpy", "pandas")
 
@@ -51,8 +53,8 @@ class Job:
     directions: tuple[str, ...]
     corruption: Corruption
     scale: float
-    batch_size: int | None = None
-    engine: str = "sweep"
+    limits: Limits
+    engine: str
 
     def cells(self, pair: TokenPair) -> list[Cell]:
         """The cells of one pair."""
@@ -67,6 +69,12 @@ class Job:
         tokens = sum(self.roles is None or token.role in self.roles for token in pair.aligned)
         return tokens * len(self.forms) * len(self.directions) * self.corruption.samples
 
+    @property
+    def chunk(self) -> int:
+        """Pairs measured, and kept on disk, at a time: the same on every machine, so that any of them can resume."""
+        rows = sum(self.rows(pair) for pair in self.pairs) / len(self.pairs)
+        return max(1, min(CHUNK_PAIRS, round(CHUNK_ROWS / rows)))
+
 
 def trace(
     model: Model,
@@ -78,6 +86,7 @@ def trace(
     corruption: Corruption | None = None,
     output: str | Path | None = None,
     batch_size: int | None = None,
+    memory: int | None = None,
     engine: str = "sweep",
     max_dropped: float = MAX_DROPPED,
     progress: Progress | None = None,
@@ -92,16 +101,17 @@ def trace(
                  direct effect needs both
     corruption   Swap() or Noise(); None for Swap()
     output       run folder: filled as the run goes, and resumed when it holds the same run unfinished
-    batch_size   prompts executed at once; None for what fits a stated working memory
+    batch_size   prompts executed at once, at most; None for as many as fit
+    memory       bytes that may be used besides the model; None for a share of what is free on its device
     engine       "sweep" (every row from where it begins to differ) or "plain" (every row at full depth, with hooks);
                  both are exact
     max_dropped  largest share of pairs that the tokenizer may make unusable, in [0, 1]
 
     Raises LocateError for unusable prompts or patches, or an output folder that holds something else.
     """
-    job = prepare(
-        model, prompts, map, patches, tuple(directions), corruption or Swap(), max_dropped, batch_size, engine
-    )
+    limits = Limits(default(model.device) if memory is None else memory, batch_size)
+    way = corruption or Swap()
+    job = prepare(model, prompts, map, patches, tuple(directions), way, max_dropped, limits, engine)
     meta = starting_meta(job, prompts_of(prompts), map)
     folder = RunFolder.open(output, meta) if output is not None else None
     done = folder.finished() if folder is not None else None
@@ -111,7 +121,8 @@ def trace(
     if engine == "sweep":
         meta["audit"] = audited(job)
     table = collect(job, folder, progress)
-    result = Trace(table, meta | {"status": "complete", "rows": len(table), "seconds": time.monotonic() - started})
+    end = {"status": "complete", "rows": len(table), "seconds": time.monotonic() - started}
+    result = Trace(table, meta | end | {"memory": {"allowed": limits.memory, "peak": peak(model.device)}})
     if folder is not None:
         folder.finish(result)
     return result
@@ -130,7 +141,7 @@ def prepare(
     directions: tuple[str, ...],
     corruption: Corruption,
     max_dropped: float,
-    batch_size: int | None,
+    limits: Limits,
     engine: str,
 ) -> Job:
     """Check the arguments against the model and each other."""
@@ -139,8 +150,6 @@ def prepare(
     if not directions or len(set(directions)) != len(directions):
         raise LocateError(f"directions {directions}: expected denoising, noising or both, each once")
     check("engine", engine, tuple(ENGINES))
-    if batch_size is not None and batch_size < 1:
-        raise LocateError(f"batch size {batch_size}: expected a number of prompts >= 1")
     if map is not None and patches is not None:
         raise LocateError("both a map and patches were given: expected one of them")
     map = map or Map()
@@ -160,7 +169,7 @@ def prepare(
     executed = as_executed(prompts_of(prompts), corruption)
     pairs, ledger = tokenise(executed, model.encode, max_dropped=max_dropped)
     scale = noise_scale(model, pairs, corruption)
-    job = Job(model, pairs, ledger, forms, patches, map.roles, directions, corruption, scale, batch_size, engine)
+    job = Job(model, pairs, ledger, forms, patches, map.roles, directions, corruption, scale, limits, engine)
     if not any(job.rows(pair) for pair in pairs):
         raise LocateError("no patch has a token to be written at in any pair: choose other roles or patches")
     unplaced = [patch for patch in patches or () if not any(list(cells_of_patches([patch], pair)) for pair in pairs)]
@@ -217,7 +226,7 @@ def starting_meta(job: Job, prompts: Prompts, map: Map | None) -> dict[str, Any]
                 "patches_sha256": hash_of([patches, job.roles]),
                 "directions": "+".join(job.directions),
                 "corruption": ", ".join(f"{key} {value}" for key, value in job.corruption.describe().items()),
-                "chunk": CHUNK,
+                "chunk": job.chunk,
                 "engine": job.engine,
             },
             "model": model.provenance(),
@@ -242,7 +251,7 @@ def audited(job: Job) -> dict[str, float]:
     pairs = [pair for pair in job.pairs if job.rows(pair)]
     chosen = np.random.default_rng(0).permutation(len(pairs))[:PAIRS]
     runs, rows, _ = layout([pairs[i] for i in sorted(chosen)], job)
-    return audit(job.model, runs, rows, job.batch_size)
+    return audit(job.model, runs, rows, job.limits)
 
 
 def collect(job: Job, folder: RunFolder | None, progress: Progress | None) -> pd.DataFrame:
@@ -256,10 +265,10 @@ def collect(job: Job, folder: RunFolder | None, progress: Progress | None) -> pd
             progress(done, planned)
 
     parts = []
-    for chunk, start in enumerate(range(0, len(job.pairs), CHUNK)):
+    for chunk, start in enumerate(range(0, len(job.pairs), job.chunk)):
         part = folder.read_part(chunk) if folder is not None else None
         if part is None:
-            part = measure_chunk(job, job.pairs[start : start + CHUNK], advance)
+            part = measure_chunk(job, job.pairs[start : start + job.chunk], advance)
             if folder is not None:
                 folder.write_part(chunk, part)
         else:
@@ -273,7 +282,7 @@ def measure_chunk(job: Job, pairs: Sequence[TokenPair], advance: Callable[[int],
     runs, rows, labels = layout(pairs, job)
     if not rows:
         return tidy(pd.DataFrame(columns=[*LABELS, *NUMBERS, *LOGS]))
-    measured = ENGINES[job.engine](job.model, runs, rows, batch_size=job.batch_size, progress=advance)
+    measured = ENGINES[job.engine](job.model, runs, rows, limits=job.limits, progress=advance)
     table = pd.concat([pd.DataFrame(labels), logs_of(rows, measured)], axis=1)
     without = {pair.index for pair in pairs if pair.answers[2] is None}
     table.loc[table["pair"].isin(without), [name for name in LOGS if name.endswith("neutral")]] = np.nan

@@ -1,0 +1,56 @@
+"""How much memory a run may use, when it has run out, and how much it used at most."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import psutil
+import torch
+
+from locate.errors import LocateError
+
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+CPU_SHARE, CPU_MOST = 1 / 4, 10**9  # more does not make a processor faster, which reads its caches
+GPU_SHARE = 1 / 2
+LEAST = 10**6
+
+
+def parsed(text: str) -> int:
+    """Bytes of a size like 800MB, 2GB or 1.5GiB.
+
+    Raises LocateError for anything else, and for less than a megabyte.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?i?)b?", text.strip().lower())
+    size = int(float(found[1]) * UNITS[found[2]]) if found and found[2] in UNITS else 0
+    if size < LEAST:
+        raise LocateError(f"memory {text!r}: expected a size from 1MB up, like 800MB or 2GB")
+    return size
+
+
+def default(device: str) -> int:
+    """Bytes a sweep may use besides the model when nobody says how many: a share of what is free on the device."""
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] * GPU_SHARE)
+    return int(min(psutil.virtual_memory().available * CPU_SHARE, CPU_MOST))
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left: torch has a class for GPUs, and a sentence for processors."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def peak(device: str) -> dict[str, int]:
+    """The most memory this process has held so far, in bytes: its own, and the device's where that is a GPU."""
+    if torch.device(device).type == "cuda":
+        return {"process": process_peak(), "device": torch.cuda.max_memory_allocated(device)}
+    return {"process": process_peak()}
+
+
+def process_peak() -> int:
+    """The largest resident set of this process so far, in bytes."""
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
