@@ -12,7 +12,7 @@ from locate.errors import LocateError
 from locate.prompts import Pair, Prompts, occupation_pairs
 from locate.sites import Patch, Site
 from locate.sweep import measure
-from locate.tracing import collect, load_trace
+from locate.tracing import job, load_trace
 from locate.tracing.collect import trace
 from locate.tracing.corrupt import Noise, Swap, noise_scale
 from locate.tracing.plan import Map
@@ -102,7 +102,7 @@ class Stop(KeyboardInterrupt):
 
 @pytest.mark.parametrize("blow", [Stop(), OSError(errno.ENOSPC, "No space left on device")])
 def test_an_interrupted_run_keeps_what_was_measured_and_resumes(gpt2, tmp_path, monkeypatch, blow):
-    monkeypatch.setattr(collect, "CHUNK_PAIRS", 1)
+    monkeypatch.setattr(job, "CHUNK_PAIRS", 1)
     whole = trace(gpt2, FEW, SMALL)
     calls = []
 
@@ -112,7 +112,7 @@ def test_an_interrupted_run_keeps_what_was_measured_and_resumes(gpt2, tmp_path, 
             raise blow
         return measure(*args, **options)
 
-    monkeypatch.setitem(collect.ENGINES, "sweep", counted)
+    monkeypatch.setitem(job.ENGINES, "sweep", counted)
     with pytest.raises(type(blow)):
         trace(gpt2, FEW, SMALL, output=tmp_path)
     with pytest.raises(LocateError, match="is unfinished"):

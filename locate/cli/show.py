@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
@@ -18,6 +20,9 @@ from locate.located import Located
 from locate.prompts.tokens import Ledger, TokenPair
 from locate.report.write import Report
 from locate.tracing.table import Trace
+
+if TYPE_CHECKING:
+    from locate.tracing.forecast import Forecast
 
 SHOWN = 10
 PLAIN_EVERY = 15.0  # seconds between lines where stderr is not a terminal
@@ -105,6 +110,18 @@ def print_located(located: Located, paths: Sequence[Path], as_json: bool) -> Non
     layers = ", ".join(str(layer) for layer in located.layers) or "none passes"
     console.print(f"\nlayers of {located.component} at {located.role}, strongest first: {layers}")
     print_paths(paths, "")
+
+
+def print_forecast(found: Forecast, as_json: bool) -> None:
+    """What a trace would cost."""
+    if as_json:
+        print(json.dumps(asdict(found), indent=2))
+        return
+    stdout().print(
+        f"{found.pairs:,} pairs, {found.rows:,} rows, of which {found.run:,} have to be run\n"
+        f"{found.operations:.2g} floating-point operations\n"
+        f"about {found.seconds:.3g} s of measuring, and {found.peak / 1e9:.2f} GB of memory at most"
+    )
 
 
 def print_report(trace: Trace, report: Report, as_json: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -154,10 +154,13 @@ def trace(
     revision: Revision = None,
     allow_pickle: AllowPickle = False,
     trust_remote_code: TrustCode = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="only say what it would cost, from a short calibration")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Trace a model: from prompts to effects, figures and located.json in a run folder."""
-    from locate.cli.show import Steps, print_report
+    from locate.cli.show import Steps, print_forecast, print_report
     from locate.metrics import metric_named
     from locate.report import write_report
 
@@ -182,8 +185,8 @@ def trace(
         from locate.models import load
         from locate.tracing.collect import trace as run_trace
         from locate.tracing.corrupt import Noise, Swap
+        from locate.tracing.forecast import forecast
 
-        allowed = None if memory is None else parsed(memory)
         corruption = Swap() if corrupt is Corrupt.swap else Noise(sigmas or 3.0, draws or 10, seed)
         loaded = load(
             model,
@@ -193,19 +196,19 @@ def trace(
             allow_pickle=allow_pickle,
             trust_remote_code=trust_remote_code,
         )
-        result = run_trace(
-            loaded,
-            chosen,
-            plan,
-            directions=DIRECTIONS if direction is Direction.both else (direction.value,),
-            corruption=corruption,
-            output=folder,
-            batch_size=batch_size,
-            memory=allowed,
-            engine=engine.value,
-            max_dropped=max_dropped,
-            progress=steps.rows,
-        )
+        settings: dict[str, Any] = {
+            "directions": DIRECTIONS if direction is Direction.both else (direction.value,),
+            "corruption": corruption,
+            "batch_size": batch_size,
+            "memory": None if memory is None else parsed(memory),
+            "engine": engine.value,
+            "max_dropped": max_dropped,
+        }
+        if dry_run:
+            steps.say("counting, and timing a few pairs")
+            print_forecast(forecast(loaded, chosen, plan, **settings), as_json)
+            return
+        result = run_trace(loaded, chosen, plan, **settings, output=folder, progress=steps.rows)
         report = write_report(
             result,
             folder,

@@ -31,13 +31,6 @@ class Bases:
     keys: dict[int, Keys] = field(default_factory=dict)
     given: dict[int, dict[int, Given]] = field(default_factory=dict)
 
-    def first_difference(self, one: int, other: int) -> int:
-        """The first position at which two runs read something else; all activations before it are equal."""
-        a, b = self.runs[one], self.runs[other]
-        common = min(len(a.ids), len(b.ids))
-        ends = [place for place in range(common) if a.ids[place] != b.ids[place]]
-        return min([*ends, *a.noised, *b.noised, common])
-
 
 def execute(model: Model, runs: Sequence[Run], wanted: Iterable[Key], limits: Limits) -> Bases:
     """Run every prompt once, keeping the wanted activations, all residual streams, keys and values."""

@@ -17,6 +17,7 @@ from locate.models import Model
 from locate.rows import Key, Limits, Measured, Placed, Row, Run
 from locate.sites import UNITS
 from locate.sweep.bases import Bases, execute, run_bytes
+from locate.sweep.climbers import Climber, climbers
 from locate.sweep.replay import Given, Keys, read_out
 
 KEPT_SHARE = 0.5  # of the memory, for what is kept of runs; the rest is for rows under way
@@ -69,9 +70,7 @@ def measure_portion(
     """Log-probabilities (nats) of runs and of rows whose runs' activations are kept together."""
     wanted = {(write.component, write.layer) for row in rows for write in row.writes}
     bases = execute(model, runs, wanted, limits)
-    equal = {couple: bases.first_difference(*couple) for couple in {(row.base, row.source) for row in rows}}
-    climbs = [climber(model, bases, i, row, equal[row.base, row.source]) for i, row in enumerate(rows)]
-    moving = [each for each in climbs if each is not None]
+    moving = climbers(model.n_layers, runs, rows)
     out = np.array(bases.log_probs[[row.base for row in rows]])
     if progress is not None:
         progress(len(rows) - len(moving))
@@ -82,66 +81,12 @@ def measure_portion(
     return bases.log_probs, out
 
 
-@dataclass(frozen=True, eq=False)
-class Climber:
-    """A row that has to be run: from which layer and position of its base run, and what it writes on its way."""
-
-    row: int
-    base: int
-    source: int
-    n_pos: int
-    first_layer: int
-    first_pos: int
-    writes: tuple[Placed, ...]
-
-    @property
-    def whole_from(self) -> int:
-        """The layer from which on all its positions are run.
-
-        Where all that it writes in its first layer is one position behind the attention, only that position leaves the
-        layer changed: that layer is run at this position alone, and the row is whole from the next one on.
-        """
-        here = [write for write in self.writes if write.layer == self.first_layer]
-        narrow = all(write.component != "resid_pre" and write.base_pos == self.first_pos for write in here)
-        return self.first_layer + narrow
-
-
-def climber(model: Model, bases: Bases, index: int, row: Row, equal: int) -> Climber | None:
-    """Where a row begins to differ from its base run; None where it never does.
-
-    equal  number of leading positions at which base and source are the same
-    """
-    n_pos = len(bases.runs[row.base].ids)
-    writes = [write for write in row.writes if reaches_the_end(write, n_pos, model.n_layers)]
-    changing = [write.base_pos for write in writes if not changes_nothing(write, equal)]
-    if not changing:
-        return None
-    first = min(changing)
-    writes = [write for write in writes if write.base_pos >= first]
-    return Climber(index, row.base, row.source, n_pos, min(write.layer for write in writes), first, tuple(writes))
-
-
-def reaches_the_end(write: Placed, n_pos: int, n_layers: int) -> bool:
-    """Whether anything at the last token reads a site: behind the last attention only that token itself."""
-    return write.layer < n_layers - 1 or write.component == "resid_pre" or write.base_pos == n_pos - 1
-
-
-def changes_nothing(write: Placed, equal: int) -> bool:
-    """Whether a write into an unchanged base run puts back what stands there.
-
-    equal  number of leading positions at which base and source are the same
-    """
-    if write.origin == "base":
-        return True
-    return write.origin == "source" and write.base_pos == write.source_pos < equal
-
-
 def climbed(
-    model: Model, bases: Bases, climbers: Sequence[Climber], limits: Limits
+    model: Model, bases: Bases, moving: Sequence[Climber], limits: Limits
 ) -> Iterator[tuple[list[Climber], Float[np.ndarray, "row answer"]]]:
     """Stairs and what they found: rows of one length and first position, lowest first, as many as fit the memory."""
     alike: dict[tuple[int, int], list[Climber]] = defaultdict(list)
-    for each in climbers:
+    for each in moving:
         alike[each.n_pos, each.first_pos].append(each)
     share = 1.0 - KEPT_SHARE
     for (n_pos, first), group in sorted(alike.items()):

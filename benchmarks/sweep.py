@@ -1,0 +1,151 @@
+"""How fast is the exact sweep? The same job by locate and by its peers, in one run, on random weights.
+
+    python benchmarks/sweep.py [--shape gpt2-small] [--pairs 64] [--tokens 8,16] [--peer-seconds 30] [--out FOLDER]
+
+A peer runs every cell at full depth, so its cells cost the same: it is given random cells for --peer-seconds, and its
+time for the whole job is its time for a cell times the number of cells. What it found there is compared with the sweep.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+os.environ["TQDM_DISABLE"] = "1"  # the peers' progress bars
+
+import numpy as np
+import pandas as pd
+import torch
+from job import SHAPES, Cell, Job, make_job, make_model, operations
+from peers import PEERS
+
+import locate
+from locate import sweep
+from locate.memory import default
+from locate.rows import Limits
+
+EXACT = 1e-4  # nats
+
+
+def product_speed(d: int, rows: int = 4096) -> float:
+    """Floating-point operations a second of a large fp32 product, the best of several."""
+    a, b = torch.randn(rows, d), torch.randn(d, 4 * d)
+    best = np.inf
+    for _ in range(8):
+        started = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - started)
+    return 2 * rows * d * 4 * d / best
+
+
+def by_locate(engine: object, model: locate.models.Model, job: Job, repeats: int) -> tuple[float, np.ndarray]:
+    """Median seconds of the whole job, and its log-odds [cell, pair]."""
+    runs, rows, seconds = job.runs(), job.rows(), []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        found = engine(model, runs, rows, limits=Limits(default(model.device))).rows
+        seconds.append(time.perf_counter() - started)
+    return float(np.median(seconds)), (found[:, 0] - found[:, 1]).reshape(len(job.cells), -1)
+
+
+def by_peer(name: str, folder: Path, job: Job, expected: np.ndarray, allowed: float) -> dict[str, object]:
+    """Seconds a peer would take for the whole job, from random cells, and how far it is from the sweep there."""
+    place = {cell: index for index, cell in enumerate(job.cells)}
+    cells: list[Cell] = random.Random(0).sample(job.cells, len(job.cells))
+    with torch.no_grad():
+        one = PEERS[name](str(folder), job)
+        one(cells[0])
+        spent, done, apart = 0.0, 0, 0.0
+        for cell in cells:
+            started = time.perf_counter()
+            found = one(cell)
+            spent += time.perf_counter() - started
+            done += 1
+            apart = max(apart, float(np.abs(found.double().numpy() - expected[place[cell]]).max()))
+            if spent > allowed:
+                break
+    return {"engine": name, "seconds": spent / done * len(cells), "cells run": done, "largest difference": apart}
+
+
+def measured(shape: str, folder: Path, job: Job, allowed: float, peers: list[str]) -> pd.DataFrame:
+    """One row for each engine."""
+    model = locate.load(str(folder), device="cpu")
+    small = make_job(2, job.clean.shape[1], job.n_layers, job.first)
+    by_locate(sweep.measure, model, small, 1)
+    seconds, expected = by_locate(sweep.measure, model, job, 3)
+    table = [{"engine": "locate, sweep", "seconds": seconds, "cells run": len(job.cells), "largest difference": 0.0}]
+    table += [by_peer(name, folder, job, expected, allowed) for name in peers]
+    result = pd.DataFrame(table)
+    assert result["largest difference"].max() <= EXACT, result
+    least = operations(shape, job)
+    speed = product_speed(SHAPES[shape].get("n_embd") or SHAPES[shape]["hidden_size"])
+    return result.assign(
+        tokens=job.clean.shape[1],
+        first=job.first,
+        layers=job.n_layers,
+        pairs=len(job.clean),
+        cells=len(job.cells),
+        least_operations=least,
+        product_speed=speed,
+        times_the_limit=result["seconds"] / (least / speed),
+        ratio=result.loc[result["engine"] == "transformer_lens.patching", "seconds"].squeeze() / seconds,
+    )
+
+
+def curves(shape: str, folder: Path, pairs: int, allowed: float) -> pd.DataFrame:
+    """The sweep beside transformer_lens.patching over tokens, layers and pairs."""
+    settings = SHAPES[shape]
+    depth = settings.get("n_layer") or settings["num_hidden_layers"]
+    jobs = [("tokens", n_pos, depth, pairs // 4) for n_pos in (4, 8, 16, 32)]
+    jobs += [("layers", 8, layers, pairs // 4) for layers in (3, 6, 12)]
+    jobs += [("pairs", 8, depth, count) for count in (1, 4, 16, 64)]
+    parts = []
+    for over, n_pos, layers, count in jobs:
+        here = folder if layers == depth else make_model(shape, folder.with_name(f"{folder.name}-{layers}"), layers)
+        part = measured(shape, here, make_job(count, n_pos, layers, 0), allowed, ["transformer_lens.patching"])
+        parts.append(part.assign(over=over))
+        print(part[["engine", "tokens", "layers", "pairs", "seconds", "ratio"]].to_string(index=False), flush=True)
+    return pd.concat(parts, ignore_index=True)
+
+
+def main() -> None:
+    """Measure, print and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="gpt2-small")
+    parser.add_argument("--pairs", type=int, default=64)
+    parser.add_argument("--tokens", default="8,16")
+    parser.add_argument("--peer-seconds", type=float, default=30.0)
+    parser.add_argument("--no-curves", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = make_model(options.shape, Path(temporary) / options.shape)
+        depth = locate.load(str(folder), device="cpu").n_layers
+        parts = []
+        for n_pos in [int(each) for each in options.tokens.split(",")]:
+            for first in (0, 2):
+                job = make_job(options.pairs, n_pos, depth, first)
+                peers = list(PEERS) if first == 0 else ["transformer_lens.patching"]
+                parts.append(measured(options.shape, folder, job, options.peer_seconds, peers))
+                print(parts[-1].drop(columns=["least_operations", "product_speed"]).to_string(index=False), flush=True)
+        pd.concat(parts, ignore_index=True).to_csv(options.out / "sweep.csv", index=False)
+        if not options.no_curves:
+            curve = curves(options.shape, folder, options.pairs, options.peer_seconds / 3)
+            curve.to_csv(options.out / "sweep_curves.csv", index=False)
+    about = {
+        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+        "shape": options.shape,
+        "peak memory (MiB)": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
+    (options.out / "sweep.json").write_text(json.dumps(about, indent=2) + "\n")
+    print(about)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Which rows have to be run, and from where: layer and position at which each begins to differ from its base run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from locate.rows import Placed, Row, Run
+
+
+@dataclass(frozen=True, eq=False)
+class Climber:
+    """A row that has to be run.
+
+    row, base, source  the row, and the indices of its runs
+    n_pos              number of tokens of its base run
+    first_layer        the layer of its first write
+    whole_from         the layer from which on all positions from `first_pos` up are run; one more than `first_layer`
+                       where all it writes there is one position behind the attention, for then only that position
+                       leaves the layer changed
+    writes             those that can change anything
+    """
+
+    row: int
+    base: int
+    source: int
+    n_pos: int
+    first_layer: int
+    whole_from: int
+    first_pos: int
+    writes: tuple[Placed, ...]
+
+
+def climbers(n_layers: int, runs: Sequence[Run], rows: Sequence[Row]) -> list[Climber]:
+    """The rows that have to be run; the others say what their base run says."""
+    couples = {(row.base, row.source) for row in rows}
+    equal = {couple: equal_positions(runs[couple[0]], runs[couple[1]]) for couple in couples}
+    found = (
+        climber(n_layers, len(runs[row.base].ids), index, row, equal[row.base, row.source])
+        for index, row in enumerate(rows)
+    )
+    return [each for each in found if each is not None]
+
+
+def equal_positions(one: Run, other: Run) -> int:
+    """Number of leading positions at which two runs read the same, so that all their activations there are equal."""
+    common = min(len(one.ids), len(other.ids))
+    ends = [place for place in range(common) if one.ids[place] != other.ids[place]]
+    return min([*ends, *one.noised, *other.noised, common])
+
+
+def climber(n_layers: int, n_pos: int, index: int, row: Row, equal: int) -> Climber | None:
+    """Where a row begins to differ from its base run; None where it never does.
+
+    equal  number of leading positions at which base and source are the same
+    """
+    writes = [write for write in row.writes if reaches_the_end(write, n_pos, n_layers)]
+    changing = [write.base_pos for write in writes if not changes_nothing(write, equal)]
+    if not changing:
+        return None
+    first = min(changing)
+    writes = [write for write in writes if write.base_pos >= first]
+    layer = min(write.layer for write in writes)
+    here = [write for write in writes if write.layer == layer]
+    narrow = all(write.component != "resid_pre" and write.base_pos == first for write in here)
+    return Climber(index, row.base, row.source, n_pos, layer, layer + narrow, first, tuple(writes))
+
+
+def reaches_the_end(write: Placed, n_pos: int, n_layers: int) -> bool:
+    """Whether anything at the last token reads a site: behind the last attention only that token itself."""
+    return write.layer < n_layers - 1 or write.component == "resid_pre" or write.base_pos == n_pos - 1
+
+
+def changes_nothing(write: Placed, equal: int) -> bool:
+    """Whether a write into an unchanged base run puts back what stands there.
+
+    equal  number of leading positions at which base and source are the same
+    """
+    if write.origin == "base":
+        return True
+    return write.origin == "source" and write.base_pos == write.source_pos < equal
+
+
+def token_layers(each: Climber, n_layers: int) -> int:
+    """How many positions of how many layers a row is run through, the last layer's other positions not counted."""
+    narrow = min(each.whole_from, n_layers - 1) - each.first_layer
+    return narrow + (n_layers - 1 - min(each.whole_from, n_layers - 1)) * (each.n_pos - each.first_pos) + 1

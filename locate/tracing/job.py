@@ -1,0 +1,218 @@
+"""A job: everything that decides what is measured, checked against the model, and its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from locate.errors import LocateError
+from locate.memory import default
+from locate.models import Model
+from locate.plain import measure as measure_plainly
+from locate.prompts.build import occupation_pairs
+from locate.prompts.pair import Prompts
+from locate.prompts.tokens import MAX_DROPPED, Ledger, TokenPair, tokenise
+from locate.rows import Limits, Measured, Row, Run
+from locate.sites import DIRECTIONS, Patch, Write, check
+from locate.sweep import measure as sweep
+from locate.tracing.audit import PAIRS, audit
+from locate.tracing.corrupt import Corruption, Noise, Swap, as_executed, noise_scale, runs_of
+from locate.tracing.plan import Cell, Map, cells_of_map, cells_of_patches, row_of
+from locate.tracing.table import LABELS, LOGS, NUMBERS, tidy
+
+CHUNK_ROWS = 20_000  # rows measured, and kept on disk, at a time: large enough for the sweep to fill its batches
+CHUNK_PAIRS = 64
+ENGINES = {"sweep": sweep, "plain": measure_plainly}
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """Everything that decides what is measured; made by `prepare`.
+
+    pairs            of the prompts, those that the tokenizer leaves usable
+    forms, patches   the patches of one token of a map, or the caller's own
+    scale            standard deviation of the noise
+    """
+
+    model: Model
+    prompts: Prompts
+    map: Map | None
+    pairs: list[TokenPair]
+    ledger: Ledger
+    forms: Sequence[Patch]
+    patches: Sequence[Patch] | None
+    roles: tuple[str, ...] | None
+    directions: tuple[str, ...]
+    corruption: Corruption
+    scale: float
+    limits: Limits
+    engine: str
+
+    def cells(self, pair: TokenPair) -> list[Cell]:
+        """The cells of one pair."""
+        if self.patches is not None:
+            return list(cells_of_patches(self.patches, pair))
+        return list(cells_of_map(self.forms, self.roles, pair))
+
+    def rows(self, pair: TokenPair) -> int:
+        """How many rows of the table a pair will fill."""
+        if self.patches is not None:
+            return len(self.cells(pair)) * len(self.directions) * self.corruption.samples
+        tokens = sum(self.roles is None or token.role in self.roles for token in pair.aligned)
+        return tokens * len(self.forms) * len(self.directions) * self.corruption.samples
+
+    @property
+    def chunk(self) -> int:
+        """Pairs measured, and kept on disk, at a time: the same on every machine, so that any of them can resume."""
+        rows = sum(self.rows(pair) for pair in self.pairs) / len(self.pairs)
+        return max(1, min(CHUNK_PAIRS, round(CHUNK_ROWS / rows)))
+
+
+def prepare(
+    model: Model,
+    prompts: Prompts | None = None,
+    map: Map | None = None,
+    *,
+    patches: Sequence[Patch] | None = None,
+    directions: Sequence[str] = DIRECTIONS,
+    corruption: Corruption | None = None,
+    batch_size: int | None = None,
+    memory: int | None = None,
+    engine: str = "sweep",
+    max_dropped: float = MAX_DROPPED,
+) -> Job:
+    """Check the arguments of `trace` against the model and each other."""
+    limits = Limits(default(model.device) if memory is None else memory, batch_size)
+    prompts = occupation_pairs() if prompts is None else prompts
+    corruption, directions = corruption or Swap(), tuple(directions)
+    for direction in directions:
+        check("direction", direction, DIRECTIONS)
+    if not directions or len(set(directions)) != len(directions):
+        raise LocateError(f"directions {directions}: expected denoising, noising or both, each once")
+    check("engine", engine, tuple(ENGINES))
+    if map is not None and patches is not None:
+        raise LocateError("both a map and patches were given: expected one of them")
+    if patches is None:
+        map = map or Map()
+        model.supported(set(map.components) | set(map.severed))
+        forms = map.forms(model.n_layers, {name: model.units(name) for name in map.components})
+    else:
+        model.supported({write.site.component for patch in patches for write in patch.writes})
+        apart(patches)
+        for patch in patches:
+            for write in patch.writes:
+                fits(model, write)
+        forms = []
+    if isinstance(corruption, Noise):
+        model.embedded()
+    executed = as_executed(prompts, corruption)
+    pairs, ledger = tokenise(executed, model.encode, max_dropped=max_dropped)
+    scale = noise_scale(model, pairs, corruption)
+    roles = None if map is None else map.roles
+    job = Job(model, prompts, map, pairs, ledger, forms, patches, roles, directions, corruption, scale, limits, engine)
+    if not any(job.rows(pair) for pair in pairs):
+        raise LocateError("no patch has a token to be written at in any pair: choose other roles or patches")
+    unplaced = [patch for patch in patches or () if not any(list(cells_of_patches([patch], pair)) for pair in pairs)]
+    if unplaced:
+        raise LocateError(
+            f"{len(unplaced)} patches have no token to be written at in any pair, the first at {unplaced[0].anchor}: "
+            "leave them out"
+        )
+    return job
+
+
+def fits(model: Model, write: Write) -> None:
+    """Raise LocateError for a write at a layer or unit that the model lacks, or of a vector of another width."""
+    site, units = write.site, model.units(write.site.component)
+    if site.layer >= model.n_layers or (site.unit is not None and units is not None and site.unit >= units):
+        raise LocateError(
+            f"{site}: expected a layer below {model.n_layers}" + (f" and a unit below {units}" if units else "")
+        )
+    width = {"head": model.d_head, "neuron": None}.get(site.component, model.d_model)
+    shape = () if width is None else (width,)
+    if isinstance(write.origin, torch.Tensor) and tuple(write.origin.shape) != shape:
+        raise LocateError(f"vector of shape {tuple(write.origin.shape)} for {site}: expected {shape}")
+
+
+def apart(patches: Sequence[Patch]) -> None:
+    """Raise LocateError when two patches would have one name in the table."""
+    seen = set()
+    for patch in patches:
+        name = (patch.anchor, patch.window, patch.severed, patch.origin)
+        if name in seen:
+            raise LocateError(f"two patches are filed at {patch.anchor}: trace them apart, or give them other anchors")
+        seen.add(name)
+
+
+def audited(job: Job) -> dict[str, float]:
+    """What a random sample of the job's rows differs by between the two engines (see `locate.tracing.audit`)."""
+    pairs = [pair for pair in job.pairs if job.rows(pair)]
+    chosen = np.random.default_rng(0).permutation(len(pairs))[:PAIRS]
+    runs, rows, _ = layout([pairs[i] for i in sorted(chosen)], job)
+    return audit(job.model, runs, rows, job.limits)
+
+
+def measure_chunk(job: Job, pairs: Sequence[TokenPair], advance: Callable[[int], None]) -> pd.DataFrame:
+    """Rows of the table for a few pairs."""
+    runs, rows, labels = layout(pairs, job)
+    if not rows:
+        return tidy(pd.DataFrame(columns=[*LABELS, *NUMBERS, *LOGS]))
+    measured = ENGINES[job.engine](job.model, runs, rows, limits=job.limits, progress=advance)
+    table = pd.concat([pd.DataFrame(labels), logs_of(rows, measured)], axis=1)
+    without = {pair.index for pair in pairs if pair.answers[2] is None}
+    table.loc[table["pair"].isin(without), [name for name in LOGS if name.endswith("neutral")]] = np.nan
+    return tidy(table)
+
+
+def layout(pairs: Sequence[TokenPair], job: Job) -> tuple[list[Run], list[Row], list[dict[str, object]]]:
+    """The runs and rows of a few pairs, and what each row is called in the table."""
+    runs: list[Run] = []
+    rows: list[Row] = []
+    labels: list[dict[str, object]] = []
+    for pair in pairs:
+        clean = len(runs)
+        runs += runs_of(pair, job.corruption, job.scale, job.model.d_model)
+        cells = job.cells(pair)
+        tokens = job.model.tokenizer.convert_ids_to_tokens(list(pair.clean))
+        for sample in range(job.corruption.samples):
+            for direction in job.directions:
+                rows += [row_of(cell, direction, clean, clean + 1 + sample) for cell in cells]
+                labels += [labels_of(pair, cell, direction, sample, tokens) for cell in cells]
+    return runs, rows, labels
+
+
+def labels_of(pair: TokenPair, cell: Cell, direction: str, sample: int, tokens: Sequence[str]) -> dict[str, object]:
+    """The columns that say what a row is."""
+    anchor, token = cell.patch.anchor, cell.token
+    return {
+        "pair": pair.index,
+        "group": pair.pair.group,
+        "template": pair.pair.template,
+        "kind": pair.pair.kind,
+        "stereotype": pair.pair.stereotype,
+        "clean": pair.pair.clean,
+        "corrupted": pair.pair.corrupted,
+        "direction": direction,
+        "sample": sample,
+        "component": anchor.component,
+        "layer": anchor.layer,
+        "unit": -1 if anchor.unit is None else anchor.unit,
+        "window": cell.patch.window,
+        "severed": cell.patch.severed,
+        "origin": cell.patch.origin,
+        "role": cell.role,
+        "token": "" if token is None else tokens[token.clean],
+        "clean_pos": -1 if token is None else token.clean,
+        "corrupted_pos": -1 if token is None else token.corrupted,
+    }
+
+
+def logs_of(rows: Sequence[Row], measured: Measured) -> pd.DataFrame:
+    """The columns that were measured, nats."""
+    base = measured.runs[[row.base for row in rows]]
+    source = measured.runs[[row.source for row in rows]]
+    return pd.DataFrame(np.concatenate([base, source, measured.rows], axis=1), columns=LOGS)
