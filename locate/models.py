@@ -58,6 +58,7 @@ class Model:
     checks       what the start-up check measured (see `locate.startup.verify`)
     unit_counts  heads and neurons of a block, as far as they can be hooked one by one
     points       hook points by name; collecting them takes the bridge a millisecond, so it is done once
+    options      with which it was loaded
     """
 
     name: str
@@ -70,6 +71,7 @@ class Model:
     checks: dict[str, float] = field(default_factory=dict)
     unit_counts: dict[str, int] = field(default_factory=dict)
     points: dict[str, Any] = field(default_factory=dict, repr=False)
+    options: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def n_layers(self) -> int:
@@ -240,10 +242,20 @@ def load(
         prepend_bos = custom_bos(bridge.cfg, tokenizer)
     elif prepend_bos and tokenizer.bos_token_id is None:
         raise LocateError(f"prepend_bos=True, but the tokenizer of {name!r} has no BOS token: leave it out")
-    model = Model(name, checkpoint, bridge, tokenizer, dtype, device, prepend_bos)
+    options = {"device": device, "revision": revision, "prepend_bos": prepend_bos}
+    options |= {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
+    model = Model(name, checkpoint, bridge, tokenizer, dtype, device, prepend_bos, options=options)
     model.unit_counts.update(countable_units(model))
     model.checks.update(verify(model, plain))
     return model
+
+
+def twin(model: Model, dtype: str) -> Model:
+    """The same model once more, in another dtype.
+
+    Raises LocateError as `load` does, for instance when both do not fit the memory.
+    """
+    return load(model.name, dtype=dtype, **model.options)
 
 
 def load_encoder(name: str = "mini", *, revision: str | None = None, trust_remote_code: bool = False) -> Encoder:

@@ -236,9 +236,16 @@ def test_an_argument_of_unknown_shape_is_refused(gpt2, monkeypatch):
 
 def test_a_trace_compares_some_of_its_rows_with_the_plain_engine(gpt2):
     audit = trace(gpt2, PROMPTS, engine="sweep").meta["audit"]
-    assert audit["rows"] == 32
-    assert 0 <= audit["largest_difference"] < 1e-5
-    assert "audit" not in trace(gpt2, PROMPTS, engine="plain").meta
+    assert audit["engine"]["rows"] == 32
+    assert 0 <= audit["engine"]["largest_difference"] < 1e-5
+    assert trace(gpt2, PROMPTS, engine="plain").meta["audit"] == {}
+
+
+def test_half_precision_is_compared_with_single(model_of):
+    model = model_of("llama", "bfloat16")
+    audit = trace(model, PROMPTS).meta["audit"]
+    assert 1e-5 < audit["precision"]["rms"] < audit["precision"]["largest_difference"] < 0.5
+    assert set(trace(model, PROMPTS, compare_precision=False).meta["audit"]) == {"engine"}
 
 
 def test_a_sweep_that_differs_is_refused(gpt2, monkeypatch):

@@ -149,6 +149,9 @@ def trace(
     engine: Annotated[
         Engine, typer.Option(help="sweep: each row from where it begins to differ; plain: at full depth; both exact")
     ] = Engine.sweep,
+    compare_precision: Annotated[
+        bool, typer.Option(help="in half precision: measure a sample of rows in fp32 too, for meta.json")
+    ] = True,
     device: Device = None,
     dtype: Dtype = "float32",
     revision: Revision = None,
@@ -202,6 +205,7 @@ def trace(
             "batch_size": batch_size,
             "memory": None if memory is None else parsed(memory),
             "engine": engine.value,
+            "compare_precision": compare_precision,
             "max_dropped": max_dropped,
         }
         if dry_run:

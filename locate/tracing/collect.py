@@ -42,6 +42,7 @@ def trace(
     batch_size: int | None = None,
     memory: int | None = None,
     engine: str = "sweep",
+    compare_precision: bool = True,
     max_dropped: float = MAX_DROPPED,
     progress: Progress | None = None,
 ) -> Trace:
@@ -59,6 +60,7 @@ def trace(
     memory       bytes that may be used besides the model; None for a share of what is free on its device
     engine       "sweep" (every row from where it begins to differ) or "plain" (every row at full depth, with hooks);
                  both are exact
+    compare_precision  in half precision, measure a sample of rows in fp32 too; meta says how far they lie apart
     max_dropped  largest share of pairs that the tokenizer may make unusable, in [0, 1]
 
     Raises LocateError for unusable prompts or patches, or an output folder that holds something else.
@@ -73,6 +75,7 @@ def trace(
         batch_size=batch_size,
         memory=memory,
         engine=engine,
+        compare_precision=compare_precision,
         max_dropped=max_dropped,
     )
     meta = starting_meta(job)
@@ -81,8 +84,7 @@ def trace(
     if done is not None:
         return done
     started = time.monotonic()
-    if engine == "sweep":
-        meta["audit"] = audited(job)
+    meta["audit"] = audited(job)
     table = collect(job, folder, progress)
     end = {"status": "complete", "rows": len(table), "seconds": time.monotonic() - started}
     result = Trace(table, meta | end | {"memory": {"allowed": job.limits.memory, "peak": peak(model.device)}})

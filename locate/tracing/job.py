@@ -19,7 +19,7 @@ from locate.prompts.tokens import MAX_DROPPED, Ledger, TokenPair, tokenise
 from locate.rows import Limits, Measured, Row, Run
 from locate.sites import DIRECTIONS, Patch, Write, check
 from locate.sweep import measure as sweep
-from locate.tracing.audit import PAIRS, audit
+from locate.tracing.audit import HALF, PAIRS, audit, precision_audit
 from locate.tracing.corrupt import Corruption, Noise, Swap, as_executed, noise_scale, runs_of
 from locate.tracing.plan import Cell, Map, cells_of_map, cells_of_patches, row_of
 from locate.tracing.table import LABELS, LOGS, NUMBERS, tidy
@@ -51,6 +51,7 @@ class Job:
     scale: float
     limits: Limits
     engine: str
+    compare_precision: bool
 
     def cells(self, pair: TokenPair) -> list[Cell]:
         """The cells of one pair."""
@@ -83,6 +84,7 @@ def prepare(
     batch_size: int | None = None,
     memory: int | None = None,
     engine: str = "sweep",
+    compare_precision: bool = True,
     max_dropped: float = MAX_DROPPED,
 ) -> Job:
     """Check the arguments of `trace` against the model and each other."""
@@ -111,9 +113,22 @@ def prepare(
         model.embedded()
     executed = as_executed(prompts, corruption)
     pairs, ledger = tokenise(executed, model.encode, max_dropped=max_dropped)
-    scale = noise_scale(model, pairs, corruption)
-    roles = None if map is None else map.roles
-    job = Job(model, prompts, map, pairs, ledger, forms, patches, roles, directions, corruption, scale, limits, engine)
+    job = Job(
+        model=model,
+        prompts=prompts,
+        map=map,
+        pairs=pairs,
+        ledger=ledger,
+        forms=forms,
+        patches=patches,
+        roles=None if map is None else map.roles,
+        directions=directions,
+        corruption=corruption,
+        scale=noise_scale(model, pairs, corruption),
+        limits=limits,
+        engine=engine,
+        compare_precision=compare_precision,
+    )
     if not any(job.rows(pair) for pair in pairs):
         raise LocateError("no patch has a token to be written at in any pair: choose other roles or patches")
     unplaced = [patch for patch in patches or () if not any(list(cells_of_patches([patch], pair)) for pair in pairs)]
@@ -148,12 +163,17 @@ def apart(patches: Sequence[Patch]) -> None:
         seen.add(name)
 
 
-def audited(job: Job) -> dict[str, float]:
-    """What a random sample of the job's rows differs by between the two engines (see `locate.tracing.audit`)."""
+def audited(job: Job) -> dict[str, dict[str, float]]:
+    """What a random sample of the job's rows differs by between engines and precisions (see `locate.tracing.audit`)."""
     pairs = [pair for pair in job.pairs if job.rows(pair)]
     chosen = np.random.default_rng(0).permutation(len(pairs))[:PAIRS]
     runs, rows, _ = layout([pairs[i] for i in sorted(chosen)], job)
-    return audit(job.model, runs, rows, job.limits)
+    found = {}
+    if job.engine == "sweep":
+        found["engine"] = audit(job.model, runs, rows, job.limits)
+    if job.model.dtype in HALF and job.compare_precision:
+        found["precision"] = precision_audit(job.model, runs, rows, job.limits)
+    return found
 
 
 def measure_chunk(job: Job, pairs: Sequence[TokenPair], advance: Callable[[int], None]) -> pd.DataFrame:
