@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV := .venv
+BENCH := .venv-bench
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := runs/demo
@@ -28,11 +29,11 @@ notebooks: $(READY)  ## run the notebooks and keep their outputs
 figures: $(READY)  ## draw figures/ from the tables committed beside them
 	$(BIN)/python figures/make.py
 
-bench: $(READY)  ## measure speed and memory beside transformer_lens.patching
-	$(BIN)/python benchmarks/plain.py
+bench: $(BENCH)/.ready  ## measure the sweep beside its peers (about 20 minutes); tables go to figures/
+	$(BENCH)/bin/python benchmarks/sweep.py
 
-clean:  ## forget the environment
-	rm -rf $(VENV)
+clean:  ## forget the environments
+	rm -rf $(VENV) $(BENCH)
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, found " + sys.version.split()[0] + ": set PYTHON=...")'
@@ -40,3 +41,9 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $(READY)
+
+$(BENCH)/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock pyvene==0.1.8 nnsight==0.8.1
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $(BENCH)/.ready

@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--tokens", default="8,16")
     parser.add_argument("--peer-seconds", type=float, default=30.0)
     parser.add_argument("--no-curves", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "figures")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = make_model(options.shape, Path(temporary) / options.shape)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+from speed import plots
 
 import locate
 from locate.files import write_json
@@ -69,6 +70,11 @@ def main() -> None:
     for table in sorted(HERE.glob("effects_*.json")):
         for path in draw(table.stem.removeprefix("effects_")):
             print(path.name)
+    paths, missing = save_figures(plots(), HERE, FORMATS)
+    if missing:
+        sys.exit(missing)
+    for path in paths:
+        print(path.name)
 
 
 if __name__ == "__main__":
