@@ -50,7 +50,8 @@ def plot_speed(table: pd.DataFrame, about: dict[str, object]) -> go.Figure:
     pairs, cells = table["pairs"].iloc[0], table.groupby("tokens")["cells"].first()
     counts = ", ".join(f"{cells[n]:,} at {n} tokens" for n in lengths)
     caption = (
-        f"{machine(about)}. {pairs} pairs; sites: resid_pre, attn_out and mlp_out, every layer and position<br>({counts}). "
+        f"{machine(about)}. {pairs} pairs; sites: resid_pre, attn_out and mlp_out, every layer and position "
+        f"({counts}).<br>"
         "Peers run at full depth: their time is measured on random cells and scaled to all.<br>"
         f"Largest difference between any two: {table['largest difference'].max():.1g} nats."
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import runs
 
 HERE = Path(__file__).resolve().parent
 CARD = HERE.parents[1] / "locate" / "mini" / "README.md"
@@ -40,12 +41,18 @@ The weights are distributed under CC BY-SA 4.0, the strictest of these, with the
 
 ## Training
 
-{steps:,} steps of 32 windows of 256 pieces: {seen:.1f} million pieces, {epochs:.2f} passes over the text. Products in
-bf16; Muon for the matrices, AdamW for the rest; rate 3e-3 with warm-up over 100 steps, falling to a third over
-{settle} steps and to 0 over the last {dense}, which read only the quarter of all windows that holds most gendered
-pronouns (of either gender), to teach it more of the words that say their gender. Seed 0; {minutes:.0f}
-minutes on two CPU cores that did other work beside it. Last training loss {train:.3f}
-nats a piece; the curve is in `experiments/mini/results/`.
+{steps:,} steps of 32 windows of 256 pieces: {seen:.1f} million pieces, {epochs:.2f} passes over the text. Each of the
+runs below continued the weights of the one before. Products in bf16; Muon for the matrices, AdamW for the rest; warm-up
+over 100 steps. In each run the rate falls to a third over some steps (settling) and to 0 over the last ones (dense),
+which read only the quarter of all windows that holds most gendered pronouns, to teach it more of the words that say
+their gender: most of either gender, or an eighth with most of each.
+
+| run | steps | peak rate | settling | dense | windows with most | seed |
+|---:|---:|---:|---:|---:|---|---:|
+{runs}
+
+{minutes:.0f} minutes on two CPU cores that did other work beside it. Last training loss {train:.3f} nats a piece; the
+curve is in `experiments/mini/results/`.
 
 ## How well it reads
 
@@ -100,12 +107,20 @@ def correlation_rows(found: dict[str, Any]) -> str:
     )
 
 
+def run_rows(settings: list[dict[str, Any]]) -> str:
+    """One line for each training run."""
+    return "\n".join(
+        f"| {number} | {run['steps']:,} | {run['rate']:g} | {run['settle']} | {run['dense']} | "
+        f"{'of each' if run.get('dense_each_gender') else 'of either'} | {run['seed']} |"
+        for number, run in enumerate(settings, 1)
+    )
+
+
 def card() -> str:
     """The card's text."""
     summary = json.loads((HERE / "results" / "summary.json").read_text())
     config = json.loads((CARD.parent / "config.json").read_text())
-    training = json.loads((HERE / "results" / "training.json").read_text())
-    curve = pd.read_csv(HERE / "results" / "curve.csv")
+    settings, curve = runs.settings(HERE / "results"), runs.curve(HERE / "results")
     shares = pd.read_csv(HERE / "results" / "she_share.csv").query("set == 'occupation'")
     right = summary["right_pronoun"]["mean_over_templates"]
     return TEXT.format(
@@ -116,11 +131,10 @@ def card() -> str:
         context=config["n_positions"],
         parameters=summary["model"]["parameters"],
         megabytes=(CARD.parent / "model.safetensors").stat().st_size / 1e6,
+        runs=run_rows(settings),
         steps=int(curve["step"].iloc[-1]),
         seen=curve["tokens"].iloc[-1] / 1e6,
-        epochs=curve["tokens"].iloc[-1] / training["training_pieces"],
-        settle=training["settle"],
-        dense=training["dense"],
+        epochs=curve["tokens"].iloc[-1] / settings[-1]["training_pieces"],
         minutes=curve["seconds"].iloc[-1] / 60,
         train=curve["train"].iloc[-1],
         perplexities=perplexity_rows(summary["perplexity"]),

@@ -7,7 +7,7 @@ Writes to the output folder
     summary.json   perplexities, correlations, shares of right pronouns; each with n and a 95 % interval
     she_share.csv  pronouns after each word in the training text
     log_odds.csv   the model's log p(" she") - log p(" he") after each word (nats)
-    curve.csv      loss while training, where WORK has it
+    run-N/         settings and loss of the Nth training run, where --run says that WORK holds it
     *.png          figures of these tables
 """
 
@@ -15,12 +15,12 @@ import argparse
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import runs
 import torch
 import transformers
 import trigram
@@ -170,12 +170,6 @@ def evaluate(folder: Path, data: Path, work: Path, out: Path, seed: int) -> None
     }
     text = json.dumps(rounded(summary), indent=2, allow_nan=False)
     (out / "summary.json").write_text(text + "\n", encoding="utf-8")
-    if (work / "training.json").exists():
-        shutil.copy(work / "training.json", out)
-    if (work / "curve.csv").exists():
-        # A run that was cut off repeats the steps after its last checkpoint.
-        curve = pd.read_csv(work / "curve.csv").drop_duplicates("step", keep="last")
-        write(curve, out / "curve.csv")
 
 
 def main() -> None:
@@ -185,11 +179,14 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=ROOT / "locate" / "mini")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "mini", help="folder train.py worked in, or any")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--run", type=int, help="the training run that WORK holds, from 1 up: keep its curve")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     for folder in (options.work, options.out):
         folder.mkdir(parents=True, exist_ok=True)
     evaluate(options.model, options.data, options.work, options.out, options.seed)
+    if options.run is not None:
+        runs.keep(options.work, options.out, options.run)
     figures.draw(options.out)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import runs
 from corpus import CONTEXT
 from plotly.subplots import make_subplots
 from summary import LEAST_SEEN, LEAST_WITH_PRONOUN, frequent
@@ -38,6 +39,9 @@ def curve(table: pd.DataFrame) -> go.Figure:
         figure.add_scatter(
             x=seen[known], y=table.loc[known, corpus], name=corpus, mode="lines+markers", line_color=colour
         )
+    for number, rows in table.groupby("run"):
+        if number > 1:
+            figure.add_vline(x=seen[rows.index[0]], line_dash="dot", line_color="#999", annotation_text=f"run {number}")
     figure.update_layout(
         template="simple_white",
         title=f"mini: loss over {seen.iloc[-1]:.1f} million training tokens<br><sup>coloured: the first"
@@ -118,8 +122,7 @@ def draw(folder: Path) -> None:
     found = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["log_odds_and"]
     table = frequent(pd.read_csv(OCCUPATIONS), shares, odds)
     scatter(table, found).write_image(folder / "scatter.png", scale=2)
-    if (folder / "curve.csv").exists():
-        curve(pd.read_csv(folder / "curve.csv")).write_image(folder / "curve.png", scale=2)
+    curve(runs.curve(folder)).write_image(folder / "curve.png", scale=2)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ WARM_UP = 100
 CHECKPOINT = 100
 VALIDATE = 300
 DENSE_SHARE = 1 / 3  # of the peak rate, where the dense windows begin
-PRONOUNS = ("he", "she", "him", "her", "his", "himself", "herself")
+PRONOUNS = {"she": ("she", "her", "herself"), "he": ("he", "him", "his", "himself")}
 VALIDATION_WINDOWS = 96
 
 
@@ -75,10 +75,18 @@ def windows(text: np.ndarray) -> np.ndarray:
     return text[starts + np.arange(CONTEXT + 1)[None, :]]
 
 
-def densest(data: np.ndarray, pronouns: list[int]) -> np.ndarray:
-    """The quarter of all windows that holds most gendered pronouns, of either gender: [window, CONTEXT + 1]."""
-    counts = np.isin(data, np.array(pronouns, dtype=data.dtype)).sum(1)
-    return data[np.argsort(-counts, kind="stable")[: len(data) // 4]]
+def densest(data: np.ndarray, pronouns: dict[str, list[int]], each: bool) -> np.ndarray:
+    """The quarter of all windows that holds most gendered pronouns: [window, CONTEXT + 1].
+
+    each  an eighth with most female ones and, of the rest, an eighth with most male ones, instead of either gender
+    """
+    counts = {gender: np.isin(data, np.array(ids, dtype=data.dtype)).sum(1) for gender, ids in pronouns.items()}
+    if not each:
+        return data[np.argsort(-sum(counts.values()), kind="stable")[: len(data) // 4]]
+    female = np.argsort(-counts["she"], kind="stable")[: len(data) // 8]
+    chosen = set(female.tolist())
+    male = [row for row in np.argsort(-counts["he"], kind="stable") if row not in chosen][: len(data) // 8]
+    return data[np.concatenate([female, male])]
 
 
 def batches(data: np.ndarray, seed: int, first: int) -> Iterator[torch.Tensor]:
@@ -140,7 +148,15 @@ def seconds_before(path: Path, step: int) -> float:
 
 
 def train(
-    work: Path, pronouns: list[int], start: Path | None, steps: int, settle: int, dense: int, rate: float, seed: int
+    work: Path,
+    pronouns: dict[str, list[int]],
+    start: Path | None,
+    steps: int,
+    settle: int,
+    dense: int,
+    rate: float,
+    seed: int,
+    each: bool,
 ) -> GPT2LMHeadModel:
     """Run the remaining steps, writing `checkpoint.pt` and `curve.csv` to `work`; `start` gives the first weights."""
     model = (
@@ -159,7 +175,7 @@ def train(
     last = steps - dense
     plan = chain(
         islice(batches(data, seed, first), max(0, last - first)),
-        batches(densest(data, pronouns), seed + 1, max(0, first - last)),
+        batches(densest(data, pronouns, each), seed + 1, max(0, first - last)),
     )
     print(f"{len(data) * CONTEXT:,} training tokens, {steps * BATCH * CONTEXT:,} to be seen, from step {first}")
     compiled = torch.compile(mean_loss)
@@ -195,10 +211,11 @@ def train(
     return model
 
 
-def record_settings(work: Path, steps: int, settle: int, dense: int, rate: float, seed: int) -> None:
+def record_settings(work: Path, steps: int, settle: int, dense: int, rate: float, seed: int, each: bool) -> None:
     """Write what the card says of the run to `work/training.json`."""
     pieces = CONTEXT * sum(len(windows(tokens(work, corpus, "train"))) for corpus in FILES)
     settings = {"training_pieces": pieces, "steps": steps, "settle": settle, "dense": dense, "rate": rate, "seed": seed}
+    settings["dense_each_gender"] = each
     (work / "training.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
@@ -214,14 +231,18 @@ def main() -> None:
     parser.add_argument("--dense", type=int, default=500, help="last steps, on windows dense in gendered pronouns")
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--each", action="store_true", help="dense windows: as many dense in she as dense in he")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     tokenizer = pack(options.data, options.work)
-    chosen = (options.steps, options.settle, options.dense, options.rate, options.seed)
+    chosen = (options.steps, options.settle, options.dense, options.rate, options.seed, options.each)
     record_settings(options.work, *chosen)
-    forms = [form for word in PRONOUNS for form in (f" {word}", f" {word.title()}", word.title())]
-    pieces = tokenizer(forms, add_special_tokens=False)["input_ids"]
-    model = train(options.work, [ids[0] for ids in pieces if len(ids) == 1], options.start, *chosen)
+    pronouns = {}
+    for gender, words in PRONOUNS.items():
+        forms = [form for word in words for form in (f" {word}", f" {word.title()}", word.title())]
+        pieces = tokenizer(forms, add_special_tokens=False)["input_ids"]
+        pronouns[gender] = [ids[0] for ids in pieces if len(ids) == 1]
+    model = train(options.work, pronouns, options.start, *chosen)
     out = options.out or options.work / "model"
     model.eval().half().save_pretrained(out)
     (out / "model.safetensors").chmod(0o644)
