@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WORKERS = min(2, os.cpu_count() or 1)
 ENGINE = ["tests/test_identities.py", "-k", "gpt2 or zero or window or sever or unit or apart"]
 
-SWEEP = ["tests/test_sweep.py", "-k", "random_rows or traces"]
+SWEEP = ["tests/test_sweep.py", "-k", "(random_rows and (gpt2 or llama)) or (traces and None)"]
 
 
 @dataclass(frozen=True)
