@@ -59,6 +59,7 @@ class Model:
     unit_counts  heads and neurons of a block, as far as they can be hooked one by one
     points       hook points by name; collecting them takes the bridge a millisecond, so it is done once
     options      with which it was loaded
+    own_hooks    hook points that the bridge itself has hooks at
     """
 
     name: str
@@ -72,6 +73,7 @@ class Model:
     unit_counts: dict[str, int] = field(default_factory=dict)
     points: dict[str, Any] = field(default_factory=dict, repr=False)
     options: dict[str, Any] = field(default_factory=dict, repr=False)
+    own_hooks: set[str] = field(default_factory=set, repr=False)
 
     @property
     def n_layers(self) -> int:
@@ -167,9 +169,7 @@ class Model:
     @contextmanager
     def hooked(self, hooks: list[tuple[str, Callable]]) -> Iterator[None]:
         """Hook functions (activation, hook) -> activation in place for the length of the block."""
-        if not self.points:
-            self.points.update(self.bridge.hook_dict)
-        points = [self.points[name] for name, _ in hooks]
+        points = [self.hook_points()[name] for name, _ in hooks]
         try:
             for point, (_, hook) in zip(points, hooks, strict=True):
                 point.add_hook(hook, level=HOOK_LEVEL)
@@ -177,6 +177,21 @@ class Model:
         finally:
             for point in points:
                 point.remove_hooks("fwd", level=HOOK_LEVEL)
+
+    def hook_points(self) -> dict[str, Any]:
+        """All hook points by name."""
+        if not self.points:
+            self.points.update(self.bridge.hook_dict)
+        return self.points
+
+    def hooked_by_others(self) -> list[str]:
+        """Hook points inside the blocks that carry somebody else's hooks."""
+        return sorted(self.hooks_in_blocks() - self.own_hooks)
+
+    def hooks_in_blocks(self) -> set[str]:
+        """Hook points inside the blocks that carry hooks."""
+        points = self.hook_points().items()
+        return {str(point.name) for name, point in points if name.startswith("blocks.") and point.has_hooks()}
 
     def final_logits(self, ids: Int[torch.Tensor, "row pos"]) -> Float[torch.Tensor, "row d_vocab"]:
         """Logits at the last position of prompts of one length, at least fp32."""
@@ -245,6 +260,7 @@ def load(
     options = {"device": device, "revision": revision, "prepend_bos": prepend_bos}
     options |= {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
     model = Model(name, checkpoint, bridge, tokenizer, dtype, device, prepend_bos, options=options)
+    model.own_hooks.update(model.hooks_in_blocks())
     model.unit_counts.update(countable_units(model))
     model.checks.update(verify(model, plain))
     return model

@@ -54,6 +54,10 @@ MORE_FAMILIES = {
         "vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, "rotary_dim": 4,
         "architectures": ["GPTJForCausalLM"],
     },
+    "xglm": {
+        "vocab_size": VOCABULARY, "d_model": 32, "num_layers": 3, "attention_heads": 4, "ffn_dim": 64,
+        "max_position_embeddings": 64, "architectures": ["XGLMForCausalLM"],
+    },
     "gpt_neo": {
         "vocab_size": VOCABULARY, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "window_size": 3,
         "attention_types": [[["global", "local"], 1]], "max_position_embeddings": 64,

@@ -36,6 +36,14 @@ def test_options_are_those_of_the_trace(gpt2):
     assert both.rows == 2 * one.rows
 
 
+def test_pairs_without_a_row_do_not_count(gpt2):
+    """Only a subject of several tokens has a first token besides its last; most pairs have none."""
+    many = occupation_pairs("opposite", templates_each=1)
+    map = Map(components=("mlp_out",), roles=("subject_first",))
+    found = forecast(gpt2, many, map)
+    assert 0 < found.rows == len(trace(gpt2, many, map).table)
+
+
 def test_operations_are_counted_on_paper(gpt2):
     """Blocks of 12 d^2 weights, with biases and norms beside them."""
     block, out = operations(gpt2)

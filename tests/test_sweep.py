@@ -1,5 +1,7 @@
 """The sweep equals the plain engine, whatever is patched and whichever the architecture."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,8 +15,8 @@ from locate.models import Model
 from locate.prompts import Pair, Prompts
 from locate.rows import Limits, Placed, Row, Run
 from locate.sites import COMPONENTS, UNITS
-from locate.sweep import replay, stairs
-from locate.sweep.climbers import equal_positions
+from locate.sweep import bases, replay, stairs
+from locate.sweep.climbers import climbers, equal_positions
 from locate.sweep.stairs import Writes
 from locate.tracing.collect import trace
 from locate.tracing.corrupt import Noise
@@ -30,7 +32,7 @@ TEXTS = (
 ANSWERS = (5, 7)
 EXACT = {"float32": 1e-5, "float64": 1e-6}  # nats; all families but GPT-2 take their softmax in fp32 in every dtype
 DOUBLE = ("gpt2", "float64")
-MIXTURES = ("mixtral", "qwen2_moe")  # their experts' products have no float64
+NO_DOUBLE = ("mixtral", "qwen2_moe", "xglm")  # the models themselves do not run in float64
 
 
 def runs_for(model: Model) -> list[Run]:
@@ -79,7 +81,7 @@ def same(model: Model, runs: list[Run], rows: list[Row], atol: float, limits: Li
         (family, dtype)
         for family in [*FAMILIES, *MORE_FAMILIES]
         for dtype in EXACT
-        if dtype == "float32" or family not in MIXTURES
+        if dtype == "float32" or family not in NO_DOUBLE
     ],
 )
 def test_random_rows_equal_the_plain_engines(model_of, family, dtype):
@@ -121,6 +123,22 @@ PROMPTS = Prompts(
 )
 
 
+def test_equal_beginnings_of_prompts_of_two_lengths(model_of):
+    """Where rotary tables depend on the length, equal words at equal places are not equal activations."""
+    model = model_of("llama")
+    runs = [Run(tuple(model.encode(text)[0]), ANSWERS) for text in ("The nurse said", "The nurse said that she was")]
+    row = Row(0, 1, (Placed("resid_pre", 2, None, 2, 2, "source"),))
+    made = bases.execute(model, runs, [], LIMITS)
+    one, other = (len(run.ids) for run in runs)
+    assert made.same_positions(one, other)
+    assert climbers(3, runs, [row], made.same_positions) == []
+    block = made.given[other][1]
+    tables = tuple(2 * table for table in block.rotary)
+    made.given[other][1] = replace(block, arguments=block.arguments | {"position_embeddings": tables})
+    assert not made.same_positions(one, other)
+    assert len(climbers(3, runs, [row], made.same_positions)) == 1
+
+
 @pytest.mark.parametrize("corruption", [None, Noise(samples=2)])
 def test_traces_of_both_engines_are_one(gpt2, corruption):
     """Windows, severed paths, heads and neurons, both directions, swap and noise."""
@@ -137,23 +155,34 @@ def test_traces_of_both_engines_are_one(gpt2, corruption):
 
 
 def test_only_what_differs_is_run(gpt2, monkeypatch):
-    """No layer below a row's first write, and no position before it, is given to a block."""
+    """No layer below a row's first write, and no position before it, is given to a block; each block is called once.
+
+    A row that is written behind the attention is run there at its own position alone, and the last layer's positions
+    but the last one only to their keys.
+    """
     called = []
     run = replay.Given.called
 
     def watch(given, residual, first, cache):
-        called.append((given.block, first, residual.shape[0]))
+        called.append((layers[given.block], first, tuple(residual.shape[:2]), cache.stop))
         return run(given, residual, first, cache)
 
     monkeypatch.setattr(replay.Given, "called", watch)
+    layers = {block: layer for layer, block in enumerate(gpt2.blocks)}
     runs = runs_for(gpt2)
     n_pos = len(runs[0].ids)
-    writes = [Placed("resid_pre", layer, None, pos, pos, "zero") for layer in range(3) for pos in range(n_pos)]
-    sweep.measure(gpt2, runs, [Row(0, 1, (write,)) for write in writes], limits=LIMITS)
-    blocks = list(gpt2.blocks)
-    for layer in range(2):
-        rows = {first: count for block, first, count in called if block is blocks[layer]}
-        assert rows == dict.fromkeys(range(n_pos), layer + 1)
+    sites = [(component, layer, pos) for component in ("resid_pre", "mlp_out") for layer in range(3) for pos in (1, 3)]
+    rows = [Row(0, 1, (Placed(component, layer, None, pos, pos, "zero"),)) for component, layer, pos in sites]
+    sweep.measure(gpt2, runs, rows, limits=LIMITS)
+    expected = []
+    for pos in (1, 3):
+        expected += [(0, pos, (1, n_pos - pos), False), (0, pos, (1, 1), False)]  # a residual; an MLP
+        expected += [(1, pos, (3, n_pos - pos), False), (1, pos, (1, 1), False)]  # these, the next residual; an MLP
+        expected += [
+            (2, pos, (5, n_pos - pos - 1), True),
+            (2, n_pos - 1, (5, 1), False),
+        ]  # nothing reads the MLP
+    assert called == expected
 
 
 @pytest.mark.parametrize(
@@ -228,6 +257,46 @@ def test_a_model_without_keys_and_values_is_refused(gpt2, monkeypatch):
         sweep.measure(gpt2, runs_for(gpt2), [], limits=LIMITS)
 
 
+def test_a_block_that_keeps_nothing_is_refused(gpt2, monkeypatch):
+    monkeypatch.setattr(replay.Cache, "update", lambda cache, keys, values, *_: (keys, values))
+    with pytest.raises(LocateError, match=r"block 0 keeps no keys and values, .* choose --engine plain"):
+        sweep.measure(gpt2, runs_for(gpt2), [], limits=LIMITS)
+
+
+def test_somebody_elses_hooks_are_refused(gpt2):
+    with (
+        gpt2.bridge.hooks(fwd_hooks=[("blocks.1.hook_attn_out", lambda value, hook: 2 * value)]),
+        pytest.raises(LocateError, match=r"has hooks at blocks\.1\..* take them off"),
+    ):
+        sweep.measure(gpt2, runs_for(gpt2), [], limits=LIMITS)
+
+
+def test_the_last_of_several_writes_to_one_place_holds(gpt2):
+    runs = runs_for(gpt2)
+    writes = [Placed("head", 1, 2, 3, 3, origin) for origin in ("zero", "source", "base", "zero")]
+    rows = [Row(0, 1, tuple(writes[:count])) for count in (1, 2, 3, 4)]
+    same(gpt2, runs, rows, 1e-5)
+    found = sweep.measure(gpt2, runs, rows, limits=LIMITS).rows
+    assert (found[0] == found[3]).all()
+    assert np.abs(found[0] - found[1]).max() > 1e-3
+
+
+def test_what_is_kept_of_runs_is_what_is_counted(gpt2):
+    """Runs are padded to the longest; the batch axis is the runs'."""
+    runs = runs_for(gpt2)
+    wanted = {("mlp_out", 0), ("head", 1), ("neuron", 2)}
+    made = bases.execute(gpt2, runs, wanted, LIMITS)
+    kept = [*made.activation.values(), *(each for keys in made.keys.values() for each in keys)]
+    longest = max(len(run.ids) for run in runs)
+    assert sum(each.nbytes for each in kept) == len(runs) * bases.run_bytes(gpt2, wanted, longest)
+
+
+def test_a_rows_bytes_are_of_the_size_of_its_tensors(gpt2):
+    d_model, d_mlp = gpt2.d_model, gpt2.d_mlp
+    assert stairs.row_bytes(gpt2, 6, 2) > 4 * 4 * (d_model + 2 * d_mlp)
+    assert stairs.row_bytes(gpt2, 6, 2) < 4 * 4 * (20 * d_model + 5 * d_mlp) + 8 * gpt2.d_vocab + 4 * 6 * 10 * d_model
+
+
 def test_an_argument_of_unknown_shape_is_refused(gpt2, monkeypatch):
     monkeypatch.setattr(replay, "WITH_POSITIONS", ("position_ids",))
     with pytest.raises(LocateError, match=r"take 'attention_mask' of shape .* choose --engine plain"):
@@ -238,6 +307,7 @@ def test_a_trace_compares_some_of_its_rows_with_the_plain_engine(gpt2):
     audit = trace(gpt2, PROMPTS, engine="sweep").meta["audit"]
     assert audit["engine"]["rows"] == 32
     assert 0 <= audit["engine"]["largest_difference"] < 1e-5
+    assert audit["engine"]["rms_effect"] > 0.01
     assert trace(gpt2, PROMPTS, engine="plain").meta["audit"] == {}
 
 
@@ -246,6 +316,33 @@ def test_half_precision_is_compared_with_single(model_of):
     audit = trace(model, PROMPTS).meta["audit"]
     assert 1e-5 < audit["precision"]["rms"] < audit["precision"]["largest_difference"] < 0.5
     assert set(trace(model, PROMPTS, compare_precision=False).meta["audit"]) == {"engine"}
+    assert set(trace(model, PROMPTS, engine="plain").meta["audit"]) == {"precision"}
+
+
+def test_without_room_for_both_precisions_the_way_out_is_named(model_of, monkeypatch):
+    def no_room(*_):
+        raise LocateError("needs 99 GiB")
+
+    monkeypatch.setattr("locate.tracing.audit.twin", no_room)
+    with pytest.raises(LocateError, match=r"needs 99 GiB.*--no-compare-precision"):
+        trace(model_of("llama", "bfloat16"), PROMPTS)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("component", ["neuron", "head", "mlp_out"])
+def test_a_sweep_that_writes_nothing_is_noticed(model_of, monkeypatch, dtype, component):
+    monkeypatch.setattr(Writes, "hooks", lambda *_: [])
+    with pytest.raises(LocateError, match="differs from the plain engine"):
+        trace(model_of("gpt2", dtype), PROMPTS, Map(components=(component,)), compare_precision=False)
+
+
+def test_a_block_that_does_not_bear_it_is_refused(gpt2, monkeypatch):
+    def bad(*_):
+        raise ValueError("Attention mask should be of size (2, 1, 3, 5)")
+
+    monkeypatch.setattr(replay, "cut", bad)
+    with pytest.raises(LocateError, match=r"cannot be swept \(Attention mask should .* choose --engine plain"):
+        trace(gpt2, PROMPTS)
 
 
 def test_a_sweep_that_differs_is_refused(gpt2, monkeypatch):
@@ -255,8 +352,14 @@ def test_a_sweep_that_differs_is_refused(gpt2, monkeypatch):
         trace(gpt2, PROMPTS)
 
 
-def test_the_model_is_left_as_it_was(gpt2):
+def test_the_model_is_left_as_it_was(gpt2, monkeypatch):
     ids = torch.tensor([gpt2.encode(TEXTS[0])[0]])
     before = gpt2.final_logits(ids)
+    with monkeypatch.context() as patch:
+        patch.setattr(replay, "cut", None)  # fails in the first block that is run again
+        with pytest.raises(TypeError):
+            sweep.measure(gpt2, runs_for(gpt2), rows_for(gpt2, runs_for(gpt2), 3, 5), limits=LIMITS)
+    assert gpt2.hooked_by_others() == []
+    assert torch.equal(gpt2.final_logits(ids), before)
     sweep.measure(gpt2, runs_for(gpt2), rows_for(gpt2, runs_for(gpt2), 3, 5), limits=LIMITS)
     assert torch.equal(gpt2.final_logits(ids), before)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
+from locate.memory import LEAST
 from locate.models import Model
 from locate.rows import Key, Limits, Run, answers_of, batched, in_memory, noise_hooks
 from locate.sweep.replay import Given, Keys, watched
+
+KEPT_SHARE = 0.5  # of the memory, for what is kept of runs; the rest is for what is under way
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +33,15 @@ class Bases:
     activation: dict[Key, torch.Tensor] = field(default_factory=dict)
     keys: dict[int, Keys] = field(default_factory=dict)
     given: dict[int, dict[int, Given]] = field(default_factory=dict)
+
+    def same_positions(self, one: int, other: int) -> bool:
+        """Whether prompts of two lengths number their common positions alike; some rotary tables do not."""
+        common = min(one, other)
+        for layer, ours in self.given[one].items():
+            pairs = zip(ours.rotary, self.given[other][layer].rotary, strict=True)
+            if not all(torch.equal(a[:, :common], b[:, :common]) for a, b in pairs):
+                return False
+        return True
 
 
 def execute(model: Model, runs: Sequence[Run], wanted: Iterable[Key], limits: Limits) -> Bases:
@@ -53,7 +65,8 @@ def execute(model: Model, runs: Sequence[Run], wanted: Iterable[Key], limits: Li
 
         return hook
 
-    for batch in batched(runs, lambda run: len(run.ids), model, limits):
+    working = replace(limits, memory=max(LEAST, int(limits.memory * (1 - KEPT_SHARE))))
+    for batch in batched(runs, lambda run: len(run.ids), model, working):
         chosen = [runs[i] for i in batch]
 
         def arrived(layer: int, given: Given, keys: Keys, batch: Sequence[int] = batch) -> None:
@@ -68,7 +81,7 @@ def execute(model: Model, runs: Sequence[Run], wanted: Iterable[Key], limits: Li
 
 
 def run_bytes(model: Model, wanted: Iterable[Key], tokens: int) -> int:
-    """Bytes that are kept of a run: residual streams, keys, values, and the wanted activations."""
+    """Bytes that are kept of a run padded to `tokens`: residual streams, keys, values, and the wanted activations."""
     widths = {"head": model.n_heads * model.d_head, "neuron": model.d_mlp}
     always = model.n_layers * (model.d_model + 2 * model.n_kv_heads * model.d_head)
     width = always + sum(widths.get(component, model.d_model) for component, _ in wanted if component != "resid_pre")

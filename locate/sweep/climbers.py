@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from locate.rows import Placed, Row, Run
@@ -31,10 +31,17 @@ class Climber:
     writes: tuple[Placed, ...]
 
 
-def climbers(n_layers: int, runs: Sequence[Run], rows: Sequence[Row]) -> list[Climber]:
-    """The rows that have to be run; the others say what their base run says."""
-    couples = {(row.base, row.source) for row in rows}
-    equal = {couple: equal_positions(runs[couple[0]], runs[couple[1]]) for couple in couples}
+def climbers(
+    n_layers: int, runs: Sequence[Run], rows: Sequence[Row], same_positions: Callable[[int, int], bool]
+) -> list[Climber]:
+    """The rows that have to be run; the others say what their base run says.
+
+    same_positions  whether prompts of two lengths number their common positions alike
+    """
+    equal = {}
+    for couple in {(row.base, row.source) for row in rows}:
+        one, other = (runs[index] for index in couple)
+        equal[couple] = equal_positions(one, other) if same_positions(len(one.ids), len(other.ids)) else 0
     found = (
         climber(n_layers, len(runs[row.base].ids), index, row, equal[row.base, row.source])
         for index, row in enumerate(rows)
@@ -59,7 +66,7 @@ def climber(n_layers: int, n_pos: int, index: int, row: Row, equal: int) -> Clim
     if not changing:
         return None
     first = min(changing)
-    writes = [write for write in writes if write.base_pos >= first]
+    writes = [write for write in writes if write.base_pos >= first]  # from here on an earlier one may have changed it
     layer = min(write.layer for write in writes)
     here = [write for write in writes if write.layer == layer]
     narrow = all(write.component != "resid_pre" and write.base_pos == first for write in here)

@@ -21,7 +21,7 @@ from locate.models import Model
 CACHES = ("past_key_values", "layer_past", "past_key_value")
 WITH_POSITIONS = ("attention_mask", "position_ids", "position_embeddings", "cache_position")
 BY_HEAD = ("alibi",)
-UNCUT = ("position_bias",)
+UNCUT = ("position_bias",)  # by head and distance from the last key: a block cuts it to its keys itself
 
 Keys = tuple[Float[torch.Tensor, "row kv_head key d_head"], Float[torch.Tensor, "row kv_head key d_value"]]
 """keys and values"""
@@ -70,6 +70,12 @@ class Given:
     cache_name: str
     returns_tuple: bool
 
+    @property
+    def rotary(self) -> tuple[torch.Tensor, ...]:
+        """Its tables of rotary positions, as far as it is given any."""
+        tables = self.arguments.get("position_embeddings")
+        return tables if isinstance(tables, tuple) else () if tables is None else (tables,)
+
     def run(
         self, residual: Float[torch.Tensor, "row pos d_model"], first: int, before: Keys | None
     ) -> Float[torch.Tensor, "row pos d_model"]:
@@ -104,7 +110,12 @@ def one_prompt(name: str, value: Any, prompts: int) -> Any:
 
 
 def cut(name: str, value: Any, first: int, end: int, rows: int) -> Any:
-    """An argument for one prompt, cut to the queries at positions `first` to `end`; length 1 serves all rows."""
+    """An argument for one prompt, cut to the queries at positions `first` to `end`.
+
+    A mask has a row for each query and a column for each key, and some models want it for each prompt. Position ids and
+    rotary tables belong to the queries, since the keys before them are rotated already; one serves all rows. ALiBi
+    holds a bias for each head and key, whichever the query; it is repeated, since heads and prompts share an axis.
+    """
     if isinstance(value, tuple):
         return tuple(cut(name, each, first, end, rows) for each in value)
     if value is None or name not in (*WITH_POSITIONS, *BY_HEAD):
@@ -113,7 +124,9 @@ def cut(name: str, value: Any, first: int, end: int, rows: int) -> Any:
         return value.repeat(rows, *[1] * (value.ndim - 1))
     if name == "cache_position":
         return value[first:end]
-    return value[:, :, first:end, :end] if name == "attention_mask" else value[:, first:end]
+    if name == "attention_mask":
+        return value[:, :, first:end, :end].expand(rows, -1, -1, -1)
+    return value[:, first:end]
 
 
 @contextmanager
@@ -193,11 +206,14 @@ def read_out(
     def through(*_: Any, **__: Any) -> Any:
         return (whole,) if returns_tuple else whole
 
-    blocks = list(model.blocks)
-    for block in blocks:
+    own = {block: vars(block).get("forward") for block in model.blocks}
+    for block in own:
         object.__setattr__(block, "forward", through)  # the bridge hands ordinary assignments on to the wrapped block
     try:
         return model.final_logits(torch.zeros(len(residual), 1, dtype=torch.long))
     finally:
-        for block in blocks:
-            object.__delattr__(block, "forward")
+        for block, forward in own.items():
+            if forward is None:
+                object.__delattr__(block, "forward")
+            else:
+                object.__setattr__(block, "forward", forward)

@@ -16,11 +16,9 @@ from locate.memory import ran_out
 from locate.models import Model
 from locate.rows import Key, Limits, Measured, Placed, Row, Run
 from locate.sites import UNITS
-from locate.sweep.bases import Bases, execute, run_bytes
+from locate.sweep.bases import KEPT_SHARE, Bases, execute, run_bytes
 from locate.sweep.climbers import Climber, climbers
 from locate.sweep.replay import Given, Keys, read_out
-
-KEPT_SHARE = 0.5  # of the memory, for what is kept of runs; the rest is for rows under way
 
 
 def measure(
@@ -31,11 +29,17 @@ def measure(
     limits: Limits,
     progress: Callable[[int], None] | None = None,
 ) -> Measured:
-    """Execute every run once, and every row from where it begins to differ from its base run.
+    """Execute every run, and every row from where it begins to differ from its base run.
+
+    Raises LocateError when the model carries somebody else's hooks inside its blocks, which would see some positions of
+    some rows only, or when its blocks cannot be run on their own.
 
     limits    how much may be done at once; the rows at once are halved when memory runs out all the same
     progress  called with the number of rows just finished
     """
+    others = model.hooked_by_others()
+    if others:
+        raise LocateError(f"model {model.name!r} has hooks at {others[0]}: take them off, or choose --engine plain")
     plain = np.empty((len(runs), len(runs[0].answers)))
     out = np.empty((len(rows), plain.shape[1]))
     for part, used in portions(model, runs, rows, limits):
@@ -50,12 +54,12 @@ def portions(
 ) -> Iterator[tuple[list[int], list[int]]]:
     """Rows, in their order, with the runs they need, so that what is kept of these runs fits a share of the memory."""
     wanted = {(write.component, write.layer) for row in rows for write in row.writes}
-    size = [run_bytes(model, wanted, len(run.ids)) for run in runs]
+    size = run_bytes(model, wanted, max(len(run.ids) for run in runs))
     part: list[int] = []
     used: dict[int, None] = {}
     for index, row in enumerate(rows):
         more = used | dict.fromkeys((row.base, row.source))
-        if part and sum(size[run] for run in more) > limits.memory * KEPT_SHARE:
+        if part and len(more) * size > limits.memory * KEPT_SHARE:
             yield part, list(used)
             part, more = [], dict.fromkeys((row.base, row.source))
         part.append(index)
@@ -70,7 +74,7 @@ def measure_portion(
     """Log-probabilities (nats) of runs and of rows whose runs' activations are kept together."""
     wanted = {(write.component, write.layer) for row in rows for write in row.writes}
     bases = execute(model, runs, wanted, limits)
-    moving = climbers(model.n_layers, runs, rows)
+    moving = climbers(model.n_layers, runs, rows, bases.same_positions)
     out = np.array(bases.log_probs[[row.base for row in rows]])
     if progress is not None:
         progress(len(rows) - len(moving))
@@ -116,7 +120,12 @@ def row_bytes(model: Model, n_pos: int, first: int) -> int:
 
 
 def climb(model: Model, bases: Bases, stair: Sequence[Climber]) -> Float[np.ndarray, "row answer"]:
-    """Log-probabilities (nats) of the answers of rows of one length and first position, in the order of `climbed`."""
+    """Log-probabilities (nats) of the answers of rows of one length and first position, sorted by `whole_from`.
+
+    In each layer a row is either not yet under way; or it enters behind the attention, and the layer is run at its
+    first position alone; or it is whole, and the layer is run at all positions from the first one on. Sorted rows that
+    are whole come first in the batch.
+    """
     first, n_pos, last = stair[0].first_pos, stair[0].n_pos, model.n_layers - 1
     starts = torch.tensor([each.first_layer for each in stair])
     whole_from = torch.tensor([each.whole_from for each in stair])
@@ -137,17 +146,33 @@ def climb(model: Model, bases: Bases, stair: Sequence[Climber]) -> Float[np.ndar
                     residual[: len(whole)] = blocks[layer].run(residual[: len(whole)], first, keys)
             enter = torch.nonzero((starts == layer) & (whole_from > layer))[:, 0]
             if len(enter):
-                alone = bases.activation["resid_pre", layer][base[enter], first : first + 1]
                 residual[enter] = bases.activation["resid_pre", layer + 1][base[enter], first:n_pos]
-                with model.hooked(writes.hooks(layer, first, enter)):
-                    keys = keys_of(bases, layer, base[enter], first)
-                    residual[enter, :1] = blocks[layer].run(alone, first, keys)
+                residual[enter, 0] = entered(model, bases, writes, layer, first, n_pos, enter, base[enter])
         join = torch.nonzero(starts == last)[:, 0]
         residual[join] = bases.activation["resid_pre", last][base[join], first:n_pos]
         writes.into_residual(residual, last)
         with model.hooked(writes.hooks(last, n_pos - 1, torch.arange(len(stair)))):
             final = last_position(blocks[last], residual, first, keys_of(bases, last, base, first))
         return answers(model, bases, stair, final[:, 0], blocks[last])
+
+
+def entered(
+    model: Model,
+    bases: Bases,
+    writes: Writes,
+    layer: int,
+    first: int,
+    n_pos: int,
+    rows: Int[torch.Tensor, " row"],
+    base: Int[torch.Tensor, " row"],
+) -> Float[torch.Tensor, "row d_model"]:
+    """What leaves a layer at the first position of rows that are written there behind its attention.
+
+    Its other positions leave the layer as in the base run: nothing before the attention has changed.
+    """
+    alone = bases.activation["resid_pre", layer][base, first : first + 1]
+    with model.hooked(writes.hooks(layer, first, rows)):
+        return bases.given[n_pos][layer].run(alone, first, keys_of(bases, layer, base, first))[:, 0]
 
 
 def keys_of(bases: Bases, layer: int, base: Int[torch.Tensor, " row"], first: int) -> Keys | None:
@@ -201,11 +226,11 @@ class Writes:
     @staticmethod
     def of(model: Model, bases: Bases, stair: Sequence[Climber]) -> Writes:
         """The writes of some rows, their values gathered from the runs."""
-        found: dict[Key, list[tuple[int, Climber, Placed]]] = defaultdict(list)
+        found: dict[Key, dict[tuple[int, int, int | None], tuple[int, Climber, Placed]]] = defaultdict(dict)
         for place, each in enumerate(stair):
-            for write in each.writes:
-                found[write.component, write.layer].append((place, each, write))
-        spots = {key: spot(bases.activation[key], key[0], listed) for key, listed in found.items()}
+            for write in each.writes:  # of several to one place the last holds
+                found[write.component, write.layer][place, write.base_pos, write.unit] = place, each, write
+        spots = {key: spot(bases.activation[key], key[0], list(here.values())) for key, here in found.items()}
         return Writes(model, spots, len(stair), stair[0].first_pos)
 
     def into_residual(self, residual: Float[torch.Tensor, "row pos d_model"], layer: int) -> None:
@@ -219,7 +244,7 @@ class Writes:
         hooks = []
         for (component, at), here in self.spots.items():
             if at == layer and component != "resid_pre":
-                place = torch.full((self.count,), -1)
+                place = torch.full((self.count,), -1)  # of each row of the stair among those run, -1 for the others
                 place[rows] = torch.arange(len(rows))
                 chosen = torch.nonzero(place[here.row] >= 0)[:, 0]
                 where = [place[here.row[chosen]], here.pos[chosen] - first]

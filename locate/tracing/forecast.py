@@ -47,20 +47,20 @@ def forecast(model: Model, prompts: Prompts | None = None, map: Map | None = Non
     The time of the sample is scaled with the operations that it leaves to do.
     """
     job = prepare(model, prompts, map, **options)
-    order = np.random.default_rng(0).permutation(len(job.pairs))
-    counted = [job.pairs[i] for i in order[:COUNTED_PAIRS]]
+    filled = [pair for pair in job.pairs if job.rows(pair)]
+    order = np.random.default_rng(0).permutation(len(filled))
+    counted = [filled[i] for i in order[:COUNTED_PAIRS]]
     costs, moving = zip(*(cost(job, pair) for pair in counted), strict=True)
     scale = sum(job.rows(pair) for pair in job.pairs) / sum(job.rows(pair) for pair in counted)
     rows = sum(job.rows(pair) for pair in job.pairs)
-    sample, seconds = calibration(job, [job.pairs[i] for i in order])
-    done = sum(costs[:sample]) if sample <= len(costs) else sum(costs) * sample / len(costs)
-    left = sum(costs) * scale
+    sample, seconds = calibration(job, counted)
+    whole = sum(costs) * scale
     return Forecast(
         pairs=len(job.pairs),
         rows=rows,
         run=round(sum(moving) * scale) if job.engine == "sweep" else rows,
-        operations=left,
-        seconds=seconds * left / done,
+        operations=whole,
+        seconds=seconds * whole / sum(costs[:sample]),
         peak=process_peak() + rows * TABLE_BYTES,
     )
 
@@ -72,7 +72,7 @@ def cost(job: Job, pair: TokenPair) -> tuple[float, int]:
     whole = len(runs[0].ids) * job.model.n_layers * block + out
     if job.engine == "plain":
         return (len(rows) + len(runs)) * whole, len(rows)
-    moving = climbers(job.model.n_layers, runs, rows)
+    moving = climbers(job.model.n_layers, runs, rows, lambda *_: True)
     run = sum(token_layers(each, job.model.n_layers) for each in moving)
     return len(runs) * whole + run * block + len(moving) * out, len(moving)
 

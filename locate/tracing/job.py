@@ -172,7 +172,7 @@ def audited(job: Job) -> dict[str, dict[str, float]]:
     if job.engine == "sweep":
         found["engine"] = audit(job.model, runs, rows, job.limits)
     if job.model.dtype in HALF and job.compare_precision:
-        found["precision"] = precision_audit(job.model, runs, rows, job.limits)
+        found["precision"] = precision_audit(job.model, runs, rows, job.limits, ENGINES[job.engine])
     return found
 
 
