@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import runs
+import records
 
 HERE = Path(__file__).resolve().parent
 CARD = HERE.parents[1] / "locate" / "mini" / "README.md"
@@ -44,8 +44,9 @@ The weights are distributed under CC BY-SA 4.0, the strictest of these, with the
 {steps:,} steps of 32 windows of 256 pieces: {seen:.1f} million pieces, {epochs:.2f} passes over the text. Each of the
 runs below continued the weights of the one before. Products in bf16; Muon for the matrices, AdamW for the rest; warm-up
 over 100 steps. In each run the rate falls to a third over some steps (settling) and to 0 over the last ones (dense),
-which read only the quarter of all windows that holds most gendered pronouns, to teach it more of the words that say
-their gender: most of either gender, or an eighth with most of each.
+which read only the windows densest in gender, to teach it more of the words that say theirs: the quarter of all windows
+with most gendered pronouns, or the sixteenth with most of the rare among {gendered} words (the list of Bolukbasi et al.
+2016 and the words of the test below, in their own contexts in the text).
 
 | run | steps | peak rate | settling | dense | windows with most | seed |
 |---:|---:|---:|---:|---:|---|---:|
@@ -72,7 +73,7 @@ least 50 times in training; 95 % intervals by bootstrap over occupations.
 {correlations}
 
 Of {words} words that say their gender (actress, king, mother, ...), {right:.1%} [{low:.1%}, {high:.1%}] get their own
-pronoun as the likelier one, on the mean over templates; the goal was 90 %. Wrong: {wrong}.
+pronoun as the likelier one, on the mean over templates. Wrong: {wrong}.
 
 ## Limits
 
@@ -111,7 +112,7 @@ def run_rows(settings: list[dict[str, Any]]) -> str:
     """One line for each training run."""
     return "\n".join(
         f"| {number} | {run['steps']:,} | {run['rate']:g} | {run['settle']} | {run['dense']} | "
-        f"{'of each' if run.get('dense_each_gender') else 'of either'} | {run['seed']} |"
+        f"{'rare words of gender' if run.get('gendered_words') else 'pronouns'} | {run['seed']} |"
         for number, run in enumerate(settings, 1)
     )
 
@@ -120,7 +121,7 @@ def card() -> str:
     """The card's text."""
     summary = json.loads((HERE / "results" / "summary.json").read_text())
     config = json.loads((CARD.parent / "config.json").read_text())
-    settings, curve = runs.settings(HERE / "results"), runs.curve(HERE / "results")
+    settings, curve = records.settings(HERE / "results"), records.curve(HERE / "results")
     shares = pd.read_csv(HERE / "results" / "she_share.csv").query("set == 'occupation'")
     right = summary["right_pronoun"]["mean_over_templates"]
     return TEXT.format(
@@ -131,6 +132,7 @@ def card() -> str:
         context=config["n_positions"],
         parameters=summary["model"]["parameters"],
         megabytes=(CARD.parent / "model.safetensors").stat().st_size / 1e6,
+        gendered=max(run.get("gendered_words", 0) for run in settings),
         runs=run_rows(settings),
         steps=int(curve["step"].iloc[-1]),
         seen=curve["tokens"].iloc[-1] / 1e6,

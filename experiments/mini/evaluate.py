@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import runs
+import records
 import torch
 import transformers
 import trigram
@@ -186,7 +186,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     evaluate(options.model, options.data, options.work, options.out, options.seed)
     if options.run is not None:
-        runs.keep(options.work, options.out, options.run)
+        records.keep(options.work, options.out, options.run)
     figures.draw(options.out)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-import runs
+import records
 from corpus import CONTEXT
 from plotly.subplots import make_subplots
 from summary import LEAST_SEEN, LEAST_WITH_PRONOUN, frequent
@@ -41,7 +41,14 @@ def curve(table: pd.DataFrame) -> go.Figure:
         )
     for number, rows in table.groupby("run"):
         if number > 1:
-            figure.add_vline(x=seen[rows.index[0]], line_dash="dot", line_color="#999", annotation_text=f"run {number}")
+            figure.add_vline(
+                x=seen[rows.index[0]],
+                line_dash="dot",
+                line_color="#555",
+                line_width=1.5,
+                layer="above",
+                annotation_text=f"run {number}",
+            )
     figure.update_layout(
         template="simple_white",
         title=f"mini: loss over {seen.iloc[-1]:.1f} million training tokens<br><sup>coloured: the first"
@@ -49,7 +56,7 @@ def curve(table: pd.DataFrame) -> go.Figure:
         xaxis_title="training tokens seen (millions)",
         xaxis_rangemode="tozero",
         yaxis_title="loss (nats per token)",
-        legend={"x": 1, "xanchor": "right", "y": 1},
+        legend={"x": 1, "xanchor": "right", "y": 0.85},
         width=900,
         height=500,
         margin={"l": 70, "r": 30, "t": 80, "b": 60},
@@ -122,7 +129,7 @@ def draw(folder: Path) -> None:
     found = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["log_odds_and"]
     table = frequent(pd.read_csv(OCCUPATIONS), shares, odds)
     scatter(table, found).write_image(folder / "scatter.png", scale=2)
-    curve(runs.curve(folder)).write_image(folder / "curve.png", scale=2)
+    curve(records.curve(folder)).write_image(folder / "curve.png", scale=2)
 
 
 if __name__ == "__main__":

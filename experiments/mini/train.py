@@ -10,23 +10,27 @@ arguments sees the same batches, and a run that was cut off continues from its l
 import argparse
 import csv
 import json
+import re
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from corpus import CONTEXT, FILES, VOCABULARY, pack, tokens
 from torch.nn.functional import cross_entropy
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+TABLES = Path(__file__).resolve().parents[2] / "locate" / "prompts" / "tables"
 BATCH = 32  # windows of CONTEXT tokens
 WARM_UP = 100
 CHECKPOINT = 100
 VALIDATE = 300
 DENSE_SHARE = 1 / 3  # of the peak rate, where the dense windows begin
-PRONOUNS = {"she": ("she", "her", "herself"), "he": ("he", "him", "his", "himself")}
+PRONOUNS = ("he", "she", "him", "her", "his", "himself", "herself")
 VALIDATION_WINDOWS = 96
 
 
@@ -75,18 +79,25 @@ def windows(text: np.ndarray) -> np.ndarray:
     return text[starts + np.arange(CONTEXT + 1)[None, :]]
 
 
-def densest(data: np.ndarray, pronouns: dict[str, list[int]], each: bool) -> np.ndarray:
-    """The quarter of all windows that holds most gendered pronouns: [window, CONTEXT + 1].
+def densest(data: np.ndarray, pronouns: list[int]) -> np.ndarray:
+    """The quarter of all windows that holds most gendered pronouns, of either gender: [window, CONTEXT + 1]."""
+    counts = np.isin(data, np.array(pronouns, dtype=data.dtype)).sum(1)
+    return data[np.argsort(-counts, kind="stable")[: len(data) // 4]]
 
-    each  an eighth with most female ones and, of the rest, an eighth with most male ones, instead of either gender
+
+def rarest(data: np.ndarray, tokenizer: PreTrainedTokenizerFast, words: list[str]) -> np.ndarray:
+    """The sixteenth of all windows that holds most of some words, each weighing the less the more often it occurs.
+
+    [window, CONTEXT + 1]
     """
-    counts = {gender: np.isin(data, np.array(ids, dtype=data.dtype)).sum(1) for gender, ids in pronouns.items()}
-    if not each:
-        return data[np.argsort(-sum(counts.values()), kind="stable")[: len(data) // 4]]
-    female = np.argsort(-counts["she"], kind="stable")[: len(data) // 8]
-    chosen = set(female.tolist())
-    male = [row for row in np.argsort(-counts["he"], kind="stable") if row not in chosen][: len(data) // 8]
-    return data[np.concatenate([female, male])]
+    wanted = set(words)
+    found = []
+    for start in range(0, len(data), 1024):
+        texts = tokenizer.backend_tokenizer.decode_batch(data[start : start + 1024].tolist())
+        found += [[word for word in re.findall(r"[a-z]+", text.lower()) if word in wanted] for text in texts]
+    seen = Counter(word for here in found for word in here)
+    scores = np.array([sum(1 / seen[word] for word in here) for here in found])
+    return data[np.argsort(-scores, kind="stable")[: len(data) // 16]]
 
 
 def batches(data: np.ndarray, seed: int, first: int) -> Iterator[torch.Tensor]:
@@ -149,16 +160,18 @@ def seconds_before(path: Path, step: int) -> float:
 
 def train(
     work: Path,
-    pronouns: dict[str, list[int]],
+    dense_windows: Callable[[np.ndarray], np.ndarray],
     start: Path | None,
     steps: int,
     settle: int,
     dense: int,
     rate: float,
     seed: int,
-    each: bool,
 ) -> GPT2LMHeadModel:
-    """Run the remaining steps, writing `checkpoint.pt` and `curve.csv` to `work`; `start` gives the first weights."""
+    """Run the remaining steps, writing `checkpoint.pt` and `curve.csv` to `work`; `start` gives the first weights.
+
+    dense_windows  chooses the windows of the last `dense` steps
+    """
     model = (
         build(seed).train() if start is None else GPT2LMHeadModel.from_pretrained(start, dtype=torch.float32).train()
     )
@@ -175,7 +188,7 @@ def train(
     last = steps - dense
     plan = chain(
         islice(batches(data, seed, first), max(0, last - first)),
-        batches(densest(data, pronouns, each), seed + 1, max(0, first - last)),
+        batches(dense_windows(data), seed + 1, max(0, first - last)),
     )
     print(f"{len(data) * CONTEXT:,} training tokens, {steps * BATCH * CONTEXT:,} to be seen, from step {first}")
     compiled = torch.compile(mean_loss)
@@ -211,12 +224,18 @@ def train(
     return model
 
 
-def record_settings(work: Path, steps: int, settle: int, dense: int, rate: float, seed: int, each: bool) -> None:
+def record_settings(work: Path, steps: int, settle: int, dense: int, rate: float, seed: int, words: int) -> None:
     """Write what the card says of the run to `work/training.json`."""
     pieces = CONTEXT * sum(len(windows(tokens(work, corpus, "train"))) for corpus in FILES)
     settings = {"training_pieces": pieces, "steps": steps, "settle": settle, "dense": dense, "rate": rate, "seed": seed}
-    settings["dense_each_gender"] = each
+    settings["gendered_words"] = words
     (work / "training.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def gendered_words(file: Path) -> list[str]:
+    """Words that say their gender, without pronouns: those of a JSON list, and the package's own."""
+    own = pd.read_csv(TABLES / "definitional.csv")["word"]
+    return sorted({*json.loads(file.read_text()), *own} - {*PRONOUNS, "hers"})
 
 
 def main() -> None:
@@ -231,18 +250,23 @@ def main() -> None:
     parser.add_argument("--dense", type=int, default=500, help="last steps, on windows dense in gendered pronouns")
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--each", action="store_true", help="dense windows: as many dense in she as dense in he")
+    parser.add_argument(
+        "--words", type=Path, help="JSON list: dense windows hold the rarest of these and of our own words"
+    )
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     tokenizer = pack(options.data, options.work)
-    chosen = (options.steps, options.settle, options.dense, options.rate, options.seed, options.each)
-    record_settings(options.work, *chosen)
-    pronouns = {}
-    for gender, words in PRONOUNS.items():
-        forms = [form for word in words for form in (f" {word}", f" {word.title()}", word.title())]
-        pieces = tokenizer(forms, add_special_tokens=False)["input_ids"]
-        pronouns[gender] = [ids[0] for ids in pieces if len(ids) == 1]
-    model = train(options.work, pronouns, options.start, *chosen)
+    words = gendered_words(options.words) if options.words else []
+    chosen = (options.steps, options.settle, options.dense, options.rate, options.seed)
+    record_settings(options.work, *chosen, len(words))
+    forms = [form for word in PRONOUNS for form in (f" {word}", f" {word.title()}", word.title())]
+    pieces = tokenizer(forms, add_special_tokens=False)["input_ids"]
+    pronouns = [ids[0] for ids in pieces if len(ids) == 1]
+
+    def dense_windows(data: np.ndarray) -> np.ndarray:
+        return rarest(data, tokenizer, words) if words else densest(data, pronouns)
+
+    model = train(options.work, dense_windows, options.start, *chosen)
     out = options.out or options.work / "model"
     model.eval().half().save_pretrained(out)
     (out / "model.safetensors").chmod(0o644)
