@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import random
+import re
 import resource
 import tempfile
 import time
@@ -72,17 +73,18 @@ def by_peer(name: str, folder: Path, job: Job, expected: np.ndarray, allowed: fl
     return {"engine": name, "seconds": spent / done * len(cells), "cells run": done, "largest difference": apart}
 
 
-def measured(shape: str, folder: Path, job: Job, allowed: float, peers: list[str]) -> pd.DataFrame:
-    """One row for each engine."""
+def measured(shape: str, folder: Path, job: Job, allowed: float, peers: list[str], repeats: int) -> pd.DataFrame:
+    """One row for each engine; the sweep's seconds are the median of some repeats."""
     model = locate.load(str(folder), device="cpu")
     small = make_job(2, job.clean.shape[1], job.n_layers, job.first)
     by_locate(sweep.measure, model, small, 1)
-    seconds, expected = by_locate(sweep.measure, model, job, 3)
+    seconds, expected = by_locate(sweep.measure, model, job, repeats)
     table = [{"engine": "locate, sweep", "seconds": seconds, "cells run": len(job.cells), "largest difference": 0.0}]
     table += [by_peer(name, folder, job, expected, allowed) for name in peers]
     result = pd.DataFrame(table)
     assert result["largest difference"].max() <= EXACT, result
     least = operations(shape, job)
+    read_out = 2 * model.d_model * model.d_vocab * len(job.rows())
     speed = product_speed(SHAPES[shape].get("n_embd") or SHAPES[shape]["hidden_size"])
     return result.assign(
         tokens=job.clean.shape[1],
@@ -93,6 +95,7 @@ def measured(shape: str, folder: Path, job: Job, allowed: float, peers: list[str
         least_operations=least,
         product_speed=speed,
         times_the_limit=result["seconds"] / (least / speed),
+        times_the_limit_with_probabilities=result["seconds"] / ((least + read_out) / speed),
         ratio=result.loc[result["engine"] == "transformer_lens.patching", "seconds"].squeeze() / seconds,
     )
 
@@ -107,10 +110,17 @@ def curves(shape: str, folder: Path, pairs: int, allowed: float) -> pd.DataFrame
     parts = []
     for over, n_pos, layers, count in jobs:
         here = folder if layers == depth else make_model(shape, folder.with_name(f"{folder.name}-{layers}"), layers)
-        part = measured(shape, here, make_job(count, n_pos, layers, 0), allowed, ["transformer_lens.patching"])
+        part = measured(shape, here, make_job(count, n_pos, layers, 0), allowed, ["transformer_lens.patching"], 1)
         parts.append(part.assign(over=over))
         print(part[["engine", "tokens", "layers", "pairs", "seconds", "ratio"]].to_string(index=False), flush=True)
     return pd.concat(parts, ignore_index=True)
+
+
+def processor() -> str:
+    """Name of the processor, as far as the system tells it."""
+    about = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", about.read_text()) if about.exists() else []
+    return names[0] if names else platform.machine()
 
 
 def main() -> None:
@@ -131,14 +141,14 @@ def main() -> None:
             for first in (0, 2):
                 job = make_job(options.pairs, n_pos, depth, first)
                 peers = list(PEERS) if first == 0 else ["transformer_lens.patching"]
-                parts.append(measured(options.shape, folder, job, options.peer_seconds, peers))
+                parts.append(measured(options.shape, folder, job, options.peer_seconds, peers, 3))
                 print(parts[-1].drop(columns=["least_operations", "product_speed"]).to_string(index=False), flush=True)
         pd.concat(parts, ignore_index=True).to_csv(options.out / "sweep.csv", index=False)
         if not options.no_curves:
             curve = curves(options.shape, folder, options.pairs, options.peer_seconds / 3)
             curve.to_csv(options.out / "sweep_curves.csv", index=False)
     about = {
-        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
+        "machine": f"{processor()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
         "shape": options.shape,
         "peak memory (MiB)": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
