@@ -137,6 +137,12 @@ def prompt_bytes(model: Model, tokens: int) -> int:
 
 def answers_of(model: Model, runs: Sequence[Run]) -> Float[np.ndarray, "row answer"]:
     """Log-probabilities (nats) of each run's own answers at its last token, under the hooks in force."""
-    logits = model.final_logits(torch.tensor([run.ids for run in runs]))
-    answers = torch.tensor([run.answers for run in runs], device=logits.device)
-    return logits.log_softmax(-1).gather(-1, answers).double().cpu().numpy()
+    return chosen(model.final_logits(torch.tensor([run.ids for run in runs])), [run.answers for run in runs])
+
+
+def chosen(
+    logits: Float[torch.Tensor, "row d_vocab"], answers: Sequence[tuple[int, ...]]
+) -> Float[np.ndarray, "row answer"]:
+    """Log-probabilities (nats) of each row's answers."""
+    ids = torch.tensor(answers, device=logits.device)
+    return logits.log_softmax(-1).gather(-1, ids).double().cpu().numpy()

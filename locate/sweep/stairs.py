@@ -14,11 +14,13 @@ from jaxtyping import Float, Int
 from locate.errors import LocateError
 from locate.memory import ran_out
 from locate.models import Model
-from locate.rows import Key, Limits, Measured, Placed, Row, Run
+from locate.rows import MOST_ROWS, Key, Limits, Measured, Placed, Row, Run, chosen
 from locate.sites import UNITS
 from locate.sweep.bases import KEPT_SHARE, Bases, execute, run_bytes
 from locate.sweep.climbers import Climber, climbers
 from locate.sweep.replay import Given, Keys, read_out
+
+CPU_POSITIONS = 2048  # of all rows of a stair: more make nothing faster on a CPU, and fall out of its cache
 
 
 def measure(
@@ -97,7 +99,9 @@ def climbed(
         group.sort(key=lambda each: each.whole_from)
         start = 0
         while start < len(group):
-            stair = group[start : start + limits.rows(row_bytes(model, n_pos, first), share)]
+            fitting = limits.rows(row_bytes(model, n_pos, first), share)
+            most = max(1, CPU_POSITIONS // (n_pos - first)) if model.device == "cpu" else fitting
+            stair = group[start : start + min(fitting, most)]
             try:
                 found = climb(model, bases, stair)
             except (RuntimeError, MemoryError) as error:
@@ -198,10 +202,10 @@ def answers(
     model: Model, bases: Bases, stair: Sequence[Climber], final: Float[torch.Tensor, "row d_model"], given: Given
 ) -> Float[np.ndarray, "row answer"]:
     """Log-probabilities (nats) of each row's answers, from the residual stream that leaves the last block."""
-    ids = torch.tensor([bases.runs[each.base].answers for each in stair], device=final.device)
-    logits = read_out(model, final, given.returns_tuple)
-    chosen = logits.gather(-1, ids) - logits.logsumexp(-1, keepdim=True)
-    return chosen.double().cpu().numpy()
+    ids = [bases.runs[each.base].answers for each in stair]
+    size = MOST_ROWS if model.device == "cpu" else len(stair)
+    parts = [slice(start, start + size) for start in range(0, len(stair), size)]
+    return np.concatenate([chosen(read_out(model, final[part], given.returns_tuple), ids[part]) for part in parts])
 
 
 @dataclass(frozen=True, eq=False)

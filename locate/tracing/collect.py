@@ -115,7 +115,7 @@ def starting_meta(job: Job) -> dict[str, Any]:
                 "patches_sha256": hash_of([patches, job.roles]),
                 "directions": "+".join(job.directions),
                 "corruption": ", ".join(f"{key} {value}" for key, value in job.corruption.describe().items()),
-                "chunk": job.chunk,
+                "chunk": f"{job.chunk} pairs, longest first",
                 "engine": job.engine,
             },
             "model": model.provenance(),
@@ -155,4 +155,5 @@ def collect(job: Job, folder: RunFolder | None, progress: Progress | None) -> pd
         else:
             advance(len(part))
         parts.append(part)
-    return tidy(pd.concat([part.astype(dict.fromkeys(LABELS, "object")) for part in parts], ignore_index=True))
+    whole = pd.concat([part.astype(dict.fromkeys(LABELS, "object")) for part in parts])
+    return tidy(whole.sort_values("pair", kind="stable", ignore_index=True))

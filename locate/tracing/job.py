@@ -25,7 +25,8 @@ from locate.tracing.plan import Cell, Map, cells_of_map, cells_of_patches, row_o
 from locate.tracing.table import LABELS, LOGS, NUMBERS, tidy
 
 CHUNK_ROWS = 20_000  # rows measured, and kept on disk, at a time: large enough for the sweep to fill its batches
-CHUNK_PAIRS = 64
+CHUNK_PAIRS = 128
+CHUNK_OPERATIONS = 1e14  # about: some minutes of two cores, which is what an interruption may cost
 ENGINES = {"sweep": sweep, "plain": measure_plainly}
 
 
@@ -33,7 +34,8 @@ ENGINES = {"sweep": sweep, "plain": measure_plainly}
 class Job:
     """Everything that decides what is measured; made by `prepare`.
 
-    pairs            of the prompts, those that the tokenizer leaves usable
+    pairs            of the prompts, those that the tokenizer leaves usable, longest first: chunks of pairs of one
+                     length make the fewest and largest batches
     forms, patches   the patches of one token of a map, or the caller's own
     scale            standard deviation of the noise
     """
@@ -70,7 +72,8 @@ class Job:
     def chunk(self) -> int:
         """Pairs measured, and kept on disk, at a time: the same on every machine, so that any of them can resume."""
         rows = sum(self.rows(pair) for pair in self.pairs) / len(self.pairs)
-        return max(1, min(CHUNK_PAIRS, round(CHUNK_ROWS / rows)))
+        each = 0.5 * self.model.checkpoint.parameters * max(len(pair.clean) for pair in self.pairs)
+        return max(1, min(CHUNK_PAIRS, round(CHUNK_ROWS / rows), round(CHUNK_OPERATIONS / (rows * each))))
 
 
 def prepare(
@@ -117,7 +120,7 @@ def prepare(
         model=model,
         prompts=prompts,
         map=map,
-        pairs=pairs,
+        pairs=sorted(pairs, key=lambda pair: (-len(pair.clean), -len(pair.corrupted))),
         ledger=ledger,
         forms=forms,
         patches=patches,
