@@ -38,7 +38,7 @@ class Run:
     noise: torch.Tensor | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Placed:
     """One write at fixed positions: base[base_pos] of a component and layer takes its value from `origin`."""
 
@@ -50,7 +50,7 @@ class Placed:
     origin: str | torch.Tensor
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Row:
     """One patched run: the base run (an index) with writes from the source run (an index)."""
 

@@ -58,17 +58,16 @@ def test_operations_are_counted_on_paper(gpt2):
 
 
 @pytest.mark.parametrize(
-    ("first_layer", "whole_from", "first_pos", "expected"),
+    ("first_layer", "enters", "first_pos", "expected"),
     [
-        (0, 0, 2, 3 + 3 + 1),  # three positions through two layers, and the last token through the last
-        (0, 1, 2, 1 + 3 + 1),  # behind the first attention: one position there
-        (2, 2, 2, 1),
-        (2, 3, 4, 1),
-        (1, 2, 4, 1 + 1),
+        (0, False, 2, 3 + 3 + 1),  # three positions through two layers, and the last token through the last
+        (0, True, 2, 1 + 3 + 1),  # behind the first attention: one position there
+        (2, False, 2, 1),
+        (1, True, 4, 1 + 1),
     ],
 )
-def test_positions_run_in_each_layer(first_layer, whole_from, first_pos, expected):
-    each = Climber(0, 0, 1, 5, first_layer, whole_from, first_pos, ())
+def test_positions_run_in_each_layer(first_layer, enters, first_pos, expected):
+    each = Climber(0, 0, 1, 5, first_layer, first_pos, enters, ())
     assert token_layers(each, 3) == expected
 
 

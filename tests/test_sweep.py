@@ -15,9 +15,9 @@ from locate.models import Model
 from locate.prompts import Pair, Prompts
 from locate.rows import Limits, Placed, Row, Run
 from locate.sites import COMPONENTS, UNITS
-from locate.sweep import bases, replay, stairs
+from locate.sweep import bases, entries, parts, replay, stairs
 from locate.sweep.climbers import climbers, equal_positions
-from locate.sweep.stairs import Writes
+from locate.sweep.writes import Writes
 from locate.tracing.collect import trace
 from locate.tracing.corrupt import Noise
 from locate.tracing.plan import Map
@@ -157,8 +157,8 @@ def test_traces_of_both_engines_are_one(gpt2, corruption):
 def test_only_what_differs_is_run(gpt2, monkeypatch):
     """No layer below a row's first write, and no position before it, is given to a block; each block is called once.
 
-    A row that is written behind the attention is run there at its own position alone, and the last layer's positions
-    but the last one only to their keys.
+    Rows that are written behind the attention share a run of that layer, from the first of their positions to the last;
+    the last layer's positions but the last one are run only to their keys.
     """
     called = []
     run = replay.Given.called
@@ -174,14 +174,11 @@ def test_only_what_differs_is_run(gpt2, monkeypatch):
     sites = [(component, layer, pos) for component in ("resid_pre", "mlp_out") for layer in range(3) for pos in (1, 3)]
     rows = [Row(0, 1, (Placed(component, layer, None, pos, pos, "zero"),)) for component, layer, pos in sites]
     sweep.measure(gpt2, runs, rows, limits=LIMITS)
-    expected = []
+    expected = [(0, 1, (1, 3), False), (1, 1, (1, 3), False)]  # the MLP at both positions
     for pos in (1, 3):
-        expected += [(0, pos, (1, n_pos - pos), False), (0, pos, (1, 1), False)]  # a residual; an MLP
-        expected += [(1, pos, (3, n_pos - pos), False), (1, pos, (1, 1), False)]  # these, the next residual; an MLP
-        expected += [
-            (2, pos, (5, n_pos - pos - 1), True),
-            (2, n_pos - 1, (5, 1), False),
-        ]  # nothing reads the MLP
+        expected += [(0, pos, (1, n_pos - pos), False)]  # a residual
+        expected += [(1, pos, (3, n_pos - pos), False)]  # this, the next residual, an MLP of the layer below
+        expected += [(2, pos, (5, n_pos - pos - 1), True), (2, n_pos - 1, (5, 1), False)]  # nothing reads the last MLP
     assert called == expected
 
 
@@ -201,6 +198,26 @@ def test_rows_that_change_nothing_are_not_run(gpt2, write, monkeypatch):
     assert (found.rows[0] == found.runs[0]).all()
 
 
+def test_rows_written_behind_the_attention_share_runs_of_their_first_layer(gpt2):
+    """A map of two components at three positions needs two carriers for each base run and layer, and each is full."""
+    runs = runs_for(gpt2)
+    places = [(component, layer, pos) for component in ("attn_out", "mlp_out") for layer in (0, 1) for pos in (2, 3, 4)]
+    rows = [
+        Row(base, 1 - base, (Placed(component, layer, None, pos, pos, "source"),))
+        for base in (0, 1)
+        for component, layer, pos in places
+    ]
+    moving = climbers(gpt2.n_layers, runs, rows, lambda *_: True)
+    carriers = entries.carried([each for each in moving if each.enters])
+    assert sorted(carriers) == [(0, len(runs[0].ids)), (1, len(runs[0].ids))]
+    assert [[len(carrier) for carrier in found] for found in carriers.values()] == [[3, 3, 3, 3]] * 2
+    for found in carriers.values():
+        for carrier in found:
+            assert len({each.base for each in carrier}) == 1
+            assert sorted(each.first_pos for each in carrier) == [2, 3, 4]
+    same(gpt2, runs, rows, 1e-5)
+
+
 def test_noise_makes_runs_differ_from_its_first_token_on(gpt2):
     runs = runs_for(gpt2)
     assert equal_positions(runs[0], runs[-1]) == 2
@@ -214,10 +231,10 @@ def test_rows_are_taken_apart_where_their_runs_do_not_fit_together(gpt2, monkeyp
     together = sweep.measure(gpt2, runs, rows, limits=limits)
     assert list(stairs.portions(gpt2, runs, rows, limits)) == [(list(range(20)), [0, 1, 2, 3, 4, 5])]
     monkeypatch.setattr(stairs, "run_bytes", lambda *_: 150_000)  # three of them fit half of the memory
-    parts = list(stairs.portions(gpt2, runs, rows, limits))
-    assert [each for part, _ in parts for each in part] == list(range(20))
-    assert {len(used) for _, used in parts[:-1]} == {3}
-    assert parts[-1][1][-1] == 5  # the noised run, which no row needs
+    portions = list(stairs.portions(gpt2, runs, rows, limits))
+    assert [each for portion, _ in portions for each in portion] == list(range(20))
+    assert {len(used) for _, used in portions[:-1]} == {3}
+    assert portions[-1][1][-1] == 5  # the noised run, which no row needs
     apart = sweep.measure(gpt2, runs, rows, limits=limits)
     np.testing.assert_allclose(apart.rows, together.rows, rtol=0, atol=1e-5, equal_nan=False)
     np.testing.assert_allclose(apart.runs, together.runs, rtol=0, atol=1e-5, equal_nan=False)
@@ -229,11 +246,11 @@ def test_rows_at_once_are_halved_when_memory_runs_out(gpt2, monkeypatch):
     expected = sweep.measure(gpt2, runs, rows, limits=LIMITS)
     climb, tried = stairs.climb, []
 
-    def small(model, found, stair):
-        tried.append(len(stair))
-        if len(stair) > 3:
+    def small(*args):
+        tried.append(len(args[-1]))
+        if len(args[-1]) > 3:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        return climb(model, found, stair)
+        return climb(*args)
 
     monkeypatch.setattr(stairs, "climb", small)
     found = sweep.measure(gpt2, runs, rows, limits=LIMITS)
@@ -293,8 +310,8 @@ def test_what_is_kept_of_runs_is_what_is_counted(gpt2):
 
 def test_a_rows_bytes_are_of_the_size_of_its_tensors(gpt2):
     d_model, d_mlp = gpt2.d_model, gpt2.d_mlp
-    assert stairs.row_bytes(gpt2, 6, 2) > 4 * 4 * (d_model + 2 * d_mlp)
-    assert stairs.row_bytes(gpt2, 6, 2) < 4 * 4 * (20 * d_model + 5 * d_mlp) + 8 * gpt2.d_vocab + 4 * 6 * 10 * d_model
+    assert parts.row_bytes(gpt2, 6, 2) > 4 * 4 * (d_model + 2 * d_mlp)
+    assert parts.row_bytes(gpt2, 6, 2) < 4 * 4 * (20 * d_model + 5 * d_mlp) + 8 * gpt2.d_vocab + 4 * 6 * 10 * d_model
 
 
 def test_an_argument_of_unknown_shape_is_refused(gpt2, monkeypatch):

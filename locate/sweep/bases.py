@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from locate.memory import LEAST
 from locate.models import Model
@@ -78,6 +78,14 @@ def execute(model: Model, runs: Sequence[Run], wanted: Iterable[Key], limits: Li
         with model.hooked(noise_hooks(chosen) + keepers), watched(model, arrived), in_memory(len(batch)):
             bases.log_probs[batch] = answers_of(model, chosen)
     return bases
+
+
+def keys_of(bases: Bases, layer: int, base: Int[torch.Tensor, " row"], first: int) -> Keys | None:
+    """Keys and values of the positions before `first` in each row's base run."""
+    if first == 0:
+        return None
+    keys, values = bases.keys[layer]
+    return keys[base, :, :first], values[base, :, :first]
 
 
 def run_bytes(model: Model, wanted: Iterable[Key], tokens: int) -> int:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from locate.rows import Placed, Row, Run
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Climber:
     """A row that has to be run.
 
     row, base, source  the row, and the indices of its runs
     n_pos              number of tokens of its base run
     first_layer        the layer of its first write
-    whole_from         the layer from which on all positions from `first_pos` up are run; one more than `first_layer`
-                       where all it writes there is one position behind the attention, for then only that position
-                       leaves the layer changed
+    first_pos          the position of its first write
+    enters             whether all it writes in that layer is its first position, behind the attention: then nothing
+                       else leaves the layer changed (see `locate.sweep.entries`), and it climbs from the next one
     writes             those that can change anything
     """
 
@@ -26,9 +26,19 @@ class Climber:
     source: int
     n_pos: int
     first_layer: int
-    whole_from: int
     first_pos: int
+    enters: bool
     writes: tuple[Placed, ...]
+
+    @property
+    def from_layer(self) -> int:
+        """The layer from which on all its positions from `first_pos` up are run."""
+        return self.first_layer + self.enters
+
+    @property
+    def writes_above(self) -> Iterator[Placed]:
+        """Its writes in the layers that it climbs."""
+        return (write for write in self.writes if write.layer >= self.from_layer)
 
 
 def climbers(
@@ -69,8 +79,9 @@ def climber(n_layers: int, n_pos: int, index: int, row: Row, equal: int) -> Clim
     writes = [write for write in writes if write.base_pos >= first]  # from here on an earlier one may have changed it
     layer = min(write.layer for write in writes)
     here = [write for write in writes if write.layer == layer]
-    narrow = all(write.component != "resid_pre" and write.base_pos == first for write in here)
-    return Climber(index, row.base, row.source, n_pos, layer, layer + narrow, first, tuple(writes))
+    behind = all(write.component != "resid_pre" and write.base_pos == first for write in here)
+    enters = behind and layer < n_layers - 1  # the last layer is run at one position anyway
+    return Climber(index, row.base, row.source, n_pos, layer, first, enters, tuple(writes))
 
 
 def reaches_the_end(write: Placed, n_pos: int, n_layers: int) -> bool:
@@ -90,5 +101,4 @@ def changes_nothing(write: Placed, equal: int) -> bool:
 
 def token_layers(each: Climber, n_layers: int) -> int:
     """How many positions of how many layers a row is run through, the last layer's other positions not counted."""
-    narrow = min(each.whole_from, n_layers - 1) - each.first_layer
-    return narrow + (n_layers - 1 - min(each.whole_from, n_layers - 1)) * (each.n_pos - each.first_pos) + 1
+    return each.enters + (n_layers - 1 - each.from_layer) * (each.n_pos - each.first_pos) + 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -84,13 +86,28 @@ def trace(
     if done is not None:
         return done
     started = time.monotonic()
-    meta["audit"] = audited(job)
-    table = collect(job, folder, progress)
+    with garbage_of_old_left():
+        meta["audit"] = audited(job)
+        table = collect(job, folder, progress)
     end = {"status": "complete", "rows": len(table), "seconds": time.monotonic() - started}
     result = Trace(table, meta | end | {"memory": {"allowed": job.limits.memory, "peak": peak(model.device)}})
     if folder is not None:
         folder.finish(result)
     return result
+
+
+@contextmanager
+def garbage_of_old_left() -> Iterator[None]:
+    """While it lasts, Python's garbage collector does not look through what was there before.
+
+    Making many small rows sets it off again and again, and each time it would go through all modules and the model: a
+    tenth of the time on small models.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def starting_meta(job: Job) -> dict[str, Any]:

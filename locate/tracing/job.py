@@ -191,46 +191,46 @@ def measure_chunk(job: Job, pairs: Sequence[TokenPair], advance: Callable[[int],
     return tidy(table)
 
 
-def layout(pairs: Sequence[TokenPair], job: Job) -> tuple[list[Run], list[Row], list[dict[str, object]]]:
-    """The runs and rows of a few pairs, and what each row is called in the table."""
+def layout(pairs: Sequence[TokenPair], job: Job) -> tuple[list[Run], list[Row], dict[str, list[object]]]:
+    """The runs and rows of a few pairs, and the columns of the table that say what each row is."""
     runs: list[Run] = []
     rows: list[Row] = []
-    labels: list[dict[str, object]] = []
+    labels: dict[str, list[object]] = {name: [] for name in LABELS + NUMBERS}
     for pair in pairs:
         clean = len(runs)
         runs += runs_of(pair, job.corruption, job.scale, job.model.d_model)
         cells = job.cells(pair)
-        tokens = job.model.tokenizer.convert_ids_to_tokens(list(pair.clean))
+        same = labels_of_pair(pair) | labels_of_cells(
+            cells, job.model.tokenizer.convert_ids_to_tokens(list(pair.clean))
+        )
         for sample in range(job.corruption.samples):
             for direction in job.directions:
                 rows += [row_of(cell, direction, clean, clean + 1 + sample) for cell in cells]
-                labels += [labels_of(pair, cell, direction, sample, tokens) for cell in cells]
+                for name, value in (same | {"direction": direction, "sample": sample}).items():
+                    labels[name] += value if isinstance(value, list) else [value] * len(cells)
     return runs, rows, labels
 
 
-def labels_of(pair: TokenPair, cell: Cell, direction: str, sample: int, tokens: Sequence[str]) -> dict[str, object]:
-    """The columns that say what a row is."""
-    anchor, token = cell.patch.anchor, cell.token
+def labels_of_pair(pair: TokenPair) -> dict[str, object]:
+    """The columns that say which pair a row is of; one value for all its rows."""
+    names = ("group", "template", "kind", "stereotype", "clean", "corrupted")
+    return {"pair": pair.index} | {name: getattr(pair.pair, name) for name in names}
+
+
+def labels_of_cells(cells: Sequence[Cell], tokens: Sequence[str]) -> dict[str, list[object]]:
+    """The columns that say which patch a row is; tokens are those of the clean prompt."""
+    anchors = [cell.patch.anchor for cell in cells]
     return {
-        "pair": pair.index,
-        "group": pair.pair.group,
-        "template": pair.pair.template,
-        "kind": pair.pair.kind,
-        "stereotype": pair.pair.stereotype,
-        "clean": pair.pair.clean,
-        "corrupted": pair.pair.corrupted,
-        "direction": direction,
-        "sample": sample,
-        "component": anchor.component,
-        "layer": anchor.layer,
-        "unit": -1 if anchor.unit is None else anchor.unit,
-        "window": cell.patch.window,
-        "severed": cell.patch.severed,
-        "origin": cell.patch.origin,
-        "role": cell.role,
-        "token": "" if token is None else tokens[token.clean],
-        "clean_pos": -1 if token is None else token.clean,
-        "corrupted_pos": -1 if token is None else token.corrupted,
+        "component": [anchor.component for anchor in anchors],
+        "layer": [anchor.layer for anchor in anchors],
+        "unit": [-1 if anchor.unit is None else anchor.unit for anchor in anchors],
+        "window": [cell.patch.window for cell in cells],
+        "severed": [cell.patch.severed for cell in cells],
+        "origin": [cell.patch.origin for cell in cells],
+        "role": [cell.role for cell in cells],
+        "token": ["" if cell.token is None else tokens[cell.token.clean] for cell in cells],
+        "clean_pos": [-1 if cell.token is None else cell.token.clean for cell in cells],
+        "corrupted_pos": [-1 if cell.token is None else cell.token.corrupted for cell in cells],
     }
 
 

@@ -71,7 +71,7 @@ class Map:
         return [Patch.at(site) if width == 1 else Patch.over(site, width, n_layers) for width in self.windows]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Cell:
     """One row of the table to be: a patch placed in a pair.
 
