@@ -29,8 +29,9 @@ notebooks: $(READY)  ## run the notebooks and keep their outputs
 figures: $(READY)  ## draw figures/ from the tables committed beside them
 	$(BIN)/python figures/make.py
 
-bench: $(BENCH)/.ready  ## measure the sweep beside its peers (about 20 minutes); tables go to figures/
+bench: $(BENCH)/.ready  ## measure the sweep beside its peers (about 30 minutes); tables go to figures/
 	$(BENCH)/bin/python benchmarks/sweep.py
+	$(BENCH)/bin/python benchmarks/trace.py
 
 clean:  ## forget the environments
 	rm -rf $(VENV) $(BENCH)

@@ -45,10 +45,10 @@ class Job:
         n_pos = self.clean.shape[1]
         return [(c, layer, pos) for c in COMPONENTS for layer in range(self.n_layers) for pos in range(n_pos)]
 
-    def runs(self) -> list[Run]:
-        """Clean and corrupted runs in turn."""
+    def runs(self, probabilities: bool = False) -> list[Run]:
+        """Clean and corrupted runs in turn; the job reads log-odds, for which probabilities can be left out."""
         both = torch.stack([self.clean, self.corrupted], 1).flatten(0, 1).tolist()
-        return [Run(tuple(ids), self.answers) for ids in both]
+        return [Run(tuple(ids), self.answers, normalised=probabilities) for ids in both]
 
     def rows(self) -> list[Row]:
         """One row for each cell and pair, cells outermost."""

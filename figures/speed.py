@@ -10,6 +10,7 @@ from plotly.subplots import make_subplots
 HERE = Path(__file__).resolve().parent
 COLOURS = {
     "locate, sweep": "#0072B2",
+    "locate, sweep with probabilities": "#56B4E9",
     "transformer_lens.patching": "#D55E00",
     "nnsight": "#E69F00",
     "pyvene": "#CC79A7",

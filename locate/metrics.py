@@ -18,6 +18,7 @@ class Metric:
     unit    of y and of its effects
     value   (log p female, log p male, stereotype sign) -> y, one number a row
     effect  (y of the changed run, y of the reference run) -> effect
+    absolute  True where the log-probabilities themselves count, not just their difference
     signed  True where y is female minus male, so that multiplying by the stereotype sign gives the stereotypical view
     """
 
@@ -26,6 +27,7 @@ class Metric:
     value: Callable[[Column, Column, Column], Column]
     effect: Callable[[Column, Column], Column]
     signed: bool
+    absolute: bool = False
 
     @property
     def stereotyped(self) -> bool:
@@ -74,8 +76,8 @@ METRICS = {
     metric.name: metric
     for metric in (
         Metric("logit_diff", "nats", logit_diff, difference, signed=True),
-        Metric("prob_diff", "probability", prob_diff, difference, signed=True),
-        Metric("prob_stereotypical", "probability", prob_stereotypical, difference, signed=False),
+        Metric("prob_diff", "probability", prob_diff, difference, signed=True, absolute=True),
+        Metric("prob_stereotypical", "probability", prob_stereotypical, difference, signed=False, absolute=True),
         Metric("odds_ratio", "relative odds", odds_ratio, relative, signed=False),
     )
 }

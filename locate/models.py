@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +13,11 @@ from jaxtyping import Float, Int
 
 from locate.checkpoint import Checkpoint, architecture_of, find, folder_of, tokenizer_files_of
 from locate.errors import LocateError
+from locate.products import precise
 from locate.sites import UNITS, check
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+DTYPES |= {"tf32": torch.float32}  # fp32 numbers, multiplied in the short format of NVIDIA's tensor cores
 SHORT_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp64": "float64"}
 
 HOOKS = {
@@ -193,11 +196,30 @@ class Model:
         points = self.hook_points().items()
         return {str(point.name) for name, point in points if name.startswith("blocks.") and point.has_hooks()}
 
-    def final_logits(self, ids: Int[torch.Tensor, "row pos"]) -> Float[torch.Tensor, "row d_vocab"]:
-        """Logits at the last position of prompts of one length, at least fp32."""
-        with torch.inference_mode():
+    def final_logits(
+        self, ids: Int[torch.Tensor, "row pos"], only: Sequence[int] | None = None
+    ) -> Float[torch.Tensor, "row piece"]:
+        """Logits at the last position of prompts of one length, at least fp32: of the whole vocabulary or some pieces.
+
+        Only those are computed.
+        """
+        with torch.inference_mode(), nullcontext() if only is None else self.unembedding(only):
             logits = self.bridge(ids.to(self.device), return_type="logits", prepend_bos=False)[:, -1]
         return logits if logits.dtype == torch.float64 else logits.float()
+
+    @contextmanager
+    def unembedding(self, only: Sequence[int]) -> Iterator[None]:
+        """While it lasts, the model computes the logits of some pieces of its vocabulary alone, in their order."""
+        head = self.bridge.unembed.original_component
+        if type(head) is not torch.nn.Linear:
+            raise LocateError(f"model {self.name!r} has no plain unembedding: probabilities cannot be left out")
+        weight, bias = head.weight[list(only)], None if head.bias is None else head.bias[list(only)]
+        chosen = functools.partial(torch.nn.functional.linear, weight=weight, bias=bias)
+        object.__setattr__(head, "forward", chosen)
+        try:
+            yield
+        finally:
+            object.__delattr__(head, "forward")
 
     def provenance(self) -> dict[str, object]:
         """What identifies the model in meta.json."""
@@ -237,7 +259,7 @@ def load(
 
     name               "mini" (bundled), a local folder, or a Hugging Face id
     device             "cpu", "cuda", "cuda:1"; None takes cuda where there is one
-    dtype              float32, bfloat16, float16 or float64 (or fp32, bf16, fp16, fp64)
+    dtype              float32, bfloat16, float16 or float64 (or fp32, bf16, fp16, fp64); tf32 on an NVIDIA GPU
     revision           branch, tag or commit of a Hugging Face id
     prepend_bos        None follows the custom of the model's family
     allow_pickle       also read weights that are not safetensors (pickle can run code)
@@ -251,8 +273,11 @@ def load(
     dtype = SHORT_DTYPES.get(dtype, dtype)
     check("dtype", dtype, tuple(DTYPES))
     device = chosen_device(device)
+    if dtype == "tf32" and not device.startswith("cuda"):
+        raise LocateError(f"dtype tf32 on {device}: it needs an NVIDIA GPU: choose float32 or bfloat16")
     checkpoint = find(name, revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
-    bridge, tokenizer, plain = boot(checkpoint, device, DTYPES[dtype], allow_pickle, trust_remote_code)
+    with precise(dtype):
+        bridge, tokenizer, plain = boot(checkpoint, device, DTYPES[dtype], allow_pickle, trust_remote_code)
     if prepend_bos is None:
         prepend_bos = custom_bos(bridge.cfg, tokenizer)
     elif prepend_bos and tokenizer.bos_token_id is None:
@@ -262,7 +287,8 @@ def load(
     model = Model(name, checkpoint, bridge, tokenizer, dtype, device, prepend_bos, options=options)
     model.own_hooks.update(model.hooks_in_blocks())
     model.unit_counts.update(countable_units(model))
-    model.checks.update(verify(model, plain))
+    with precise(dtype):
+        model.checks.update(verify(model, plain))
     return model
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from locate.memory import default
 from locate.models import EMBEDDING_HOOK, Model
+from locate.products import products
 from locate.rows import Key, Limits, Measured, Placed, Row, Run, answers_of, batched, in_memory, noise_hooks
 
 
@@ -28,6 +29,14 @@ def measure(
     limits    how much may be done at once
     progress  called with the number of rows just finished
     """
+    with products(model.dtype, model.device):
+        return measure_all(model, runs, rows, limits, progress)
+
+
+def measure_all(
+    model: Model, runs: Sequence[Run], rows: Sequence[Row], limits: Limits, progress: Callable[[int], None] | None
+) -> Measured:
+    """Runs, keeping what rows need of them, then rows."""
     wanted = {(write.component, write.layer) for row in rows for write in row.writes}
     plain, kept = execute_runs(model, runs, sorted(wanted), limits)
     out = np.empty((len(rows), plain.shape[1]))

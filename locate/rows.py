@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from locate.errors import LocateError
 from locate.memory import LEAST, ran_out
@@ -28,6 +28,8 @@ class Run:
 
     ids       token ids, BOS included
     answers   ids whose log-probabilities are wanted
+    normalised  False where their logits are enough, which differ by one constant from their log-probabilities; the
+                same for all runs that are measured together
     noised    positions whose token embedding is changed
     noise     what is added there: [noised, d_model], or None
     """
@@ -36,6 +38,7 @@ class Run:
     answers: tuple[int, ...]
     noised: tuple[int, ...] = ()
     noise: torch.Tensor | None = None
+    normalised: bool = True
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -84,7 +87,7 @@ class Limits:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """Log-probabilities (nats) of each run's answers, without a patch and patched."""
+    """Log-probabilities (nats) of each run's answers, or their logits, without a patch and patched."""
 
     runs: Float[np.ndarray, "run answer"]
     rows: Float[np.ndarray, "row answer"]
@@ -136,13 +139,16 @@ def prompt_bytes(model: Model, tokens: int) -> int:
 
 
 def answers_of(model: Model, runs: Sequence[Run]) -> Float[np.ndarray, "row answer"]:
-    """Log-probabilities (nats) of each run's own answers at its last token, under the hooks in force."""
-    return chosen(model.final_logits(torch.tensor([run.ids for run in runs])), [run.answers for run in runs])
+    """Log-probabilities (nats) or logits of each run's own answers at its last token, under the hooks in force."""
+    return answers_in(model, torch.tensor([run.ids for run in runs]), runs)
 
 
-def chosen(
-    logits: Float[torch.Tensor, "row d_vocab"], answers: Sequence[tuple[int, ...]]
-) -> Float[np.ndarray, "row answer"]:
-    """Log-probabilities (nats) of each row's answers."""
-    ids = torch.tensor(answers, device=logits.device)
-    return logits.log_softmax(-1).gather(-1, ids).double().cpu().numpy()
+def answers_in(model: Model, ids: Int[torch.Tensor, "row pos"], runs: Sequence[Run]) -> Float[np.ndarray, "row answer"]:
+    """The same, of prompts that stand for the runs'."""
+    answers = np.array([run.answers for run in runs])
+    if runs[0].normalised:
+        logits = model.final_logits(ids).log_softmax(-1)
+    else:
+        wanted, places = np.unique(answers, return_inverse=True)
+        logits, answers = model.final_logits(ids, wanted.tolist()), places.reshape(answers.shape)
+    return logits.gather(-1, torch.tensor(answers, device=logits.device)).double().cpu().numpy()

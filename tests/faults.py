@@ -111,7 +111,7 @@ FAULTS = [
     fault("sweep: entries read off at the first position", "sweep/entries.py",
           "[place, pos - first]", "[place, 0 * pos]", *SWEEP),
     fault("sweep: answers of the first row's run", "sweep/stairs.py",
-          "bases.runs[each.base].answers for each", "bases.runs[stair[0].base].answers[::-1] for each", *SWEEP),
+          "bases.runs[each.base] for each", "bases.runs[stair[0].base - 1] for each", *SWEEP),
     fault("sign of the metric", "metrics.py",
           "return female - male", "return male - female", "tests/test_metrics.py"),
     fault("total effect backwards", "mediation/effects.py",

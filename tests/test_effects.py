@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from handmade import both, map_trace, odds, row, trace_of
 
-from locate import LocateError, effects, pair_log_odds
+from locate import LocateError, effects, occupation_pairs, pair_log_odds, trace
+from locate.mediation.effects import EFFECTS
 from locate.tracing.table import Trace
 
 CLEAN, CORRUPTED, DENOISED, NOISED = odds(2.0), odds(-1.0), odds(0.5), odds(1.25)
@@ -254,3 +255,18 @@ def test_two_kinds_of_patch_at_one_site_are_kept_apart():
     found = effects(trace_of(rows)).query("direction == 'denoising'").set_index("origin")["nie"]
     assert found["source"] == pytest.approx(3.0)
     assert found["zero"] == pytest.approx(2.0)
+
+
+def test_metrics_that_need_probabilities_refuse_a_run_without(gpt2):
+    """Log-odds and their ratios are the same; the others would be wrong."""
+    few = occupation_pairs(templates_each=1, occupations=["nurse", "engineer"])
+    whole, bare = (trace(gpt2, few, probabilities=each) for each in (True, False))
+    assert bare.meta["probabilities"] is False
+    for metric in ("logit_diff", "odds_ratio"):
+        expected, found = effects(whole, metric), effects(bare, metric)
+        np.testing.assert_allclose(found[EFFECTS], expected[EFFECTS], rtol=0, atol=2e-5, equal_nan=True)
+        assert found["total"].abs().max() > 1e-3
+    for metric in ("prob_diff", "prob_stereotypical"):
+        effects(whole, metric)
+        with pytest.raises(LocateError, match=f"'{metric}' needs probabilities, which this run left out"):
+            effects(bare, metric)

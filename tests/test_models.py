@@ -10,6 +10,7 @@ from families import FAMILIES
 from locate.checkpoint import find
 from locate.errors import LocateError
 from locate.models import load, load_encoder
+from locate.products import precise
 from locate.startup import kept_activations, residual_gap
 
 
@@ -65,6 +66,19 @@ def test_a_wrong_head_hook_is_refused_in_every_dtype(folder_of, monkeypatch, dty
     monkeypatch.setitem(locate.models.HOOKS, "head", wrong)
     with pytest.raises(LocateError, match=r"fails the start-up check: .*head"):
         load(str(folder_of("gpt2")), device="cpu", dtype=dtype)
+
+
+def test_tensor_core_products_are_set_and_put_back():
+    kinds = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    before = [kind.fp32_precision for kind in kinds]
+    with precise("tf32"):
+        assert [kind.fp32_precision for kind in kinds] == ["tf32", "tf32"]
+    assert [kind.fp32_precision for kind in kinds] == before
+
+
+def test_tensor_core_products_need_a_gpu():
+    with pytest.raises(LocateError, match="dtype tf32 on cpu: it needs an NVIDIA GPU: choose float32"):
+        load("mini", device="cpu", dtype="tf32")
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])

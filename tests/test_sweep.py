@@ -9,7 +9,7 @@ from families import FAMILIES, MORE_FAMILIES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from locate import plain, sweep
+from locate import plain, products, sweep
 from locate.errors import LocateError
 from locate.models import Model
 from locate.prompts import Pair, Prompts
@@ -218,6 +218,46 @@ def test_rows_written_behind_the_attention_share_runs_of_their_first_layer(gpt2)
     same(gpt2, runs, rows, 1e-5)
 
 
+@pytest.mark.parametrize("family", [*FAMILIES, *MORE_FAMILIES])
+def test_answers_are_compared_without_probabilities(model_of, family):
+    """Logits of the answers differ from log-probabilities by one constant a row, whatever follows the unembedding."""
+    model = model_of(family)
+    runs = runs_for(model)
+    rows = rows_for(model, runs, 7, 30)
+    bare = [replace(run, normalised=False) for run in runs]
+    whole = sweep.measure(model, runs, rows, limits=LIMITS)
+    for engine in (sweep.measure, plain.measure):
+        found = engine(model, bare, rows, limits=LIMITS)
+        for logits, logs in ((found.rows, whole.rows), (found.runs, whole.runs)):
+            np.testing.assert_allclose(np.diff(logits), np.diff(logs), rtol=0, atol=2e-5, equal_nan=False)
+            assert (np.abs(logits - logs).max(1) > 1).all()
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "opt"])
+def test_the_other_librarys_products_are_exact_too(model_of, name, monkeypatch):
+    model, used = model_of(name), []
+    runs = runs_for(model)
+    rows = rows_for(model, runs, 8, 60)
+    expected = plain.measure(model, runs, rows, limits=LIMITS)
+    multiply = products.onednn
+    monkeypatch.setattr(products, "onednn", lambda *tensors: used.append(1) or multiply(*tensors))
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
+    assert products.library("float32", "cpu") == "oneDNN"
+    found = sweep.measure(model, runs, rows, limits=LIMITS)
+    np.testing.assert_allclose(found.rows, expected.rows, rtol=0, atol=2e-5, equal_nan=False)
+    assert len(used) > 7 * model.n_layers
+
+
+def test_the_faster_library_is_taken(monkeypatch):
+    for speed, expected in ((1.0, "torch"), (10.0, "oneDNN")):
+        products.onednn_is_faster.cache_clear()
+        times = iter([1.0, speed])
+        monkeypatch.setattr(products, "seconds", lambda work, times=times: next(times))
+        assert products.library("float32", "cpu") == expected
+        assert products.library("bfloat16", "cpu") == products.library("float32", "cuda") == "torch"
+    products.onednn_is_faster.cache_clear()
+
+
 def test_noise_makes_runs_differ_from_its_first_token_on(gpt2):
     runs = runs_for(gpt2)
     assert equal_positions(runs[0], runs[-1]) == 2
@@ -380,3 +420,34 @@ def test_the_model_is_left_as_it_was(gpt2, monkeypatch):
     assert torch.equal(gpt2.final_logits(ids), before)
     sweep.measure(gpt2, runs_for(gpt2), rows_for(gpt2, runs_for(gpt2), 3, 5), limits=LIMITS)
     assert torch.equal(gpt2.final_logits(ids), before)
+
+
+@pytest.fixture
+def careless():
+    """The user has told torch to multiply fp32 numbers as it likes, as training guides advise."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("engine", [plain.measure, sweep.measure])
+def test_fp32_is_fp32_whatever_torch_was_told(gpt2, request, engine, monkeypatch):
+    runs = runs_for(gpt2)
+    rows = rows_for(gpt2, runs, 6, 40)
+    expected = engine(gpt2, runs, rows, limits=LIMITS)
+    request.getfixturevalue("careless")
+    used = set()
+    final_logits = Model.final_logits
+
+    def watched(model, ids):
+        used.add((torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision))
+        return final_logits(model, ids)
+
+    monkeypatch.setattr(Model, "final_logits", watched)
+    found = engine(gpt2, runs, rows, limits=LIMITS)
+    assert used == {("ieee", "ieee")}
+    np.testing.assert_allclose(found.rows, expected.rows, rtol=0, atol=1e-5, equal_nan=False)
+    np.testing.assert_allclose(found.runs, expected.runs, rtol=0, atol=1e-5, equal_nan=False)
+    assert torch.get_float32_matmul_precision() == "medium"
+    assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"

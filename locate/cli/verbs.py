@@ -66,7 +66,7 @@ class Words(StrEnum):
 ModelName = Annotated[str, typer.Option("--model", "-m", help="'mini' (bundled), a folder, or a Hugging Face id")]
 Revision = Annotated[str | None, typer.Option(help="branch, tag or commit of a Hugging Face id")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: cuda where there is one")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, float64; tf32 on a GPU")]
 AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="also read weights that are not safetensors")]
 TrustCode = Annotated[bool, typer.Option("--trust-remote-code", help="run the model's own Python code")]
 PromptFile = Annotated[
@@ -150,7 +150,10 @@ def trace(
         Engine, typer.Option(help="sweep: each row from where it begins to differ; plain: at full depth; both exact")
     ] = Engine.sweep,
     compare_precision: Annotated[
-        bool, typer.Option(help="in half precision: measure a sample of rows in fp32 too, for meta.json")
+        bool, typer.Option(help="in reduced precision: measure a sample of rows in fp32 too, for meta.json")
+    ] = True,
+    probabilities: Annotated[
+        bool, typer.Option(help="without: answers' logits only; faster, and enough for logit_diff and odds_ratio")
     ] = True,
     device: Device = None,
     dtype: Dtype = "float32",
@@ -171,6 +174,8 @@ def trace(
     check_names(metric, split(components), split(roles or ""), layers_of, layers_at)
     if corrupt is Corrupt.swap and (sigmas is not None or draws is not None):
         raise LocateError("--sigmas and --draws describe noise: add --corrupt noise, or leave them out")
+    if metric_named(metric).absolute and not probabilities:
+        raise LocateError(f"--metric {metric} needs probabilities: leave out --no-probabilities")
     if seed < 0:
         raise LocateError(f"--seed {seed}: expected a whole number from 0 up")
     folder = output or Path("runs") / f"{Path(model).name}-{corrupt.value}"
@@ -206,6 +211,7 @@ def trace(
             "memory": None if memory is None else parsed(memory),
             "engine": engine.value,
             "compare_precision": compare_precision,
+            "probabilities": probabilities,
             "max_dropped": max_dropped,
         }
         if dry_run:

@@ -38,11 +38,17 @@ def effects(trace: Trace, metric: str = "logit_diff", *, view: str = "stereotype
     Under the stereotype view and for metrics that need a stereotype, pairs with sign 0 are left out; `attrs` counts
     them in "without_stereotype".
 
-    Raises LocateError for an unknown metric or view, or when no pair is left.
+    Raises LocateError for an unknown metric or view, one that needs probabilities that were left out, or when no pair
+    is left.
     """
     chosen = metric_named(metric)
     if view not in VIEWS:
         raise LocateError(f"view {view!r}: expected one of {', '.join(VIEWS)}")
+    if chosen.absolute and not trace.meta.get("probabilities", True):
+        raise LocateError(
+            f"metric {metric!r} needs probabilities, which this run left out: choose logit_diff or odds_ratio, or "
+            "trace again with them"
+        )
     table, without = trace.table, 0
     if view == "stereotype" or not chosen.signed:
         unsigned = table["stereotype"] == 0

@@ -7,16 +7,18 @@ to the positions that are run again; a stand-in for the Hugging Face cache puts 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 
 from locate.errors import LocateError
 from locate.models import Model
+from locate.rows import Run, answers_in
 
 CACHES = ("past_key_values", "layer_past", "past_key_value")
 WITH_POSITIONS = ("attention_mask", "position_ids", "position_embeddings", "cache_position")
@@ -195,9 +197,9 @@ def known(model: Model, arguments: dict[str, Any], cache_name: str) -> None:
 
 
 def read_out(
-    model: Model, residual: Float[torch.Tensor, "row d_model"], returns_tuple: bool
-) -> Float[torch.Tensor, "row d_vocab"]:
-    """Logits of final residual streams: the model itself runs, with blocks that hand this residual through.
+    model: Model, residual: Float[torch.Tensor, "row d_model"], runs: Sequence[Run], returns_tuple: bool
+) -> Float[np.ndarray, "row answer"]:
+    """What final residual streams say of each run's answers: the model itself runs, with blocks that hand them through.
 
     So the final norm, a projection, soft-capping or a scale are the model's own.
     """
@@ -210,7 +212,7 @@ def read_out(
     for block in own:
         object.__setattr__(block, "forward", through)  # the bridge hands ordinary assignments on to the wrapped block
     try:
-        return model.final_logits(torch.zeros(len(residual), 1, dtype=torch.long))
+        return answers_in(model, torch.zeros(len(residual), 1, dtype=torch.long), runs)
     finally:
         for block, forward in own.items():
             if forward is None:

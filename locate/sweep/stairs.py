@@ -11,7 +11,8 @@ from jaxtyping import Float
 
 from locate.errors import LocateError
 from locate.models import Model
-from locate.rows import MOST_ROWS, Limits, Measured, Row, Run, chosen
+from locate.products import products
+from locate.rows import MOST_ROWS, Limits, Measured, Row, Run
 from locate.sweep.bases import KEPT_SHARE, Bases, execute, keys_of, run_bytes
 from locate.sweep.climbers import Climber, climbers
 from locate.sweep.entries import Entries, entries
@@ -44,7 +45,8 @@ def measure(
     for part, used in portions(model, runs, rows, limits):
         place = {run: index for index, run in enumerate(used)}
         moved = [Row(place[rows[i].base], place[rows[i].source], rows[i].writes) for i in part]
-        plain[used], out[part] = measure_portion(model, [runs[i] for i in used], moved, limits, progress)
+        with products(model.dtype, model.device):
+            plain[used], out[part] = measure_portion(model, [runs[i] for i in used], moved, limits, progress)
     return Measured(plain, out)
 
 
@@ -146,7 +148,7 @@ def answers(
     model: Model, bases: Bases, stair: Sequence[Climber], final: Float[torch.Tensor, "row d_model"], given: Given
 ) -> Float[np.ndarray, "row answer"]:
     """Log-probabilities (nats) of each row's answers, from the residual stream that leaves the last block."""
-    ids = [bases.runs[each.base].answers for each in stair]
+    runs = [bases.runs[each.base] for each in stair]
     size = MOST_ROWS if model.device == "cpu" else len(stair)
     parts = [slice(start, start + size) for start in range(0, len(stair), size)]
-    return np.concatenate([chosen(read_out(model, final[part], given.returns_tuple), ids[part]) for part in parts])
+    return np.concatenate([read_out(model, final[part], runs[part], given.returns_tuple) for part in parts])

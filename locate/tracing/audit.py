@@ -1,4 +1,4 @@
-"""A few rows of a job, measured once more: by the plain engine, and for half precision by the model in fp32."""
+"""A few rows of a job, measured once more: by the plain engine, and for reduced precision by the model in fp32."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from locate.sweep.climbers import climbers
 
 PAIRS = 4
 ROWS = 32
-HALF = ("bfloat16", "float16")
-LIMIT = {"float64": 1e-5, "float32": 2e-4, "float16": 0.05, "bfloat16": 0.2}
+REDUCED = ("bfloat16", "float16", "tf32")
+LIMIT = {"float64": 1e-5, "float32": 2e-4, "float16": 0.05, "bfloat16": 0.2, "tf32": 0.05}
 """nats; what rounding makes of one row in batches of two shapes, with room for large models"""
-FLOOR = {"float64": 1e-7, "float32": 1e-5, "float16": 0.003, "bfloat16": 0.03}
+FLOOR = {"float64": 1e-7, "float32": 1e-5, "float16": 0.003, "bfloat16": 0.03, "tf32": 0.003}
 """nats; on average, where patches do next to nothing"""
 
 Engine = Callable[..., Measured]

@@ -75,7 +75,9 @@ def subject_positions(pair: TokenPair) -> tuple[int, ...]:
     return tuple(i for i, role in enumerate(pair.clean_roles) if role in SUBJECT_ROLES)
 
 
-def runs_of(pair: TokenPair, corruption: Corruption, scale: float, d_model: int) -> list[Run]:
+def runs_of(
+    pair: TokenPair, corruption: Corruption, scale: float, d_model: int, probabilities: bool = True
+) -> list[Run]:
     """The clean run, then one corrupted run for each sample.
 
     Noise is drawn from (seed, place of the pair among the prompts, sample) alone. Where the neutral answer is not one
@@ -83,12 +85,12 @@ def runs_of(pair: TokenPair, corruption: Corruption, scale: float, d_model: int)
     """
     female, male, neutral = pair.answers
     answers = (female, male, female if neutral is None else neutral)
-    clean = Run(pair.clean, answers)
+    clean = Run(pair.clean, answers, normalised=probabilities)
     if isinstance(corruption, Swap):
-        return [clean, Run(pair.corrupted, answers)]
+        return [clean, replace(clean, ids=pair.corrupted)]
     where = subject_positions(pair)
     runs = [clean]
     for sample in range(corruption.samples):
         draw = np.random.default_rng([corruption.seed, pair.index, sample]).standard_normal((len(where), d_model))
-        runs.append(Run(pair.clean, answers, where, torch.from_numpy(scale * draw)))
+        runs.append(replace(clean, noised=where, noise=torch.from_numpy(scale * draw)))
     return runs

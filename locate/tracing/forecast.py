@@ -69,6 +69,7 @@ def cost(job: Job, pair: TokenPair) -> tuple[float, int]:
     """Floating-point operations of a pair's rows, and how many of them have to be run."""
     runs, rows, _ = layout([pair], job)
     block, out = operations(job.model)
+    out *= job.probabilities
     whole = len(runs[0].ids) * job.model.n_layers * block + out
     if job.engine == "plain":
         return (len(rows) + len(runs)) * whole, len(rows)

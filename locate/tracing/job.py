@@ -19,7 +19,7 @@ from locate.prompts.tokens import MAX_DROPPED, Ledger, TokenPair, tokenise
 from locate.rows import Limits, Measured, Row, Run
 from locate.sites import DIRECTIONS, Patch, Write, check
 from locate.sweep import measure as sweep
-from locate.tracing.audit import HALF, PAIRS, audit, precision_audit
+from locate.tracing.audit import PAIRS, REDUCED, audit, precision_audit
 from locate.tracing.corrupt import Corruption, Noise, Swap, as_executed, noise_scale, runs_of
 from locate.tracing.plan import Cell, Map, cells_of_map, cells_of_patches, row_of
 from locate.tracing.table import LABELS, LOGS, NUMBERS, tidy
@@ -54,6 +54,7 @@ class Job:
     limits: Limits
     engine: str
     compare_precision: bool
+    probabilities: bool
 
     def cells(self, pair: TokenPair) -> list[Cell]:
         """The cells of one pair."""
@@ -88,6 +89,7 @@ def prepare(
     memory: int | None = None,
     engine: str = "sweep",
     compare_precision: bool = True,
+    probabilities: bool = True,
     max_dropped: float = MAX_DROPPED,
 ) -> Job:
     """Check the arguments of `trace` against the model and each other."""
@@ -131,6 +133,7 @@ def prepare(
         limits=limits,
         engine=engine,
         compare_precision=compare_precision,
+        probabilities=probabilities,
     )
     if not any(job.rows(pair) for pair in pairs):
         raise LocateError("no patch has a token to be written at in any pair: choose other roles or patches")
@@ -174,7 +177,7 @@ def audited(job: Job) -> dict[str, dict[str, float]]:
     found = {}
     if job.engine == "sweep":
         found["engine"] = audit(job.model, runs, rows, job.limits)
-    if job.model.dtype in HALF and job.compare_precision:
+    if job.model.dtype in REDUCED and job.compare_precision:
         found["precision"] = precision_audit(job.model, runs, rows, job.limits, ENGINES[job.engine])
     return found
 
@@ -198,7 +201,7 @@ def layout(pairs: Sequence[TokenPair], job: Job) -> tuple[list[Run], list[Row], 
     labels: dict[str, list[object]] = {name: [] for name in LABELS + NUMBERS}
     for pair in pairs:
         clean = len(runs)
-        runs += runs_of(pair, job.corruption, job.scale, job.model.d_model)
+        runs += runs_of(pair, job.corruption, job.scale, job.model.d_model, job.probabilities)
         cells = job.cells(pair)
         same = labels_of_pair(pair) | labels_of_cells(
             cells, job.model.tokenizer.convert_ids_to_tokens(list(pair.clean))

@@ -36,7 +36,8 @@ class Trace:
            role, token, clean_pos, corrupted_pos                       where; -1 when a patch writes several tokens
            base_*, source_*, patched_*   log-probabilities (nats) of the female, male and neutral answer at the last
                                          token of the base run, the source run, and the base run with the patch;
-                                         nan for a neutral answer that is not one token
+                                         nan for a neutral answer that is not one token; logits where meta says
+                                         that probabilities were left out
     meta   provenance: schema and library versions, model, prompts, ledger, corruption, seconds
     """
 
