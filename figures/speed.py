@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
+from textwrap import wrap
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -26,10 +28,13 @@ def machine(about: dict[str, object]) -> str:
 
 def captioned(figure: go.Figure, title: str, caption: str) -> go.Figure:
     """A figure with its title above and what was measured below."""
-    figure.update_layout(title=title, template="plotly_white", width=900, height=480, margin={"t": 90, "b": 130})
+    margin = {"t": 90, "b": 150, "l": 200, "r": 40}
+    figure.update_layout(title=title, template="plotly_white", width=960, height=500, margin=margin)
     figure.add_annotation(
-        text=caption, xref="paper", yref="paper", x=0, y=-0.3, showarrow=False, align="left", font={"size": 11}
-    )
+        text="<br>".join(line for part in caption.split("\n") for line in wrap(part, 130)),
+        xref="paper", yref="paper", x=0, y=-0.24, xshift=40 - margin["l"], xanchor="left", yanchor="top",
+        showarrow=False, align="left", font={"size": 11},
+    )  # fmt: skip
     return figure
 
 
@@ -42,18 +47,18 @@ def plot_speed(table: pd.DataFrame, about: dict[str, object]) -> go.Figure:
         rows = table[table["tokens"] == n_pos].sort_values("seconds", ascending=False)
         least = rows.loc[rows["engine"] == "locate, sweep", "seconds"].squeeze()
         text = [f"{s:,.0f} s" + ("" if s == least else f" ({s / least:.1f} x)") for s in rows["seconds"]]
-        colours = [COLOURS[engine] for engine in rows["engine"]]
         bars = go.Bar(
-            x=rows["seconds"], y=rows["engine"], orientation="h", text=text, marker_color=colours, showlegend=False
-        )
+            x=rows["seconds"], y=rows["engine"], orientation="h", text=text, showlegend=False, textposition="outside",
+            cliponaxis=False, marker_color=[COLOURS[engine] for engine in rows["engine"]],
+        )  # fmt: skip
         figure.add_trace(bars, 1, column)
-    figure.update_xaxes(title="seconds for the whole job (log scale)", type="log")
+        figure.update_xaxes(title="seconds for the whole job", range=[0, 1.35 * rows["seconds"].max()], col=column)
     pairs, cells = table["pairs"].iloc[0], table.groupby("tokens")["cells"].first()
     counts = ", ".join(f"{cells[n]:,} at {n} tokens" for n in lengths)
     caption = (
         f"{machine(about)}. {pairs} pairs; sites: resid_pre, attn_out and mlp_out, every layer and position "
-        f"({counts}).<br>"
-        "Peers run at full depth: their time is measured on random cells and scaled to all.<br>"
+        f"({counts}). In brackets: times the sweep's.\n"
+        "The job is read as log-odds. Peers run at full depth: their time is measured on random cells and scaled.\n"
         f"Largest difference between any two: {table['largest difference'].max():.1g} nats."
     )
     return captioned(figure, "Exact activation patching: the same job by five engines", caption)
@@ -62,7 +67,7 @@ def plot_speed(table: pd.DataFrame, about: dict[str, object]) -> go.Figure:
 def plot_curves(table: pd.DataFrame, about: dict[str, object]) -> go.Figure:
     """Seconds over tokens, layers and pairs, the sweep beside the peer."""
     axes = ("tokens", "layers", "pairs")
-    figure = make_subplots(1, 3, subplot_titles=[f"over {axis}" for axis in axes], shared_yaxes=True)
+    figure = make_subplots(1, 3, subplot_titles=[f"over {axis}" for axis in axes])
     for column, axis in enumerate(axes, 1):
         part = table[table["over"] == axis]
         for engine, rows in part.groupby("engine"):
@@ -77,12 +82,14 @@ def plot_curves(table: pd.DataFrame, about: dict[str, object]) -> go.Figure:
             )
             figure.add_trace(line, 1, column)
         figure.update_xaxes(title=axis, type="log", tickvals=sorted(part[axis].unique()), row=1, col=column)
-    figure.update_yaxes(title="seconds (log scale)", type="log", col=1)
+    ends = [np.log10(table["seconds"].min()) - 0.1, np.log10(table["seconds"].max()) + 0.1]
+    figure.update_yaxes(type="log", range=ends, dtick=1)
+    figure.update_yaxes(title="seconds (log scale)", col=1)
     figure.update_layout(legend={"orientation": "h", "y": 1.18, "x": 0.45})
     rest = table[table["over"] != "tokens"]
     caption = (
         f"{machine(about)}; all positions differ. What is not varied: {rest['tokens'].iloc[0]} tokens, "
-        f"{table['layers'].max()} layers,<br>{table.loc[table['over'] == 'tokens', 'pairs'].iloc[0]} pairs. "
+        f"{table['layers'].max()} layers, {table.loc[table['over'] == 'tokens', 'pairs'].iloc[0]} pairs. "
         "The peer's time is scaled from random cells."
     )
     return captioned(figure, "How the cost of an exact map grows", caption)

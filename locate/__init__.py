@@ -26,6 +26,7 @@ HOME = {
     "average": "locate.mediation",
     "definitional_pairs": "locate.prompts",
     "effects": "locate.mediation",
+    "estimate": "locate.gradients",
     "forecast": "locate.tracing.forecast",
     "load": "locate.models",
     "load_located": "locate.located",

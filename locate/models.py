@@ -204,8 +204,13 @@ class Model:
         Only those are computed.
         """
         with torch.inference_mode(), nullcontext() if only is None else self.unembedding(only):
-            logits = self.bridge(ids.to(self.device), return_type="logits", prepend_bos=False)[:, -1]
+            logits = self.logits(ids)[:, -1]
         return logits if logits.dtype == torch.float64 else logits.float()
+
+    def logits(self, ids: Int[torch.Tensor, "row pos"]) -> Float[torch.Tensor, "row pos piece"]:
+        """Logits at every position of prompts of one length, as the model computes them; gradients can flow."""
+        found: torch.Tensor = self.bridge(ids.to(self.device), return_type="logits", prepend_bos=False)
+        return found
 
     @contextmanager
     def unembedding(self, only: Sequence[int]) -> Iterator[None]:

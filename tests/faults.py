@@ -109,7 +109,7 @@ FAULTS = [
     fault("sweep: entered at another position", "sweep/stairs.py",
           "residual[enter, 0] = entered.vectors", "residual[enter, -1] = entered.vectors", *SWEEP),
     fault("sweep: entries read off at the first position", "sweep/entries.py",
-          "[place, pos - first]", "[place, 0 * pos]", *SWEEP),
+          "[pos - first for pos in positions]", "[0 for pos in positions]", *SWEEP),
     fault("sweep: answers of the first row's run", "sweep/stairs.py",
           "bases.runs[each.base] for each", "bases.runs[stair[0].base - 1] for each", *SWEEP),
     fault("sign of the metric", "metrics.py",

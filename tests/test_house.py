@@ -18,7 +18,7 @@ FLOORS = [
     {"tracing"},
     {"mediation"},
     {"located"},
-    {"report"},
+    {"report", "planted", "gradients"},
     {"cli", "__main__"},
 ]
 

@@ -1,5 +1,8 @@
 """Sizes of memory as people write them, and what a run keeps of them."""
 
+import subprocess
+import sys
+
 import psutil
 import pytest
 import torch
@@ -37,3 +40,12 @@ def test_what_counts_as_no_memory_left():
     assert ran_out(torch.OutOfMemoryError("CUDA out of memory"))
     assert ran_out(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate"))
     assert not ran_out(RuntimeError("shapes cannot be multiplied"))
+
+
+def test_the_peak_is_not_that_of_the_process_before():
+    """A small process that a large one has started has a small peak."""
+    large = torch.ones(300_000_000)
+    command = "from locate.memory import process_peak; print(process_peak())"
+    told = subprocess.run([sys.executable, "-c", command], check=True, capture_output=True, text=True)
+    assert 4 * len(large) < peak("cpu")["process"]
+    assert 10**7 < int(told.stdout) < 4 * len(large)

@@ -1,4 +1,4 @@
-"""The command line: `locate-bias trace | rank | plot | prompts`."""
+"""The command line: `locate-bias trace | rank | plot | prompts | selftest`."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ from locate.report.write import Report
 from locate.tracing.table import Trace
 
 if TYPE_CHECKING:
+    from locate.planted.finding import Finding
     from locate.tracing.forecast import Forecast
 
 SHOWN = 10
@@ -122,6 +123,23 @@ def print_forecast(found: Forecast, as_json: bool) -> None:
         f"{found.operations:.2g} floating-point operations\n"
         f"about {found.seconds:.3g} s of measuring, and {found.peak / 1e9:.2f} GB of memory at most"
     )
+
+
+def print_findings(findings: Sequence[Finding], as_json: bool) -> None:
+    """What was planted in each made model, and whether it was found."""
+    if as_json:
+        print(json.dumps(strict([asdict(each) | {"passed": each.passed} for each in findings]), indent=2))
+        return
+    console = stdout()
+    for each in findings:
+        plan, path = each.plan, each.plan.stereotype
+        scores = ", ".join(f"{name} AUROC {verdict.auroc:.3f}" for name, verdict in each.verdicts.items())
+        console.print(
+            f"{'found ' if each.passed else 'MISSED'}  {plan.layout}, {plan.n_layers} layers of {plan.n_heads} heads: "
+            f"MLP {path.mlp_layer} at the occupation, head {path.head_layer}.{path.head} at the last token; "
+            f"total effect {each.total:+.2f} nats, {scores}"
+        )
+    console.print(f"{sum(each.passed for each in findings)} of {len(findings)} found")
 
 
 def print_report(trace: Trace, report: Report, as_json: bool) -> None:

@@ -232,6 +232,36 @@ def trace(
     print_report(result, report, as_json)
 
 
+@app.command(short_help="find a planted bias in made models")
+def selftest(
+    models: Annotated[int, typer.Option(help="how many; GPT-2 and Llama layouts in turn")] = 4,
+    seed: Annotated[int, typer.Option(help="of their depths, widths and places")] = 0,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make small models whose bias path is known, trace them, and say whether it was found where it is."""
+    if models < 1:
+        raise LocateError(f"--models {models}: expected a number of models >= 1")
+    if seed < 0:
+        raise LocateError(f"--seed {seed}: expected a whole number from 0 up")
+    from locate.cli.show import Steps, print_findings
+
+    with Steps() as steps:
+        steps.say("loading TransformerLens")
+        from locate.planted import selftest as run_selftest
+
+        findings = []
+        for finding in run_selftest(models, seed=seed, device=device):
+            findings.append(finding)
+            steps.say(f"{len(findings)} of {models} models traced")
+    print_findings(findings, as_json)
+    failed = sum(not each.passed for each in findings)
+    if failed:
+        raise LocateError(
+            f"the planted bias was not found in {failed} of {models} models: do not trust this installation"
+        )
+
+
 @app.command(short_help="rank the sites of a run again")
 def rank(
     run: Run,

@@ -71,11 +71,12 @@ def carry_through(
 ) -> Float[torch.Tensor, "row d_model"]:
     """What leaves a layer at the first position of each row of some carriers, row by row and carrier by carrier."""
     rows = [(place, each) for place, carrier in enumerate(carriers) for each in carrier]
-    place, pos = torch.tensor([place for place, _ in rows]), torch.tensor([each.first_pos for _, each in rows])
-    base = torch.tensor([carrier[0].base for carrier in carriers])
-    first, end = int(pos.min()), int(pos.max()) + 1
+    positions = [each.first_pos for _, each in rows]
+    first, end = min(positions), max(positions) + 1
+    where = torch.tensor([[place for place, _ in rows], [pos - first for pos in positions]], device=model.device)
+    base = torch.tensor([carrier[0].base for carrier in carriers], device=model.device)
     here = ((place, each, write) for place, each in rows for write in each.writes if write.layer == layer)
     block = bases.given[rows[0][1].n_pos][layer]
     with torch.inference_mode(), model.hooked(Writes.of(model, bases, here).hooks(layer, first)):
         entering = bases.activation["resid_pre", layer][base, first:end]
-        return block.run(entering, first, keys_of(bases, layer, base, first))[place, pos - first]
+        return block.run(entering, first, keys_of(bases, layer, base, first))[*where]

@@ -111,7 +111,7 @@ def climb(model: Model, bases: Bases, entered: Entries, stair: Sequence[Climber]
     """
     first, n_pos, last = stair[0].first_pos, stair[0].n_pos, model.n_layers - 1
     begin = np.array([each.from_layer for each in stair])
-    base = torch.tensor([each.base for each in stair])
+    base = torch.tensor([each.base for each in stair], device=model.device)
     above = ((place, each, write) for place, each in enumerate(stair) for write in each.writes_above)
     writes = Writes.of(model, bases, above)
     blocks = bases.given[n_pos]

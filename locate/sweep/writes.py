@@ -75,11 +75,15 @@ def writing(where: tuple[torch.Tensor, ...], value: torch.Tensor) -> Callable:
 
 def spot(kept: torch.Tensor, component: str, writes: Sequence[Lodged]) -> Spot:
     """The writes of one component and layer, their values gathered from what was kept of the runs."""
-    row = torch.tensor([place for place, _, _ in writes])
-    pos = torch.tensor([write.base_pos for _, _, write in writes])
-    unit = torch.tensor([write.unit for _, _, write in writes]) if component in UNITS else None
-    run = torch.tensor([each.source if write.origin == "source" else each.base for _, each, write in writes])
-    at = torch.tensor([write.source_pos if write.origin == "source" else write.base_pos for _, _, write in writes])
+
+    def indices(values: Iterable[int | None]) -> Int[torch.Tensor, " write"]:
+        return torch.tensor(list(values), device=kept.device)
+
+    row = indices(place for place, _, _ in writes)
+    pos = indices(write.base_pos for _, _, write in writes)
+    unit = indices(write.unit for _, _, write in writes) if component in UNITS else None
+    run = indices(each.source if write.origin == "source" else each.base for _, each, write in writes)
+    at = indices(write.source_pos if write.origin == "source" else write.base_pos for _, _, write in writes)
     value = kept[run, at] if unit is None else kept[run, at, unit]
     for place, (_, _, write) in enumerate(writes):
         if isinstance(write.origin, torch.Tensor):

@@ -1,0 +1,13 @@
+"""Planted truth: models made with a known bias path, and how well it is found in them.
+
+A word's stereotype enters as a feature of its last piece; one MLP writes it at that piece in a direction of its own;
+one head moves it to the last token; the unembedding reads it there. Beside it stand the same path for words that say
+their gender, and distractors of equal size that nothing reads.
+"""
+
+from locate.planted.build import Planted, plant
+from locate.planted.finding import Finding, find, selftest
+from locate.planted.judge import Verdict, judge
+from locate.planted.plan import Plan, drawn
+
+__all__ = ["Finding", "Plan", "Planted", "Verdict", "drawn", "find", "judge", "plant", "selftest"]

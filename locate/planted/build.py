@@ -1,0 +1,156 @@
+"""Making a model with a known bias path: a Hugging Face folder, the prompts that show its bias, and where it sits."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from locate.errors import LocateError
+from locate.files import write_json, write_whole
+from locate.planted.layouts import config, tensors
+from locate.planted.plan import Plan
+from locate.planted.weights import directions, embedding, layers, unembedding
+from locate.prompts.build import DEFAULT_TEMPLATES_EACH, SLOT, filled, occupation_table, opposite_partners, spread
+from locate.prompts.build import templates as package_templates
+from locate.prompts.pair import FEMALE, MALE, Prompts
+
+GENDERED = {"woman": 1, "man": -1}
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+BOS = 0  # of the bundled tokenizer
+
+Truth = frozenset[tuple[str, int, int, str]]
+"""component, layer, unit (-1 for whole vectors) and role of each planted site"""
+
+
+@dataclass(frozen=True, eq=False)
+class Planted:
+    """A made model.
+
+    folder   where it is saved, as `locate.load` takes it
+    prompts  occupations, each with one of the other stereotype in its place
+    truth    the sites that carry the stereotype from the occupation to the answer
+    """
+
+    folder: Path
+    plan: Plan
+    prompts: Prompts
+    truth: Truth
+
+
+def plant(folder: str | Path, plan: Plan, *, occupations: int = 24, templates_each: int = 2) -> Planted:
+    """Make a model after a plan and save it, with the bundled tokenizer, as an ordinary Hugging Face folder.
+
+    occupations     of each prompt set at most, as many of either stereotype
+    templates_each  templates for each of them
+
+    Raises LocateError when the folder is not empty.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise LocateError(f"folder {folder} is not empty: expected a new one for the made model")
+    folder.mkdir(parents=True, exist_ok=True)
+    words = Words.read()
+    chosen = words.usable(occupations)
+    found = directions(plan)
+    features = features_of(plan, words, chosen)
+    made = tensors(
+        plan,
+        embedding(plan, found, words.vocabulary, features),
+        layers(plan, found),
+        unembedding(plan, found, words.vocabulary, words.last_piece(FEMALE), words.last_piece(MALE)),
+    )
+    save(folder, plan, made, words)
+    return Planted(folder, plan, prompts_of(chosen, templates_each), truth_of(plan))
+
+
+@dataclass(frozen=True, eq=False)
+class Words:
+    """The bundled tokenizer, as far as a made model needs it."""
+
+    tokenizer: object
+    vocabulary: int
+
+    @staticmethod
+    def read() -> Words:
+        """The tokenizer of the bundled model."""
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_str(files("locate").joinpath("mini", TOKENIZER[0]).read_text(encoding="utf-8"))
+        return Words(tokenizer, tokenizer.get_vocab_size())
+
+    def pieces(self, text: str) -> list[int]:
+        """Ids of a text's pieces."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)  # type: ignore[attr-defined]
+
+    def last_piece(self, word: str) -> int:
+        """Id of a word's last piece."""
+        return self.pieces(word)[-1]
+
+    def usable(self, count: int) -> pd.DataFrame:
+        """Occupations whose last piece, the bearer of their features, says one stereotype and stands nowhere else."""
+        rows = occupation_table()
+        rows = rows[rows["stereotype"] != 0]
+        elsewhere = {piece for form in package_templates() for piece in self.pieces(form.replace(SLOT, ""))}
+        elsewhere |= {piece for name in rows["occupation"] for piece in self.pieces(f" {name}")[:-1]}
+        elsewhere |= {self.last_piece(f" {word}") for word in GENDERED}
+        last = rows["occupation"].map(lambda name: self.last_piece(f" {name}"))
+        alone = (rows.groupby(last)["stereotype"].transform("nunique") == 1) & ~last.isin(elsewhere)
+        return pd.concat([rows[alone & (rows["stereotype"] == sign)].head(count // 2) for sign in (1, -1)])
+
+
+def features_of(plan: Plan, words: Words, chosen: pd.DataFrame) -> dict[int, dict[str, int]]:
+    """Signs of the features that each subject's last piece carries; distractors have signs of their own."""
+    rng = np.random.default_rng([plan.seed, 5])
+    distractors = [path.feature for path in plan.paths if not path.read]
+    found: dict[int, dict[str, int]] = {}
+    for name, sign in zip(chosen["occupation"], chosen["stereotype"], strict=True):
+        signs = {each: int(rng.choice([-1, 1])) for each in distractors}
+        found[words.last_piece(f" {name}")] = {"stereotype": int(sign)} | signs
+    for word, gender in GENDERED.items():
+        found[words.last_piece(f" {word}")] = {"definition": gender}
+    return found
+
+
+def save(folder: Path, plan: Plan, made: Mapping[str, np.ndarray], words: Words) -> None:
+    """Weights, configuration, tokenizer and plan."""
+    from safetensors.numpy import save_file
+
+    write_whole(folder / "model.safetensors", lambda partial: save_file(dict(made), partial, metadata={"format": "pt"}))
+    write_json(folder / "config.json", config(plan, words.vocabulary, BOS))
+    write_json(folder / "planted.json", asdict(plan))
+    for name in TOKENIZER:
+        with as_file(files("locate").joinpath("mini", name)) as source:
+            shutil.copy(source, folder / name)
+
+
+def prompts_of(chosen: pd.DataFrame, templates_each: int = DEFAULT_TEMPLATES_EACH) -> Prompts:
+    """Each occupation in some templates, with one of the opposite stereotype in its place."""
+    partners = opposite_partners(chosen)
+    names, signs = list(chosen["occupation"]), dict(zip(chosen["occupation"], chosen["stereotype"], strict=True))
+    forms: Sequence[str] = package_templates()
+    return Prompts(
+        tuple(
+            filled(
+                form, names[index], partners[names[index]], names[index], "occupation", int(signs[names[index]]), None
+            )
+            for index, form in spread(len(names), forms, templates_each)
+        )
+    )
+
+
+def truth_of(plan: Plan) -> Truth:
+    """The sites of the stereotype's path."""
+    path = plan.stereotype
+    return frozenset(
+        {
+            ("mlp_out", path.mlp_layer, -1, "subject_last"),
+            ("attn_out", path.head_layer, -1, "last"),
+            ("head", path.head_layer, path.head, "last"),
+        }
+    )

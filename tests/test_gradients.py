@@ -1,0 +1,140 @@
+"""Estimates from gradients: identities that they must fulfil, and exact patching beside them."""
+
+import numpy as np
+import pytest
+import torch
+
+from locate import LocateError, effects, trace
+from locate.gradients import estimate
+from locate.planted import drawn, judge, plant
+from locate.prompts import occupation_pairs
+from locate.sites import Patch, Site, Write
+from locate.tracing.corrupt import Noise
+from locate.tracing.plan import Map
+
+WORDS = ["nurse", "engineer", "lawyer", "baker", "carpenter", "librarian"]
+FEW = occupation_pairs(templates_each=1, occupations=WORDS)
+CELL = ["pair", "direction", "layer", "role", "clean_pos"]
+
+
+def joined(one, other, on=CELL):
+    """Two tables of effects side by side, every row of the first with its partner."""
+    both = one.merge(other, on=on, suffixes=("", "_other"), validate="one_to_one")
+    assert len(both) == len(one) > 0
+    return both
+
+
+@pytest.mark.parametrize("component", ["resid_pre", "attn_out", "mlp_out", "head", "neuron"])
+def test_small_changes_are_estimated_to_first_order(model_of, component):
+    """A vector near the base run's own activation: the exact effect is gradient times difference."""
+    model = model_of("gpt2", "float64")
+    prompts = occupation_pairs(templates_each=1, occupations=["nurse"])
+    unit = 1 if component in ("head", "neuron") else None
+    width = {"head": model.d_head, "neuron": None}.get(component, model.d_model)
+    site = Site(component, 1, "subject_last", unit)
+    kept = []
+    clean = torch.tensor([model.encode(prompts.pairs[0].clean)[0]])
+    where = len(model.encode("The nurse")[0]) - 1
+    with model.hooked([(model.hook(component, 1), lambda value, hook: kept.append(value.clone()))]):
+        model.final_logits(clean)
+    own = kept[0][0, where] if unit is None else kept[0][0, where, unit]
+    draw = torch.randn(() if width is None else (width,), generator=torch.Generator().manual_seed(0)).double()
+    errors = []
+    for size in (1e-2, 1e-3):
+        patch = Patch(site, (Write(site, own + size * draw),))
+        exact = effects(trace(model, prompts, patches=[patch], directions=("noising",)))["nie"]
+        guess = estimate(model, prompts, patches=[patch], directions=("noising",))["nie"]
+        assert abs(exact[0]) > 0
+        errors.append(abs(guess[0] - exact[0]) / abs(exact[0]))
+    assert errors[1] < 0.02
+    assert errors[1] < 0.5 * errors[0] or errors[1] < 1e-4
+
+
+def test_heads_and_neurons_add_up_to_their_outputs(gpt2):
+    """What they write is linear in them, so by the chain rule their estimates add up to the output's."""
+    for units, whole in (("head", "attn_out"), ("neuron", "mlp_out")):
+        parts = estimate(gpt2, FEW, Map(components=(units,)))
+        summed = parts.groupby(CELL, observed=True)["nie"].sum().reset_index()
+        both = joined(estimate(gpt2, FEW, Map(components=(whole,))), summed)
+        np.testing.assert_allclose(both["nie_other"], both["nie"], rtol=0, atol=1e-5)
+        assert both["nie"].abs().max() > 1e-3
+
+
+def test_integrated_gradients_are_complete(model_of):
+    """Over all tokens the integrated estimates of the first residual add up to the total effect."""
+    model = model_of("gpt2", "float64")
+    same = [pair for pair in FEW if len(model.encode(pair.clean)[0]) == len(model.encode(pair.corrupted)[0])]
+    assert len(same) >= 2
+    prompts = type(FEW)(tuple(same))
+    gaps = []
+    for steps in (2, 32):
+        found = estimate(model, prompts, Map(("resid_pre",), layers=(0,)), method="integrated", steps=steps)
+        per = found.groupby(["pair", "direction"], observed=True).agg({"nie": "sum", "total": "first"})
+        gaps.append(np.abs(per["nie"] - per["total"]).max() / np.abs(per["total"]).max())
+    assert gaps[1] < 1e-3
+    assert gaps[1] < gaps[0]
+
+
+@pytest.mark.parametrize("method", ["attribution", "integrated"])
+def test_what_changes_nothing_is_estimated_as_nothing(gpt2, method):
+    """Tokens before the subject, other tokens of the last layer's outputs, and sites frozen to their own run."""
+    found = estimate(gpt2, FEW, Map(("attn_out", "mlp_out")), method=method)
+    assert (found.loc[found["role"] == "before_subject", "nie"].abs() < 1e-7).all()
+    ends = found[(found["layer"] == gpt2.n_layers - 1) & (found["role"] != "last")]
+    assert len(ends) > 10
+    assert (ends["nie"] == 0).all()
+    frozen = [Patch.at(Site("mlp_out", 1, "subject_last"), "base")]
+    assert (estimate(gpt2, FEW, patches=frozen, method=method)["nie"] == 0).all()
+
+
+def test_estimates_lie_near_the_exact_effects(gpt2):
+    map = Map(("mlp_out", "attn_out"))
+    exact = effects(trace(gpt2, FEW, map))
+    for method in ("attribution", "integrated"):
+        both = joined(exact, estimate(gpt2, FEW, map, method=method), [*CELL, "component"])
+        assert np.corrcoef(both["nie"], both["nie_other"])[0, 1] > 0.5
+        np.testing.assert_allclose(both["total_other"], both["total"], atol=2e-5)
+        np.testing.assert_allclose(both["base_other"], both["base"], atol=2e-5)
+
+
+@pytest.mark.parametrize("corruption", [None, Noise(samples=2)])
+def test_batches_change_nothing(gpt2, corruption):
+    one, many = (
+        estimate(gpt2, FEW, Map(("mlp_out",)), method="integrated", corruption=corruption, batch_size=size)
+        for size in (1, None)
+    )
+    np.testing.assert_allclose(joined(one, many)["nie_other"], one["nie"], rtol=0, atol=1e-5)
+    assert one["nie"].abs().max() > 1e-3
+
+
+def test_views_differ_by_the_stereotype(gpt2):
+    signed, towards = (estimate(gpt2, FEW, Map(("mlp_out",)), view=view) for view in ("signed", "stereotype"))
+    both = joined(towards, signed)
+    np.testing.assert_allclose(both["nie"], both["nie_other"] * both["stereotype"].astype(float))
+    assert set(both["stereotype"].astype(int)) == {-1, 1}
+
+
+@pytest.mark.parametrize("layout", ["gpt2", "llama"])
+@pytest.mark.parametrize("method", ["attribution", "integrated"])
+def test_a_planted_bias_is_estimated_where_it_is(tmp_path, layout, method):
+    from locate import average, load
+
+    planted = plant(tmp_path / "model", drawn(5, layout), occupations=12, templates_each=1)
+    found = estimate(
+        load(str(planted.folder), device="cpu"), planted.prompts, Map(("mlp_out", "attn_out", "head")), method=method,
+        directions=("denoising",),
+    )  # fmt: skip
+    assert judge(average(found, samples=100), planted.truth).auroc > 0.9
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "guess"}, "method 'guess': expected one of attribution, integrated"),
+        ({"view": "up"}, "view 'up': expected one of stereotype, signed"),
+        ({"steps": 0}, "0 steps: expected a number >= 1"),
+    ],
+)
+def test_bad_options_are_refused(gpt2, options, message):
+    with pytest.raises(LocateError, match=message):
+        estimate(gpt2, FEW, **options)
