@@ -15,6 +15,7 @@ from locate.planted.plan import LAYOUTS
 from locate.planted.weights import FEATURE, WRITTEN, directions
 from locate.prompts import Prompts
 from locate.prompts.build import filled
+from locate.sites import Patch, Site, Write
 from locate.tracing.plan import Map
 
 SEED = 3
@@ -156,6 +157,22 @@ def test_plans_differ_in_depth_width_and_place():
         assert len({path.mlp_layer for path in plan.paths}) == len(plan.paths)
         assert len({(path.head_layer, path.head // 2) for path in plan.paths}) == len(plan.paths)
         assert all(path.mlp_layer < path.head_layer < plan.n_layers for path in plan.paths)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_backup_hides_its_mlp_from_patches_of_one_site(tmp_path, layout):
+    """The bias is there, the head is found; the MLP's effect is repaired, unless both are written together."""
+    plan = drawn(SEED, layout, backup=True)
+    assert plan.stereotype.mlp_layer < plan.backup_layer < plan.stereotype.head_layer
+    made = plant(tmp_path / "model", plan, occupations=12, templates_each=1)
+    model = load(str(made.folder), device="cpu")
+    sites = [Site("mlp_out", layer, "subject_last") for layer in (plan.stereotype.mlp_layer, plan.backup_layer)]
+    alone, both = Patch.at(sites[0]), Patch(sites[0], tuple(Write(site) for site in sites), window=2)
+    rows = effects(trace(model, made.prompts, patches=[alone, both], directions=("denoising",)))
+    by_size = rows.groupby("window", observed=True)[["nie", "total"]].mean()
+    assert by_size["total"].min() > 0.5
+    assert by_size.loc[1, "nie"] < 0.5 * by_size.loc[2, "nie"]
+    assert by_size.loc[2, "nie"] > 0.7 * by_size.loc[2, "total"]
 
 
 def test_directions_are_orthonormal_and_of_mean_zero():

@@ -37,6 +37,8 @@ class Plan:
 
     layout  "gpt2" (layer norms, plain MLPs) or "llama" (RMS norms, gated MLPs, rotary positions, grouped keys)
     paths   the stereotype's first, then the definition's, then the distractors'
+    backup_layer  whose MLP writes the stereotype where the first one has not, or has written its opposite; None for
+            none. It repairs what a patch of one site changes
     """
 
     layout: str
@@ -44,6 +46,7 @@ class Plan:
     n_layers: int
     n_heads: int
     paths: tuple[Path, ...]
+    backup_layer: int | None = None
 
     @property
     def d_model(self) -> int:
@@ -61,18 +64,24 @@ class Plan:
         return self.paths[0]
 
 
-def drawn(seed: int, layout: str) -> Plan:
-    """A plan of random depth, width and places.
+def drawn(seed: int, layout: str, *, backup: bool = False) -> Plan:
+    """A plan of random depth, width and places, with a backup of the stereotype's MLP or without.
 
     Raises LocateError for an unknown layout.
     """
     if layout not in LAYOUTS:
         raise LocateError(f"layout {layout!r}: expected one of {', '.join(LAYOUTS)}")
     rng = np.random.default_rng([seed, LAYOUTS.index(layout)])
-    n_layers, n_heads = int(rng.integers(5, 9)), int(rng.choice([4, 8]))
     features = ["stereotype", "definition", *(f"distractor {index}" for index in range(DISTRACTORS))]
-    mlp_layers = rng.permutation(n_layers - 1)[: len(features)].tolist()
-    return Plan(layout, seed, n_layers, n_heads, placed(features, mlp_layers, n_layers, n_heads, rng))
+    while True:
+        n_layers, n_heads = int(rng.integers(5, 9)), int(rng.choice([4, 8]))
+        mlp_layers = rng.permutation(n_layers - 1)[: len(features)].tolist()
+        paths = placed(features, mlp_layers, n_layers, n_heads, rng)
+        between = range(paths[0].mlp_layer + 1, paths[0].head_layer)
+        if not backup:
+            return Plan(layout, seed, n_layers, n_heads, paths)
+        if between:
+            return Plan(layout, seed, n_layers, n_heads, paths, int(rng.choice(between)))
 
 
 def placed(

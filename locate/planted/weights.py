@@ -22,6 +22,7 @@ WRITTEN, MOVED = 0.8, 1.0  # shares that an MLP and a head add
 SCORE = 14.0  # of a planted head's attention to the subject
 LOGIT = 1.5  # of an answer whose gender was moved
 ON, OFF = 8.0, 4.0  # what a neuron reads of its feature, and what is taken off: it fires at their difference
+REPAIR = OFF  # silent where the sign is written, ON - OFF where it is not
 BACKGROUND = 0.006  # standard deviation of every weight besides
 NEURONS_EACH = 2  # one for each sign
 MLP_WIDTH = 2  # times d_model
@@ -110,15 +111,22 @@ def layers(plan: Plan, found: Directions) -> list[Layer]:
     for path in plan.paths:
         write_mlp(made[path.mlp_layer], found, path, rng)
         write_head(made[path.head_layer], plan, found, path)
+    if plan.backup_layer is not None:
+        write_mlp(made[plan.backup_layer], found, plan.stereotype, rng, REPAIR)
     return made
 
 
-def write_mlp(layer: Layer, found: Directions, path: Path, rng: np.random.Generator) -> None:
-    """Two neurons that write a feature's sign: one fires where it is positive, one where it is negative."""
+def write_mlp(layer: Layer, found: Directions, path: Path, rng: np.random.Generator, repair: float = 0.0) -> None:
+    """Two neurons that write a feature's sign: one fires where it is positive, one where it is negative.
+
+    repair  what is taken off where the sign has been written already: OFF takes all off
+    """
     unit = np.sqrt(len(found.constant))
     for neuron, sign in zip(rng.permutation(len(layer.gate))[:NEURONS_EACH], (1, -1), strict=True):
         layer.gate[neuron] = (
-            sign * ON / (FEATURE * unit) * found.feature[path.feature] - OFF / (CONSTANT * unit) * found.constant
+            sign * ON / (FEATURE * unit) * found.feature[path.feature]
+            - sign * repair / (WRITTEN * unit) * found.written[path.feature]
+            - OFF / (CONSTANT * unit) * found.constant
         )
         layer.up[neuron] = found.constant / (CONSTANT * unit)
         layer.mlp_out[:, neuron] = sign * WRITTEN / (ON - OFF) * found.written[path.feature]
