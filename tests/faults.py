@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 WORKERS = min(2, os.cpu_count() or 1)
 ENGINE = ["tests/test_identities.py", "-k", "gpt2 or zero or window or sever or unit or apart"]
 
+ESTIMATE = ["tests/test_gradients.py", "-k", "not planted and not bad"]
+PLANTED = ["tests/test_planted.py", "-k", "gpt2 or hand"]
 SWEEP = ["tests/test_sweep.py", "-k", "(random_rows and (gpt2 or llama)) or (traces and None)"]
 
 
@@ -56,7 +58,7 @@ FAULTS = [
     fault("frozen sites read from the source", "plain.py",
           'if write.origin == "source" else', 'if write.origin in ("source", "base") else', *ENGINE),
     fault("probabilities not normalised", "rows.py",
-          "logits.log_softmax(-1).gather(-1, answers)", "logits.gather(-1, answers)", *ENGINE),
+          "model.final_logits(ids).log_softmax(-1)", "model.final_logits(ids)", *ENGINE),
     fault("window starts at its centre", "sites.py",
           "first = site.layer - window // 2", "first = site.layer", *ENGINE),
     fault("severed paths open at the patched layer", "sites.py",
@@ -112,6 +114,25 @@ FAULTS = [
           "[pos - first for pos in positions]", "[0 for pos in positions]", *SWEEP),
     fault("sweep: answers of the first row's run", "sweep/stairs.py",
           "bases.runs[each.base] for each", "bases.runs[stair[0].base - 1] for each", *SWEEP),
+    fault("logits in the order of another vocabulary", "rows.py",
+          "model.final_logits(ids, wanted.tolist()), places", "model.final_logits(ids, wanted.tolist()[::-1]), places",
+          "tests/test_sweep.py", "-k", "without_probabilities and gpt2"),
+    fault("torch's own precision left in force", "sweep/stairs.py",
+          "with products(model.dtype, model.device):", "if True:", "tests/test_sweep.py", "-k", "whatever_torch"),
+    fault("estimate: answers swapped", "gradients.py",
+          "(chosen[:, 0] - chosen[:, 1]).sum()", "(chosen[:, 1] - chosen[:, 0]).sum()", *ESTIMATE),
+    fault("estimate: source read at the base's position", "gradients.py",
+          "[write.source_pos for _, _, write in writes]", "[write.base_pos for _, _, write in writes]", *ESTIMATE),
+    fault("estimate: gradient at the source", "gradients.py",
+          "bases = [runs[base] for base, _ in couples]", "bases = [runs[source] for _, source in couples]", *ESTIMATE),
+    fault("estimate: one mixture for the mean of several", "gradients.py",
+          "+ gradient / len(ways)", "+ gradient * (way == ways[0])", *ESTIMATE),
+    fault("planted: wrong head in the truth", "planted/build.py",
+          '("head", path.head_layer, path.head, "last")', '("head", path.head_layer, path.head ^ 1, "last")', *PLANTED),
+    fault("planted: ranks backwards", "planted/judge.py",
+          'rankdata(sites["size"])', 'rankdata(-sites["size"])', *PLANTED),
+    fault("planted: stereotype without its sign", "planted/build.py",
+          '{"stereotype": int(sign)} | signs', '{"stereotype": 1} | signs', *PLANTED),
     fault("sign of the metric", "metrics.py",
           "return female - male", "return male - female", "tests/test_metrics.py"),
     fault("total effect backwards", "mediation/effects.py",
