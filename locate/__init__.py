@@ -42,6 +42,7 @@ HOME = {
     "plot_pair": "locate.report.figures",
     "rank": "locate.located",
     "read_pairs": "locate.prompts",
+    "stability": "locate.mediation",
     "trace": "locate.tracing.collect",
     "write_report": "locate.report",
 }

@@ -11,6 +11,7 @@ import pandas as pd
 from locate.errors import LocateError
 from locate.files import read_json, strict, write_json
 from locate.mediation import average, default_view, effects
+from locate.mediation.averages import ROW, stability
 from locate.mediation.effects import EFFECTS
 from locate.metrics import positive_means
 from locate.schema import LOCATED_VERSION, locate_version, validate
@@ -31,6 +32,7 @@ class LocatedSite:
     effect, low, high in the unit of the `Located`; low and high bound its interval
     n, groups         pairs and occupations behind it
     q                 p-value corrected for all sites of the map (Benjamini and Hochberg)
+    stability         share of resamples in which it is among the five strongest (see `stability`)
     """
 
     component: str
@@ -44,9 +46,10 @@ class LocatedSite:
     n: int
     groups: int
     q: float
+    stability: float
 
     def cells(self) -> list[str]:
-        """As the texts of a table's row: component, layer, role, unit, effect, interval, n, q."""
+        """As the texts of a table's row: component, layer, role, unit, effect, interval, n, q, stability."""
         return [
             self.component,
             str(self.layer),
@@ -56,6 +59,7 @@ class LocatedSite:
             f"[{self.low:+.3f}, {self.high:+.3f}]",
             str(self.n),
             f"{self.q:.2g}",
+            f"{self.stability:.2f}",
         ]
 
 
@@ -172,8 +176,11 @@ def rank(
     component = traced("component", component, COMPONENTS, EDITABLE, chosen)
     role = traced("role", role, ROLES, FALLBACK_ROLES, chosen[chosen["component"] == component])
     known = everything[everything[quantity].notna()]
+    width = int(chosen["window"].iloc[0])
     means = average(known, quantity, level=level, samples=samples, seed=seed)
-    means = rankable(means[(means["direction"] == direction) & (means["groups"] > 1)], int(chosen["window"].iloc[0]))
+    means = rankable(means[(means["direction"] == direction) & (means["groups"] > 1)], width)
+    firm = stability(rankable(known[known["direction"] == direction], width), quantity, samples=samples, seed=seed)
+    means = means.merge(firm, on=ROW, how="left", validate="one_to_one")
     means = means.iloc[means["effect"].abs().argsort(kind="stable")[::-1]]
     templates = trace.meta["modules"]
     total = total_effect(derived, level, samples, seed)
@@ -189,7 +196,7 @@ def rank(
         direction=direction,
         total=total,
         without_stereotype=int(derived.attrs["without_stereotype"]),
-        window=int(chosen["window"].iloc[0]),
+        window=width,
         level=level,
         threshold=THRESHOLD,
         sites=tuple(site_of(row, templates) for row in means.head(top).to_dict("records")),
@@ -247,6 +254,7 @@ def site_of(row: dict[Any, Any], templates: dict[str, str | None]) -> LocatedSit
         n=int(row["n"]),
         groups=int(row["groups"]),
         q=float(row["q"]),
+        stability=float(row["stability"]),
     )
 
 

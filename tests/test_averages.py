@@ -6,7 +6,7 @@ import pytest
 from handmade import map_trace
 from scipy.stats import kstest
 
-from locate import LocateError, average, effects, normalised
+from locate import LocateError, average, effects, normalised, stability
 
 SITE = {"component": "mlp_out", "layer": 0, "unit": -1, "window": 1, "severed": "", "origin": "source"}
 SITE |= {"role": "subject_last"}
@@ -269,3 +269,51 @@ def test_effects_of_a_trace_are_averaged_to_what_was_planted():
     assert found.loc[("noising", "attn_out", 0, "subject_last"), "effect"] == pytest.approx(-1.0)
     assert (found["n"] == 24).all()
     assert (found["groups"] == 12).all()
+
+
+def layers_of(values):
+    """Effects of several layers in the same groups: layer -> one value a group."""
+    return table(
+        [
+            {"pair": number, "group": f"g{number}", "layer": layer, "nie": value}
+            for layer, each in values.items()
+            for number, value in enumerate(each)
+        ]
+    )
+
+
+def test_stability_is_how_often_a_site_is_among_the_strongest():
+    """One draw at a time, by the size of the mean; the sign does not matter."""
+    rng = np.random.default_rng(3)
+    values = {layer: rng.normal(loc, 1.0, 12) for layer, loc in enumerate([0.5, -0.6, 0.4, 0.1, 3.0])}
+    found = stability(layers_of(values), top=2, samples=400, seed=5).set_index("layer")["stability"]
+    weights = np.random.default_rng(5).multinomial(12, [1 / 12] * 12, size=400)
+    counts = dict.fromkeys(values, 0)
+    for times in weights:
+        sizes = {layer: abs((times * each).sum() / 12) for layer, each in values.items()}
+        for layer in sorted(sizes, key=sizes.get, reverse=True)[:2]:
+            counts[layer] += 1
+    assert found.to_dict() == {layer: count / 400 for layer, count in counts.items()}
+    assert found[4] == 1
+    assert 0 < found[3] < found[1] < 1
+    assert found.sum() == pytest.approx(2)
+
+
+def test_stability_ranks_each_direction_by_itself():
+    strong, weak = layers_of({0: [2.0, 3.0], 1: [1.0, 1.0]}), layers_of({0: [0.1, 0.1], 1: [0.2, 0.3]})
+    both = pd.concat([strong, weak.assign(direction="noising")])
+    found = stability(both, top=1, samples=100).set_index(["direction", "layer"])["stability"]
+    assert found.to_dict() == {
+        ("denoising", 0): 1, ("denoising", 1): 0, ("noising", 0): 0, ("noising", 1): 1,
+    }  # fmt: skip
+
+
+def test_stability_draws_groups_not_rows():
+    """A site that is strong in one group alone is among the first only when that group is drawn."""
+    found = stability(layers_of({0: [9.0, *[0.0] * 9], 1: [0.5] * 10}), top=1, samples=4000)
+    assert found.set_index("layer")["stability"][0] == pytest.approx(1 - 0.9**10, abs=0.03)
+
+
+def test_stability_needs_a_number_of_sites():
+    with pytest.raises(LocateError, match="top 0: expected a number of sites >= 1"):
+        stability(layers_of({0: [1.0, 2.0]}), top=0)

@@ -217,9 +217,13 @@ def test_another_models_run_is_refused_and_kept(run, traced, folder_of):
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_run_continues_where_it_was(folder_of, tmp_path, blow):
     """A real process, stopped by Ctrl-C or killed after its first chunks, then run again to the end."""
-    command = [sys.executable, "-m", "locate", "trace", "--model", str(folder_of("gpt2")), "--batch-size", "2"]
+    command = [sys.executable, "-m", "locate", "trace", "--model", str(folder_of("gpt2")), "--batch-size", "8"]
     command += ["-o", str(tmp_path / "run"), *FAST]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    heeding = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "  # a shell's background job
+    heeding += "os.execv(sys.argv[1], sys.argv[1:])"  # is started with Ctrl-C ignored, and so are these tests
+    process = subprocess.Popen(
+        [sys.executable, "-c", heeding, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     parts = tmp_path / "run" / "parts"
     deadline = time.monotonic() + 120
     while len(list(parts.glob("part-*.parquet")) if parts.is_dir() else []) < 2 and time.monotonic() < deadline:

@@ -337,3 +337,11 @@ def test_seed_and_level_reach_the_intervals(located):
     widths = [site.high - site.low for site in (located.sites[0], other.sites[0])]
     assert widths[0] > widths[1] > 0
     assert np.sign(other.sites[0].effect) == -1
+
+
+def test_sites_say_how_firmly_they_are_ranked(located):
+    """The strongest are always among the five; with more sites than five some are not."""
+    shares = [site.stability for site in located.sites]
+    assert shares[0] == 1
+    assert all(0 <= share <= 1 for share in shares)
+    assert sum(shares) <= 5 + 1e-9

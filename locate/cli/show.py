@@ -82,7 +82,17 @@ def site_table(located: Located, shown: int = SHOWN) -> Table:
     """The strongest sites."""
     title = f"{located.quantity} of {located.metric} ({located.unit}, {located.direction})"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in ("component", "layer", "role", "unit", "effect", f"{located.level:.0%} interval", "n", "q"):
+    for name in (
+        "component",
+        "layer",
+        "role",
+        "unit",
+        "effect",
+        f"{located.level:.0%} interval",
+        "n",
+        "q",
+        "stability",
+    ):
         table.add_column(name, justify="left" if name in ("component", "role") else "right", no_wrap=True)
     for site in located.sites[:shown]:
         table.add_row(*site.cells())

@@ -66,6 +66,33 @@ def average(
     return result
 
 
+def stability(
+    effects: pd.DataFrame, column: str = "nie", *, top: int = 5, samples: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """How firmly the strongest sites are the strongest: how often each is among the first when groups are resampled.
+
+    effects  as in `average`; its rows are ranked by the size of their mean, those of each direction by themselves
+    top      how many of the strongest count
+
+    Returns one row per (site, direction) with `stability`, the share of resamples in which it is among the `top`
+    strongest; ties go to the row that stands first.
+
+    Raises LocateError with fewer than two groups, when the effects hold nan, or for `top` below 1.
+    """
+    if top < 1:
+        raise LocateError(f"top {top}: expected a number of sites >= 1")
+    sums = group_sums(effects, column)
+    check_level(0.5, samples)
+    sizes = np.nan_to_num(np.abs(resampled(sums.sums, sums.counts, samples, seed)), nan=-1.0)
+    result = sums.index.copy()
+    result["stability"] = 0.0
+    for _, cells in result.groupby("direction", observed=True).groups.items():
+        order = np.argsort(-sizes[:, cells], axis=1, kind="stable")[:, :top]
+        counts = np.bincount(order.ravel(), minlength=len(cells))
+        result.loc[cells, "stability"] = counts / samples
+    return result
+
+
 def normalised(
     effects: pd.DataFrame, column: str = "nie", *, level: float = 0.95, samples: int = 2000, seed: int = 0
 ) -> pd.DataFrame:

@@ -59,7 +59,8 @@ def answer(located: Located) -> str:
 
 def strongest(located: Located) -> str:
     """The ranked sites as a table."""
-    head = ["component", "layer", "role", "unit", f"effect ({located.unit})", f"{located.level:.0%} interval", "n", "q"]
+    head = ["component", "layer", "role", "unit", f"effect ({located.unit})", f"{located.level:.0%} interval"]
+    head += ["n", "q", "stability"]
     rows = ["".join(f"<td>{escape(cell)}</td>" for cell in site.cells()) for site in located.sites]
     cells = "\n".join(f"<tr>{row}</tr>" for row in rows)
     titles = "".join(f"<th>{escape(each)}</th>" for each in head)
