@@ -36,10 +36,11 @@ NO_DOUBLE = ("mixtral", "qwen2_moe", "xglm")  # the models themselves do not run
 
 
 def runs_for(model: Model) -> list[Run]:
-    """Prompts of several lengths, the first of them once more with noise on its third token."""
+    """Prompts of several lengths and answers, the first of them once more with noise on its third token."""
     ids = [tuple(model.encode(text)[0]) for text in TEXTS]
+    answers = [ANSWERS[:: 1 - 2 * (place % 2)] for place in range(len(ids))]
     noise = 0.3 * torch.randn(1, model.d_model, generator=torch.Generator().manual_seed(0))
-    return [*(Run(each, ANSWERS) for each in ids), Run(ids[0], ANSWERS, (2,), noise)]
+    return [*map(Run, ids, answers), Run(ids[0], ANSWERS, (2,), noise)]
 
 
 def random_row(model: Model, runs: list[Run], rng: np.random.Generator) -> Row:
@@ -248,11 +249,26 @@ def test_the_other_librarys_products_are_exact_too(model_of, name, monkeypatch):
     assert len(used) > 7 * model.n_layers
 
 
+def test_weights_with_gaps_are_laid_out_once():
+    """A kept copy belongs to its weight: another tensor never takes its place, and there is room for so much alone."""
+    whole = torch.randn(12, 30)
+    slices = [whole[:, :10].t(), whole[:, 10:20].t()]
+    mode = products.OneDNN(room=4 * 12 * 10)
+    x = torch.randn(5, 12)
+    with torch.inference_mode(), mode:
+        for weight in (*slices, *slices):
+            found = torch.nn.functional.linear(x, weight)
+            np.testing.assert_allclose(found, x @ weight.t(), atol=1e-5)
+        found = torch.addmm(torch.ones(30), x, whole)
+        np.testing.assert_allclose(found, 1 + x @ whole, atol=1e-5)
+    assert len(mode.laid_out) == 1
+    assert mode.room == 0
+
+
 def test_the_faster_library_is_taken(monkeypatch):
     for speed, expected in ((1.0, "torch"), (10.0, "oneDNN")):
         products.onednn_is_faster.cache_clear()
-        times = iter([1.0, speed])
-        monkeypatch.setattr(products, "seconds", lambda work, times=times: next(times))
+        monkeypatch.setattr(products, "seconds", lambda *works, speed=speed: [1.0, speed])
         assert products.library("float32", "cpu") == expected
         assert products.library("bfloat16", "cpu") == products.library("float32", "cuda") == "torch"
     products.onednn_is_faster.cache_clear()
