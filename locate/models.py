@@ -26,10 +26,12 @@ HOOKS = {
     "mlp_out": "blocks.{}.hook_mlp_out",
     "head": "blocks.{}.attn.hook_z",
     "neuron": "blocks.{}.mlp.hook_post",
+    "mlp_out_unit": "blocks.{}.hook_mlp_out",
+    "pattern": "blocks.{}.attn.hook_pattern",
 }
 EMBEDDING_HOOK = "hook_embed"
 HOOK_LEVEL = -1  # tells these hooks from a user's own on the same bridge
-MODULES = {"attn_out": "attn.o", "mlp_out": "mlp.out", "head": "attn.o", "neuron": "mlp.out"}
+MODULES = {"attn_out": "attn.o", "mlp_out": "mlp.out", "head": "attn.o", "neuron": "mlp.out", "mlp_out_unit": "mlp.out"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +61,7 @@ class Model:
     bridge       the TransformerBridge
     prepend_bos  whether `encode` puts BOS in front, the custom of the model's family
     checks       what the start-up check measured (see `locate.startup.verify`)
-    unit_counts  heads and neurons of a block, as far as they can be hooked one by one
+    unit_counts  heads, neurons and other units of a block, as far as they can be hooked one by one
     points       hook points by name; collecting them takes the bridge a millisecond, so it is done once
     options      with which it was loaded
     own_hooks    hook points that the bridge itself has hooks at

@@ -14,6 +14,7 @@ from locate.memory import default
 from locate.models import EMBEDDING_HOOK, Model
 from locate.products import products
 from locate.rows import Key, Limits, Measured, Placed, Row, Run, answers_of, batched, in_memory, noise_hooks
+from locate.sites import PATTERN
 
 
 def measure(
@@ -53,7 +54,7 @@ def measure_all(
 def execute_runs(
     model: Model, runs: Sequence[Run], wanted: Sequence[Key], limits: Limits
 ) -> tuple[Float[np.ndarray, "run answer"], list[dict[Key, torch.Tensor]]]:
-    """Answers' log-probabilities of each run, and its activations: [pos, d_model] or by head or neuron."""
+    """Answers' log-probabilities of each run, and its activations: [pos, d_model], [pos, unit, ...] or [head, pos, pos]."""
     kept: list[dict[Key, torch.Tensor]] = [{} for _ in runs]
     plain = np.empty((len(runs), len(runs[0].answers)))
 
@@ -85,6 +86,10 @@ def write_hooks(
         def hook(activation: torch.Tensor, hook: Any) -> torch.Tensor:
             changed = activation.clone()
             for place, write in writes[key]:
+                if write.component == PATTERN:
+                    own = [here for here, _ in write.keys]
+                    changed[place, write.unit, write.base_pos, own] = weights_of(write, rows[place], kept, changed)
+                    continue
                 target = changed[place, write.base_pos]
                 value = value_of(write, rows[place], kept, target)
                 target[... if write.unit is None else write.unit] = value
@@ -104,6 +109,15 @@ def value_of(write: Placed, row: Row, kept: Sequence[dict[Key, torch.Tensor]], t
     run, position = (row.source, write.source_pos) if write.origin == "source" else (row.base, write.base_pos)
     value = kept[run][write.component, write.layer][position]
     return value if write.unit is None else value[write.unit]
+
+
+def weights_of(write: Placed, row: Row, kept: Sequence[dict[Key, torch.Tensor]], like: torch.Tensor) -> torch.Tensor:
+    """Attention weights that a write puts into its keys: [key]."""
+    if write.origin == "zero":
+        return like.new_zeros(len(write.keys))
+    from_source = write.origin == "source"
+    run, position = (row.source, write.source_pos) if from_source else (row.base, write.base_pos)
+    return kept[run][write.component, write.layer][write.unit, position, [key[from_source] for key in write.keys]]
 
 
 def embedding_std(model: Model, runs: Sequence[Run], positions: Sequence[Sequence[int]]) -> float:

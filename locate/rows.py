@@ -43,7 +43,10 @@ class Run:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Placed:
-    """One write at fixed positions: base[base_pos] of a component and layer takes its value from `origin`."""
+    """One write at fixed positions: base[base_pos] of a component and layer takes its value from `origin`.
+
+    keys  for a pattern: the positions attended to that are written, each (in base, in source)
+    """
 
     component: str
     layer: int
@@ -51,6 +54,7 @@ class Placed:
     base_pos: int
     source_pos: int
     origin: str | torch.Tensor
+    keys: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -11,7 +11,7 @@ import jsonschema
 
 from locate.errors import LocateError
 
-TRACE_VERSION = 1
+TRACE_VERSION = 2
 LOCATED_VERSION = 1
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from locate.errors import LocateError
@@ -10,8 +11,9 @@ from locate.errors import LocateError
 if TYPE_CHECKING:
     import torch
 
-COMPONENTS = ("resid_pre", "attn_out", "mlp_out", "head", "neuron")
-UNITS = ("head", "neuron")
+COMPONENTS = ("resid_pre", "attn_out", "mlp_out", "head", "neuron", "mlp_out_unit", "pattern")
+UNITS = ("head", "neuron", "mlp_out_unit", "pattern")
+PATTERN = "pattern"
 
 BEFORE, FIRST, MIDDLE, LAST_SUBJECT = "before_subject", "subject_first", "subject_middle", "subject_last"
 AFTER, FURTHER, LAST = "after_subject", "further", "last"
@@ -29,16 +31,20 @@ def check(kind: str, value: str, expected: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True)
 class Site:
-    """One activation: a component at a layer and position, and a unit of it for heads and neurons.
+    """One activation: a component at a layer and position, and a unit of it where it has any.
 
     position  a role (every token of that role), or a token index in the clean prompt
-    unit      head or neuron index; None for a whole vector
+    unit      index of a head ("head", "pattern"), of a neuron, or of one number of the MLP's output ("mlp_out_unit",
+              what Vig et al. 2020 call a neuron); None for a whole vector
+    key       for a "pattern", the attention weights of one head from the token at `position`: the role of the tokens
+              attended to; None for all. Weights that are not written stay, so a row need not add up to 1
     """
 
     component: str
     layer: int
     position: int | str
     unit: int | None = None
+    key: str | None = None
 
     def __post_init__(self) -> None:
         check("component", self.component, COMPONENTS)
@@ -48,9 +54,13 @@ class Site:
             raise LocateError(f"layer {self.layer}, unit {self.unit} of {self.component}: expected indices from 0 up")
         if (self.unit is not None) != (self.component in UNITS):
             raise LocateError(
-                f"unit {self.unit} of component {self.component!r}: expected an index for {' and '.join(UNITS)}, "
+                f"unit {self.unit} of component {self.component!r}: expected an index for {', '.join(UNITS)}, "
                 "and None for the others"
             )
+        if self.key is not None:
+            check("key", self.key, ROLES)
+            if self.component != PATTERN:
+                raise LocateError(f"key {self.key!r} of component {self.component!r}: only a {PATTERN} has keys")
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +85,17 @@ class Patch:
 
     window   number of neighbouring layers written, 1 for a single site
     severed  the component whose outputs are frozen to the base run downstream of the anchor, or ""
+    name     what the caller calls it in the table, "" for a patch that its anchor tells from all others
+    partial  whether a pair that has no token for some of the writes is patched at the others; without it such a pair
+             is left out
     """
 
     anchor: Site
     writes: tuple[Write, ...]
     window: int = 1
     severed: str = ""
+    name: str = ""
+    partial: bool = False
 
     @property
     def origin(self) -> str:
@@ -97,13 +112,20 @@ class Patch:
         return Patch(site, (Write(site, origin),))
 
     @staticmethod
+    def joint(name: str, sites: Sequence[Site], origin: str = "source") -> Patch:
+        """Write several sites at once, in each pair those that it has tokens for; filed at the first under a name."""
+        if not sites:
+            raise LocateError(f"set {name!r} of no sites: expected at least one")
+        return Patch(sites[0], tuple(Write(each, origin) for each in sites), name=name, partial=True)
+
+    @staticmethod
     def over(site: Site, window: int, n_layers: int) -> Patch:
         """Write `window` layers around the site's, [l - window/2, l + window/2) cut to the model (ROME, section 2)."""
         if window < 1:
             raise LocateError(f"window {window}: expected a number of layers >= 1")
         first = site.layer - window // 2
         layers = range(max(0, first), min(n_layers, first + window))
-        sites = [Site(site.component, layer, site.position, site.unit) for layer in layers]
+        sites = [replace(site, layer=layer) for layer in layers]
         return Patch(site, tuple(Write(each) for each in sites), window)
 
     @staticmethod

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from locate.checkpoint import Checkpoint
 from locate.errors import LocateError
+from locate.sites import PATTERN
 
 if TYPE_CHECKING:
     from locate.models import Model
@@ -217,9 +218,20 @@ def verify(model: Model, plain: list[Float[torch.Tensor, " d_vocab"]]) -> dict[s
 def unit_gaps(
     model: Model, source: torch.Tensor, base: torch.Tensor, kept: dict[tuple[str, int], torch.Tensor]
 ) -> dict[str, float]:
-    """Largest difference between writing all units of a layer and writing the output they make, where hooked."""
+    """Largest difference between writing all units of a layer and writing the output they make, where hooked.
+
+    And between heads that attend to nothing and heads that say nothing.
+    """
     gaps = {}
     layer = model.n_layers - 1
+    if PATTERN in model.unit_counts:
+        nothing = {
+            (name, layer): torch.zeros_like(value)
+            for (name, at), value in kept_activations(model, base, ("head", PATTERN)).items()
+            if at == layer
+        }
+        blind, silent = (written(model, base, nothing, layer, (name,)) for name in (PATTERN, "head"))
+        gaps[PATTERN] = apart(blind, silent)
     for unit, whole in (("head", "attn_out"), ("neuron", "mlp_out")):
         if unit in model.unit_counts:
             units = kept_activations(model, source, (unit,))
@@ -229,7 +241,7 @@ def unit_gaps(
 
 
 def countable_units(model: Model) -> dict[str, int]:
-    """How many heads and neurons each block has, where they can be hooked one by one and all blocks have as many.
+    """How many heads, neurons and so on each block has, where they can be hooked one by one and all have as many.
 
     A mixture of experts has no such neurons: there the hook of that name is the MLP's whole output.
     """
@@ -243,7 +255,29 @@ def countable_units(model: Model) -> dict[str, int]:
             shapes = {tuple(each.shape[2:]) for each in kept}
             if len(shapes) == 1 and (found := shapes.pop())[1:] == shape and found:
                 counts[unit] = found[0]
+    counts["mlp_out_unit"] = model.d_model
+    if "head" in counts and all(model.hook(PATTERN, layer) in hooks for layer in range(model.n_layers)):
+        length = ids.shape[1]
+        shapes = {tuple(each.shape) for each in kept_activations(model, ids, (PATTERN,)).values()}
+        if shapes == {(1, counts["head"], length, length)} and patterns_are_read(model, ids):
+            counts[PATTERN] = counts["head"]
     return counts
+
+
+def patterns_are_read(model: Model, ids: torch.Tensor) -> bool:
+    """Whether attention weights that are written are those the heads use; some attention has used its own by then."""
+
+    def hook(activation: torch.Tensor, hook: Any) -> torch.Tensor:
+        return torch.zeros_like(activation)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # TransformerLens says so when it discards what was written
+        try:
+            with model.hooked([(model.hook(PATTERN, layer), hook) for layer in range(model.n_layers)]):
+                model.final_logits(ids)
+        except UserWarning:
+            return False
+    return True
 
 
 def kept_activations(

@@ -90,6 +90,8 @@ def row(base: Probabilities, source: Probabilities, patched: Probabilities, /, *
         "severed": "",
         "origin": "source",
         "role": "subject_last",
+        "key": "",
+        "name": "",
         "token": "Ġnurse",
         "clean_pos": 1,
     } | labels

@@ -9,7 +9,7 @@ from scipy.stats import kstest
 from locate import LocateError, average, effects, normalised, stability
 
 SITE = {"component": "mlp_out", "layer": 0, "unit": -1, "window": 1, "severed": "", "origin": "source"}
-SITE |= {"role": "subject_last"}
+SITE |= {"role": "subject_last", "key": "", "name": ""}
 ABOUT = {"metric": "logit_diff", "unit": "nats", "view": "stereotype", "without_stereotype": 0}
 
 

@@ -15,7 +15,9 @@ from locate.startup import kept_activations, residual_gap
 
 
 def test_every_family_passes_the_start_up_check(family_model):
-    assert set(family_model.checks) == {"plain", "residual", "written", "self", "head", "neuron"}
+    patterns = {"pattern"} - ({"pattern"} if family_model.checkpoint.architecture == "OPTForCausalLM" else set())
+    assert set(family_model.checks) == {"plain", "residual", "written", "self", "head", "neuron"} | patterns
+    assert set(family_model.unit_counts) == {"head", "neuron", "mlp_out_unit"} | patterns
     assert max(family_model.checks.values()) < 1e-4
 
 
@@ -25,7 +27,7 @@ def test_module_names_are_those_of_the_hugging_face_model(family_model, folder_o
     plain = AutoModelForCausalLM.from_pretrained(family_model.checkpoint.folder)
     modules = dict(plain.named_modules())
     for component, template in family_model.module_templates().items():
-        assert (template is None) == (component == "resid_pre")
+        assert (template is None) == (component in ("resid_pre", "pattern"))
         if template is not None:
             for layer in range(family_model.n_layers):
                 assert template.format(layer) in modules

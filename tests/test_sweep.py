@@ -14,7 +14,7 @@ from locate.errors import LocateError
 from locate.models import Model
 from locate.prompts import Pair, Prompts
 from locate.rows import Limits, Placed, Row, Run
-from locate.sites import COMPONENTS, UNITS
+from locate.sites import COMPONENTS, PATTERN, UNITS
 from locate.sweep import bases, entries, parts, replay, stairs
 from locate.sweep.climbers import climbers, equal_positions
 from locate.sweep.writes import Writes
@@ -30,7 +30,7 @@ TEXTS = (
     "The engineer thought that they were right",
 )
 ANSWERS = (5, 7)
-EXACT = {"float32": 1e-5, "float64": 1e-6}  # nats; all families but GPT-2 take their softmax in fp32 in every dtype
+EXACT = {"float32": 3e-5, "float64": 1e-6}  # nats; all families but GPT-2 take their softmax in fp32 in every dtype
 DOUBLE = ("gpt2", "float64")
 NO_DOUBLE = ("mixtral", "qwen2_moe", "xglm")  # the models themselves do not run in float64
 
@@ -53,11 +53,20 @@ def random_row(model: Model, runs: list[Run], rng: np.random.Generator) -> Row:
         count = model.units(component)
         unit = None if count is None else int(rng.integers(count))
         pos, source_pos = int(rng.integers(len(runs[base].ids))), int(rng.integers(len(runs[source].ids)))
-        width = {"head": (model.d_head,), "neuron": ()}.get(component, (model.d_model,))
-        given = torch.from_numpy(rng.standard_normal(width))
-        origin = [given, "zero", "base", "source", "source"][rng.integers(5)]
-        writes[component, layer, unit, pos] = Placed(component, layer, unit, pos, source_pos, origin)
+        if component == PATTERN:
+            keys, origin = random_keys(pos, source_pos, rng), ["zero", "base", "source"][rng.integers(3)]
+        else:
+            width = {"head": (model.d_head,), "neuron": (), "mlp_out_unit": ()}.get(component, (model.d_model,))
+            given = torch.from_numpy(rng.standard_normal(width))
+            keys, origin = (), [given, "zero", "base", "source", "source"][rng.integers(5)]
+        writes[component, layer, unit, pos] = Placed(component, layer, unit, pos, source_pos, origin, keys)
     return Row(int(base), int(source), tuple(writes.values()))
+
+
+def random_keys(pos: int, source_pos: int, rng: np.random.Generator) -> tuple[tuple[int, int], ...]:
+    """Some tokens that a token attends to, each with one that its counterpart attends to."""
+    own = rng.permutation(pos + 1)[: rng.integers(1, pos + 2)]
+    return tuple((int(key), int(rng.integers(source_pos + 1))) for key in own)
 
 
 def rows_for(model: Model, runs: list[Run], seed: int, count: int) -> list[Row]:

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from locate.memory import LEAST
 from locate.models import Model
 from locate.rows import Key, Limits, Run, answers_of, batched, in_memory, noise_hooks
+from locate.sites import PATTERN
 from locate.sweep.replay import Given, Keys, watched
 
 KEPT_SHARE = 0.5  # of the memory, for what is kept of runs; the rest is for what is under way
@@ -61,7 +62,8 @@ def execute(model: Model, runs: Sequence[Run], wanted: Iterable[Key], limits: Li
 
     def keep(key: Key, batch: Sequence[int]) -> Callable:
         def hook(activation: torch.Tensor, hook: Any) -> None:
-            bases.activation[key] = into(bases.activation.get(key), batch, activation, 1)
+            value = by_query(activation, longest) if key[0] == PATTERN else activation
+            bases.activation[key] = into(bases.activation.get(key), batch, value, 1)
 
         return hook
 
@@ -80,6 +82,13 @@ def execute(model: Model, runs: Sequence[Run], wanted: Iterable[Key], limits: Li
     return bases
 
 
+def by_query(
+    pattern: Float[torch.Tensor, "run head query key"], longest: int
+) -> Float[torch.Tensor, "run query head longest"]:
+    """Attention weights with their positions in front, padded to the keys of the longest run."""
+    return torch.nn.functional.pad(pattern.transpose(1, 2), (0, longest - pattern.shape[-1]))
+
+
 def keys_of(bases: Bases, layer: int, base: Int[torch.Tensor, " row"], first: int) -> Keys | None:
     """Keys and values of the positions before `first` in each row's base run."""
     if first == 0:
@@ -90,7 +99,7 @@ def keys_of(bases: Bases, layer: int, base: Int[torch.Tensor, " row"], first: in
 
 def run_bytes(model: Model, wanted: Iterable[Key], tokens: int) -> int:
     """Bytes that are kept of a run padded to `tokens`: residual streams, keys, values, and the wanted activations."""
-    widths = {"head": model.n_heads * model.d_head, "neuron": model.d_mlp}
+    widths = {"head": model.n_heads * model.d_head, "neuron": model.d_mlp, PATTERN: model.n_heads * tokens}
     always = model.n_layers * (model.d_model + 2 * model.n_kv_heads * model.d_head)
     width = always + sum(widths.get(component, model.d_model) for component, _ in wanted if component != "resid_pre")
     return model.number_bytes * tokens * width

@@ -96,7 +96,8 @@ def changes_nothing(write: Placed, equal: int) -> bool:
     """
     if write.origin == "base":
         return True
-    return write.origin == "source" and write.base_pos == write.source_pos < equal
+    same_keys = all(here == there for here, there in write.keys)
+    return write.origin == "source" and write.base_pos == write.source_pos < equal and same_keys
 
 
 def token_layers(each: Climber, n_layers: int) -> int:

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from locate.models import Model
 from locate.rows import Key, Placed
-from locate.sites import UNITS
+from locate.sites import PATTERN, UNITS
 from locate.sweep.bases import Bases
 from locate.sweep.climbers import Climber
 
@@ -28,6 +28,16 @@ class Spot:
     pos: Int[torch.Tensor, " write"]
     unit: Int[torch.Tensor, " write"] | None
     value: torch.Tensor
+    key: Int[torch.Tensor, " write"] | None = None
+
+    def where(self, first: int) -> tuple[torch.Tensor, ...]:
+        """Indices into a hook's activation in a block that runs the positions `first` and up."""
+        assert self.unit is not None or self.key is None
+        if self.unit is None:
+            return self.row, self.pos - first
+        if self.key is None:
+            return self.row, self.pos - first, self.unit
+        return self.row, self.unit, self.pos - first, self.key
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,10 +50,15 @@ class Writes:
     @staticmethod
     def of(model: Model, bases: Bases, lodged: Iterable[Lodged]) -> Writes:
         """Some writes, their values gathered from the runs."""
-        found: dict[Key, dict[tuple[int, int, int | None], Lodged]] = defaultdict(dict)
+        found: dict[Key, dict[tuple[int, int, int | None, tuple[int, ...]], Lodged]] = defaultdict(dict)
         for place, each, write in lodged:  # of several to one place the last holds
-            found[write.component, write.layer][place, write.base_pos, write.unit] = place, each, write
-        spots = {key: spot(bases.activation[key], key[0], list(here.values())) for key, here in found.items()}
+            place_of = place, write.base_pos, write.unit, tuple(key for key, _ in write.keys)
+            found[write.component, write.layer].pop(place_of, None)
+            found[write.component, write.layer][place_of] = place, each, write
+        spots = {
+            key: (pattern_spot if key[0] == PATTERN else spot)(bases.activation[key], key[0], list(here.values()))
+            for key, here in found.items()
+        }
         return Writes(model, spots)
 
     def into_residual(self, residual: Float[torch.Tensor, "row pos d_model"], layer: int, first: int) -> None:
@@ -55,10 +70,11 @@ class Writes:
     def hooks(self, layer: int, first: int) -> list[tuple[str, Callable]]:
         """Hooks that write inside a block that runs the positions `first` and up."""
         hooks = []
-        for (component, at), here in self.spots.items():
+        for (component, at), here in sorted(
+            self.spots.items(), key=lambda each: each[0]
+        ):  # a whole output before its units, at one hook
             if at == layer and component != "resid_pre":
-                where = (here.row, here.pos - first) if here.unit is None else (here.row, here.pos - first, here.unit)
-                hooks.append((self.model.hook(component, layer), writing(where, here.value)))
+                hooks.append((self.model.hook(component, layer), writing(here.where(first), here.value)))
         return hooks
 
 
@@ -91,3 +107,16 @@ def spot(kept: torch.Tensor, component: str, writes: Sequence[Lodged]) -> Spot:
         elif write.origin == "zero":
             value[place] = 0
     return Spot(row, pos, unit, value)
+
+
+def pattern_spot(kept: Float[torch.Tensor, "run query head key"], component: str, writes: Sequence[Lodged]) -> Spot:
+    """The writes of one layer's attention weights, one entry for each key, gathered from what was kept of the runs."""
+    found: dict[tuple[int | None, ...], tuple[int | None, ...]] = {}
+    for place, each, write in writes:
+        for here, there in write.keys:
+            own = each.base, write.base_pos, write.unit, here, write.origin == "zero"
+            other = each.source, write.source_pos, write.unit, there, False
+            found[place, write.base_pos, write.unit, here] = other if write.origin == "source" else own
+    row, pos, unit, key = torch.tensor(list(found), device=kept.device).unbind(1)
+    *values, zero = torch.tensor(list(found.values()), device=kept.device).unbind(1)
+    return Spot(row, pos, unit, kept[tuple(values)].masked_fill(zero.bool(), 0), key)

@@ -118,7 +118,11 @@ def garbage_of_old_left() -> Iterator[None]:
 def starting_meta(job: Job) -> dict[str, Any]:
     """meta.json as it stands before anything is measured."""
     model = job.model
-    patches = hash_of_patches(job.forms if job.patches is None else job.patches)
+    patches = (
+        [[role, hash_of_patches(forms)] for role, forms in job.forms.items()]
+        if job.patches is None
+        else hash_of_patches(job.patches)
+    )
     corruption = job.corruption.describe() | ({"scale": job.scale} if isinstance(job.corruption, Noise) else {})
     meta: Any = strict(
         {
@@ -134,7 +138,7 @@ def starting_meta(job: Job) -> dict[str, Any]:
                 "dtype": model.dtype,
                 "prepend_bos": model.prepend_bos,
                 "prompts_sha256": job.prompts.hash,
-                "patches_sha256": hash_of([patches, job.roles]),
+                "patches_sha256": hash_of(patches),
                 "directions": "+".join(job.directions),
                 "corruption": ", ".join(f"{key} {value}" for key, value in job.corruption.describe().items()),
                 "chunk": f"{job.chunk} pairs, longest first",

@@ -17,7 +17,7 @@ from locate.prompts.build import occupation_pairs
 from locate.prompts.pair import Prompts
 from locate.prompts.tokens import MAX_DROPPED, Ledger, TokenPair, tokenise
 from locate.rows import Limits, Measured, Row, Run
-from locate.sites import DIRECTIONS, Patch, Write, check
+from locate.sites import DIRECTIONS, PATTERN, Patch, Write, check
 from locate.sweep import measure as sweep
 from locate.tracing.audit import PAIRS, REDUCED, audit, precision_audit
 from locate.tracing.corrupt import Corruption, Noise, Swap, as_executed, noise_scale, runs_of
@@ -36,7 +36,7 @@ class Job:
 
     pairs            of the prompts, those that the tokenizer leaves usable, longest first: chunks of pairs of one
                      length make the fewest and largest batches
-    forms, patches   the patches of one token of a map, or the caller's own
+    forms, patches   the patches of a token of each role of a map, or the caller's own
     scale            standard deviation of the noise
     """
 
@@ -45,9 +45,8 @@ class Job:
     map: Map | None
     pairs: list[TokenPair]
     ledger: Ledger
-    forms: Sequence[Patch]
+    forms: dict[str, list[Patch]]
     patches: Sequence[Patch] | None
-    roles: tuple[str, ...] | None
     directions: tuple[str, ...]
     corruption: Corruption
     scale: float
@@ -60,14 +59,15 @@ class Job:
         """The cells of one pair."""
         if self.patches is not None:
             return list(cells_of_patches(self.patches, pair))
-        return list(cells_of_map(self.forms, self.roles, pair))
+        return list(cells_of_map(self.forms, pair))
 
     def rows(self, pair: TokenPair) -> int:
         """How many rows of the table a pair will fill."""
-        if self.patches is not None:
-            return len(self.cells(pair)) * len(self.directions) * self.corruption.samples
-        tokens = sum(self.roles is None or token.role in self.roles for token in pair.aligned)
-        return tokens * len(self.forms) * len(self.directions) * self.corruption.samples
+        if self.patches is not None or (self.map is not None and PATTERN in self.map.components):
+            cells = len(self.cells(pair))
+        else:
+            cells = sum(len(self.forms.get(token.role, ())) for token in pair.aligned)
+        return cells * len(self.directions) * self.corruption.samples
 
     @property
     def chunk(self) -> int:
@@ -106,14 +106,14 @@ def prepare(
     if patches is None:
         map = map or Map()
         model.supported(set(map.components) | set(map.severed))
-        forms = map.forms(model.n_layers, {name: model.units(name) for name in map.components})
+        forms = map.forms_by_role(model.n_layers, {name: model.units(name) for name in map.components})
     else:
         model.supported({write.site.component for patch in patches for write in patch.writes})
         apart(patches)
         for patch in patches:
             for write in patch.writes:
                 fits(model, write)
-        forms = []
+        forms = {}
     if isinstance(corruption, Noise):
         model.embedded()
     executed = as_executed(prompts, corruption)
@@ -126,7 +126,6 @@ def prepare(
         ledger=ledger,
         forms=forms,
         patches=patches,
-        roles=None if map is None else map.roles,
         directions=directions,
         corruption=corruption,
         scale=noise_scale(model, pairs, corruption),
@@ -153,7 +152,9 @@ def fits(model: Model, write: Write) -> None:
         raise LocateError(
             f"{site}: expected a layer below {model.n_layers}" + (f" and a unit below {units}" if units else "")
         )
-    width = {"head": model.d_head, "neuron": None}.get(site.component, model.d_model)
+    if site.component == PATTERN and isinstance(write.origin, torch.Tensor):
+        raise LocateError(f"vector for {site}: expected source, base or zero")
+    width = {"head": model.d_head, "neuron": None, "mlp_out_unit": None}.get(site.component, model.d_model)
     shape = () if width is None else (width,)
     if isinstance(write.origin, torch.Tensor) and tuple(write.origin.shape) != shape:
         raise LocateError(f"vector of shape {tuple(write.origin.shape)} for {site}: expected {shape}")
@@ -163,9 +164,9 @@ def apart(patches: Sequence[Patch]) -> None:
     """Raise LocateError when two patches would have one name in the table."""
     seen = set()
     for patch in patches:
-        name = (patch.anchor, patch.window, patch.severed, patch.origin)
+        name = (patch.anchor, patch.window, patch.severed, patch.origin, patch.name)
         if name in seen:
-            raise LocateError(f"two patches are filed at {patch.anchor}: trace them apart, or give them other anchors")
+            raise LocateError(f"two patches are filed at {patch.anchor}: give them names, or trace them apart")
         seen.add(name)
 
 
@@ -231,6 +232,8 @@ def labels_of_cells(cells: Sequence[Cell], tokens: Sequence[str]) -> dict[str, l
         "severed": [cell.patch.severed for cell in cells],
         "origin": [cell.patch.origin for cell in cells],
         "role": [cell.role for cell in cells],
+        "key": [anchor.key or "" for anchor in anchors],
+        "name": [cell.patch.name for cell in cells],
         "token": ["" if cell.token is None else tokens[cell.token.clean] for cell in cells],
         "clean_pos": [-1 if cell.token is None else cell.token.clean for cell in cells],
         "corrupted_pos": [-1 if cell.token is None else cell.token.corrupted for cell in cells],

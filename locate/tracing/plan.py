@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -11,7 +11,7 @@ from locate.errors import LocateError
 from locate.files import hash_of
 from locate.prompts.tokens import Aligned, TokenPair
 from locate.rows import Placed, Row
-from locate.sites import COMPONENTS, DIRECTIONS, ROLES, Patch, Site, Write, check
+from locate.sites import COMPONENTS, DIRECTIONS, PATTERN, ROLES, Patch, Site, Write, check
 
 DEFAULT_COMPONENTS = ("resid_pre", "attn_out", "mlp_out")
 
@@ -25,6 +25,8 @@ class Map:
     roles       tokens to patch; None for all
     windows     widths in layers; widths above 1 are left out for resid_pre, where a later layer overwrites the earlier
     severed     components to freeze downstream of each resid_pre patch (ROME's severed runs)
+    keys        roles that a "pattern" is written at, one by one, from each token; None for all tokens at once
+    only        these sites alone, of those that the rest describes; their positions are roles. None for all
     """
 
     components: tuple[str, ...] = DEFAULT_COMPONENTS
@@ -32,20 +34,24 @@ class Map:
     roles: tuple[str, ...] | None = None
     windows: tuple[int, ...] = (1,)
     severed: tuple[str, ...] = ()
+    keys: tuple[str, ...] | None = None
+    only: tuple[Site, ...] | None = None
 
     def __post_init__(self) -> None:
         for component in self.components:
             check("component", component, COMPONENTS)
-        for role in self.roles or ():
+        for role in (*(self.roles or ()), *(self.keys or ())):
             check("role", role, ROLES)
         if not self.components or not self.windows or min(self.windows) < 1:
             raise LocateError(f"components {self.components}, windows {self.windows}: expected some, and widths >= 1")
-        for name in ("components", "layers", "roles", "windows", "severed"):
+        for name in ("components", "layers", "roles", "windows", "severed", "keys"):
             values = getattr(self, name) or ()
             if len(set(values)) < len(values):
                 raise LocateError(f"{name} {', '.join(map(str, values))}: expected each once")
         if self.severed and "resid_pre" not in self.components:
             raise LocateError(f"severed {self.severed} without resid_pre: add resid_pre to the components")
+        if self.keys and PATTERN not in self.components:
+            raise LocateError(f"keys {self.keys} without {PATTERN}: add {PATTERN} to the components")
 
     def forms(self, n_layers: int, units: dict[str, int | None]) -> list[Patch]:
         """The patches of one token, filed at position 0, to be placed at each.
@@ -61,8 +67,18 @@ class Map:
             count = units[component]
             for layer in layers:
                 for unit in [None] if count is None else range(count):
-                    forms += self.forms_of(Site(component, layer, 0, unit), n_layers)
+                    for key in self.keys or [None] if component == PATTERN else [None]:
+                        forms += self.forms_of(Site(component, layer, 0, unit, key), n_layers)
         return forms
+
+    def forms_by_role(self, n_layers: int, units: dict[str, int | None]) -> dict[str, list[Patch]]:
+        """The patches of a token of each role."""
+        forms = self.forms(n_layers, units)
+        roles = ROLES if self.roles is None else self.roles
+        if self.only is None:
+            return dict.fromkeys(roles, forms)
+        wanted = set(self.only)
+        return {role: [form for form in forms if replace(form.anchor, position=role) in wanted] for role in roles}
 
     def forms_of(self, site: Site, n_layers: int) -> list[Patch]:
         """The patches of one site: plain, windowed and severed."""
@@ -75,35 +91,61 @@ class Map:
 class Cell:
     """One row of the table to be: a patch placed in a pair.
 
-    places  for each write the aligned tokens it covers
+    places  for each write the aligned tokens it covers, and for a pattern those attended to
     token   the one aligned token of the anchor; None when the patch covers several
     """
 
     patch: Patch
-    places: tuple[tuple[Write, tuple[Aligned, ...]], ...]
+    places: tuple[tuple[Write, tuple[Aligned, ...], tuple[Aligned, ...]], ...]
     role: str
     token: Aligned | None
 
 
-def cells_of_map(forms: Sequence[Patch], roles: Sequence[str] | None, pair: TokenPair) -> Iterator[Cell]:
-    """Every form at every aligned token of the chosen roles."""
+def cells_of_map(forms: Mapping[str, Sequence[Patch]], pair: TokenPair) -> Iterator[Cell]:
+    """Every form of its role at every aligned token; patterns where the token attends to one of their keys."""
     for token in pair.aligned:
-        if roles is None or token.role in roles:
-            for form in forms:
-                yield Cell(form, tuple((write, (token,)) for write in form.writes), token.role, token)
+        for form in forms.get(token.role, ()):
+            places = tuple((write, (token,), keys_at(write.site, pair)) for write in form.writes)
+            if form.anchor.component != PATTERN or attended(places):
+                yield Cell(form, places, token.role, token)
 
 
 def cells_of_patches(patches: Sequence[Patch], pair: TokenPair) -> Iterator[Cell]:
     """The caller's patches, each once, with every write at all aligned tokens of its position.
 
-    A patch of which a position has no aligned token in this pair is left out.
+    A patch of which a position has no aligned token in this pair is left out; of a partial one, the write.
     """
     for patch in patches:
-        places = tuple((write, aligned_at(write.site.position, pair)) for write in patch.writes)
-        anchor = aligned_at(patch.anchor.position, pair)
-        if anchor and all(tokens for _, tokens in places):
-            covered = {token for _, tokens in places for token in tokens}
-            yield Cell(patch, places, anchor[0].role, anchor[0] if len(covered) == 1 else None)
+        places = tuple(
+            (write, aligned_at(write.site.position, pair), keys_at(write.site, pair)) for write in patch.writes
+        )
+        there = tuple(place for place in places if attended([place]))
+        if there and (patch.partial or len(there) == len(places)):
+            covered = {token for _, tokens, _ in there for token in tokens}
+            first = there[0][1][0]
+            anchor = aligned_at(patch.anchor.position, pair)
+            role = anchor[0].role if anchor else first.role
+            yield Cell(patch, there, role, first if len(covered) == 1 else None)
+
+
+def keys_at(site: Site, pair: TokenPair) -> tuple[Aligned, ...]:
+    """The aligned tokens that a pattern is written at; none for other components."""
+    if site.component != PATTERN:
+        return ()
+    return tuple(token for token in pair.aligned if site.key in (None, token.role))
+
+
+def attended(places: Sequence[tuple[Write, tuple[Aligned, ...], tuple[Aligned, ...]]]) -> bool:
+    """Whether every write has a token, and every pattern a token that it can attend to."""
+    return all(
+        tokens and (write.site.component != PATTERN or any(before(keys, token) for token in tokens))
+        for write, tokens, keys in places
+    )
+
+
+def before(keys: Sequence[Aligned], token: Aligned) -> tuple[Aligned, ...]:
+    """Those that a token attends to: itself, and what stands before it in both prompts."""
+    return tuple(key for key in keys if key.clean <= token.clean and key.corrupted <= token.corrupted)
 
 
 def aligned_at(position: int | str, pair: TokenPair) -> tuple[Aligned, ...]:
@@ -123,9 +165,13 @@ def row_of(cell: Cell, direction: str, clean_run: int, corrupted_run: int) -> Ro
             token.corrupted if denoising else token.clean,
             token.clean if denoising else token.corrupted,
             write.origin,
+            tuple(
+                (key.corrupted, key.clean) if denoising else (key.clean, key.corrupted) for key in before(keys, token)
+            ),
         )
-        for write, tokens in cell.places
+        for write, tokens, keys in cell.places
         for token in tokens
+        if write.site.component != PATTERN or before(keys, token)
     ]
     if denoising:
         return Row(corrupted_run, clean_run, tuple(writes))
@@ -141,6 +187,8 @@ def hash_of_patches(patches: Sequence[Patch]) -> str:
                 [[*site_list(write.site), origin_text(write.origin)] for write in patch.writes],
                 patch.window,
                 patch.severed,
+                patch.name,
+                patch.partial,
             ]
             for patch in patches
         ]
@@ -149,7 +197,7 @@ def hash_of_patches(patches: Sequence[Patch]) -> str:
 
 def site_list(site: Site) -> list[object]:
     """A site as JSON."""
-    return [site.component, site.layer, site.position, site.unit]
+    return [site.component, site.layer, site.position, site.unit, site.key]
 
 
 def origin_text(origin: str | torch.Tensor) -> str:

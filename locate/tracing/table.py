@@ -14,11 +14,11 @@ from locate.files import read_json, write_json, write_whole
 from locate.schema import TRACE_VERSION, validate
 
 LABELS = ["group", "template", "kind", "clean", "corrupted", "direction", "component", "severed", "origin"]
-LABELS += ["role", "token"]
+LABELS += ["role", "key", "name", "token"]
 NUMBERS = ["pair", "stereotype", "sample", "layer", "unit", "window", "clean_pos", "corrupted_pos"]
 ANSWERS = ["female", "male", "neutral"]
 LOGS = [f"{run}_{answer}" for run in ("base", "source", "patched") for answer in ANSWERS]
-SITE = ["component", "layer", "unit", "window", "severed", "origin", "role"]
+SITE = ["component", "layer", "unit", "window", "severed", "origin", "role", "key", "name"]
 
 TRACE_FILE, META_FILE = "trace.parquet", "meta.json"
 
@@ -33,6 +33,7 @@ class Trace:
            sample         noise draw, 0 under swap
            component, layer, unit, window, severed                     the patch; unit is -1 for whole vectors
            origin         where its values come from: "source", "base", "zero", "given", or several joined by +
+           key, name      tokens attended to, of a pattern; the caller's name for a patch; "" for others
            role, token, clean_pos, corrupted_pos                       where; -1 when a patch writes several tokens
            base_*, source_*, patched_*   log-probabilities (nats) of the female, male and neutral answer at the last
                                          token of the base run, the source run, and the base run with the patch;
