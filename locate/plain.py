@@ -54,7 +54,7 @@ def measure_all(
 def execute_runs(
     model: Model, runs: Sequence[Run], wanted: Sequence[Key], limits: Limits
 ) -> tuple[Float[np.ndarray, "run answer"], list[dict[Key, torch.Tensor]]]:
-    """Answers' log-probabilities of each run, and its activations: [pos, d_model], [pos, unit, ...] or [head, pos, pos]."""
+    """Answers' log-probabilities of each run, and its activations: [pos, ...], or [head, query, key] for patterns."""
     kept: list[dict[Key, torch.Tensor]] = [{} for _ in runs]
     plain = np.empty((len(runs), len(runs[0].answers)))
 

@@ -15,6 +15,9 @@ PAIR = Pair(
 )
 
 
+COMPARED = ("resid_pre", "attn_out", "mlp_out", "head", "pattern")
+
+
 def cells(table, component: str, column: str = "patched_female"):
     rows = table[(table["component"] == component) & (table["direction"] == "denoising")]
     return rows.set_index(["layer", "unit", "corrupted_pos"])[column]
@@ -22,10 +25,10 @@ def cells(table, component: str, column: str = "patched_female"):
 
 @pytest.fixture(scope="module")
 def table(gpt2):
-    return trace(gpt2, Prompts((PAIR,)), Map(components=("resid_pre", "attn_out", "mlp_out", "head"))).table
+    return trace(gpt2, Prompts((PAIR,)), Map(components=COMPARED)).table
 
 
-@pytest.mark.parametrize("component", ["resid_pre", "attn_out", "mlp_out", "head"])
+@pytest.mark.parametrize("component", COMPARED)
 def test_denoising_equals_transformer_lens_patching(gpt2, table, component):
     """transformer_lens.patching writes the clean run's activation into the corrupted run, as denoising does."""
     from transformer_lens import patching
@@ -37,6 +40,7 @@ def test_denoising_equals_transformer_lens_patching(gpt2, table, component):
         "attn_out": patching.get_act_patch_attn_out,
         "mlp_out": patching.get_act_patch_mlp_out,
         "head": patching.get_act_patch_attn_head_out_by_pos,
+        "pattern": patching.get_act_patch_attn_head_pattern_by_pos,
     }
     with torch.inference_mode():
         cache = gpt2.bridge.run_with_cache(clean, names_filter=lambda name: name in hooks(gpt2), prepend_bos=False)[1]
@@ -44,6 +48,7 @@ def test_denoising_equals_transformer_lens_patching(gpt2, table, component):
             gpt2.bridge, corrupted, cache, lambda logits: logits[0, -1].float().log_softmax(-1)[female]
         )
     grid = np.asarray(grid.tolist())  # [layer, pos] or [layer, pos, head]
+    grid = grid.swapaxes(1, 2) if component == "pattern" else grid  # that one is [layer, head, pos]
     ours = cells(table, component)
     assert len(ours) == grid.size
     for (layer, unit, pos), value in ours.items():
@@ -53,7 +58,7 @@ def test_denoising_equals_transformer_lens_patching(gpt2, table, component):
 
 
 def hooks(model):
-    return {model.hook(each, layer) for each in ("resid_pre", "attn_out", "mlp_out", "head") for layer in range(3)}
+    return {model.hook(each, layer) for each in COMPARED for layer in range(3)}
 
 
 NATIVE = {
