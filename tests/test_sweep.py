@@ -390,7 +390,42 @@ def test_a_trace_compares_some_of_its_rows_with_the_plain_engine(gpt2):
     assert audit["engine"]["rows"] == 32
     assert 0 <= audit["engine"]["largest_difference"] < 1e-5
     assert audit["engine"]["rms_effect"] > 0.01
-    assert trace(gpt2, PROMPTS, engine="plain").meta["audit"] == {}
+    assert set(trace(gpt2, PROMPTS, engine="plain").meta["audit"]) == {"identities"}
+
+
+@pytest.mark.parametrize("engine", ["sweep", "plain"])
+@pytest.mark.parametrize("components", [("resid_pre", "attn_out", "mlp_out"), ("head", "pattern")])
+@pytest.mark.parametrize("corruption", [None, Noise(samples=2)])
+def test_a_trace_checks_what_must_hold(gpt2, engine, components, corruption):
+    """Both identities are run for real: rows are executed, and differ from what they must give by rounding alone."""
+    found = trace(gpt2, PROMPTS, Map(components), engine=engine, corruption=corruption).meta["audit"]["identities"]
+    assert found["rows"] > 10
+    assert 0 <= found["self"] < 1e-5
+    assert 0 <= found["everything"] < 1e-5
+    assert found["largest_total"] > 0.1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "what"),
+    [
+        (lambda spot: None, "a run patched whole with another is"),
+        (lambda spot: replace(spot, value=spot.value.roll(1, 0)), "a run patched with itself is"),
+        (lambda spot: replace(spot, value=1.001 * spot.value), "a run patched with itself is"),
+    ],
+    ids=["nothing", "another row's value", "another size"],
+)
+def test_a_sweep_that_writes_wrongly_is_refused(gpt2, monkeypatch, wrong, what):
+    """Before anything is measured."""
+    own = Writes.of
+
+    def of(model, bases, lodged):
+        made = own(model, bases, lodged)
+        changed = {key: wrong(spot) for key, spot in made.spots.items()}
+        return Writes(made.model, {key: spot for key, spot in changed.items() if spot is not None})
+
+    monkeypatch.setattr(Writes, "of", staticmethod(of))
+    with pytest.raises(LocateError, match=f"{what} .* nats off, expected at most .* its patches cannot be trusted"):
+        trace(gpt2, PROMPTS, Map(("mlp_out",)))
 
 
 def test_half_precision_is_compared_with_single(model_of):

@@ -1,15 +1,17 @@
-"""A few rows of a job, measured once more: by the plain engine, and for reduced precision by the model in fp32."""
+"""Checks of every job on a few of its rows: by the plain engine, in fp32, and by what must hold in any model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
+import torch
 
 from locate import plain
 from locate.errors import LocateError
-from locate.models import Model, twin
-from locate.rows import Limits, Measured, Row, Run
+from locate.models import EMBEDDING_HOOK, Model, twin
+from locate.rows import Limits, Measured, Placed, Row, Run
 from locate.sweep import measure
 from locate.sweep.climbers import climbers
 
@@ -50,6 +52,65 @@ def audit(model: Model, runs: Sequence[Run], rows: Sequence[Row], limits: Limits
             f"{rms(apart):.2g} on average where patches do {effect:.2g}: choose --engine plain"
         )
     return {"rows": len(sample), "largest_difference": float(apart.max()), "rms": rms(apart), "rms_effect": effect}
+
+
+def identity_audit(
+    model: Model, runs: Sequence[Run], rows: Sequence[Row], limits: Limits, engine: Engine
+) -> dict[str, float]:
+    """Largest differences (nats) from what must hold: patching a run with itself changes nothing, and patching it whole
+    with another gives that one's answer, so that the indirect effect of everything is the total effect.
+
+    Raises LocateError where either is beyond rounding: then what is written is not what the model reads.
+    """
+    copies = [*runs, *(copied(model, run) for run in runs)]
+    own = [itself(row, len(runs)) for row in sampled(runs, rows, model.n_layers)]
+    whole = [everything(model, runs, *couple) for couple in sorted({(row.base, row.source) for row in rows})]
+    found = engine(model, copies, [*own, *whole], limits=limits)
+    expected = found.runs[[row.base for row in own] + [row.source for row in whole]]
+    apart = np.abs(found.rows - expected).max(1)
+    total = np.abs(found.runs[[row.source for row in whole]] - found.runs[[row.base for row in whole]]).max()
+    result = {
+        "rows": len(own) + len(whole),
+        "self": float(apart[: len(own)].max()),
+        "everything": float(apart[len(own) :].max()),
+        "largest_total": float(total),
+    }
+    for name, what in (("self", "a run patched with itself"), ("everything", "a run patched whole with another")):
+        if not result[name] <= LIMIT[model.dtype]:
+            raise LocateError(
+                f"model {model.name!r} ({model.checkpoint.architecture}): {what} is {result[name]:.2g} nats off, "
+                f"expected at most {LIMIT[model.dtype]:.2g} in {model.dtype}: its patches cannot be trusted"
+            )
+    return result
+
+
+def copied(model: Model, run: Run) -> Run:
+    """The same run with nothing added to its first token, which keeps the sweep from knowing that it is the same."""
+    if run.noise is not None or EMBEDDING_HOOK not in model.hook_points():
+        return run
+    return replace(run, noised=(0,), noise=torch.zeros(1, model.d_model))
+
+
+def itself(row: Row, n_runs: int) -> Row:
+    """The same sites of the base run, written from its copy."""
+    writes = tuple(
+        replace(write, source_pos=write.base_pos, origin="source", keys=tuple((key, key) for key, _ in write.keys))
+        for write in row.writes
+    )
+    return Row(row.base, n_runs + row.base, writes)
+
+
+def everything(model: Model, runs: Sequence[Run], base: int, source: int) -> Row:
+    """The last block at the last token written whole: what enters it, and both outputs."""
+    here, there = len(runs[base].ids) - 1, len(runs[source].ids) - 1
+    return Row(
+        base,
+        source,
+        tuple(
+            Placed(component, model.n_layers - 1, None, here, there, "source")
+            for component in ("resid_pre", "attn_out", "mlp_out")
+        ),
+    )
 
 
 def precision_audit(

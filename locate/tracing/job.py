@@ -19,7 +19,7 @@ from locate.prompts.tokens import MAX_DROPPED, Ledger, TokenPair, tokenise
 from locate.rows import Limits, Measured, Row, Run
 from locate.sites import DIRECTIONS, PATTERN, Patch, Write, check
 from locate.sweep import measure as sweep
-from locate.tracing.audit import PAIRS, REDUCED, audit, precision_audit
+from locate.tracing.audit import PAIRS, REDUCED, audit, identity_audit, precision_audit
 from locate.tracing.corrupt import Corruption, Noise, Swap, as_executed, noise_scale, runs_of
 from locate.tracing.plan import Cell, Map, cells_of_map, cells_of_patches, row_of
 from locate.tracing.table import LABELS, LOGS, NUMBERS, tidy
@@ -171,11 +171,11 @@ def apart(patches: Sequence[Patch]) -> None:
 
 
 def audited(job: Job) -> dict[str, dict[str, float]]:
-    """What a random sample of the job's rows differs by between engines and precisions (see `locate.tracing.audit`)."""
+    """How far a random sample of the job's rows lies from what must hold, other engines and other precisions."""
     pairs = [pair for pair in job.pairs if job.rows(pair)]
     chosen = np.random.default_rng(0).permutation(len(pairs))[:PAIRS]
     runs, rows, _ = layout([pairs[i] for i in sorted(chosen)], job)
-    found = {}
+    found = {"identities": identity_audit(job.model, runs, rows, job.limits, ENGINES[job.engine])}
     if job.engine == "sweep":
         found["engine"] = audit(job.model, runs, rows, job.limits)
     if job.model.dtype in REDUCED and job.compare_precision:

@@ -73,12 +73,29 @@ class Map:
 
     def forms_by_role(self, n_layers: int, units: dict[str, int | None]) -> dict[str, list[Patch]]:
         """The patches of a token of each role."""
-        forms = self.forms(n_layers, units)
         roles = ROLES if self.roles is None else self.roles
         if self.only is None:
-            return dict.fromkeys(roles, forms)
-        wanted = set(self.only)
-        return {role: [form for form in forms if replace(form.anchor, position=role) in wanted] for role in roles}
+            return dict.fromkeys(roles, self.forms(n_layers, units))
+        found: dict[str, list[Patch]] = {role: [] for role in roles}
+        for site in self.only:
+            self.holds(site, n_layers, units)
+            found[str(site.position)] += self.forms_of(replace(site, position=0), n_layers)
+        return found
+
+    def holds(self, site: Site, n_layers: int, units: dict[str, int | None]) -> None:
+        """Raise LocateError for a chosen site that the rest of the map does not describe."""
+        layers = range(n_layers) if self.layers is None else self.layers
+        count = units.get(site.component)
+        if (
+            site.component not in self.components
+            or site.layer not in layers
+            or site.position not in (ROLES if self.roles is None else self.roles)
+            or (site.unit is not None and (count is None or site.unit >= count))
+            or (site.component == PATTERN and site.key not in (self.keys or (None,)))
+        ):
+            raise LocateError(
+                f"{site} is not in the map: expected sites of its components, layers, roles, units and keys"
+            )
 
     def forms_of(self, site: Site, n_layers: int) -> list[Patch]:
         """The patches of one site: plain, windowed and severed."""
