@@ -31,6 +31,7 @@ HOME = {
     "load": "locate.models",
     "load_located": "locate.located",
     "load_trace": "locate.tracing",
+    "neutral_pairs": "locate.prompts",
     "normalised": "locate.mediation",
     "occupation_pairs": "locate.prompts",
     "occupation_table": "locate.prompts",
@@ -43,7 +44,10 @@ HOME = {
     "rank": "locate.located",
     "read_pairs": "locate.prompts",
     "stability": "locate.mediation",
-    "trace": "locate.tracing.collect",
+    "Controls": "locate.evidence.controls",
+    "control_table": "locate.mediation.controls",
+    "set_test": "locate.mediation.controls",
+    "trace": "locate.evidence",
     "write_report": "locate.report",
 }
 

@@ -14,11 +14,12 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
     {"errors", "files", "schema", "sites", "metrics", "prompts", "products"},
-    {"models", "checkpoint", "startup", "memory", "rows", "plain", "sweep"},
+    {"models", "checkpoint", "startup", "memory", "rows", "plain", "sweep", "untrained"},
     {"tracing"},
     {"mediation"},
     {"located"},
     {"report", "planted", "gradients"},
+    {"evidence"},
     {"cli", "__main__"},
 ]
 

@@ -131,6 +131,22 @@ def definitional_pairs(
     return Prompts(tuple(pairs))
 
 
+def neutral_pairs(
+    *,
+    templates_each: int | None = None,
+    templates: Sequence[str] | None = None,
+    neutral: str | None = NEUTRAL,
+) -> Prompts:
+    """Pairs whose clean prompt is about a word that says no gender, corrupted with the word person: a control."""
+    rows = table("neutral")
+    forms, each = chosen_templates(templates, templates_each)
+    pairs = []
+    for index, form in spread(len(rows), forms, each):
+        word, other = rows.iloc[index][["word", "counterpart"]]
+        pairs.append(filled(form, word, other, word, "neutral", 0, neutral))
+    return Prompts(tuple(pairs))
+
+
 def filled(form: str, clean: str, corrupted: str, group: str, kind: str, sign: int, neutral: str | None) -> Pair:
     """The pair that a template makes of two subjects."""
     article = ""

@@ -22,7 +22,7 @@ class Pair:
     clean_subject, corrupted_subject  the words in which they differ in meaning; each occurs once in its prompt
     female, male, neutral             answers with their leading space; neutral may be None
     group                             what intervals resample, the occupation as a rule
-    kind                              "occupation", "definition" or "user"
+    kind                              "occupation", "definition", "neutral" or "user"
     stereotype                        +1 female, -1 male, 0 none; for a definitional word, its gender
     """
 

@@ -183,11 +183,18 @@ def audited(job: Job) -> dict[str, dict[str, float]]:
     return found
 
 
-def measure_chunk(job: Job, pairs: Sequence[TokenPair], advance: Callable[[int], None]) -> pd.DataFrame:
-    """Rows of the table for a few pairs."""
+Change = Callable[[list[Run], list[Row], dict[str, list[object]]], list[Row]]
+"""takes runs, rows and the columns that say what each row is, and returns what is measured in the place of the rows"""
+
+
+def measure_chunk(
+    job: Job, pairs: Sequence[TokenPair], advance: Callable[[int], None], change: Change | None = None
+) -> pd.DataFrame:
+    """Rows of the table for a few pairs; `change` puts other rows in their place."""
     runs, rows, labels = layout(pairs, job)
     if not rows:
         return tidy(pd.DataFrame(columns=[*LABELS, *NUMBERS, *LOGS]))
+    rows = rows if change is None else change(runs, rows, labels)
     measured = ENGINES[job.engine](job.model, runs, rows, limits=job.limits, progress=advance)
     table = pd.concat([pd.DataFrame(labels), logs_of(rows, measured)], axis=1)
     without = {pair.index for pair in pairs if pair.answers[2] is None}

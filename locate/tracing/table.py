@@ -21,6 +21,8 @@ LOGS = [f"{run}_{answer}" for run in ("base", "source", "patched") for answer in
 SITE = ["component", "layer", "unit", "window", "severed", "origin", "role", "key", "name"]
 
 TRACE_FILE, META_FILE = "trace.parquet", "meta.json"
+CONTROLS, ESTIMATES = "controls", "estimates"
+CONTROL = "control"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,18 +42,26 @@ class Trace:
                                          nan for a neutral answer that is not one token; logits where meta says
                                          that probabilities were left out
     meta   provenance: schema and library versions, model, prompts, ledger, corruption, seconds
+    controls   the same columns, and `control`, which control each row belongs to; None where none were run
+    estimates  of a run within a budget: one row per site and direction of the whole map, with `estimate` (nats, in the
+               view of meta) and `chosen` ("top", "audit", both joined by +, or ""); None for other runs
     """
 
     table: pd.DataFrame
     meta: dict[str, Any]
+    controls: pd.DataFrame | None = None
+    estimates: pd.DataFrame | None = None
 
     def __len__(self) -> int:
         return len(self.table)
 
     def save(self, folder: str | Path) -> Path:
-        """Write trace.parquet and meta.json into a folder."""
+        """Write trace.parquet, meta.json and, where there are any, controls and estimates into a folder."""
         folder = Path(folder)
         write_table(folder / TRACE_FILE, self.table)
+        for name in (CONTROLS, ESTIMATES):
+            if getattr(self, name) is not None:
+                write_table(folder / f"{name}.parquet", getattr(self, name))
         write_json(folder / META_FILE, self.meta)
         return folder
 
@@ -102,14 +112,25 @@ def load_trace(folder: str | Path) -> Trace:
     validate(meta, "meta", folder / META_FILE)
     if meta["status"] != "complete":
         raise LocateError(f"the run in {folder} is unfinished: run the same `locate-bias trace` again to continue it")
-    try:
-        table = pd.read_parquet(folder / TRACE_FILE)
-    except (OSError, ValueError) as error:
-        raise LocateError(f"{folder / TRACE_FILE} cannot be read ({error}): trace again") from None
+    table = read_table(folder / TRACE_FILE)
     missing = [name for name in LABELS + NUMBERS + LOGS if name not in table]
     if missing or len(table) != meta["rows"]:
         raise LocateError(
             f"{folder / TRACE_FILE} has {len(table)} rows and lacks columns {missing}: expected {meta['rows']} rows as "
             f"{META_FILE} says: trace again"
         )
-    return Trace(tidy(table), meta)
+    controls, estimates = (
+        read_table(folder / f"{name}.parquet") if meta.get(name) else None for name in (CONTROLS, ESTIMATES)
+    )
+    return Trace(tidy(table), meta, controls, estimates)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read one of a run's tables.
+
+    Raises LocateError when it cannot be read.
+    """
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise LocateError(f"{path} cannot be read ({error}): trace again") from None

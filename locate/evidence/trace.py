@@ -1,0 +1,54 @@
+"""trace(): a run with its controls, and within a budget where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from locate.evidence.controls import Controls, with_controls
+from locate.files import write_json
+from locate.models import Model
+from locate.prompts.build import occupation_pairs
+from locate.prompts.pair import Prompts
+from locate.sites import Patch
+from locate.tracing import collect
+from locate.tracing.plan import Map
+from locate.tracing.table import CONTROLS, META_FILE, Trace, write_table
+
+SHARED = (
+    "directions", "corruption", "batch_size", "memory", "engine", "compare_precision", "probabilities",
+)  # fmt: skip
+
+
+def trace(
+    model: Model,
+    prompts: Prompts | None = None,
+    map: Map | None = None,
+    *,
+    patches: Sequence[Patch] | None = None,
+    controls: Controls | None = Controls(),  # noqa: B008  a frozen value
+    output: str | Path | None = None,
+    say: Callable[[str], None] | None = None,
+    **options: Any,
+) -> Trace:
+    """Run the clean, corrupted and patched prompts, and the controls of the strongest sites.
+
+    prompts   pairs; None for the package's occupations under the anti-stereotypical swap
+    map, patches, output, options  as of `locate.tracing.collect.trace`
+    controls  how much is spent on them (see `Controls`); None for none
+    say       called with a word on what is being done
+
+    Raises LocateError for unusable prompts or patches, or an output folder that holds something else.
+    """
+    prompts = occupation_pairs() if prompts is None else prompts
+    found = collect.trace(model, prompts, map, patches=patches, output=output, **options)
+    if controls is None or "controls" in found.meta:
+        return found
+    shared = {name: options[name] for name in SHARED if name in options} | {"compare_precision": False}
+    whole = with_controls(model, prompts, found, controls, shared, say or (lambda _: None))
+    if output is not None:
+        if whole.controls is not None:
+            write_table(Path(output) / f"{CONTROLS}.parquet", whole.controls)
+        write_json(Path(output) / META_FILE, whole.meta)
+    return whole

@@ -1,0 +1,126 @@
+"""What the controls of a run say, from their log-probabilities: beside each site's own effect, and of random sets."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from locate.mediation.averages import average
+from locate.mediation.effects import effects
+from locate.tracing.table import CONTROL, Trace
+
+PLACE = ["component", "layer", "unit", "role"]
+SETS = "random sets"
+LOCATED = "located"
+COLUMNS = [CONTROL, "direction", *PLACE, "effect", "low", "high", "size", "n", "groups", "own", "own_size"]
+
+
+def control_table(
+    trace: Trace, metric: str = "logit_diff", *, level: float = 0.95, samples: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """Average effect of each control at the sites that it was run at, with its interval over groups.
+
+    One row per control, direction and site: `effect`, `low` and `high` as `average` makes them, `size`, the mean
+    absolute effect of a pair, `n` pairs, `groups`; `own` and `own_size` are the mean and mean absolute effect of the
+    site itself in the whole run. Neutral words have no stereotype: there the effect is female minus male; all others are in the
+    stereotype view where the run's pairs have a stereotype. Of random weights there is one row for each direction: the
+    site of the map with the largest average effect. Empty without controls. In the metric's unit.
+
+    Raises LocateError as `effects` and `average` do.
+    """
+    if trace.controls is None:
+        return pd.DataFrame(columns=COLUMNS)
+    own = means_of(trace, metric, level, samples, seed).set_index(["direction", *PLACE])
+    parts = []
+    for name, rows in trace.controls.groupby(CONTROL, observed=True, sort=False):
+        if name == SETS or rows["group"].nunique() < 2:
+            continue
+        found = means_of(replace(trace, table=rows), metric, level, samples, seed)
+        if name == "random weights":
+            found = found.loc[
+                found.groupby("direction", observed=True)["effect"].apply(lambda each: each.abs().idxmax())
+            ]
+        parts.append(found.assign(**{CONTROL: name}))
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=COLUMNS)
+    beside = own.reindex(pd.MultiIndex.from_frame(table[["direction", *PLACE]]))
+    table["own"], table["own_size"] = beside["effect"].to_numpy(), beside["size"].to_numpy()
+    return table[COLUMNS]
+
+
+def means_of(trace: Trace, metric: str, level: float, samples: int, seed: int) -> pd.DataFrame:
+    """Averages of single patches, with the mean absolute effect of a pair."""
+    view = "stereotype" if (trace.table["stereotype"] != 0).any() else "signed"
+    derived = effects(trace, metric, view=view)
+    derived = derived[(derived["window"] == 1) & (derived["severed"] == "") & (derived["name"] == "")]
+    derived = derived[derived["key"] == ""]
+    table = average(derived, level=level, samples=samples, seed=seed)
+    sizes = derived.assign(size=derived["nie"].abs()).groupby(["direction", *PLACE], observed=True)["size"].mean()
+    return table.merge(sizes.reset_index(), on=["direction", *PLACE], how="left", validate="one_to_one")
+
+
+@dataclass(frozen=True)
+class SetTest:
+    """The located set's joint effect against those of random sets of as many sites in the same layers.
+
+    component, role, direction, layers, units   the set, located on one half of the groups
+    effect, low, high    mean joint effect on the other half, with its interval
+    n, groups            pairs and groups of that half
+    sets                 random sets measured
+    largest              the largest mean joint effect of any of them, in the direction of the total effect
+    p                    share of all sets, the located one among them, that carry at least as much
+    """
+
+    component: str
+    role: str
+    direction: str
+    layers: tuple[int, ...]
+    units: tuple[int | None, ...]
+    effect: float
+    low: float
+    high: float
+    n: int
+    groups: int
+    sets: int
+    largest: float
+    p: float
+
+    def as_json(self) -> dict[str, Any]:
+        """For located.json."""
+        return asdict(self)
+
+
+def set_test(
+    trace: Trace, metric: str = "logit_diff", *, level: float = 0.95, samples: int = 2000, seed: int = 0
+) -> SetTest | None:
+    """How the located set compares with random ones; None where the run has not compared any.
+
+    The set was chosen on other groups than those it is compared on, so choosing does not make p small; few sets keep it
+    large: it is at least 1 / (sets + 1). In the metric's unit.
+    """
+    about = trace.meta.get("controls", {}).get("random_sets", {})
+    if trace.controls is None or "sets" not in about:
+        return None
+    rows = trace.controls[trace.controls[CONTROL] == SETS]
+    view = "stereotype" if (rows["stereotype"] != 0).any() else "signed"
+    derived = effects(replace(trace, table=rows), metric, view=view)
+    total = derived.drop_duplicates("pair")["total"].mean()
+    joint = average(derived, level=level, samples=samples, seed=seed).set_index("name")
+    carried = joint["effect"] * (1 if total > 0 else -1)
+    located, rest = joint.loc[LOCATED], carried.drop(LOCATED)
+    return SetTest(
+        component=about["component"],
+        role=about["role"],
+        direction=about["direction"],
+        layers=tuple(each["layer"] for each in about["sites"]),
+        units=tuple(each["unit"] for each in about["sites"]),
+        effect=float(located["effect"]),
+        low=float(located["low"]),
+        high=float(located["high"]),
+        n=int(located["n"]),
+        groups=int(located["groups"]),
+        sets=len(rest),
+        largest=float(joint.loc[rest.idxmax(), "effect"]),
+        p=float((1 + (rest >= carried[LOCATED]).sum()) / (1 + len(rest))),
+    )
