@@ -44,7 +44,7 @@ def random_sets(
         return None, {"reason": f"fewer than {LEAST_GROUPS} groups"}
     half = replace(trace, table=trace.table[trace.table["group"].isin(first)])
     try:
-        located = rank(half, samples=500, top=1000)
+        located = rank(half, top=1000)
     except LocateError as error:
         return None, {"reason": str(error)}
     chosen = located_set(located)

@@ -24,9 +24,9 @@ def control_table(
 
     One row per control, direction and site: `effect`, `low` and `high` as `average` makes them, `size`, the mean
     absolute effect of a pair, `n` pairs, `groups`; `own` and `own_size` are the mean and mean absolute effect of the
-    site itself in the whole run. Neutral words have no stereotype: there the effect is female minus male; all others are in the
-    stereotype view where the run's pairs have a stereotype. Of random weights there is one row for each direction: the
-    site of the map with the largest average effect. Empty without controls. In the metric's unit.
+    site itself in the whole run. Neutral words have no stereotype: their effect is female minus male; all others are
+    in the stereotype view where the run's pairs have a stereotype. Of random weights there is one row for each
+    direction: the site of the map with the largest average effect. Empty without controls. In the metric's unit.
 
     Raises LocateError as `effects` and `average` do.
     """
