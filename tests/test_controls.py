@@ -136,7 +136,7 @@ def test_controls_of_a_planted_bias_say_what_is_planted(planted):
 def test_the_located_set_of_a_planted_bias_beats_all_random_ones(planted):
     made, _, traced = planted
     found = set_test(traced)
-    assert (found.component, found.role, found.layers) == ("mlp_out", "subject_last", (made.plan.stereotype.mlp_layer,))
+    assert (found.component, found.role, found.layers[0]) == ("mlp_out", "subject_last", made.plan.stereotype.mlp_layer)
     assert found.p == pytest.approx(1 / (1 + found.sets))
     assert found.low > found.largest
     about = traced.meta["controls"]["random_sets"]

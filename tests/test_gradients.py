@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from locate import LocateError, effects, trace
+from locate import LocateError, effects, products, trace
 from locate.gradients import estimate
 from locate.planted import drawn, judge, plant
 from locate.prompts import occupation_pairs
@@ -138,3 +138,14 @@ def test_a_planted_bias_is_estimated_where_it_is(tmp_path, layout, method):
 def test_bad_options_are_refused(gpt2, options, message):
     with pytest.raises(LocateError, match=message):
         estimate(gpt2, FEW, **options)
+
+
+def test_gradients_do_not_pass_through_a_product_that_has_none(gpt2, monkeypatch):
+    """With the library whose operator has no gradient, estimates are those of torch's own products."""
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: False)
+    usual = estimate(gpt2, FEW, Map(("mlp_out", "head")), method="integrated")
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
+    assert products.library("float32", "cpu") == "oneDNN"
+    other = estimate(gpt2, FEW, Map(("mlp_out", "head")), method="integrated")
+    np.testing.assert_allclose(other["nie"], usual["nie"], rtol=0, atol=2e-5)
+    assert usual["nie"].abs().max() > 1e-2

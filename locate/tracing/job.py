@@ -202,23 +202,25 @@ def measure_chunk(
     return tidy(table)
 
 
-def layout(pairs: Sequence[TokenPair], job: Job) -> tuple[list[Run], list[Row], dict[str, list[object]]]:
-    """The runs and rows of a few pairs, and the columns of the table that say what each row is."""
+def layout(
+    pairs: Sequence[TokenPair], job: Job, *, cells: bool = True
+) -> tuple[list[Run], list[Row], dict[str, list[object]]]:
+    """The runs and rows of a few pairs, and the columns of the table that say what each row is; runs alone if asked."""
     runs: list[Run] = []
     rows: list[Row] = []
     labels: dict[str, list[object]] = {name: [] for name in LABELS + NUMBERS}
     for pair in pairs:
         clean = len(runs)
         runs += runs_of(pair, job.corruption, job.scale, job.model.d_model, job.probabilities)
-        cells = job.cells(pair)
+        filled = job.cells(pair) if cells else []
         same = labels_of_pair(pair) | labels_of_cells(
-            cells, job.model.tokenizer.convert_ids_to_tokens(list(pair.clean))
+            filled, job.model.tokenizer.convert_ids_to_tokens(list(pair.clean))
         )
         for sample in range(job.corruption.samples):
             for direction in job.directions:
-                rows += [row_of(cell, direction, clean, clean + 1 + sample) for cell in cells]
+                rows += [row_of(cell, direction, clean, clean + 1 + sample) for cell in filled]
                 for name, value in (same | {"direction": direction, "sample": sample}).items():
-                    labels[name] += value if isinstance(value, list) else [value] * len(cells)
+                    labels[name] += value if isinstance(value, list) else [value] * len(filled)
     return runs, rows, labels
 
 

@@ -58,11 +58,7 @@ class Map:
 
         Raises LocateError for a layer the model does not have.
         """
-        layers = range(n_layers) if self.layers is None else self.layers
-        for layer in layers:
-            if not 0 <= layer < n_layers:
-                raise LocateError(f"layer {layer}: expected 0 to {n_layers - 1}")
-        forms = []
+        layers, forms = self.layers_of(n_layers), []
         for component in self.components:
             count = units[component]
             for layer in layers:
@@ -70,6 +66,17 @@ class Map:
                     for key in self.keys or [None] if component == PATTERN else [None]:
                         forms += self.forms_of(Site(component, layer, 0, unit, key), n_layers)
         return forms
+
+    def layers_of(self, n_layers: int) -> tuple[int, ...]:
+        """The layers of a model that the map covers.
+
+        Raises LocateError for a layer the model does not have.
+        """
+        layers = tuple(range(n_layers)) if self.layers is None else self.layers
+        for layer in layers:
+            if not 0 <= layer < n_layers:
+                raise LocateError(f"layer {layer}: expected 0 to {n_layers - 1}")
+        return layers
 
     def forms_by_role(self, n_layers: int, units: dict[str, int | None]) -> dict[str, list[Patch]]:
         """The patches of a token of each role."""
@@ -84,11 +91,10 @@ class Map:
 
     def holds(self, site: Site, n_layers: int, units: dict[str, int | None]) -> None:
         """Raise LocateError for a chosen site that the rest of the map does not describe."""
-        layers = range(n_layers) if self.layers is None else self.layers
         count = units.get(site.component)
         if (
             site.component not in self.components
-            or site.layer not in layers
+            or site.layer not in self.layers_of(n_layers)
             or site.position not in (ROLES if self.roles is None else self.roles)
             or (site.unit is not None and (count is None or site.unit >= count))
             or (site.component == PATTERN and site.key not in (self.keys or (None,)))
