@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from locate.errors import LocateError
+from locate.evidence.budget import Budget, chosen_sites
 from locate.evidence.controls import Controls, with_controls
 from locate.files import write_json
 from locate.models import Model
@@ -20,6 +23,8 @@ SHARED = (
     "directions", "corruption", "batch_size", "memory", "engine", "compare_precision", "probabilities",
 )  # fmt: skip
 
+DEFAULT = Controls()
+
 
 def trace(
     model: Model,
@@ -27,7 +32,8 @@ def trace(
     map: Map | None = None,
     *,
     patches: Sequence[Patch] | None = None,
-    controls: Controls | None = Controls(),  # noqa: B008  a frozen value
+    budget: Budget | None = None,
+    controls: Controls | None = DEFAULT,
     output: str | Path | None = None,
     say: Callable[[str], None] | None = None,
     **options: Any,
@@ -36,17 +42,27 @@ def trace(
 
     prompts   pairs; None for the package's occupations under the anti-stereotypical swap
     map, patches, output, options  as of `locate.tracing.collect.trace`
+    budget    None for the whole map; else every site is estimated, and the strongest and a random sample are measured
+              (see `Budget`); the trace keeps the estimates, `locate.agreement` compares them with what was measured
     controls  how much is spent on them (see `Controls`); None for none
     say       called with a word on what is being done
 
     Raises LocateError for unusable prompts or patches, or an output folder that holds something else.
     """
     prompts = occupation_pairs() if prompts is None else prompts
-    found = collect.trace(model, prompts, map, patches=patches, output=output, **options)
+    say = say or (lambda _: None)
+    estimates, about = None, None
+    if budget is not None:
+        if patches is not None:
+            raise LocateError("a budget chooses sites of a map: leave patches out")
+        given = {name: value for name, value in options.items() if name != "progress"}
+        map, estimates, about = chosen_sites(model, prompts, map or Map(), budget, output, given, say)
+    found = collect.trace(model, prompts, map, patches=patches, output=output, chosen_by=about, **options)
+    found = replace(found, estimates=estimates)
     if controls is None or "controls" in found.meta:
         return found
     shared = {name: options[name] for name in SHARED if name in options} | {"compare_precision": False}
-    whole = with_controls(model, prompts, found, controls, shared, say or (lambda _: None))
+    whole = with_controls(model, prompts, found, controls, shared, say)
     if output is not None:
         if whole.controls is not None:
             write_table(Path(output) / f"{CONTROLS}.parquet", whole.controls)

@@ -49,6 +49,7 @@ def trace(
     probabilities: bool = True,
     max_dropped: float = MAX_DROPPED,
     progress: Progress | None = None,
+    chosen_by: dict[str, Any] | None = None,
 ) -> Trace:
     """Run the clean, corrupted and patched prompts, and keep the answers' log-probabilities.
 
@@ -68,6 +69,7 @@ def trace(
     probabilities  False for the answers' logits in place of their log-probabilities: metrics that compare answers are
                  the same, the others are refused; a quarter faster on small models, whose vocabulary weighs most
     max_dropped  largest share of pairs that the tokenizer may make unusable, in [0, 1]
+    chosen_by    how the sites of the map were chosen, for meta; a run is continued only with the same
 
     Raises LocateError for unusable prompts or patches, or an output folder that holds something else.
     """
@@ -85,7 +87,7 @@ def trace(
         probabilities=probabilities,
         max_dropped=max_dropped,
     )
-    meta = starting_meta(job)
+    meta = starting_meta(job, chosen_by)
     folder = RunFolder.open(output, meta) if output is not None else None
     done = folder.finished() if folder is not None else None
     if done is not None:
@@ -115,7 +117,7 @@ def garbage_of_old_left() -> Iterator[None]:
         gc.unfreeze()
 
 
-def starting_meta(job: Job) -> dict[str, Any]:
+def starting_meta(job: Job, chosen_by: dict[str, Any] | None = None) -> dict[str, Any]:
     """meta.json as it stands before anything is measured."""
     model = job.model
     patches = (
@@ -161,7 +163,9 @@ def starting_meta(job: Job) -> dict[str, Any]:
             "seconds": 0.0,
         }
     )
-    return dict(meta)
+    if chosen_by is None:
+        return dict(meta)
+    return dict(meta) | {"estimates": chosen_by, "recipe": meta["recipe"] | {"chosen_by": hash_of(chosen_by)}}
 
 
 def collect(job: Job, folder: RunFolder | None, progress: Progress | None) -> pd.DataFrame:

@@ -11,9 +11,10 @@ import pandas as pd
 
 from locate.errors import LocateError
 from locate.files import read_json, write_json
-from locate.tracing.table import META_FILE, TRACE_FILE, Trace, load_trace, tidy, write_table
+from locate.tracing.table import ESTIMATES, META_FILE, TRACE_FILE, Trace, load_trace, tidy, write_table
 
 PARTS = "parts"
+FIRST_FILES = (PARTS, f"{ESTIMATES}.parquet")  # what a run may leave behind that was stopped before its meta.json
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class RunFolder:
             raise LocateError(f"output {path} is a file: expected a folder")
         if (folder.path / META_FILE).is_file():
             folder.same_run(read_json(folder.path / META_FILE), meta)
-        elif folder.path.is_dir() and any(each.name != PARTS for each in folder.path.iterdir()):
+        elif folder.path.is_dir() and any(each.name not in FIRST_FILES for each in folder.path.iterdir()):
             raise LocateError(f"output folder {path} is not empty and holds no run: choose a new or empty one")
         else:
             write_json(folder.path / META_FILE, meta)
