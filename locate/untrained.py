@@ -24,6 +24,8 @@ def untrained(model: Model, seed: int = 0) -> Model:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from locate.startup import quiet
+
     trust = bool(model.options.get("trust_remote_code", False))
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -32,7 +34,7 @@ def untrained(model: Model, seed: int = 0) -> Model:
                 shutil.copy(model.checkpoint.folder / name, folder / name)
         try:
             config = AutoConfig.from_pretrained(model.checkpoint.folder, trust_remote_code=trust)
-            with torch.random.fork_rng(devices=[]):
+            with quiet(), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 AutoModelForCausalLM.from_config(config, trust_remote_code=trust).save_pretrained(folder)
         except (OSError, ValueError, RuntimeError, MemoryError) as error:

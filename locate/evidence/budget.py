@@ -53,7 +53,8 @@ class Budget:
 
     def __post_init__(self) -> None:
         check("method", self.method, tuple(METHODS))
-        if (self.seconds is None) == (self.passes is None) or min(self.seconds or 1, self.passes or 1) <= 0:
+        given = [each for each in (self.seconds, self.passes) if each is not None]
+        if len(given) != 1 or given[0] <= 0:
             raise LocateError(f"budget of {self.seconds} seconds, {self.passes} passes: expected one of them, above 0")
         if not 0 < self.audit < 1:
             raise LocateError(f"audit {self.audit}: expected a share in (0, 1)")
@@ -138,7 +139,8 @@ def choose(
 
     def chosen(count: int) -> tuple[np.ndarray, np.ndarray]:
         audit = min(len(ordered), max(LEAST_AUDIT, round(budget.audit * count)))
-        return np.arange(min(len(ordered), max(LEAST_TOP, count - audit))), drawn[:audit]
+        top = len(ordered) if count == len(ordered) else max(LEAST_TOP, count - audit)
+        return np.arange(min(len(ordered), top)), drawn[:audit]
 
     def forecast_of(count: int) -> float:
         top, audit = chosen(count)
@@ -183,7 +185,7 @@ def affordable(limit: int, seconds_of: Callable[[int], float], budget: float, st
         left = budget - (time.monotonic() - started)
         if left <= 0:
             raise LocateError(
-                f"budget of {budget:.0f} s: estimating and timing took {budget - left:.0f} s: give more, or fewer prompts"
+                f"budget of {budget:.0f} s: estimating and timing took {budget - left:.0f} s: give more time"
             )
         if needed <= left and count == limit:
             break

@@ -12,7 +12,7 @@ import pandas as pd
 from locate.errors import LocateError
 from locate.evidence.disturb import random_directions, shuffled
 from locate.evidence.random_sets import random_sets
-from locate.evidence.sample import sampled
+from locate.evidence.sample import named, sampled
 from locate.files import strict
 from locate.mediation import default_view, effects
 from locate.models import Model
@@ -129,11 +129,6 @@ def site_of(row: dict[str, Any]) -> Site:
     return Site(
         str(row["component"]), int(row["layer"]), str(row["role"]), None if unit < 0 else unit, str(row["key"]) or None
     )
-
-
-def named(site: Site) -> dict[str, Any]:
-    """A site as JSON."""
-    return {"component": site.component, "layer": site.layer, "role": site.position, "unit": site.unit}
 
 
 def chosen_map(sites: Sequence[Site]) -> Map:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from locate.prompts.pair import Prompts
+from locate.sites import Site
 from locate.tracing.table import Trace
 
 
@@ -32,3 +33,8 @@ def halves(trace: Trace, seed: int) -> tuple[list[str], list[str]]:
     groups = sorted(set(traced_pairs(trace)["group"].astype(str)))
     order = [groups[i] for i in np.random.default_rng([seed, 3]).permutation(len(groups))]
     return order[: len(order) // 2], order[len(order) // 2 :]
+
+
+def named(site: Site) -> dict[str, object]:
+    """A site as JSON."""
+    return {"component": site.component, "layer": site.layer, "role": site.position, "unit": site.unit}

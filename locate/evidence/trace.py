@@ -10,6 +10,7 @@ from typing import Any
 from locate.errors import LocateError
 from locate.evidence.budget import Budget, chosen_sites
 from locate.evidence.controls import Controls, with_controls
+from locate.evidence.sets import Sets, with_sets
 from locate.files import write_json
 from locate.models import Model
 from locate.prompts.build import occupation_pairs
@@ -17,7 +18,7 @@ from locate.prompts.pair import Prompts
 from locate.sites import Patch
 from locate.tracing import collect
 from locate.tracing.plan import Map
-from locate.tracing.table import CONTROLS, META_FILE, Trace, write_table
+from locate.tracing.table import CONTROLS, META_FILE, SETS, Trace, write_table
 
 SHARED = (
     "directions", "corruption", "batch_size", "memory", "engine", "compare_precision", "probabilities",
@@ -34,6 +35,7 @@ def trace(
     patches: Sequence[Patch] | None = None,
     budget: Budget | None = None,
     controls: Controls | None = DEFAULT,
+    sets: Sets | None = None,
     output: str | Path | None = None,
     say: Callable[[str], None] | None = None,
     **options: Any,
@@ -45,6 +47,7 @@ def trace(
     budget    None for the whole map; else every site is estimated, and the strongest and a random sample are measured
               (see `Budget`); the trace keeps the estimates, `locate.agreement` compares them with what was measured
     controls  how much is spent on them (see `Controls`); None for none
+    sets      also measure sets of the strongest sites (see `Sets`); None for none
     say       called with a word on what is being done
 
     Raises LocateError for unusable prompts or patches, or an output folder that holds something else.
@@ -59,12 +62,19 @@ def trace(
         map, estimates, about = chosen_sites(model, prompts, map or Map(), budget, output, given, say)
     found = collect.trace(model, prompts, map, patches=patches, output=output, chosen_by=about, **options)
     found = replace(found, estimates=estimates)
-    if controls is None or "controls" in found.meta:
-        return found
     shared = {name: options[name] for name in SHARED if name in options} | {"compare_precision": False}
-    whole = with_controls(model, prompts, found, controls, shared, say)
+    if controls is not None and "controls" not in found.meta:
+        found = kept(with_controls(model, prompts, found, controls, shared, say), CONTROLS, output)
+    if sets is not None and "sets" not in found.meta:
+        found = kept(with_sets(model, prompts, found, sets, shared, say), SETS, output)
+    return found
+
+
+def kept(trace: Trace, name: str, output: str | Path | None) -> Trace:
+    """The trace itself; a table beside it, and meta with what it says of that, are written where there is a folder."""
     if output is not None:
-        if whole.controls is not None:
-            write_table(Path(output) / f"{CONTROLS}.parquet", whole.controls)
-        write_json(Path(output) / META_FILE, whole.meta)
-    return whole
+        table = getattr(trace, name)
+        if table is not None:
+            write_table(Path(output) / f"{name}.parquet", table)
+        write_json(Path(output) / META_FILE, trace.meta)
+    return trace

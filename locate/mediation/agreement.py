@@ -57,13 +57,13 @@ class Agreement:
         """In one sentence."""
         text = (
             f"{self.direction}: {self.measured:,} of {self.sites:,} sites measured; {self.audited} random sites: rank "
-            f"correlation of estimates with exact effects {self.rho:.2f} [{self.low:.2f}, {self.high:.2f}], sign right in "
-            f"{self.signs:.0%}, {self.recall:.0%} of the {self.top} strongest recalled"
+            f"correlation of estimates with exact effects {self.rho:.2f} [{self.low:.2f}, {self.high:.2f}], sign right "
+            f"in {self.signs:.0%}, {self.recall:.0%} of the {self.top} strongest recalled"
         )
         if self.unchosen:
             text += (
-                f"; of {self.unchosen} that the estimates left out the largest has {self.hidden:.3f} nats, which at most "
-                f"{self.at_most:.0%} of the unmeasured exceed (95 %)"
+                f"; of {self.unchosen} that the estimates left out the largest has {self.hidden:.3f} nats, which at "
+                f"most {self.at_most:.0%} of the unmeasured exceed (95 %)"
             )
         return text
 

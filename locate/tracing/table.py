@@ -21,7 +21,7 @@ LOGS = [f"{run}_{answer}" for run in ("base", "source", "patched") for answer in
 SITE = ["component", "layer", "unit", "window", "severed", "origin", "role", "key", "name"]
 
 TRACE_FILE, META_FILE = "trace.parquet", "meta.json"
-CONTROLS, ESTIMATES = "controls", "estimates"
+CONTROLS, ESTIMATES, SETS = BESIDE = ("controls", "estimates", "sets")  # tables that a run may have beside its own
 CONTROL = "control"
 
 
@@ -45,21 +45,23 @@ class Trace:
     controls   the same columns, and `control`, which control each row belongs to; None where none were run
     estimates  of a run within a budget: one row per site and direction of the whole map, with `estimate` (nats, in the
                view of meta) and `chosen` ("top", "audit", both joined by +, or ""); None for other runs
+    sets       the columns of `table`, for sets of sites by name; None where none were measured
     """
 
     table: pd.DataFrame
     meta: dict[str, Any]
     controls: pd.DataFrame | None = None
     estimates: pd.DataFrame | None = None
+    sets: pd.DataFrame | None = None
 
     def __len__(self) -> int:
         return len(self.table)
 
     def save(self, folder: str | Path) -> Path:
-        """Write trace.parquet, meta.json and, where there are any, controls and estimates into a folder."""
+        """Write trace.parquet, meta.json and the tables beside them into a folder."""
         folder = Path(folder)
         write_table(folder / TRACE_FILE, self.table)
-        for name in (CONTROLS, ESTIMATES):
+        for name in BESIDE:
             if getattr(self, name) is not None:
                 write_table(folder / f"{name}.parquet", getattr(self, name))
         write_json(folder / META_FILE, self.meta)
@@ -119,10 +121,8 @@ def load_trace(folder: str | Path) -> Trace:
             f"{folder / TRACE_FILE} has {len(table)} rows and lacks columns {missing}: expected {meta['rows']} rows as "
             f"{META_FILE} says: trace again"
         )
-    controls, estimates = (
-        read_table(folder / f"{name}.parquet") if meta.get(name) else None for name in (CONTROLS, ESTIMATES)
-    )
-    return Trace(tidy(table), meta, controls, estimates)
+    beside = {name: read_table(folder / f"{name}.parquet") for name in BESIDE if meta.get(name)}
+    return Trace(tidy(table), meta, **beside)
 
 
 def read_table(path: Path) -> pd.DataFrame:
