@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WORKERS = min(2, os.cpu_count() or 1)
 ENGINE = ["tests/test_identities.py", "-k", "gpt2 or zero or window or sever or unit or apart"]
 
+PATHS = ["tests/test_paths.py", "-k", "downstream or severed or direct or answers"]
 ESTIMATE = ["tests/test_gradients.py", "-k", "not planted and not bad"]
 PLANTED = ["tests/test_planted.py", "-k", "gpt2 or hand"]
 SWEEP = ["tests/test_sweep.py", "-k", "(random_rows and (gpt2 or llama)) or (traces and None)"]
@@ -62,8 +63,14 @@ FAULTS = [
     fault("window starts at its centre", "sites.py",
           "first = site.layer - window // 2", "first = site.layer", *ENGINE),
     fault("severed paths open at the patched layer", "sites.py",
-          "for layer in range(site.layer, n_layers)]", "for layer in range(site.layer + 1, n_layers)]",
-          "tests/test_trace.py", "-k", "severed"),
+          "for layer in range(first_reader(site, component), n_layers)",
+          "for layer in range(site.layer + 1, n_layers)", "tests/test_trace.py", "-k", "severed"),
+    fault("severed: a block's MLP taken to come before its attention", "sites.py",
+          'before_mlp and component == "mlp_out"', 'before_mlp and component == "attn_out"', *PATHS),
+    fault("severed: both freezes attention alone", "sites.py",
+          '"both": ("attn_out", "mlp_out")', '"both": ("attn_out",)', *PATHS),
+    fault("severed: windows are severed", "tracing/plan.py",
+          "severed = self.severed if 1 in widths else ()", "severed = self.severed", *PATHS),
     fault("window one layer too long", "sites.py",
           "min(n_layers, first + window)", "min(n_layers, first + window + 1)", "tests/test_trace.py", "-k", "windows"),
     fault("run resumed with another config", "tracing/collect.py",
