@@ -18,6 +18,7 @@ WORKERS = min(2, os.cpu_count() or 1)
 ENGINE = ["tests/test_identities.py", "-k", "gpt2 or zero or window or sever or unit or apart"]
 
 PATHS = ["tests/test_paths.py", "-k", "downstream or severed or direct or answers"]
+PATH_FIGURES = ["tests/test_path_figures.py"]
 ESTIMATE = ["tests/test_gradients.py", "-k", "not planted and not bad"]
 PLANTED = ["tests/test_planted.py", "-k", "gpt2 or hand"]
 SWEEP = ["tests/test_sweep.py", "-k", "(random_rows and (gpt2 or llama)) or (traces and None)"]
@@ -71,6 +72,18 @@ FAULTS = [
           '"both": ("attn_out", "mlp_out")', '"both": ("attn_out",)', *PATHS),
     fault("severed: windows are severed", "tracing/plan.py",
           "severed = self.severed if 1 in widths else ()", "severed = self.severed", *PATHS),
+    fault("path figures: severed rows in the map", "report/figures.py",
+          'return rows[(rows["severed"] == "") & (rows["origin"]', 'return rows[(rows["origin"]', *PATH_FIGURES),
+    fault("path figures: named sets in the map", "report/figures.py",
+          ' & (rows["name"] == "")]', "]", *PATH_FIGURES),
+    fault("path figures: direct drawn from severed attention", "report/paths.py",
+          '(("", "whole"), ("both", "direct"))', '(("", "whole"), ("attn_out", "direct"))', *PATH_FIGURES),
+    fault("path figures: edges of all roles in one map", "report/paths.py",
+          '(rows["component"] == PATTERN) & (rows["role"] == role)]', '(rows["component"] == PATTERN)]', *PATH_FIGURES),
+    fault("path figures: weakest units first", "report/paths.py",
+          'argsort(kind="stable")[::-1]', 'argsort(kind="stable")', *PATH_FIGURES),
+    fault("attention weights ranked", "located.py",
+          '"neuron", "mlp_out_unit")', '"neuron", "mlp_out_unit", "pattern")', *PATH_FIGURES),
     fault("window one layer too long", "sites.py",
           "min(n_layers, first + window)", "min(n_layers, first + window + 1)", "tests/test_trace.py", "-k", "windows"),
     fault("run resumed with another config", "tracing/collect.py",

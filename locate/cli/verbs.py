@@ -427,13 +427,13 @@ def check_names(
     for component in components:
         check("component", component, COMPONENTS)
     if layers_of is not None:
-        check("--layers-of", layers_of, tuple(each for each in components if each != "resid_pre"))
+        check("--layers-of", layers_of, tuple(each for each in components if each not in ("resid_pre", "pattern")))
     if layers_at is not None:
         check("--layers-at", layers_at, tuple(roles) or ROLES)
-    if set(components) <= {"resid_pre"}:
+    if set(components) <= {"resid_pre", "pattern"}:
         raise LocateError(
-            f"--components {','.join(components)}: no module writes the residual stream alone, so no layer could be "
-            "located: add attn_out, mlp_out or head"
+            f"--components {','.join(components)}: no module writes the residual stream or attention weights alone, so "
+            "no layer could be located: add attn_out, mlp_out or head"
         )
 
 
