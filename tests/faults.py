@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WORKERS = min(2, os.cpu_count() or 1)
 ENGINE = ["tests/test_identities.py", "-k", "gpt2 or zero or window or sever or unit or apart"]
 
+COMPARE = ["tests/test_compare.py", "-k", "not edited and not line and not torch"]
 PATHS = ["tests/test_paths.py", "-k", "downstream or severed or direct or answers"]
 PATH_FIGURES = ["tests/test_path_figures.py"]
 ESTIMATE = ["tests/test_gradients.py", "-k", "not planted and not bad"]
@@ -82,6 +83,27 @@ FAULTS = [
           '(rows["component"] == PATTERN) & (rows["role"] == role)]', '(rows["component"] == PATTERN)]', *PATH_FIGURES),
     fault("path figures: weakest units first", "report/paths.py",
           'argsort(kind="stable")[::-1]', 'argsort(kind="stable")', *PATH_FIGURES),
+    fault("compare: B taken from A", "mediation/changes.py",
+          "b[name] - a[name]", "a[name] - b[name]", *COMPARE),
+    fault("compare: intervals of B in place of the change's", "mediation/changes.py",
+          "in (found.a, found.b, found.change)\n    )\n    result", "in (found.a, found.b, found.b)\n    )\n    result", *COMPARE),
+    fault("compare: models that share few cells accepted", "mediation/changes.py",
+          "LEAST_SHARED = 0.5", "LEAST_SHARED = 0.0", *COMPARE),
+    fault("compare: total effects counted by cell", "mediation/changes.py",
+          'first = ~found.a.duplicated(["direction", "pair"])', 'first = ~found.a.duplicated(["pair"])', *COMPARE),
+    fault("compare: another corruption accepted", "mediation/matching.py",
+          'for name in ("directions", "corruption"):', 'for name in ("directions",):', *COMPARE),
+    fault("compare: other answers accepted", "mediation/matching.py",
+          "if hashes[0] != hashes[1]:\n        one, other = (trace.meta.get", "if False:\n        one, other = (trace.meta.get",
+          *COMPARE),
+    fault("compare: one model accepted", "mediation/matching.py", "if one == other:", "if one is other:", *COMPARE),
+    fault("compare: smallest changes first", "mediation/comparison.py",
+          'abs().argsort(kind="stable")[::-1]', 'abs().argsort(kind="stable")', *COMPARE),
+    fault("compare: models swapped in the maps", "report/change_maps.py",
+          'PANELS = ("a", "b", "change")', 'PANELS = ("b", "a", "change")', *COMPARE),
+    fault("compare: change faded by A's q", "report/change_maps.py",
+          'return rows.rename(columns={"change": "effect"})',
+          'return rows.drop(columns="q").rename(columns={"change": "effect", "q_a": "q"})', *COMPARE),
     fault("attention weights ranked", "located.py",
           '"neuron", "mlp_out_unit")', '"neuron", "mlp_out_unit", "pattern")', *PATH_FIGURES),
     fault("window one layer too long", "sites.py",

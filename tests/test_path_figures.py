@@ -51,7 +51,7 @@ def test_the_residual_stream_is_drawn_whole_and_severed_role_by_role():
     assert [each.text for each in figure.layout.annotations] == ["<b>subject last</b>", "last"]
     last = bands(figure)["whole"]
     assert (max(last.y), min(last.y)) == pytest.approx((-1 + 0.25, -3 - 0.5))
-    assert "stays as in the base run" in caption(figure)
+    assert "stays as in the base run" in caption(figure).replace("<br>", " ")
     assert "n = 24 pairs of 12 groups" in caption(figure).replace("<br>", " ")
 
 
