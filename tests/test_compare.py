@@ -17,6 +17,7 @@ from test_report import caption, colours, veils
 
 import locate
 from locate import LocateError, changes, compare, effects, load_comparison, load_trace, write_comparison
+from locate.cli.comparing import change_table
 from locate.mediation.changes import paired, total_changes
 from locate.models import load
 from locate.prompts import occupation_pairs
@@ -333,6 +334,12 @@ def test_changes_of_heads_and_windows_have_their_figures():
     found = compare(joined, other_model(joined), samples=100)
     names = {"change_denoising_window3", "change_noising_window3", "change_heads_last_denoising"}
     assert set(change_figures(found)) == names | {"change_heads_last_noising"}
+    assert {site.window for site in found.sites} == {1}
+    assert "patch" not in [column.header for column in change_table(found).columns]
+    only = [replace(each, table=each.table[each.table["window"] == 3]) for each in (joined, other_model(joined))]
+    found_wide = compare(*only, samples=100)
+    patches = next(column for column in change_table(found_wide).columns if column.header == "patch")
+    assert set(patches.cells) == {"window 3"}
     figure = plot_head_changes(found.table)
     assert [list(panel.x) for panel in colours(figure)] == [["1"]] * 3
     for plot in (plot_changes, plot_head_changes):

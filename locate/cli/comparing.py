@@ -11,7 +11,9 @@ import typer
 from locate.cli.verbs import AsJson, Formats, Metric, app, format_list
 
 if TYPE_CHECKING:
-    from locate.mediation import Comparison
+    from rich.table import Table
+
+    from locate.mediation.comparison import Comparison, SiteChange
     from locate.report.change_maps import Written
 
 SHOWN = 10
@@ -63,8 +65,6 @@ def compare(
 
 def print_comparison(found: Comparison, written: Written, as_json: bool) -> None:
     """Totals, what else differs, and the largest changes; or the JSON of compare.json."""
-    from rich.table import Table
-
     from locate.cli.show import print_paths, stdout
     from locate.files import strict
 
@@ -90,17 +90,40 @@ def print_comparison(found: Comparison, written: Written, as_json: bool) -> None
             f"{interval(total.change)} {found.unit}, n {total.n}"
         )
     console.print(f"positive is {found.positive}; a positive change is more so in B")
+    console.print(change_table(found))
+    print_paths(written.paths, written.missing)
+
+
+def change_table(found: Comparison) -> Table:
+    """The largest changes; a column says what makes a patch more than one site, where any is."""
+    from rich.table import Table
+
     title = f"largest changes of {found.quantity} of {found.metric} ({found.unit})"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    words, change = ("direction", "component", "role"), f"change, {found.level:.0%} interval"
-    for name in (*words[:2], "layer", words[2], "unit", "A", "B", change, "n", "q"):
+    shown = found.sites[:SHOWN]
+    patched = [more_of(site) for site in shown]
+    words = ("direction", "component", "role", "patch")
+    names = ["direction", "component", "layer", "role", "unit", *(["patch"] if any(patched) else [])]
+    for name in (*names, "A", "B", f"change, {found.level:.0%} interval", "n", "q"):
         table.add_column(name, justify="left" if name in words else "right", no_wrap=True)
-    for site in found.sites[:SHOWN]:
-        unit = "" if site.unit is None else str(site.unit)
+    for site, more in zip(shown, patched, strict=True):
+        where = [site.direction, site.component, str(site.layer), site.role]
+        where += ["" if site.unit is None else str(site.unit), *([more] if any(patched) else [])]
         numbers = f"{site.a[0]:+.3f}", f"{site.b[0]:+.3f}", interval(site.change), str(site.n), f"{site.q:.2g}"
-        table.add_row(site.direction, site.component, str(site.layer), site.role, unit, *numbers)
-    console.print(table)
-    print_paths(written.paths, written.missing)
+        table.add_row(*where, *numbers)
+    return table
+
+
+def more_of(site: SiteChange) -> str:
+    """What a patch is besides one site copied from the source: a window, severed, to a key, a named set, an origin."""
+    told = {
+        f"window {site.window}": site.window > 1,
+        f"{site.severed} severed": bool(site.severed),
+        f"to {site.key}": bool(site.key),
+        site.name: bool(site.name),
+        f"from {site.origin}": site.origin not in ("source", "base+source"),
+    }
+    return ", ".join(text for text, holds in told.items() if holds)
 
 
 def interval(value: tuple[float, float, float]) -> str:

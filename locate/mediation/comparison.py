@@ -82,8 +82,8 @@ class Comparison:
     pairs, cells     how many are in both, in A alone and in B alone; a cell is a pair, a site and a direction. Only
                      those in both are compared
     totals           the total effect by direction
-    sites            largest change first, by size; the residual stream and severed patches only where nothing else was
-                     traced. All are in `table`
+    sites            largest change first, by size, of the narrowest window; the residual stream and severed patches
+                     only where nothing else was traced. All are in `table`
     table            every site, as `changes` returns it; None when read from a file, beside which changes.csv has it
     """
 
@@ -193,10 +193,14 @@ def shares(both: int, only_a: int, only_b: int) -> dict[str, int]:
 
 
 def largest(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows by the size of their change: whole sites but the residual stream, or all where nothing else was traced."""
+    """Rows by the size of their change: whole sites but the residual stream, or all where nothing else was traced.
+
+    Of windows of several widths the narrowest.
+    """
     known = table[table["groups"] > 1]
     chosen = known[(known["severed"] == "") & (known["component"] != "resid_pre")]
     chosen = known if chosen.empty else chosen
+    chosen = chosen[chosen["window"] == chosen["window"].min()]
     return chosen.iloc[chosen["change"].abs().argsort(kind="stable")[::-1]]
 
 
