@@ -19,7 +19,7 @@ from locate.sites import COMPONENTS, DIRECTIONS, LAST_SUBJECT, ROLES, check
 from locate.tracing.table import Trace
 
 THRESHOLD = 0.05
-EDITABLE = ("mlp_out", "attn_out", "head", "neuron")
+EDITABLE = ("mlp_out", "attn_out", "head", "neuron", "mlp_out_unit")
 FALLBACK_ROLES = (LAST_SUBJECT, "last", "after_subject", "further", "subject_first", "subject_middle", "before_subject")
 TOP = 20
 
@@ -154,7 +154,7 @@ def rank(
     top                         how many sites to list
     level, samples, seed        as in `average`
 
-    The residual stream and severed patches are not ranked: no module writes them alone.
+    The residual stream, attention weights, named sets and severed patches are not ranked: no module writes them alone.
 
     Raises LocateError when the trace lacks the direction, the component or the role, or has none that a module writes.
     """
@@ -221,7 +221,8 @@ def total_effect(derived: pd.DataFrame, level: float, samples: int, seed: int) -
 
 def rankable(derived: pd.DataFrame, window: int | None) -> pd.DataFrame:
     """Rows of patches that one module writes, of one width."""
-    found = derived[derived["component"].isin(EDITABLE) & (derived["severed"] == "") & (derived["origin"] == "source")]
+    single = (derived["severed"] == "") & (derived["origin"] == "source") & (derived["name"] == "")
+    found = derived[derived["component"].isin(EDITABLE) & single]
     width = found["window"].min() if window is None else window
     return found[found["window"] == width]
 

@@ -13,6 +13,7 @@ from locate.errors import LocateError
 
 TRACE_VERSION = 2
 LOCATED_VERSION = 1
+COMPARE_VERSION = 1
 
 
 def locate_version() -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 COMPONENTS = ("resid_pre", "attn_out", "mlp_out", "head", "neuron", "mlp_out_unit", "pattern")
 UNITS = ("head", "neuron", "mlp_out_unit", "pattern")
 PATTERN = "pattern"
+SEVERED = {"attn_out": ("attn_out",), "mlp_out": ("mlp_out",), "both": ("attn_out", "mlp_out")}
 
 BEFORE, FIRST, MIDDLE, LAST_SUBJECT = "before_subject", "subject_first", "subject_middle", "subject_last"
 AFTER, FURTHER, LAST = "after_subject", "further", "last"
@@ -84,7 +85,7 @@ class Patch:
     """A set of writes that are made in one run, filed in the table under its anchor.
 
     window   number of neighbouring layers written, 1 for a single site
-    severed  the component whose outputs are frozen to the base run downstream of the anchor, or ""
+    severed  which outputs are frozen to the base run downstream of the anchor (see `cut`), or ""
     name     what the caller calls it in the table, "" for a patch that its anchor tells from all others
     partial  whether a pair that has no token for some of the writes is patched at the others; without it such a pair
              is left out
@@ -100,7 +101,8 @@ class Patch:
     @property
     def origin(self) -> str:
         """Where its values come from: "source", "base", "zero", "given", or several of them joined by +."""
-        return "+".join(sorted({w.origin if isinstance(w.origin, str) else "given" for w in self.writes}))
+        frozen = {"base"} if self.severed else set()  # none in the last layer, where nothing lies downstream
+        return "+".join(sorted(frozen | {w.origin if isinstance(w.origin, str) else "given" for w in self.writes}))
 
     def __post_init__(self) -> None:
         if not self.writes:
@@ -130,7 +132,26 @@ class Patch:
 
     @staticmethod
     def cut(site: Site, severed: str, n_layers: int) -> Patch:
-        """Write the site from the source and freeze a component's outputs from its layer up (ROME, section 2.2)."""
-        check("severed component", severed, ("attn_out", "mlp_out"))
-        frozen = [Site(severed, layer, site.position) for layer in range(site.layer, n_layers)]
+        """Write the site from the source and freeze outputs of its own token that lie downstream of it.
+
+        severed  "attn_out" or "mlp_out" (ROME's severed runs, section 2.2, there of the residual stream), or "both":
+                 the direct path. At the last token that is what the write itself says in the final residual stream,
+                 with no later layer answering; at other tokens, what later tokens read of the write itself
+        """
+        check("severed component", severed, tuple(SEVERED))
+        frozen = [
+            Site(component, layer, site.position)
+            for component in SEVERED[severed]
+            for layer in range(first_reader(site, component), n_layers)
+        ]
         return Patch(site, (Write(site), *(Write(each, "base") for each in frozen)), 1, severed)
+
+
+def first_reader(site: Site, component: str) -> int:
+    """The first layer whose attn_out or mlp_out at the same token can change when the site does.
+
+    A block's MLP follows its attention; where both run in parallel, freezing it there changes nothing.
+    """
+    before_mlp = site.component in ("attn_out", "head", PATTERN)
+    here = site.component == "resid_pre" or (before_mlp and component == "mlp_out")
+    return site.layer if here else site.layer + 1

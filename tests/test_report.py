@@ -37,7 +37,8 @@ def averages_of(cells, **about):
     """Averages from a list of cells; what a cell does not say is that of an MLP output at its subject."""
     given = {
         "direction": "denoising", "component": "mlp_out", "layer": 0, "unit": -1, "window": 1, "severed": "",
-        "origin": "source", "role": "subject_last", "effect": 1.0, "n": 24, "groups": 12, "p": 0.01, "q": 0.01,
+        "origin": "source", "role": "subject_last", "key": "", "name": "", "effect": 1.0, "n": 24, "groups": 12,
+        "p": 0.01, "q": 0.01,
     }  # fmt: skip
     rows = [
         given | {"low": cell.get("effect", 1.0) - 0.5, "high": cell.get("effect", 1.0) + 0.25} | cell for cell in cells

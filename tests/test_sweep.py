@@ -151,8 +151,8 @@ def test_equal_beginnings_of_prompts_of_two_lengths(model_of):
 
 @pytest.mark.parametrize("corruption", [None, Noise(samples=2)])
 def test_traces_of_both_engines_are_one(gpt2, corruption):
-    """Windows, severed paths, heads and neurons, both directions, swap and noise."""
-    map = Map(components=COMPONENTS, windows=(1, 2), severed=("mlp_out", "attn_out"))
+    """Windows, heads and neurons, both directions, swap and noise; severed paths in test_paths."""
+    map = Map(components=COMPONENTS, windows=(1, 2))
     slow, fast = (
         trace(gpt2, PROMPTS, map, corruption=corruption, engine=name).table.sort_values(["pair", "direction"])
         for name in ("plain", "sweep")

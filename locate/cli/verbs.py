@@ -127,7 +127,8 @@ def trace(
     layers: Annotated[str | None, typer.Option(help="like 0-3,7; default: all")] = None,
     roles: Annotated[str | None, typer.Option(help=f"tokens to patch: {', '.join(ROLES)}; default: all")] = None,
     windows: Annotated[str, typer.Option(help="layers restored at once, like 1,5; 1 is a single layer")] = "1",
-    severed: Annotated[str | None, typer.Option(help="freeze attn_out or mlp_out above each resid_pre patch")] = None,
+    severed: Annotated[str | None, typer.Option(help="freeze attn_out, mlp_out or both behind each patch")] = None,
+    keys: Annotated[str | None, typer.Option(help="roles attended to, patched one by one in pattern")] = None,
     direction: Annotated[Direction, typer.Option(help="; ".join(DIRECTIONS) + "; both")] = Direction.both,
     corrupt: Annotated[
         Corrupt, typer.Option(help="another subject, or noise on the subject's embeddings")
@@ -186,7 +187,7 @@ def trace(
         )
     if metric_named(metric).stereotyped and not any(pair.stereotype for pair in chosen):
         raise LocateError(f"--metric {metric} needs a stereotype of -1 or 1 in the prompts, and none has one")
-    plan = parsed_map(components, layers, roles, windows, severed)
+    plan = parsed_map(components, layers, roles, windows, severed, keys)
     with Steps() as steps:
         steps.say("loading TransformerLens and the model")
         from locate.memory import parsed
@@ -381,7 +382,9 @@ def chosen_prompts(
     )
 
 
-def parsed_map(components: str, layers: str | None, roles: str | None, windows: str, severed: str | None) -> Map:
+def parsed_map(
+    components: str, layers: str | None, roles: str | None, windows: str, severed: str | None, keys: str | None
+) -> Map:
     """The map that the options describe."""
     from locate.tracing.plan import Map
 
@@ -391,6 +394,7 @@ def parsed_map(components: str, layers: str | None, roles: str | None, windows: 
         roles=None if roles is None else tuple(split(roles)),
         windows=tuple(ranges("--windows", windows)),
         severed=tuple(split(severed or "")),
+        keys=None if keys is None else tuple(split(keys)),
     )
 
 
@@ -423,13 +427,13 @@ def check_names(
     for component in components:
         check("component", component, COMPONENTS)
     if layers_of is not None:
-        check("--layers-of", layers_of, tuple(each for each in components if each != "resid_pre"))
+        check("--layers-of", layers_of, tuple(each for each in components if each not in ("resid_pre", "pattern")))
     if layers_at is not None:
         check("--layers-at", layers_at, tuple(roles) or ROLES)
-    if set(components) <= {"resid_pre"}:
+    if set(components) <= {"resid_pre", "pattern"}:
         raise LocateError(
-            f"--components {','.join(components)}: no module writes the residual stream alone, so no layer could be "
-            "located: add attn_out, mlp_out or head"
+            f"--components {','.join(components)}: no module writes the residual stream or attention weights alone, so "
+            "no layer could be located: add attn_out, mlp_out or head"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 
 import numpy as np
 import pandas as pd
@@ -24,8 +25,11 @@ NAMES = {
     "mlp_out": "MLP output",
     "head": "attention heads",
     "neuron": "MLP neurons",
+    "mlp_out_unit": "numbers of the MLP output",
+    "pattern": "attention weights",
 }
 QUANTITIES = {"nie": "average indirect effect", "nde": "average direct effect", "total": "average total effect"}
+LETTER = 7.2  # pixels of a caption's letter, about
 DARK = 0.6  # of the colour limit: beyond it, black numbers cannot be read
 SUBJECT = ("subject_first", "subject_middle", "subject_last")
 
@@ -55,7 +59,7 @@ def plot_map(averages: pd.DataFrame, *, title: str = "", direction: str = "denoi
         panel = rows[rows["component"] == component]
         add_panel(figure, panel.assign(column=panel["role"].astype(str)), roles, column, limit)
     figure.update_xaxes(ticktext=[marked(role) for role in roles], tickvals=roles, tickangle=-40)
-    figure.update_yaxes(title="layer", col=1)
+    layer_axes(figure, rows)
     return finished(
         figure, averages, title, direction, limit, 170 + 300 * len(components), 210 + 42 * n_layers(rows), window
     )
@@ -63,13 +67,17 @@ def plot_map(averages: pd.DataFrame, *, title: str = "", direction: str = "denoi
 
 def whole_vectors(averages: pd.DataFrame, direction: str, window: int) -> pd.DataFrame:
     """Cells of one direction and width that copy whole vectors from the source; resid_pre is always single."""
-    return averages[
-        (averages["direction"] == direction)
-        & (averages["unit"] < 0)
-        & (averages["severed"] == "")
-        & (averages["origin"] == "source")
-        & ((averages["window"] == window) | (averages["component"] == "resid_pre"))
+    rows = whole_sites(averages)
+    return rows[
+        (rows["direction"] == direction)
+        & (rows["unit"] < 0)
+        & ((rows["window"] == window) | (rows["component"] == "resid_pre"))
     ]
+
+
+def whole_sites(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of one site, or a window around it, copied from the source: not severed, no named set, no other origin."""
+    return rows[(rows["severed"] == "") & (rows["origin"] == "source") & (rows["name"] == "")]
 
 
 def plot_heads(
@@ -79,12 +87,12 @@ def plot_heads(
 
     Raises LocateError when the trace holds no heads at that role.
     """
-    rows = averages[
-        (averages["direction"] == direction)
-        & (averages["component"] == "head")
-        & (averages["role"] == role)
-        & (averages["window"] == 1)
-        & (averages["origin"] == "source")
+    rows = whole_sites(averages)
+    rows = rows[
+        (rows["direction"] == direction)
+        & (rows["component"] == "head")
+        & (rows["role"] == role)
+        & (rows["window"] == 1)
     ]
     if rows.empty:
         raise LocateError(f"no heads of direction {direction!r} at role {role!r}: trace with component 'head'")
@@ -93,11 +101,13 @@ def plot_heads(
     limit = float(rows["effect"].abs().max()) or 1.0
     add_panel(figure, rows.assign(column=rows["unit"].astype(str)), heads, 1, limit)
     figure.update_xaxes(title="head", type="category")
-    figure.update_yaxes(title="layer")
+    layer_axes(figure, rows)
     return finished(figure, averages, title, direction, limit, 260 + 60 * len(heads), 210 + 42 * n_layers(rows))
 
 
-def add_panel(figure: go.Figure, panel: pd.DataFrame, columns: Sequence[str], place: int, limit: float) -> None:
+def add_panel(
+    figure: go.Figure, panel: pd.DataFrame, columns: Sequence[str], place: int, limit: float, line: int = 1
+) -> None:
     """One heatmap of effects by layer and column; a white veil lies over cells that fail the threshold."""
     layers = sorted(panel["layer"].unique())
     grid = panel.pivot(index="layer", columns="column").reindex(index=layers)
@@ -114,21 +124,21 @@ def add_panel(figure: go.Figure, panel: pd.DataFrame, columns: Sequence[str], pl
         customdata=np.stack([cells("low"), cells("high"), cells("n"), cells("groups"), q], axis=-1),
         hovertemplate=hover,
         coloraxis="coloraxis",
-        row=1,
+        row=line,
         col=place,
         **shared,
     )
     clear = [[0, "rgba(0,0,0,0)"], [1, "rgba(0,0,0,0)"]]
     veil = np.where(np.isnan(effect) | (q <= THRESHOLD), np.nan, 1.0)
     figure.add_heatmap(
-        z=veil, colorscale=[[0, "white"], [1, "white"]], opacity=0.6, showscale=False, hoverinfo="skip", row=1,
+        z=veil, colorscale=[[0, "white"], [1, "white"]], opacity=0.6, showscale=False, hoverinfo="skip", row=line,
         col=place, **shared,
     )  # fmt: skip
     dark = (np.abs(effect) > DARK * limit) & ~(veil > 0)
     for chosen, colour in ((~dark, "#333333"), (dark, "white")):
         figure.add_heatmap(
             z=effect, text=signed_text(np.where(chosen, effect, 0.0)), texttemplate="%{text}",
-            textfont={"size": 11, "color": colour}, hoverinfo="skip", colorscale=clear, showscale=False, row=1,
+            textfont={"size": 11, "color": colour}, hoverinfo="skip", colorscale=clear, showscale=False, row=line,
             col=place, **shared,
         )  # fmt: skip
 
@@ -167,7 +177,7 @@ def plot_layers(
     return finished(figure, averages, title, direction, None, 240 + 320 * len(components), 470, window)
 
 
-def add_band(figure: go.Figure, line: pd.DataFrame, name: str, colour: str, place: int) -> None:
+def add_band(figure: go.Figure, line: pd.DataFrame, name: str, colour: str, place: int, row: int = 1) -> None:
     """A line with its interval as a band; the legend names it once."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     around = pd.concat([line["layer"], line["layer"][::-1]])
@@ -181,7 +191,7 @@ def add_band(figure: go.Figure, line: pd.DataFrame, name: str, colour: str, plac
         hoverinfo="skip",
         showlegend=False,
         legendgroup=name,
-        row=1,
+        row=row,
         col=place,
     )
     figure.add_scatter(
@@ -192,9 +202,9 @@ def add_band(figure: go.Figure, line: pd.DataFrame, name: str, colour: str, plac
         line={"color": colour, "width": 2},
         marker={"size": 6},
         legendgroup=name,
-        showlegend=place == 1 or not any(trace.name == name for trace in figure.data),
+        showlegend=not any(trace.name == name for trace in figure.data),
         hovertemplate="layer %{x}: %{y:.3f}<extra>" + name + "</extra>",
-        row=1,
+        row=row,
         col=place,
     )
 
@@ -209,14 +219,13 @@ def plot_pair(
 
     Raises LocateError when the pair is not in the trace.
     """
-    rows = effects[
-        (effects["pair"] == pair)
-        & (effects["direction"] == direction)
-        & (effects["unit"] < 0)
-        & (effects["window"] == 1)
-        & (effects["severed"] == "")
-        & (effects["origin"] == "source")
-        & (effects["clean_pos"] >= 0)
+    rows = whole_sites(effects)
+    rows = rows[
+        (rows["pair"] == pair)
+        & (rows["direction"] == direction)
+        & (rows["unit"] < 0)
+        & (rows["window"] == 1)
+        & (rows["clean_pos"] >= 0)
     ]
     if rows.empty:
         numbers = sorted(effects["pair"].unique())
@@ -239,7 +248,7 @@ def plot_pair(
             hovertemplate="layer %{y}, token %{x}: %{z:.3f}<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(type="category", tickvals=[str(i) for i in positions], ticktext=labels, tickangle=-40)
-    figure.update_yaxes(title="layer", col=1)
+    layer_axes(figure, rows)
     first = rows.iloc[0]
     caption = (
         f"clean: “{safe(first['clean'])}”, corrupted: {corruption_text(first)} ({direction}); total effect "
@@ -337,8 +346,9 @@ def finished(
     width: int,
     height: int,
     window: int = 1,
+    note: str = "",
 ) -> go.Figure:
-    """Title, caption and colour bar of a figure of averages."""
+    """Title, caption and colour bar of a figure of averages; `note` says what is drawn, where that needs more words."""
     about = averages.attrs
     drawn = averages[averages["direction"] == direction]
     width_text = "" if window == 1 else f"{window} layers written at once; "
@@ -346,7 +356,7 @@ def finished(
         f"{direction} ({meaning(direction)}); {about['metric']} in {about['unit']}, positive is "
         f"{positive_means(about['metric'], about['view'])}; n = {drawn['n'].max()} pairs of "
         f"{drawn['groups'].max()} groups;<br>{width_text}{about['level']:.0%} intervals by bootstrap over groups; "
-        + ("faded: q > 0.05" if limit is not None else "bands: the interval")
+        + (note or ("faded: q > 0.05" if limit is not None else "bands: the interval"))
     )
     figure.update_layout(layout(title or QUANTITIES[about["column"]].capitalize(), caption, width, height))
     if limit is not None:
@@ -355,14 +365,20 @@ def finished(
 
 
 def layout(title: str, caption: str, width: int, height: int) -> dict[str, object]:
-    """What all figures share."""
+    """What all figures share; a caption that needs more than two lines makes its figure taller."""
+    width = max(width, 620)
+    lines, room = caption.split("<br>"), int(width / LETTER)
+    if max(map(len, lines)) > room:
+        lines = wrap(" ".join(lines), room, break_long_words=False)
+    extra = 23 * max(0, len(lines) - 2)
+    height += extra
     return {
-        "title": {"text": f"{safe(title)}<br><sup>{caption}</sup>", "x": 0.02, "xanchor": "left", "yref": "container",
-                  "y": 1 - 22 / height, "yanchor": "top"},
+        "title": {"text": f"{safe(title)}<br><sup>{'<br>'.join(lines)}</sup>", "x": 0.02, "xanchor": "left",
+                  "yref": "container", "y": 1 - 22 / height, "yanchor": "top"},
         "font": FONT,
-        "width": max(width, 620),
+        "width": width,
         "height": height,
-        "margin": {"l": 70, "r": 40, "t": 125, "b": 100},
+        "margin": {"l": 70, "r": 40, "t": 125 + extra, "b": 100},
         "plot_bgcolor": "white",
         "paper_bgcolor": "white",
     }  # fmt: skip
@@ -381,6 +397,13 @@ def axis_title(averages: pd.DataFrame) -> str:
 def meaning(direction: str) -> str:
     """What the direction asks."""
     return "is the site sufficient?" if direction == "denoising" else "is the site necessary?"
+
+
+def layer_axes(figure: go.Figure, rows: pd.DataFrame) -> None:
+    """Layers as rows of maps, one after the other whichever were traced."""
+    layers = [str(layer) for layer in sorted(rows["layer"].unique())]
+    figure.update_yaxes(type="category", categoryorder="array", categoryarray=layers)
+    figure.update_yaxes(title="layer", col=1)
 
 
 def n_layers(rows: pd.DataFrame) -> int:

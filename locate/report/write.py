@@ -17,6 +17,7 @@ from locate.mediation import average, default_view, effects, normalised, pair_lo
 from locate.prompts.build import occupation_table
 from locate.report import figures as draw
 from locate.report.html import page
+from locate.report.paths import path_figures
 from locate.sites import check
 from locate.tracing.table import Trace
 
@@ -142,7 +143,7 @@ def all_figures(trace: Trace, derived: pd.DataFrame, averages: pd.DataFrame) -> 
     title = draw.title_of(trace, "nie")
     drawn: dict[str, go.Figure] = {}
     for direction in trace.meta["directions"]:
-        rows = averages[averages["direction"] == direction]
+        rows = draw.whole_sites(averages[averages["direction"] == direction])
         for window in sorted({int(width) for width in rows.loc[rows["unit"] < 0, "window"]}):
             suffix = direction if window == 1 else f"{direction}_window{window}"
             drawn[f"map_{suffix}"] = draw.plot_map(averages, title=title, direction=direction, window=window)
@@ -153,13 +154,11 @@ def all_figures(trace: Trace, derived: pd.DataFrame, averages: pd.DataFrame) -> 
         ):
             name = f"heads_{role}_{direction}"
             drawn[name] = draw.plot_heads(averages, role=role, title=title, direction=direction)
+        drawn |= path_figures(averages, direction, title)
     direction = trace.meta["directions"][0]
-    single = derived[
-        (derived["direction"] == direction)
-        & (derived["clean_pos"] >= 0)
-        & (derived["unit"] < 0)
-        & (derived["window"] == 1)
-        & (derived["severed"] == "")
+    single = draw.whole_sites(derived)
+    single = single[
+        (single["direction"] == direction) & (single["clean_pos"] >= 0) & (single["unit"] < 0) & (single["window"] == 1)
     ]
     if len(single):
         strongest = single.loc[single["total"].abs().idxmax()]

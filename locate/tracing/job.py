@@ -105,7 +105,7 @@ def prepare(
         raise LocateError("both a map and patches were given: expected one of them")
     if patches is None:
         map = map or Map()
-        model.supported(set(map.components) | set(map.severed))
+        model.supported(map.hooked)
         forms = map.forms_by_role(model.n_layers, {name: model.units(name) for name in map.components})
     else:
         model.supported({write.site.component for patch in patches for write in patch.writes})

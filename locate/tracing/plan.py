@@ -11,7 +11,7 @@ from locate.errors import LocateError
 from locate.files import hash_of
 from locate.prompts.tokens import Aligned, TokenPair
 from locate.rows import Placed, Row
-from locate.sites import COMPONENTS, DIRECTIONS, PATTERN, ROLES, Patch, Site, Write, check
+from locate.sites import COMPONENTS, DIRECTIONS, PATTERN, ROLES, SEVERED, Patch, Site, Write, check
 
 DEFAULT_COMPONENTS = ("resid_pre", "attn_out", "mlp_out")
 
@@ -24,7 +24,7 @@ class Map:
     layers      None for all
     roles       tokens to patch; None for all
     windows     widths in layers; widths above 1 are left out for resid_pre, where a later layer overwrites the earlier
-    severed     components to freeze downstream of each resid_pre patch (ROME's severed runs)
+    severed     outputs to freeze downstream of each single patch: "attn_out", "mlp_out" or "both" (see `Patch.cut`)
     keys        roles that a "pattern" is written at, one by one, from each token; None for all tokens at once
     only        these sites alone, of those that the rest describes; their positions are roles. None for all
     """
@@ -48,10 +48,19 @@ class Map:
             values = getattr(self, name) or ()
             if len(set(values)) < len(values):
                 raise LocateError(f"{name} {', '.join(map(str, values))}: expected each once")
-        if self.severed and "resid_pre" not in self.components:
-            raise LocateError(f"severed {self.severed} without resid_pre: add resid_pre to the components")
+        for each in self.severed:
+            check("severed component", each, tuple(SEVERED))
+        if self.severed and 1 not in self.windows and "resid_pre" not in self.components:
+            raise LocateError(
+                f"severed {self.severed} with windows {self.windows}: add 1, only single sites are severed"
+            )
         if self.keys and PATTERN not in self.components:
             raise LocateError(f"keys {self.keys} without {PATTERN}: add {PATTERN} to the components")
+
+    @property
+    def hooked(self) -> set[str]:
+        """The components that are written or frozen."""
+        return {*self.components, *(frozen for each in self.severed for frozen in SEVERED[each])}
 
     def forms(self, n_layers: int, units: dict[str, int | None]) -> list[Patch]:
         """The patches of one token, filed at position 0, to be placed at each.
@@ -105,9 +114,10 @@ class Map:
 
     def forms_of(self, site: Site, n_layers: int) -> list[Patch]:
         """The patches of one site: plain, windowed and severed."""
-        if site.component == "resid_pre":
-            return [Patch.at(site), *(Patch.cut(site, severed, n_layers) for severed in self.severed)]
-        return [Patch.at(site) if width == 1 else Patch.over(site, width, n_layers) for width in self.windows]
+        widths = (1,) if site.component == "resid_pre" else self.windows
+        severed = self.severed if 1 in widths else ()
+        whole = [Patch.at(site) if width == 1 else Patch.over(site, width, n_layers) for width in widths]
+        return whole + [Patch.cut(site, each, n_layers) for each in severed]
 
 
 @dataclass(frozen=True, eq=False, slots=True)

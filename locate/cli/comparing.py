@@ -1,0 +1,131 @@
+"""The verb `locate-bias compare`, on the application of the other verbs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from locate.cli.verbs import AsJson, Formats, Metric, app, format_list
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from locate.mediation.comparison import Comparison, SiteChange
+    from locate.report.change_maps import Written
+
+SHOWN = 10
+LISTED = ("dtype", "device", "engine", "revision", "prepend_bos", "tokenizer_sha256")
+
+RunA = Annotated[Path, typer.Argument(metavar="RUN_A", help="run folder of the first model")]
+RunB = Annotated[Path, typer.Argument(metavar="RUN_B", help="run folder of the second, traced alike")]
+
+__all__ = ["app"]
+
+
+@app.command(short_help="what changed between the runs of two models")
+def compare(
+    run_a: RunA,
+    run_b: RunB,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="folder; default: runs/A-to-B")] = None,
+    metric: Metric = "logit_diff",
+    view: Annotated[str | None, typer.Option(help="stereotype, or signed (female minus male)")] = None,
+    quantity: Annotated[str, typer.Option(help="nie, nde or total")] = "nie",
+    direction: Annotated[str | None, typer.Option(help="denoising or noising; default: all that were traced")] = None,
+    top: Annotated[int, typer.Option(help="sites in compare.json")] = 20,
+    seed: Annotated[int, typer.Option(help="of intervals")] = 0,
+    formats: Formats = "html,png,svg,pdf",
+    as_json: AsJson = False,
+) -> None:
+    """Compare two runs: the change of every effect from A to B, pairs matched, without any model."""
+    from locate.cli.show import Steps
+    from locate.mediation import compare as compare_traces
+    from locate.report.change_maps import write_comparison
+    from locate.tracing import load_trace
+
+    wanted = format_list(formats)
+    folder = output or Path("runs") / f"{run_a.name}-to-{run_b.name}"
+    with Steps() as steps:
+        steps.say("effects")
+        found = compare_traces(
+            load_trace(run_a),
+            load_trace(run_b),
+            metric=metric,
+            view=view,
+            quantity=quantity,
+            direction=direction,
+            top=top,
+            seed=seed,
+        )
+        written = write_comparison(found, folder, formats=wanted, step=steps.say)
+    print_comparison(found, written, as_json)
+
+
+def print_comparison(found: Comparison, written: Written, as_json: bool) -> None:
+    """Totals, what else differs, and the largest changes; or the JSON of compare.json."""
+    from locate.cli.show import print_paths, stdout
+    from locate.files import strict
+
+    if as_json:
+        content = {"comparison": found.as_json(), "paths": [str(path) for path in written.paths]}
+        print(json.dumps(strict(content), indent=2, ensure_ascii=False))
+        return
+    console = stdout()
+    console.print(
+        f"A {found.a['name']}, B {found.b['name']}{'; the weights are the same' if found.same_weights else ''}"
+    )
+    for name in [name for name in LISTED if name in found.differing]:
+        console.print(f"{name}: {found.differing[name][0]} in A, {found.differing[name][1]} in B")
+    for name in ("pairs", "cells"):
+        counts = getattr(found, name)
+        if counts["only_a"] or counts["only_b"]:
+            console.print(f"{name} left out: {counts['only_a']} only in A, {counts['only_b']} only in B")
+    if found.without_stereotype:
+        console.print(f"{found.without_stereotype} pairs have no stereotype and are left out")
+    for total in found.totals:
+        console.print(
+            f"total effect, {total.direction}: {total.a[0]:+.3f} in A, {total.b[0]:+.3f} in B, change "
+            f"{interval(total.change)} {found.unit}, n {total.n}"
+        )
+    console.print(f"positive is {found.positive}; a positive change is more so in B")
+    console.print(change_table(found))
+    print_paths(written.paths, written.missing)
+
+
+def change_table(found: Comparison) -> Table:
+    """The largest changes; a column says what makes a patch more than one site, where any is."""
+    from rich.table import Table
+
+    title = f"largest changes of {found.quantity} of {found.metric} ({found.unit})"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    shown = found.sites[:SHOWN]
+    patched = [more_of(site) for site in shown]
+    words = ("direction", "component", "role", "patch")
+    names = ["direction", "component", "layer", "role", "unit", *(["patch"] if any(patched) else [])]
+    for name in (*names, "A", "B", f"change, {found.level:.0%} interval", "n", "q"):
+        table.add_column(name, justify="left" if name in words else "right", no_wrap=True)
+    for site, more in zip(shown, patched, strict=True):
+        where = [site.direction, site.component, str(site.layer), site.role]
+        where += ["" if site.unit is None else str(site.unit), *([more] if any(patched) else [])]
+        numbers = f"{site.a[0]:+.3f}", f"{site.b[0]:+.3f}", interval(site.change), str(site.n), f"{site.q:.2g}"
+        table.add_row(*where, *numbers)
+    return table
+
+
+def more_of(site: SiteChange) -> str:
+    """What a patch is besides one site copied from the source: a window, severed, to a key, a named set, an origin."""
+    told = {
+        f"window {site.window}": site.window > 1,
+        f"{site.severed} severed": bool(site.severed),
+        f"to {site.key}": bool(site.key),
+        site.name: bool(site.name),
+        f"from {site.origin}": site.origin not in ("source", "base+source"),
+    }
+    return ", ".join(text for text, holds in told.items() if holds)
+
+
+def interval(value: tuple[float, float, float]) -> str:
+    """An average with its interval."""
+    return f"{value[0]:+.3f} [{value[1]:+.3f}, {value[2]:+.3f}]"

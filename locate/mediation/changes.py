@@ -1,0 +1,117 @@
+"""Changes of effects between two models: differences pair by pair, averaged with intervals over groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from locate.errors import LocateError
+from locate.mediation.averages import ROW, average
+from locate.mediation.effects import EFFECTS, KEPT, PLACE
+from locate.tracing.table import SITE
+
+CELL = [*ROW, "pair"]
+NUMBERS = ["base", "source", "patched", *EFFECTS]
+LEAST_SHARED = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Paired:
+    """Two effects tables cut to the cells that both hold, row by row the same, and their difference.
+
+    A cell is a pair, a site and a direction; over the tokens of a role it is averaged, since two tokenizers may place
+    them elsewhere.
+
+    a, b, change    effects tables; `change` is b - a
+    only_a, only_b  cells that one of them holds alone
+    """
+
+    a: pd.DataFrame
+    b: pd.DataFrame
+    change: pd.DataFrame
+    only_a: int
+    only_b: int
+
+
+def paired(effects_a: pd.DataFrame, effects_b: pd.DataFrame) -> Paired:
+    """Pair two effects tables cell by cell.
+
+    Raises LocateError when they are of another metric or view, or share less than half of their cells.
+    """
+    for name in ("metric", "view"):
+        values = effects_a.attrs.get(name), effects_b.attrs.get(name)
+        if values[0] != values[1]:
+            raise LocateError(f"{name} {values[0]!r} in A, {values[1]!r} in B: take the effects of one {name}")
+    a, b = per_cell(effects_a), per_cell(effects_b)
+    shared = a.index.intersection(b.index, sort=False)
+    alone = len(a) - len(shared), len(b) - len(shared)
+    if not len(shared) or len(shared) < LEAST_SHARED * (len(shared) + sum(alone)):
+        raise LocateError(
+            f"{len(shared)} cells are in both runs, {alone[0]} in A alone, {alone[1]} in B alone: the models read the "
+            "prompts as other tokens: trace both at roles that both have, such as subject_last and last"
+        )
+    a, b = a.loc[shared], b.loc[shared]
+    change = a.assign(**{name: b[name] - a[name] for name in NUMBERS})
+    a, b, change = (table.reset_index() for table in (a, b, change))
+    for table in (a, b, change):
+        table.attrs = dict(effects_a.attrs)
+    return Paired(a, b, change, *alone)
+
+
+def per_cell(effects: pd.DataFrame) -> pd.DataFrame:
+    """Effects averaged over the tokens of each role, indexed by cell."""
+    labels = [name for name in (*CELL, *KEPT) if isinstance(effects[name].dtype, pd.CategoricalDtype)]
+    plain = effects.astype(dict.fromkeys(labels, "object"))
+    grouped = plain.groupby(CELL, sort=False)
+    return grouped[KEPT].first().assign(**dict.fromkeys(PLACE, -1)).join(grouped[NUMBERS].mean())
+
+
+def changes(
+    effects_a: pd.DataFrame,
+    effects_b: pd.DataFrame,
+    column: str = "nie",
+    *,
+    level: float = 0.95,
+    samples: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Change of the average effect of each site and direction from model A to model B, pairs matched.
+
+    effects_a, effects_b    of the same prompts and patches in two models, as `effects()` returns them
+    column                  "total", "nie" or "nde"
+    level, samples, seed    as in `average`
+
+    Returns one row per (site, direction): `change`, the mean over pairs of B's effect minus A's, with `low`, `high`,
+    `n`, `groups`, `p` and `q` as `average` gives them for these differences; `effect_a` and `effect_b`, whose
+    difference it is, each with its own low, high and q. Only cells that both tables hold count; `attrs` says how many
+    either holds alone.
+
+    Raises LocateError as `paired` and `average` do.
+    """
+    found = paired(effects_a, effects_b)
+    result = averaged(found, column, level, samples, seed)
+    result.attrs |= {"only_a": found.only_a, "only_b": found.only_b}
+    return result
+
+
+def total_changes(found: Paired, *, level: float = 0.95, samples: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """Change of the average total effect, one row per direction, in the columns of `changes`."""
+    first = ~found.a.duplicated(["direction", "pair"])
+    whole = dict.fromkeys(SITE, "") | {"component": "resid_pre", "layer": 0, "unit": -1, "window": 1, "role": "last"}
+    a, b, change = (table[first].assign(**whole) for table in (found.a, found.b, found.change))
+    return averaged(Paired(a, b, change, found.only_a, found.only_b), "total", level, samples, seed)
+
+
+def averaged(found: Paired, column: str, level: float, samples: int, seed: int) -> pd.DataFrame:
+    """Averages of both tables and of their difference, beside each other; effects undefined in either are left out."""
+    known = found.a[column].notna() & found.b[column].notna() if column in EFFECTS else slice(None)
+    a, b, change = (
+        average(table[known], column, level=level, samples=samples, seed=seed)
+        for table in (found.a, found.b, found.change)
+    )
+    result = change.rename(columns={"effect": "change"})
+    for name, table in (("a", a), ("b", b)):
+        for each in ("effect", "low", "high", "q"):
+            result[f"{each}_{name}"] = table[each]
+    return result

@@ -1,0 +1,240 @@
+"""Comparison: what changed between two traces, largest first, saved as compare.json."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from locate.errors import LocateError
+from locate.files import read_json, strict, write_json
+from locate.mediation.averages import ROW
+from locate.mediation.changes import averaged, paired, total_changes
+from locate.mediation.effects import EFFECTS, default_view, effects
+from locate.mediation.matching import matched
+from locate.metrics import positive_means
+from locate.schema import COMPARE_VERSION, locate_version, validate
+from locate.sites import DIRECTIONS, check
+from locate.tracing.table import Trace
+
+THRESHOLD = 0.05
+TOP = 20
+SIDE = ("name", "revision", "weights_sha256", "architecture", "dtype")
+
+Interval = tuple[float, float, float]
+"""average, low and high end of its interval"""
+
+
+@dataclass(frozen=True)
+class SiteChange:
+    """One site, its average effect in both models, and the change from A to B.
+
+    unit              index of a head or neuron; None for whole vectors
+    severed, key, name, origin, window  of its patch, as in the trace's table
+    a, b, change      in the unit of the `Comparison`; `change` is the mean of B minus A over the same pairs
+    n, groups, p, q   of the change; q is p after Benjamini and Hochberg over all sites compared
+    """
+
+    direction: str
+    component: str
+    layer: int
+    role: str
+    unit: int | None
+    window: int
+    severed: str
+    origin: str
+    key: str
+    name: str
+    a: Interval
+    b: Interval
+    change: Interval
+    n: int
+    groups: int
+    p: float
+    q: float
+
+
+@dataclass(frozen=True)
+class TotalChange:
+    """The average total effect of one direction in both models, and its change from A to B."""
+
+    direction: str
+    a: Interval
+    b: Interval
+    change: Interval
+    n: int
+    groups: int
+    p: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What changed from model A to model B, saved as compare.json.
+
+    quantity, metric, unit, view, level  what an effect is (see `effects` and `average`)
+    positive         what a positive effect says, and so a positive change: more so in B
+    a, b             the two models: name, revision, weights, architecture, dtype
+    same_weights     whether only something else differs, such as the dtype
+    differing        everything that differs between the two traces: name -> [in A, in B]
+    pairs, cells     how many are in both, in A alone and in B alone; a cell is a pair, a site and a direction. Only
+                     those in both are compared
+    totals           the total effect by direction
+    sites            largest change first, by size, of the narrowest window; the residual stream and severed patches
+                     only where nothing else was traced. All are in `table`
+    table            every site, as `changes` returns it; None when read from a file, beside which changes.csv has it
+    """
+
+    quantity: str
+    metric: str
+    unit: str
+    view: str
+    positive: str
+    level: float
+    threshold: float
+    a: dict[str, Any]
+    b: dict[str, Any]
+    same_weights: bool
+    differing: dict[str, list[Any]]
+    pairs: dict[str, int]
+    cells: dict[str, int]
+    without_stereotype: int
+    totals: tuple[TotalChange, ...]
+    sites: tuple[SiteChange, ...]
+    table: pd.DataFrame | None = field(default=None, compare=False, repr=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of compare.json."""
+        content = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "table"}
+        content |= {name: [asdict(each) for each in content[name]] for name in ("totals", "sites")}
+        return {"schema": COMPARE_VERSION, "locate": locate_version()} | content
+
+    def save(self, path: str | Path) -> Path:
+        """Write compare.json.
+
+        Raises LocateError when something in it does not fit the schema, such as an effect that is no number.
+        """
+        content = strict(self.as_json())
+        validate(content, "compare", path)
+        return write_json(Path(path), content)
+
+    def frame(self) -> pd.DataFrame:
+        """One row per listed site."""
+        return pd.DataFrame([asdict(site) for site in self.sites])
+
+
+def compare(
+    a: Trace,
+    b: Trace,
+    *,
+    metric: str = "logit_diff",
+    view: str | None = None,
+    quantity: str = "nie",
+    direction: str | None = None,
+    top: int = TOP,
+    level: float = 0.95,
+    samples: int = 2000,
+    seed: int = 0,
+) -> Comparison:
+    """Compare the same trace of two models: base and instruct, before and after an edit, two checkpoints.
+
+    metric, view          as in `effects`; None takes the stereotype view where any pair has a stereotype
+    quantity              "nie", "nde" or "total"
+    direction             "denoising" or "noising" alone; None for all that were traced
+    top                   how many sites to list
+    level, samples, seed  as in `average`
+
+    Raises LocateError when the traces do not match (see `matched`), or share less than half of their cells.
+    """
+    check("quantity", quantity, tuple(EFFECTS))
+    if top < 1:
+        raise LocateError(f"top {top}: expected a number of sites >= 1")
+    ways = a.meta["directions"]
+    if direction is not None:
+        check("direction", direction, DIRECTIONS)
+        check("direction", direction, tuple(ways))
+    unlike = matched(a, b, metric)
+    view = view or default_view(a)
+    derived = [effects(trace, metric, view=view) for trace in (a, b)]
+    if direction is not None:
+        derived = [each[each["direction"] == direction] for each in derived]
+    found = paired(*derived)
+    table = averaged(found, quantity, level, samples, seed)
+    totals = total_changes(found, level=level, samples=samples, seed=seed)
+    sides = [{name: trace.meta["model"].get(name) for name in SIDE} for trace in (a, b)]
+    table.attrs |= {"a": sides[0]["name"], "b": sides[1]["name"]}
+    pairs = [set(each["pair"]) for each in derived]
+    return Comparison(
+        quantity=quantity,
+        metric=derived[0].attrs["metric"],
+        unit=derived[0].attrs["unit"],
+        view=derived[0].attrs["view"],
+        positive=positive_means(derived[0].attrs["metric"], derived[0].attrs["view"]),
+        level=level,
+        threshold=THRESHOLD,
+        a=sides[0],
+        b=sides[1],
+        same_weights=sides[0]["weights_sha256"] == sides[1]["weights_sha256"],
+        differing=unlike,
+        pairs=shares(len(pairs[0] & pairs[1]), len(pairs[0] - pairs[1]), len(pairs[1] - pairs[0])),
+        cells=shares(len(found.change), found.only_a, found.only_b),
+        without_stereotype=int(derived[0].attrs["without_stereotype"]),
+        totals=tuple(TotalChange(direction=str(row["direction"]), **numbers(row)) for row in totals.to_dict("records")),
+        sites=tuple(site_change(row) for row in largest(table).head(top).to_dict("records")),
+        table=table,
+    )
+
+
+def shares(both: int, only_a: int, only_b: int) -> dict[str, int]:
+    """Counts of what is in both, and in one alone."""
+    return {"both": both, "only_a": only_a, "only_b": only_b}
+
+
+def largest(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows by the size of their change: whole sites but the residual stream, or all where nothing else was traced.
+
+    Of windows of several widths the narrowest.
+    """
+    known = table[table["groups"] > 1]
+    chosen = known[(known["severed"] == "") & (known["component"] != "resid_pre")]
+    chosen = known if chosen.empty else chosen
+    chosen = chosen[chosen["window"] == chosen["window"].min()]
+    return chosen.iloc[chosen["change"].abs().argsort(kind="stable")[::-1]]
+
+
+def numbers(row: dict[Hashable, Any]) -> dict[str, Any]:
+    """The averages of a row of `changes`, with their intervals and counts."""
+    found: dict[str, Any] = {
+        name: (float(row[f"effect_{name}"]), float(row[f"low_{name}"]), float(row[f"high_{name}"])) for name in "ab"
+    }
+    found["change"] = float(row["change"]), float(row["low"]), float(row["high"])
+    return found | {"n": int(row["n"]), "groups": int(row["groups"]), "p": float(row["p"])}
+
+
+def site_change(row: dict[Hashable, Any]) -> SiteChange:
+    """A row of `changes` as a site."""
+    labels: dict[str, Any] = {name: str(row[name]) for name in ROW if name not in ("layer", "unit", "window")}
+    labels |= {"layer": int(row["layer"]), "window": int(row["window"])}
+    return SiteChange(**labels, unit=None if row["unit"] < 0 else int(row["unit"]), q=float(row["q"]), **numbers(row))
+
+
+def load_comparison(path: str | Path) -> Comparison:
+    """Read a compare.json, or the one in a folder.
+
+    Raises LocateError when it is missing or does not fit its schema.
+    """
+    path = Path(path)
+    path = path / "compare.json" if path.is_dir() else path
+    content = read_json(path)
+    validate(content, "compare", path)
+    known = {key: value for key, value in content.items() if key not in ("schema", "locate")}
+    totals = tuple(TotalChange(**with_intervals(each)) for each in known.pop("totals"))
+    sites = tuple(SiteChange(**with_intervals(each)) for each in known.pop("sites"))
+    return Comparison(**known, totals=totals, sites=sites)
+
+
+def with_intervals(content: dict[str, Any]) -> dict[str, Any]:
+    """JSON's lists of three as tuples."""
+    return content | {name: tuple(content[name]) for name in ("a", "b", "change")}

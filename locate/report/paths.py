@@ -1,0 +1,268 @@
+"""Figures of paths: severed and direct effects, attention edges, and the strongest single units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from locate.errors import LocateError
+from locate.located import THRESHOLD
+from locate.report.figures import (
+    COLOURS,
+    NAMES,
+    add_band,
+    add_panel,
+    axis_title,
+    finished,
+    layer_axes,
+    marked,
+    n_layers,
+    whole_sites,
+)
+from locate.sites import LAST, PATTERN, ROLES, check
+
+PATHS = {
+    "": ("whole", COLOURS[6]),
+    "attn_out": ("attention severed", COLOURS[1]),
+    "mlp_out": ("MLP severed", COLOURS[0]),
+    "both": ("both severed", COLOURS[2]),
+}
+OUTPUTS = ("attn_out", "mlp_out")
+SINGLE = ("neuron", "mlp_out_unit")
+MOST_COLUMNS = 3
+STRONGEST = 20
+SEVERED_NOTE = "severed: what lies downstream at the same token stays as in the base run"
+DIRECT_NOTE = "direct: what the write itself says in the final residual stream, every later layer at this token severed"
+
+
+def plot_severed(averages: pd.DataFrame, *, title: str = "", direction: str = "denoising") -> go.Figure:
+    """Effect of the residual stream by layer, whole and with what follows severed; one panel per role.
+
+    The form of ROME's figure with severed MLP and attention (Meng et al. 2022, figure 4). averages, direction: as in
+    `plot_map`.
+
+    Raises LocateError when no residual stream was traced severed.
+    """
+    rows = paths(averages, direction)
+    rows = rows[(rows["component"] == "resid_pre") & (rows["role"] != "before_subject")]
+    refuse_whole(rows, direction, "resid_pre", "any token but those before the subject")
+    roles = [role for role in ROLES if role in set(rows["role"])]
+    figure, places = panels([marked(role) for role in roles])
+    for role, (row, column) in zip(roles, places, strict=True):
+        for severed, (name, colour) in PATHS.items():
+            line = rows[(rows["role"] == role) & (rows["severed"] == severed)].sort_values("layer")
+            if len(line):
+                add_band(figure, line, name, colour, column, row)
+    return lines_finished(figure, averages, rows, title, direction, places, SEVERED_NOTE)
+
+
+def plot_direct(averages: pd.DataFrame, *, title: str = "", direction: str = "denoising") -> go.Figure:
+    """Direct against whole effect of the outputs at the last token, by layer; one panel per component.
+
+    averages, direction: as in `plot_map`.
+
+    Raises LocateError when no output was traced with both paths severed at the last token.
+    """
+    rows = paths(averages, direction)
+    rows = rows[rows["component"].isin(OUTPUTS) & (rows["role"] == LAST) & rows["severed"].isin(["", "both"])]
+    refuse_whole(rows, direction, "attn_out or mlp_out", "the last token, with severed both")
+    components = [each for each in OUTPUTS if each in set(rows["component"])]
+    figure, places = panels([f"{NAMES[each]} at the last token" for each in components])
+    for component, (row, column) in zip(components, places, strict=True):
+        for severed, name in (("", "whole"), ("both", "direct")):
+            line = rows[(rows["component"] == component) & (rows["severed"] == severed)].sort_values("layer")
+            if len(line):
+                add_band(figure, line, name, PATHS[severed][1], column, row)
+    return lines_finished(figure, averages, rows, title, direction, places, DIRECT_NOTE)
+
+
+def plot_direct_heads(averages: pd.DataFrame, *, title: str = "", direction: str = "denoising") -> go.Figure:
+    """Layer x head maps at the last token: whole effects beside direct ones.
+
+    averages, direction: as in `plot_map`.
+
+    Raises LocateError when no head was traced with both paths severed at the last token.
+    """
+    rows = paths(averages, direction)
+    rows = rows[(rows["component"] == "head") & (rows["role"] == LAST) & rows["severed"].isin(["", "both"])]
+    refuse_whole(rows, direction, "head", "the last token, with severed both")
+    parts = {"whole effect": rows[rows["severed"] == ""], "direct effect": rows[rows["severed"] == "both"]}
+    return maps_of_heads(averages, parts, title, direction, f"faded: q > 0.05; {DIRECT_NOTE}")
+
+
+def plot_attention(
+    averages: pd.DataFrame, *, role: str = LAST, title: str = "", direction: str = "denoising"
+) -> go.Figure:
+    """Attention edges: layer x head maps of the weights from one role, one panel per role attended to.
+
+    averages, direction: as in `plot_map`.
+
+    Raises LocateError when no attention weights from that role were traced.
+    """
+    check("role", role, ROLES)
+    rows = whole_sites(averages)
+    rows = rows[(rows["direction"] == direction) & (rows["component"] == PATTERN) & (rows["role"] == role)]
+    if rows.empty:
+        raise LocateError(
+            f"no attention weights of direction {direction!r} from role {role!r}: trace with component {PATTERN!r}"
+        )
+    keys = [key for key in ("", *ROLES) if key in set(rows["key"])]
+    parts = {f"to {marked(key)}" if key else "to all tokens": rows[rows["key"] == key] for key in keys}
+    note = f"attention weights from {marked(role)} are copied, the values that they weigh are not; faded: q > 0.05"
+    return maps_of_heads(averages, parts, title, direction, note)
+
+
+def plot_units(
+    averages: pd.DataFrame,
+    component: str = "neuron",
+    *,
+    top: int = STRONGEST,
+    title: str = "",
+    direction: str = "denoising",
+) -> go.Figure:
+    """The strongest single units of the MLPs as bars with their intervals, labelled layer.unit and role.
+
+    averages, direction  as in `plot_map`
+    component            "neuron" or "mlp_out_unit"
+    top                  how many
+
+    Raises LocateError when none was traced in two groups.
+    """
+    check("component", component, SINGLE)
+    rows = whole_sites(averages)
+    rows = rows[
+        (rows["direction"] == direction)
+        & (rows["component"] == component)
+        & (rows["window"] == 1)
+        & (rows["groups"] > 1)
+    ]
+    if rows.empty or top < 1:
+        raise LocateError(
+            f"{len(rows)} units of component {component!r}, direction {direction!r}, top {top}: trace some"
+        )
+    order = rows["effect"].abs().argsort(kind="stable")[::-1]
+    shown = rows.iloc[order].head(top).iloc[::-1]
+    labels = [
+        f"L{layer}.{unit} {marked(role)}"
+        for layer, unit, role in zip(shown["layer"], shown["unit"], shown["role"].astype(str), strict=True)
+    ]
+    figure = go.Figure()
+    figure.add_bar(
+        x=shown["effect"],
+        y=labels,
+        orientation="h",
+        marker={"color": COLOURS[0], "opacity": [1.0 if q <= THRESHOLD else 0.35 for q in shown["q"]]},
+        error_x={
+            "array": shown["high"] - shown["effect"],
+            "arrayminus": shown["effect"] - shown["low"],
+            "thickness": 1,
+            "color": "black",
+        },
+        customdata=shown[["n", "groups", "q"]],
+        hovertemplate="%{y}: %{x:.3g}<br>n %{customdata[0]} pairs, %{customdata[1]} groups, q %{customdata[2]:.3g}"
+        "<extra></extra>",
+    )
+    figure.add_vline(x=0, line={"color": "black", "width": 1})
+    figure.update_xaxes(title=axis_title(averages))
+    figure.update_yaxes(title="layer.unit, token", type="category", dtick=1)
+    note = (
+        f"the {len(shown)} strongest of {len(rows)}, chosen by these same pairs; lines: the interval; faded: q > 0.05"
+    )
+    return finished(figure, averages, title, direction, None, 760, 240 + 24 * len(shown), note=note)
+
+
+def path_figures(averages: pd.DataFrame, direction: str, title: str) -> dict[str, go.Figure]:
+    """Every figure of paths and units that the averages have the rows for, by file name."""
+    here = averages[averages["direction"] == direction]
+    cut = here[here["severed"] != ""]
+    sites, last = whole_sites(here), cut[(cut["role"] == LAST) & (cut["severed"] == "both")]
+    drawn: dict[str, go.Figure] = {}
+    if ((cut["component"] == "resid_pre") & (cut["role"] != "before_subject")).any():
+        drawn[f"severed_{direction}"] = plot_severed(averages, title=f"{title}: whole and severed", direction=direction)
+    if last["component"].isin(OUTPUTS).any():
+        drawn[f"direct_{direction}"] = plot_direct(averages, title=f"{title}: direct and whole", direction=direction)
+    if (last["component"] == "head").any():
+        drawn[f"direct_heads_{direction}"] = plot_direct_heads(
+            averages, title=f"{title}: heads, whole and direct", direction=direction
+        )
+    for role in [role for role in ROLES if ((sites["component"] == PATTERN) & (sites["role"] == role)).any()]:
+        headline = f"{title}: attention from {role.replace('_', ' ')}"
+        drawn[f"attention_{role}_{direction}"] = plot_attention(
+            averages, role=role, title=headline, direction=direction
+        )
+    single = sites[(sites["window"] == 1) & (sites["groups"] > 1)]
+    for component in [each for each in SINGLE if each in set(single["component"])]:
+        headline = f"{title}: the strongest {NAMES[component]}"
+        drawn[f"{component}s_{direction}"] = plot_units(averages, component, title=headline, direction=direction)
+    return drawn
+
+
+def paths(averages: pd.DataFrame, direction: str) -> pd.DataFrame:
+    """Single sites copied from the source, whole or severed, of one direction."""
+    return averages[
+        (averages["direction"] == direction)
+        & (averages["window"] == 1)
+        & (averages["name"] == "")
+        & averages["origin"].isin(["source", "base+source"])
+        & ((averages["severed"] != "") | (averages["origin"] == "source"))
+    ]
+
+
+def refuse_whole(rows: pd.DataFrame, direction: str, component: str, where: str) -> None:
+    """Raise LocateError unless some of the rows are severed."""
+    if not (rows["severed"] != "").any():
+        raise LocateError(f"no severed {component} of direction {direction!r} at {where}: trace with --severed")
+
+
+def panels(titles: Sequence[str]) -> tuple[go.Figure, list[tuple[int, int]]]:
+    """An empty figure with a panel per title, a few to a line, and each panel's row and column from 1."""
+    lines = -(-len(titles) // MOST_COLUMNS)
+    columns = -(-len(titles) // lines)
+    figure = make_subplots(
+        lines, columns, shared_yaxes=True, subplot_titles=list(titles), horizontal_spacing=0.04,
+        vertical_spacing=0.0 if lines == 1 else 0.28 / lines,
+    )  # fmt: skip
+    return figure, [(1 + place // columns, 1 + place % columns) for place in range(len(titles))]
+
+
+def lines_finished(
+    figure: go.Figure,
+    averages: pd.DataFrame,
+    rows: pd.DataFrame,
+    title: str,
+    direction: str,
+    places: Sequence[tuple[int, int]],
+    note: str,
+) -> go.Figure:
+    """Axes, zero and caption of panels of lines by layer."""
+    columns, lines = max(column for _, column in places), max(row for row, _ in places)
+    figure.add_hline(y=0, line={"color": "black", "width": 1})
+    figure.update_xaxes(title="layer", dtick=1 if n_layers(rows) <= 16 else 4)
+    figure.update_yaxes(matches="y", showticklabels=True)
+    figure.update_yaxes(title=axis_title(averages), col=1)
+    return finished(
+        figure, averages, title, direction, None, 260 + 330 * columns, 210 + 290 * lines,
+        note=f"bands: the interval; {note}",
+    )  # fmt: skip
+
+
+def maps_of_heads(
+    averages: pd.DataFrame, parts: dict[str, pd.DataFrame], title: str, direction: str, note: str
+) -> go.Figure:
+    """Layer x head maps on one colour scale, a panel per part."""
+    rows = pd.concat(parts.values())
+    heads = [str(head) for head in sorted(rows["unit"].unique())]
+    limit = float(rows["effect"].abs().max()) or 1.0
+    figure, places = panels(list(parts))
+    for part, (row, column) in zip(parts.values(), places, strict=True):
+        add_panel(figure, part.assign(column=part["unit"].astype(str)), heads, column, limit, row)
+    figure.update_xaxes(title="head", type="category")
+    layer_axes(figure, rows)
+    columns, lines = max(column for _, column in places), max(row for row, _ in places)
+    width = 200 + columns * max(200, 46 * len(heads))
+    return finished(
+        figure, averages, title, direction, limit, width, 150 + lines * (90 + 34 * n_layers(rows)), note=note
+    )
