@@ -150,7 +150,7 @@ def rank(
     component, role             where `layers` and `modules` are read off; None for mlp_out at subject_last where they
                                 were traced, else the first that was, in the order of EDITABLE and of FALLBACK_ROLES
     window                      width of the patches ranked; None for the narrowest that was traced
-    kind                        only pairs of this kind ("occupation", "definition", "user"); None for all
+    kind                        as in `effects`: None for occupations where definitional words were traced beside them
     top                         how many sites to list
     level, samples, seed        as in `average`
 
@@ -163,15 +163,14 @@ def rank(
     if top < 1:
         raise LocateError(f"top {top}: expected a number of sites >= 1")
     check("quantity", quantity, tuple(EFFECTS))
-    everything = effects(trace, metric, view=view or default_view(trace))
-    everything = everything[everything["kind"] == kind] if kind else everything
+    everything = effects(trace, metric, view=view or default_view(trace), kind=kind)
     derived = everything[everything["direction"] == direction]
     chosen = rankable(derived, window)
     if chosen.empty:
         have = sorted(derived["component"].unique())
         raise LocateError(
-            f"nothing to rank: direction {direction!r}, kind {kind!r}, window {window} and components {have} hold none "
-            f"of {', '.join(EDITABLE)}: trace with one of them"
+            f"nothing to rank: direction {direction!r}, window {window} and components {have} hold none of "
+            f"{', '.join(EDITABLE)}: trace with one of them"
         )
     component = traced("component", component, COMPONENTS, EDITABLE, chosen)
     role = traced("role", role, ROLES, FALLBACK_ROLES, chosen[chosen["component"] == component])

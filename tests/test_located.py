@@ -163,7 +163,7 @@ def test_only_pairs_of_one_kind():
         )
     ]  # fmt: skip
     trace = trace_of(rows)
-    assert [rank(trace, kind=kind).sites[0].effect for kind in (*kinds, None)] == pytest.approx([1.0, 3.0, 2.0])
+    assert [rank(trace, kind=kind).sites[0].effect for kind in (*kinds, "all", None)] == pytest.approx([1, 3, 2, 1])
     assert rank(trace, kind="definition").sites[0].n == 12
 
 
@@ -187,7 +187,7 @@ def test_a_map_without_tokens_before_the_subject_has_no_such_control():
         ({"component": "mlp"}, "component 'mlp': expected one of resid_pre"),
         ({"role": "subject"}, "role 'subject': expected one of before_subject"),
         ({"quantity": "te"}, "quantity 'te': expected one of total, nie, nde"),
-        ({"kind": "definition"}, r"nothing to rank: direction 'denoising', kind 'definition'"),
+        ({"kind": "definition"}, "kind 'definition' was not traced: expected one of occupation, or 'all'"),
         ({"metric": "nats"}, "metric 'nats'"),
     ],
 )
