@@ -269,13 +269,13 @@ def test_q_is_of_one_direction_whatever_else_was_traced():
     """A map is everything of one direction: the other one's sites do not change its q."""
     values, group = grouped("normal", (2,), 20, cells=12)
     values[:, :4] += 0.8
-    there, back = made(values, group), made(-values[:, ::-1] / 2, group, direction="noising")
+    there, back = made(values, group), made(-values[:, 4:], group, direction="noising")
     both = pd.concat([there, back])
     both.attrs = there.attrs
     found = average(both).set_index(["direction", "layer"])["q"]
     for name, alone in (("denoising", there), ("noising", back)):
         assert found[name].to_dict() == average(alone).set_index("layer")["q"].to_dict()
-        assert (found[name] <= 0.05).any()
+    assert (found["denoising"] <= 0.05).any()
 
 
 def test_memory_stays_bounded_in_blocks(monkeypatch):

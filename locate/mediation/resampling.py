@@ -38,7 +38,7 @@ class Ratio:
         total = self.below.sum(0)
         return np.divide(self.above.sum(0), total, out=np.full(total.shape, np.nan), where=total != 0)
 
-    def __getitem__(self, cells: slice) -> Ratio:
+    def __getitem__(self, cells: slice | np.ndarray) -> Ratio:
         return Ratio(self.above[:, cells], self.below[:, cells], self.here[:, cells])
 
     def over(self, other: Ratio) -> Ratio:
