@@ -1,16 +1,34 @@
 """Stereotype against definition: worked out by hand, covered in simulation, and found where it was planted."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 from handmade import GROUPS, both, map_trace, odds, trace_of
 from test_resampling import SHAPES, made
 
-from locate import LocateError, average, effects, load, selectivity, trace
+from locate import (
+    LocateError,
+    average,
+    effects,
+    gender_scores,
+    load,
+    load_located,
+    plot_map,
+    plot_regression,
+    plot_selectivity,
+    rank,
+    selectivity,
+    trace,
+    write_report,
+)
 from locate.planted import drawn, plant
 from locate.planted.build import GENDERED
 from locate.prompts import Prompts, templates
 from locate.prompts.build import filled
+from locate.report.selectivity import compared, comparison_figures
+from locate.sites import DIRECTIONS
 from locate.tracing.plan import Map
 
 MAP = Map(components=("mlp_out", "head"), roles=("subject_last", "last"))
@@ -183,3 +201,137 @@ def test_planted_paths_are_told_apart(tmp_path):
             assert sign * row["selectivity"] > 0.95
             assert max(row["low"] * sign, row["high"] * sign) > 0.97
             assert min(row["low"] * sign, row["high"] * sign) > 0.8
+
+
+PATHS = ((1.0, 0.1), (0.1, 1.0), (0.8, 0.8))
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """The run folder of a trace of both kinds."""
+    folder = tmp_path_factory.mktemp("both")
+    return folder, write_report(two_kinds(PATHS), folder, formats=["html"])
+
+
+def test_a_report_of_both_kinds_speaks_of_occupations_alone(told):
+    """effects.csv, located.json and the captions; never of the mixture."""
+    folder, report = told
+    table = pd.read_csv(folder / "effects.csv")
+    rows = table[(table["quantity"] == "nie") & (table["direction"] == "denoising")].set_index("layer")
+    assert rows["effect"].tolist() == pytest.approx([1.0, 0.1, 0.8])
+    assert (rows[["n", "groups"]] == 12).all(axis=None)
+    assert report.located.kind == "occupation"
+    assert "n = 12 occupation pairs of 12 groups" in plot_map(report.averages).layout.title.text
+    assert rank(two_kinds(PATHS), kind="definition").sites[0].layer == 1
+    drawn = {path.name for path in (folder / "figures").iterdir()}
+    assert drawn >= {"selectivity_denoising.html", "selectivity_noising.html", "map_denoising.html"}
+
+
+def test_located_carries_selectivity_and_keeps_it(told):
+    folder, report = told
+    sites = {site.layer: site for site in load_located(folder).sites}
+    assert load_located(folder) == report.located
+    truth = [(s**2 - d**2) / (s**2 + d**2) for s, d in PATHS]
+    assert [sites[layer].selectivity.value for layer in range(3)] == pytest.approx(truth)
+    assert [sites[layer].selectivity.definition for layer in range(3)] == pytest.approx([0.1, 1.0, 0.8])
+    assert all(site.selectivity.low <= site.selectivity.value <= site.selectivity.high for site in sites.values())
+    assert (sites[0].selectivity.n, sites[0].selectivity.groups) == (12, 12)
+    html = (folder / "report.html").read_text()
+    assert "<th>selectivity</th>" in html
+    assert f"<td>{sites[0].selectivity.text()}</td>" in html
+
+
+def test_selectivity_csv_is_the_table_with_its_unit(told):
+    table = pd.read_csv(told[0] / "selectivity.csv", keep_default_na=False, na_values=[""])
+    assert set(table["unit_of_effect"]) == {"nats"}
+    expected = selectivity(effects(two_kinds(PATHS), kind="all"))
+    assert table["selectivity"].tolist() == pytest.approx(expected["selectivity"].tolist(), rel=1e-4)
+
+
+def test_without_definitional_words_there_is_no_selectivity(tmp_path):
+    found = rank(map_trace(layers=1))
+    assert not found.selective
+    assert found.head()[-1] == "stability"
+    assert load_located(found.save(tmp_path / "located.json")) == found
+    assert json.loads((tmp_path / "located.json").read_text())["sites"][0]["selectivity"] is None
+
+
+def test_an_undefined_selectivity_is_said_and_kept(tmp_path):
+    """Of two layers one has effects that change their sign from group to group, in both kinds."""
+    trace = two_kinds([(1.0, 1.0), (1.0, 1.0)])
+    odd = (trace.table["layer"] == 1) & (trace.table["pair"] % 2 == 1)
+    for answer in ("female", "male"):
+        trace.table[f"patched_{answer}"] = trace.table[f"patched_{answer}"].mask(
+            odd, 2 * trace.table[f"base_{answer}"] - trace.table[f"patched_{answer}"]
+        )
+    found = rank(trace)
+    by_layer = {site.layer: site.selectivity for site in found.sites}
+    assert by_layer[1].value is None
+    assert by_layer[1].text() == "undefined"
+    assert by_layer[0].value == pytest.approx(0, abs=1e-9)
+    assert load_located(found.save(tmp_path / "located.json")) == found
+
+
+def test_few_groups_say_what_they_do_not_allow():
+    few = rank(map_trace(layers=1, groups=GROUPS[:4]))
+    assert few.smallest_q == 0.125
+    assert not few.sound
+    assert few.limits() == [
+        "so few groups allow no q below 0.12: no site can pass 0.05",
+        "fewer than 12 groups: intervals may cover less than 95%",
+    ]
+    assert min(site.q for site in few.sites) >= 0.125
+    assert rank(map_trace(layers=1)).limits() == []
+
+
+def test_q_is_the_same_in_effects_csv_and_located_json(told):
+    folder, report = told
+    table = pd.read_csv(folder / "effects.csv")
+    rows = table[(table["quantity"] == "nie") & (table["direction"] == "denoising")].set_index("layer")["q"]
+    assert {site.layer: site.q for site in report.located.sites} == pytest.approx(rows.to_dict(), rel=1e-4)
+
+
+def test_the_map_of_selectivity_shows_each_site_where_it_is():
+    table = selectivity(effects(two_kinds(PATHS), kind="all"))
+    figure = plot_selectivity(table, direction="denoising")
+    (panel,) = [each for each in figure.data if each.coloraxis == "coloraxis"]
+    assert list(panel.x) == ["subject_last"]
+    assert np.array(panel.z)[:, 0] == pytest.approx([(s**2 - d**2) / (s**2 + d**2) for s, d in PATHS])
+    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (-1, 1)
+    text = figure.layout.title.text
+    assert "n = 12 pairs of 12 occupations and 12 pairs of 12 words; whole prompt" in text
+    empty = table.assign(selectivity=np.where(table["layer"] == 1, np.nan, table["selectivity"]))
+    empty.attrs = table.attrs
+    grey = plot_selectivity(empty).data[0]
+    assert np.array(grey.z)[:, 0] == pytest.approx([np.nan, 1, np.nan], nan_ok=True)
+    with pytest.raises(LocateError, match="no cells of direction 'up'"):
+        plot_selectivity(table, direction="up")
+
+
+def test_lines_of_the_regression_are_its_coefficients():
+    words = [*gender_scores()["word"][:14], "king", "queen", "actress", "actor", "mother", "father"]
+    table = gender_scores().set_index("word")
+    rows = []
+    for pair, word in enumerate(words):
+        for layer, (stereotypical, factual) in enumerate([(0.5, 3.0), (-1.0, 0.25)]):
+            size = stereotypical * table.loc[word, "stereotypical"] + factual * table.loc[word, "factual"]
+            kind = "definition" if pair >= 14 else "occupation"
+            sign = int(np.sign(table.loc[word].sum())) or 1
+            rows += both(
+                odds(size), odds(0.0), odds(size), odds(0.0), pair=pair, group=word, kind=kind, layer=layer,
+                stereotype=sign,
+            )  # fmt: skip
+    trace = trace_of(rows)
+    tables = compared(trace, "logit_diff", level=0.95, samples=200, seed=0)
+    assert list(tables) == ["selectivity", "regression"]
+    figure = plot_regression(tables["regression"])
+    lines = {each.name: list(each.y) for each in figure.data if each.mode == "lines+markers"}
+    assert lines["stereotypical score"] == pytest.approx([0.5, -1.0], abs=1e-6)
+    assert lines["factual score"] == pytest.approx([3.0, 0.25], abs=1e-6)
+    assert "n = 20 words" in figure.layout.title.text
+    assert set(comparison_figures(trace, tables)) == {
+        f"{name}_{direction}" for name in ("selectivity", "regression_subject_last") for direction in DIRECTIONS
+    }
+    assert list(compared(trace, "odds_ratio", level=0.95, samples=200, seed=0)) == ["selectivity"]
+    with pytest.raises(LocateError, match="at role 'last' to draw"):
+        plot_regression(tables["regression"], role="last")

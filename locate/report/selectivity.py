@@ -100,12 +100,14 @@ def caption(table: pd.DataFrame, rows: pd.DataFrame, direction: str, window: int
     """What selectivity is, of how many pairs, and how the whole prompt leans."""
     about = table.attrs
     value, low, high = about["total"][direction]
-    most = rows[["stereotype_n", "stereotype_groups", "definition_n", "definition_groups"]].max()
+    pairs, jobs, more, words = (
+        rows[f"{kind}_{count}"].max() for kind in ("stereotype", "definition") for count in ("n", "groups")
+    )
     wide = "" if window == 1 else f"{window} layers written at once; "
     return (
         f"{direction} ({draw.meaning(direction)}); (s² - d²) / (s² + d²) of the effects s of occupations and d of "
-        f"words that say their gender, {about['metric']} in {about['effects_in']};<br>{wide}n = "
-        f"{most.iloc[0]} pairs of {most.iloc[1]} occupations and {most.iloc[2]} of {most.iloc[3]} words; whole prompt {value:+.2f} [{low:+.2f}, {high:+.2f}] "
+        f"words that say their gender, {about['metric']} in {about['effects_in']};<br>{wide}n = {pairs} pairs of "
+        f"{jobs} occupations and {more} pairs of {words} words; whole prompt {value:+.2f} [{low:+.2f}, {high:+.2f}] "
         f"({about['level']:.0%});<br>grey: neither effect has q ≤ {about['threshold']:g}"
     )
 
