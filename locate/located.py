@@ -10,9 +10,9 @@ import pandas as pd
 
 from locate.errors import LocateError
 from locate.files import read_json, strict, write_json
-from locate.mediation import average, default_view, effects
-from locate.mediation.averages import ROW, stability
-from locate.mediation.effects import EFFECTS
+from locate.mediation import average, default_view, effects, selectivity
+from locate.mediation.averages import ROW, SOUND_GROUPS, stability
+from locate.mediation.effects import DEFINITION, EFFECTS, EVERY, OCCUPATION
 from locate.metrics import positive_means
 from locate.schema import LOCATED_VERSION, locate_version, validate
 from locate.sites import COMPONENTS, DIRECTIONS, LAST_SUBJECT, ROLES, check
@@ -25,14 +25,38 @@ TOP = 20
 
 
 @dataclass(frozen=True)
+class SiteSelectivity:
+    """Whether a site carries the stereotype (+1) or the gender that words say themselves (-1); see `selectivity`.
+
+    value, low, high  None where neither effect passes the threshold
+    definition        average effect of definitional words there, in the unit of the `Located`
+    n, groups         pairs and words behind that
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    definition: float
+    n: int
+    groups: int
+
+    def text(self) -> str:
+        """Value and interval, as a table shows them."""
+        if self.value is None or self.low is None or self.high is None:
+            return "undefined"
+        return f"{self.value:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+
+
+@dataclass(frozen=True)
 class LocatedSite:
     """One site and its average effect.
 
     module            Hugging Face name of the module that writes it; None for the residual stream
     effect, low, high in the unit of the `Located`; low and high bound its interval
     n, groups         pairs and occupations behind it
-    q                 p-value corrected for all sites of the map (Benjamini and Hochberg)
+    q                 p-value corrected for all sites traced in this direction (Benjamini and Hochberg)
     stability         share of resamples in which it is among the five strongest (see `stability`)
+    selectivity       None where no definitional words were traced at the site
     """
 
     component: str
@@ -47,9 +71,10 @@ class LocatedSite:
     groups: int
     q: float
     stability: float
+    selectivity: SiteSelectivity | None = None
 
     def cells(self) -> list[str]:
-        """As the texts of a table's row: component, layer, role, unit, effect, interval, n, q, stability."""
+        """As the texts of a table's row, but for the selectivity: component, layer, role, unit, effect and so on."""
         return [
             self.component,
             str(self.layer),
@@ -68,6 +93,7 @@ class Located:
     """What a trace located: the hand-off to editors, saved as located.json.
 
     quantity, metric, unit, view, direction, level  what `effect` is (see `effects` and `average`)
+    kind             of the pairs: "occupation", "definition", "user" or "all"
     positive         what a positive effect says: towards or away from the stereotype, or towards the female answer
     total            the average total effect of swapping the whole prompt, and its interval
     without_stereotype  pairs that the view or the metric leaves out
@@ -78,6 +104,8 @@ class Located:
                      interval, and passes the false-discovery threshold; strongest first. None where the interval of the
                      total effect holds 0. Choosing one to edit is a hypothesis to be tested
     modules          their Hugging Face names; module_template has {} for the layer
+    smallest_q       the smallest q that so few groups allow; above the threshold no site can pass
+    sound            whether there are as many groups as coverage of the intervals was measured with (see `average`)
     controls         differences that must be near 0, as measured
     trace            meta.json of the trace
     """
@@ -86,6 +114,7 @@ class Located:
     metric: str
     unit: str
     view: str
+    kind: str
     positive: str
     direction: str
     total: tuple[float, float, float]
@@ -99,8 +128,35 @@ class Located:
     layers: tuple[int, ...]
     modules: tuple[str, ...]
     module_template: str
+    smallest_q: float
+    sound: bool
     controls: dict[str, float]
     trace: dict[str, Any]
+
+    @property
+    def selective(self) -> bool:
+        """Whether any site has a selectivity: definitional words were traced too."""
+        return any(site.selectivity is not None for site in self.sites)
+
+    def head(self) -> list[str]:
+        """Titles of the columns of a table of sites."""
+        names = ["component", "layer", "role", "unit", "effect", f"{self.level:.0%} interval", "n", "q", "stability"]
+        return [*names, "selectivity"] if self.selective else names
+
+    def rows(self) -> list[list[str]]:
+        """The texts of a table of sites."""
+        if not self.selective:
+            return [site.cells() for site in self.sites]
+        return [[*site.cells(), site.selectivity.text() if site.selectivity else ""] for site in self.sites]
+
+    def limits(self) -> list[str]:
+        """What so few groups do not allow, a sentence each."""
+        said = []
+        if self.smallest_q > self.threshold:
+            said.append(f"so few groups allow no q below {self.smallest_q:.2g}: no site can pass {self.threshold:g}")
+        if not self.sound:
+            said.append(f"fewer than {SOUND_GROUPS} groups: intervals may cover less than {self.level:.0%}")
+        return said
 
     def frame(self) -> pd.DataFrame:
         """One row per site."""
@@ -150,7 +206,7 @@ def rank(
     component, role             where `layers` and `modules` are read off; None for mlp_out at subject_last where they
                                 were traced, else the first that was, in the order of EDITABLE and of FALLBACK_ROLES
     window                      width of the patches ranked; None for the narrowest that was traced
-    kind                        only pairs of this kind ("occupation", "definition", "user"); None for all
+    kind                        as in `effects`: None for occupations where definitional words were traced beside them
     top                         how many sites to list
     level, samples, seed        as in `average`
 
@@ -163,25 +219,20 @@ def rank(
     if top < 1:
         raise LocateError(f"top {top}: expected a number of sites >= 1")
     check("quantity", quantity, tuple(EFFECTS))
-    everything = effects(trace, metric, view=view or default_view(trace))
-    everything = everything[everything["kind"] == kind] if kind else everything
+    everything = effects(trace, metric, view=view or default_view(trace), kind=kind)
     derived = everything[everything["direction"] == direction]
     chosen = rankable(derived, window)
     if chosen.empty:
         have = sorted(derived["component"].unique())
         raise LocateError(
-            f"nothing to rank: direction {direction!r}, kind {kind!r}, window {window} and components {have} hold none "
-            f"of {', '.join(EDITABLE)}: trace with one of them"
+            f"nothing to rank: direction {direction!r}, window {window} and components {have} hold none of "
+            f"{', '.join(EDITABLE)}: trace with one of them"
         )
     component = traced("component", component, COMPONENTS, EDITABLE, chosen)
     role = traced("role", role, ROLES, FALLBACK_ROLES, chosen[chosen["component"] == component])
-    known = everything[everything[quantity].notna()]
     width = int(chosen["window"].iloc[0])
-    means = average(known, quantity, level=level, samples=samples, seed=seed)
-    means = rankable(means[(means["direction"] == direction) & (means["groups"] > 1)], width)
-    firm = stability(rankable(known[known["direction"] == direction], width), quantity, samples=samples, seed=seed)
-    means = means.merge(firm, on=ROW, how="left", validate="one_to_one")
-    means = means.iloc[means["effect"].abs().argsort(kind="stable")[::-1]]
+    means, said = ordered(derived[derived[quantity].notna()], quantity, width, level, samples, seed)
+    leanings = selectivities(trace, metric, quantity, direction, level, samples, seed)
     templates = trace.meta["modules"]
     total = total_effect(derived, level, samples, seed)
     beyond = means["low"] > 0 if total[1] > 0 else means["high"] < 0 if total[2] < 0 else means["effect"].isna()
@@ -192,6 +243,7 @@ def rank(
         metric=derived.attrs["metric"],
         unit=derived.attrs["unit"],
         view=derived.attrs["view"],
+        kind=derived.attrs["kind"],
         positive=positive_means(derived.attrs["metric"], derived.attrs["view"]),
         direction=direction,
         total=total,
@@ -199,15 +251,30 @@ def rank(
         window=width,
         level=level,
         threshold=THRESHOLD,
-        sites=tuple(site_of(row, templates) for row in means.head(top).to_dict("records")),
+        sites=tuple(site_of(row, templates, leanings) for row in means.head(top).to_dict("records")),
         component=component,
         role=role,
         layers=layers,
         modules=tuple(str(module_name(templates, component, layer)) for layer in layers),
         module_template=str(templates[component] or ""),
+        smallest_q=said["smallest_q"],
+        sound=said["sound"],
         controls=controls_of(trace, derived),
         trace=trace.meta,
     )
+
+
+def ordered(
+    known: pd.DataFrame, quantity: str, width: int, level: float, samples: int, seed: int
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Averages of one direction's sites of a width, with their stability, strongest first; and how they were averaged.
+
+    q is over all sites of the direction, those included that are not ranked.
+    """
+    means = average(known, quantity, level=level, samples=samples, seed=seed)
+    firm = stability(rankable(known, width), quantity, samples=samples, seed=seed)
+    rows = rankable(means[means["groups"] > 1], width).merge(firm, on=ROW, how="left", validate="one_to_one")
+    return rows.iloc[rows["effect"].abs().argsort(kind="stable")[::-1]], means.attrs
 
 
 def total_effect(derived: pd.DataFrame, level: float, samples: int, seed: int) -> tuple[float, float, float]:
@@ -241,7 +308,34 @@ def traced(what: str, value: str | None, words: tuple[str, ...], preferred: tupl
     raise LocateError(f"{what} {value!r} was not traced: expected one of {', '.join(sorted(have))}")
 
 
-def site_of(row: dict[Any, Any], templates: dict[str, str | None]) -> LocatedSite:
+def selectivities(
+    trace: Trace, metric: str, quantity: str, direction: str, level: float, samples: int, seed: int
+) -> dict[tuple[Any, ...], SiteSelectivity]:
+    """Selectivity of every site of a direction; none where only one kind of words was traced."""
+    if not {OCCUPATION, DEFINITION} <= set(trace.table["kind"]):
+        return {}
+    every = effects(trace, metric, kind=EVERY)
+    every = every[(every["direction"] == direction) & every[quantity].notna()]
+    if not {OCCUPATION, DEFINITION} <= set(every["kind"]):
+        return {}
+    found = selectivity(every, quantity, threshold=THRESHOLD, level=level, samples=samples, seed=seed)
+    found = found[found["definition_groups"] > 0]
+    return {tuple(row[name] for name in ROW): leaning_of(row) for row in found.to_dict("records")}
+
+
+def leaning_of(row: dict[Any, Any]) -> SiteSelectivity:
+    """A row of `selectivity` as what a site carries."""
+    value, low, high = (None if pd.isna(row[name]) else float(row[name]) for name in ("selectivity", "low", "high"))
+    return SiteSelectivity(
+        value, low, high, float(row["definition"]), int(row["definition_n"]), int(row["definition_groups"])
+    )
+
+
+def site_of(
+    row: dict[Any, Any],
+    templates: dict[str, str | None],
+    leanings: dict[tuple[Any, ...], SiteSelectivity],
+) -> LocatedSite:
     """A row of `average` as a site."""
     return LocatedSite(
         component=str(row["component"]),
@@ -256,6 +350,7 @@ def site_of(row: dict[Any, Any], templates: dict[str, str | None]) -> LocatedSit
         groups=int(row["groups"]),
         q=float(row["q"]),
         stability=float(row["stability"]),
+        selectivity=leanings.get(tuple(row[name] for name in ROW)),
     )
 
 
@@ -287,7 +382,13 @@ def load_located(path: str | Path) -> Located:
     content = read_json(path)
     validate(content, "located", path)
     fields = {key: value for key, value in content.items() if key not in ("schema", "locate")}
-    sites = tuple(LocatedSite(**site) for site in fields.pop("sites"))
+    sites = tuple(read_site(site) for site in fields.pop("sites"))
     for name in ("layers", "modules", "total"):
         fields[name] = tuple(fields[name])
     return Located(sites=sites, **fields)
+
+
+def read_site(content: dict[str, Any]) -> LocatedSite:
+    """A site of a located.json."""
+    leaning = content["selectivity"]
+    return LocatedSite(**content | {"selectivity": None if leaning is None else SiteSelectivity(**leaning)})

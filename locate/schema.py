@@ -12,8 +12,8 @@ import jsonschema
 from locate.errors import LocateError
 
 TRACE_VERSION = 2
-LOCATED_VERSION = 1
 COMPARE_VERSION = 1
+LOCATED_VERSION = 2
 
 
 def locate_version() -> str:

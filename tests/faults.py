@@ -22,6 +22,7 @@ PATHS = ["tests/test_paths.py", "-k", "downstream or severed or direct or answer
 PATH_FIGURES = ["tests/test_path_figures.py"]
 ESTIMATE = ["tests/test_gradients.py", "-k", "not planted and not bad"]
 PLANTED = ["tests/test_planted.py", "-k", "gpt2 or hand"]
+INTERVALS = ["tests/test_resampling.py"]
 SWEEP = ["tests/test_sweep.py", "-k", "(random_rows and (gpt2 or llama)) or (traces and None)"]
 
 
@@ -177,7 +178,7 @@ FAULTS = [
     fault("planted: stereotype without its sign", "planted/build.py",
           '{"stereotype": int(sign)} | signs', '{"stereotype": 1} | signs', *PLANTED),
     fault("stability of signed means", "mediation/averages.py",
-          "np.abs(resampled(sums.sums,", "np.positive(resampled(sums.sums,",
+          "np.where(drawn > 0, np.abs(means), -1.0)", "np.where(drawn > 0, means, -1.0)",
           "tests/test_averages.py", "-k", "stability"),
     fault("pattern: weights of the base's keys", "plain.py",
           "[key[from_source] for key in write.keys]", "[key[0] for key in write.keys]",
@@ -227,12 +228,30 @@ FAULTS = [
     fault("stereotype sign lost", "mediation/effects.py",
           "rows[run] = y * sign if", "rows[run] = y * np.abs(sign) if", "tests/test_effects.py"),
     fault("sign lost in an absolute value", "mediation/averages.py",
-          'result["effect"] = sums.sums.sum(0) / sums.counts.sum(0)',
-          'result["effect"] = np.abs(sums.sums.sum(0)) / sums.counts.sum(0)', "tests/test_averages.py"),
+          'result["effect"] = groups.estimate', 'result["effect"] = np.abs(groups.estimate)', "tests/test_averages.py"),
     fault("rows resampled instead of groups", "mediation/averages.py",
-          'pd.factorize(pairs["group"])', 'pd.factorize(pairs["pair"])', "tests/test_averages.py"),
+          'pairs["group"].factorize()[0]', 'pairs["pair"].factorize()[0]', "tests/test_averages.py"),
     fault("q not corrected", "mediation/averages.py",
-          'false_discovery_control(result["p"])', 'result["p"]', "tests/test_averages.py"),
+          'false_discovery_control(rows["p"].to_numpy()[places])', 'rows["p"].to_numpy()[places]',
+          "tests/test_averages.py"),
+    fault("q over both directions at once", "mediation/averages.py",
+          'rows.groupby("direction", observed=True, sort=False)', 'rows.groupby("unit", observed=True, sort=False)',
+          *INTERVALS),
+    fault("percentiles not widened for few groups", "mediation/resampling.py",
+          "axis=0) * student / stats.norm.ppf(1 - tail)", "axis=0)", "tests/test_averages.py"),
+    fault("ends of the bootstrap-t swapped", "mediation/resampling.py",
+          "least, most = np.quantile(pivots(found)", "most, least = -np.quantile(pivots(found)",
+          "tests/test_averages.py"),
+    fault("noise within pairs counted as templates'", "mediation/resampling.py",
+          "(templates.plain - noise) / templates.plain, 0, 1", "templates.plain / templates.plain, 0, 1", *INTERVALS),
+    fault("templates not resampled", "mediation/resampling.py",
+          "np.clip((templates.plain - noise)", "0 * np.clip((templates.plain - noise)", *INTERVALS),
+    fault("observed signs not counted among the draws", "mediation/permutation.py",
+          "(reached(signs, sums) + 1) / (samples + 1)", "reached(signs, sums) / samples", *INTERVALS),
+    fault("sizes rounded up when they are counted", "mediation/permutation.py",
+          "np.floor(sizes * (STEPS / most))", "np.ceil(sizes * (STEPS / most))", *INTERVALS),
+    fault("p one-sided", "mediation/permutation.py",
+          "min(1.0, 2 * float(share.sum()))", "min(1.0, float(share.sum()))", *INTERVALS),
     fault("ranking drops the threshold", "located.py",
           '(means["q"] <= THRESHOLD)', '(means["q"] <= 1)', "tests/test_located.py"),
     fault("the wrong cells faded", "report/figures.py",

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from handmade import map_trace
-from scipy.stats import kstest
+from scipy.stats import kstest, norm, t
 
 from locate import LocateError, average, effects, normalised, stability
 
@@ -38,14 +38,36 @@ def one(averages):
     return found
 
 
-def plain_bootstrap(values, samples, seed, level):
-    """Interval of the mean over rows when groups are drawn, one draw at a time."""
-    weights = np.random.default_rng(seed).multinomial(len(values), [1 / len(values)] * len(values), size=samples)
-    means = []
-    for times in weights:
-        drawn = [value for each, count in zip(values, times, strict=True) for _ in range(count) for value in each]
-        means.append(sum(drawn) / len(drawn))
-    return np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+def ratio(draw, values):
+    """Mean over the rows of drawn groups, and its standard error robust to groups."""
+    rows = [value for each in draw for value in values[each]]
+    mean = sum(rows) / len(rows)
+    rest = [sum(value - mean for value in values[each]) for each in draw]
+    groups = len(values)
+    return mean, np.sqrt(groups / (groups - 1) * sum(each**2 for each in rest)) / len(rows)
+
+
+def jackknife(values):
+    """Standard error of the mean over rows from leaving out one group after the other."""
+    groups = range(len(values))
+    mean = ratio(groups, values)[0]
+    left = [ratio([other for other in groups if other != each], values)[0] - mean for each in groups]
+    return np.sqrt((len(values) - 1) / len(values) * sum(each**2 for each in left))
+
+
+def plain_interval(values, samples, seed, level):
+    """The wider of the bootstrap-t and the widened percentile interval, one draw at a time."""
+    groups, tail = len(values), (1 - level) / 2
+    mean = ratio(range(groups), values)[0]
+    deviations, pivots = [], []
+    for times in np.random.default_rng(seed).multinomial(groups, [1 / groups] * groups, size=samples):
+        drawn, error = ratio([group for group, count in enumerate(times) for _ in range(count)], values)
+        deviations.append(drawn - mean)
+        pivots.append((drawn - mean) / error)
+    wider = t.ppf(1 - tail, groups - 1) / norm.ppf(1 - tail) * np.sqrt(groups / (groups - 1))
+    below, above = wider * np.quantile(deviations, [tail, 1 - tail])
+    least, most = np.quantile(pivots, [tail, 1 - tail]) * jackknife(values)
+    return mean + min(below, -most), mean + max(above, -least)
 
 
 def test_mean_counts_pairs_alike_and_says_how_many():
@@ -88,10 +110,18 @@ def test_cells_are_told_apart_by(label, values):
     assert found.to_dict() == dict(zip(values, [0.0, 1.0], strict=True))
 
 
-def test_interval_is_the_plain_bootstraps():
-    values = [[1.0, 2.0], [4.0], [0.5, -1.0, 3.0], [2.0, 2.5]]
+def test_interval_is_the_plain_ones():
+    values = [[1.0, 2.0], [4.0], [0.5, -1.0, 3.0], [2.0, 2.5], [0.0], [1.5, 1.0], [-2.0], [9.0, 6.0, 5.0], [1.0, 1.2]]
     found = one(average(of_groups(values), samples=500, seed=3, level=0.9))
-    assert (found["low"], found["high"]) == pytest.approx(plain_bootstrap(values, 500, 3, 0.9), rel=1e-12)
+    assert (found["low"], found["high"]) == pytest.approx(plain_interval(values, 500, 3, 0.9), rel=1e-9)
+    assert found["high"] - found["effect"] > 1.1 * (found["effect"] - found["low"])
+
+
+def test_few_groups_have_students_interval_with_the_jackknife_error():
+    values = [[1.0, 2.0], [4.0], [0.5, -1.0, 3.0], [2.0, 2.5]]
+    found = one(average(of_groups(values), level=0.9))
+    half = t.ppf(0.95, 3) * jackknife(values)
+    assert (found["low"], found["high"]) == pytest.approx((found["effect"] - half, found["effect"] + half))
 
 
 def test_more_rows_of_the_same_groups_do_not_narrow_the_interval():
@@ -106,7 +136,7 @@ def test_rows_that_repeat_their_group_give_the_width_of_groups():
     effect = np.random.default_rng(1).normal(size=40)
     found = one(average(of_groups([[value] * 4 for value in effect]), samples=4000))
     width = 2 * 1.96 * effect.std(ddof=1) / np.sqrt(40)
-    assert found["high"] - found["low"] == pytest.approx(width, rel=0.1)
+    assert found["high"] - found["low"] == pytest.approx(width, rel=0.12)
 
 
 def simulated(mean, cells=300, groups=40, rows=4, seed=0):
@@ -130,10 +160,6 @@ def test_p_is_uniform_where_there_is_no_effect():
     p = average(simulated(0.0, seed=5), samples=1000)["p"]
     assert kstest(p, "uniform").pvalue > 0.01
     assert (p <= 0.05).mean() < 0.09
-
-
-def test_p_is_as_small_as_it_can_be_under_a_strong_effect():
-    assert average(simulated(2.0, cells=3), samples=1000)["p"].tolist() == pytest.approx([1 / 1001] * 3)
 
 
 def test_p_is_two_sided():

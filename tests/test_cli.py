@@ -141,6 +141,27 @@ def test_own_pairs_without_a_stereotype_are_ranked_signed(run, folder_of, tmp_pa
     assert json.loads(out)["located"]["view"] == "signed"
 
 
+def test_both_kinds_of_words_are_traced_and_told_apart(run, folder_of, tmp_path):
+    code, out, _ = run(
+        "trace", "--model", folder_of("gpt2"), "--words", "both", "--swap", "opposite", "--limit", 12, "--components",
+        "mlp_out", "--roles", "subject_last", "--direction", "denoising", "-o", tmp_path / "run", *FAST,
+    )  # fmt: skip
+    assert code == 0
+    assert "24 pairs kept" in out
+    assert "selectivity" in out
+    table = pd.read_csv(tmp_path / "run" / "selectivity.csv")
+    assert (table[["stereotype_n", "definition_n"]] == 12).all(axis=None)
+    assert (pd.read_csv(tmp_path / "run" / "effects.csv")["n"] == 12).all()
+    assert (tmp_path / "run" / "figures" / "selectivity_denoising.html").is_file()
+    assert (tmp_path / "run" / "regression.csv").is_file()
+    code, out, _ = run("rank", tmp_path / "run", "--kind", "definition", "--json")
+    assert code == 0
+    assert json.loads(out)["kind"] == "definition"
+    code, _, err = run("rank", tmp_path / "run", "--kind", "user")
+    assert code == 1
+    assert "kind 'user' was not traced: expected one of definition, occupation, or 'all'" in err
+
+
 @pytest.mark.parametrize("noise", [["--corrupt", "noise", "--draws", "2"], ["--words", "definitional"]])
 def test_other_ways_to_trace(run, folder_of, tmp_path, noise):
     components = ["--components", "mlp_out,head", "--windows", "1,2", "--roles", "subject_last,last"]

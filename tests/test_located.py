@@ -163,7 +163,7 @@ def test_only_pairs_of_one_kind():
         )
     ]  # fmt: skip
     trace = trace_of(rows)
-    assert [rank(trace, kind=kind).sites[0].effect for kind in (*kinds, None)] == pytest.approx([1.0, 3.0, 2.0])
+    assert [rank(trace, kind=kind).sites[0].effect for kind in (*kinds, "all", None)] == pytest.approx([1, 3, 2, 1])
     assert rank(trace, kind="definition").sites[0].n == 12
 
 
@@ -187,7 +187,7 @@ def test_a_map_without_tokens_before_the_subject_has_no_such_control():
         ({"component": "mlp"}, "component 'mlp': expected one of resid_pre"),
         ({"role": "subject"}, "role 'subject': expected one of before_subject"),
         ({"quantity": "te"}, "quantity 'te': expected one of total, nie, nde"),
-        ({"kind": "definition"}, r"nothing to rank: direction 'denoising', kind 'definition'"),
+        ({"kind": "definition"}, "kind 'definition' was not traced: expected one of occupation, or 'all'"),
         ({"metric": "nats"}, "metric 'nats'"),
     ],
 )
@@ -233,7 +233,7 @@ def test_json_is_strict_and_says_its_version(located, tmp_path):
         raise AssertionError(word)
 
     content = json.loads(located.save(tmp_path / "located.json").read_text(), parse_constant=refuse)
-    assert content["schema"] == 1
+    assert content["schema"] == 2
     assert content["sites"][0] == asdict(located.sites[0])
     assert content["trace"]["recipe"] == META["recipe"]
 
@@ -291,7 +291,7 @@ def test_an_effect_that_is_no_number_is_not_saved(located, tmp_path, bad):
         (lambda content: content["sites"][0].update(z=1), "at sites/0: Additional properties .*'z'"),
         (lambda content: content.update(note="mine"), "at the top: Additional properties .*'note'"),
         (lambda content: content.update(layers=[1, -1]), "at layers/1: -1 is less than"),
-        (lambda content: content.update(schema=2), "at schema: 1 was expected"),
+        (lambda content: content.update(schema=1), "at schema: 2 was expected"),
         (lambda content: content["trace"].pop("recipe"), "at trace: 'recipe' is a required property"),
     ],
 )

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from locate.files import strict
 from locate.located import Located
+from locate.mediation.effects import OCCUPATION
 from locate.prompts.tokens import Ledger, TokenPair
 from locate.report.write import Report
 from locate.tracing.table import Trace
@@ -80,22 +81,17 @@ def rows_line(done: int, planned: int, measured: int, seconds: float) -> str:
 
 def site_table(located: Located, shown: int = SHOWN) -> Table:
     """The strongest sites."""
-    title = f"{located.quantity} of {located.metric} ({located.unit}, {located.direction})"
+    about = (
+        [located.unit, located.direction]
+        if located.kind == OCCUPATION
+        else [located.unit, located.direction, located.kind]
+    )
+    title = f"{located.quantity} of {located.metric} ({', '.join(about)})"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in (
-        "component",
-        "layer",
-        "role",
-        "unit",
-        "effect",
-        f"{located.level:.0%} interval",
-        "n",
-        "q",
-        "stability",
-    ):
+    for name in located.head():
         table.add_column(name, justify="left" if name in ("component", "role") else "right", no_wrap=True)
-    for site in located.sites[:shown]:
-        table.add_row(*site.cells())
+    for cells in located.rows()[:shown]:
+        table.add_row(*cells)
     return table
 
 
@@ -118,6 +114,8 @@ def print_located(located: Located, paths: Sequence[Path], as_json: bool) -> Non
     if located.without_stereotype:
         console.print(f"{located.without_stereotype} pairs have no stereotype and are left out")
     console.print(site_table(located))
+    for limit in located.limits():
+        console.print(limit)
     layers = ", ".join(str(layer) for layer in located.layers) or "none passes"
     console.print(f"\nlayers of {located.component} at {located.role}, strongest first: {layers}")
     print_paths(paths, "")

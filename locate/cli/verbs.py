@@ -61,6 +61,7 @@ class Words(StrEnum):
 
     occupations = "occupations"
     definitional = "definitional"
+    both = "both"
 
 
 ModelName = Annotated[str, typer.Option("--model", "-m", help="'mini' (bundled), a folder, or a Hugging Face id")]
@@ -77,10 +78,11 @@ SWAP_HELP = (
     "someone: without the article"
 )
 SwapOption = Annotated[SwapFor | None, typer.Option(help=SWAP_HELP)]
-WordsOption = Annotated[Words | None, typer.Option(help="the package's occupations, or words that say their gender")]
+WordsOption = Annotated[Words | None, typer.Option(help="the package's occupations, words that say their gender, both")]
+Kind = Annotated[str | None, typer.Option(help="of pairs: occupation, definition, user, all; default: occupation")]
 Template = Annotated[list[str] | None, typer.Option("--template", help="own template with {subject}; repeatable")]
 TemplatesEach = Annotated[int | None, typer.Option(help="templates for each subject; default: 4, or all own ones")]
-Limit = Annotated[int | None, typer.Option(help="only the first N pairs")]
+Limit = Annotated[int | None, typer.Option(help="only the first N pairs, of either kind of words")]
 Metric = Annotated[str, typer.Option(help="logit_diff, prob_diff, prob_stereotypical or odds_ratio")]
 Formats = Annotated[str, typer.Option(help="of figures, separated by commas: html, png, svg, pdf")]
 HandOff = Annotated[
@@ -269,6 +271,7 @@ def rank(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="also write a located.json there")] = None,
     metric: Metric = "logit_diff",
     view: Annotated[str | None, typer.Option(help="stereotype, or signed (female minus male)")] = None,
+    kind: Kind = None,
     quantity: Annotated[str, typer.Option(help="nie, nde or total")] = "nie",
     direction: Annotated[str | None, typer.Option(help="denoising or noising; default: the first traced")] = None,
     layers_of: HandOff = None,
@@ -286,6 +289,7 @@ def rank(
         load_trace(run),
         metric=metric,
         view=view,
+        kind=kind,
         quantity=quantity,
         direction=direction,
         component=layers_of,
@@ -300,6 +304,7 @@ def rank(
 def plot(
     run: Run,
     metric: Metric = "logit_diff",
+    kind: Kind = None,
     formats: Formats = "html,png,svg,pdf",
     pair: Annotated[int | None, typer.Option(help="draw this pair's own map instead of everything")] = None,
     direction: Annotated[str | None, typer.Option(help="of --pair: denoising or noising")] = None,
@@ -316,10 +321,10 @@ def plot(
     with Steps() as steps:
         steps.say("figures")
         if pair is None:
-            paths, missing = draw_figures(found, run, metric=metric, formats=wanted, seed=seed)
+            paths, missing = draw_figures(found, run, metric=metric, kind=kind, formats=wanted, seed=seed)
         else:
             way = direction or str(found.meta["directions"][0])
-            figure = plot_pair(effects(found, metric, view=default_view(found)), pair, direction=way)
+            figure = plot_pair(effects(found, metric, view=default_view(found), kind=kind), pair, direction=way)
             paths, missing = save_figures({f"pair_{pair}_{way}": figure}, run / "figures", wanted)
     print_paths(paths, missing)
 
@@ -377,9 +382,10 @@ def chosen_prompts(
         if swap:
             raise LocateError(f"--swap {swap.value}: definitional words have one counterpart each: leave --swap out")
         return definitional_pairs(templates=template, templates_each=templates_each).first(limit)
-    return occupation_pairs((swap or SwapFor.anti).value, templates=template, templates_each=templates_each).first(
-        limit
-    )
+    found = occupation_pairs((swap or SwapFor.anti).value, templates=template, templates_each=templates_each)
+    if words is Words.both:
+        return found.first(limit) + definitional_pairs(templates=template, templates_each=templates_each).first(limit)
+    return found.first(limit)
 
 
 def parsed_map(

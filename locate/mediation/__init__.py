@@ -1,9 +1,11 @@
-"""Mediation: effects of a trace, their averages with intervals, normalised effects, how firm a ranking is, changes."""
+"""Mediation: effects, averages with intervals, shares, stability, selectivity, regression on scores, changes."""
 
 from locate.mediation.averages import average, normalised, stability
 from locate.mediation.changes import changes
 from locate.mediation.comparison import Comparison, compare, load_comparison
 from locate.mediation.effects import default_view, effects, pair_log_odds
+from locate.mediation.regression import gender_regression, gender_scores
+from locate.mediation.selectivity import selectivity
 
 __all__ = [
     "Comparison",
@@ -12,8 +14,11 @@ __all__ = [
     "compare",
     "default_view",
     "effects",
+    "gender_regression",
+    "gender_scores",
     "load_comparison",
     "normalised",
     "pair_log_odds",
+    "selectivity",
     "stability",
 ]

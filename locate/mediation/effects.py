@@ -10,18 +10,23 @@ from locate.metrics import Metric, metric_named
 from locate.tracing.table import SITE, Trace
 
 VIEWS = ("stereotype", "signed")
+OCCUPATION, DEFINITION, EVERY = "occupation", "definition", "all"
 PLACE = ["clean_pos", "corrupted_pos"]
 CELL = ["pair", *SITE, *PLACE]
 EFFECTS = ["total", "nie", "nde"]
 KEPT = ["group", "template", "kind", "stereotype", "clean", "corrupted", "token"]
 
 
-def effects(trace: Trace, metric: str = "logit_diff", *, view: str = "stereotype") -> pd.DataFrame:
+def effects(
+    trace: Trace, metric: str = "logit_diff", *, view: str = "stereotype", kind: str | None = None
+) -> pd.DataFrame:
     """Effects of every patch in every pair, averaged over the samples of a noise corruption.
 
     metric  "logit_diff" (nats; the default), "prob_diff", "prob_stereotypical" or "odds_ratio" (see `locate.metrics`)
     view    "stereotype": a female-minus-male metric is multiplied by the pair's stereotype sign, so that positive is
             towards the stereotype of the clean subject; "signed": it is left female minus male
+    kind    only pairs of this kind ("occupation", "definition", "user"); "all" for every pair; None for the kind that
+            `default_kind` chooses, so that words that say their gender never enter the averages of a bias
 
     Returns one row per (pair, patch, direction) with the labels of the trace and
 
@@ -36,10 +41,10 @@ def effects(trace: Trace, metric: str = "logit_diff", *, view: str = "stereotype
     metric total(base to source) = nde(base to source) - nie(source to base) holds exactly (Pearl 2001).
 
     Under the stereotype view and for metrics that need a stereotype, pairs with sign 0 are left out; `attrs` counts
-    them in "without_stereotype".
+    them in "without_stereotype". `attrs` also says the "kind", and counts the pairs of "other_kinds" left out.
 
-    Raises LocateError for an unknown metric or view, one that needs probabilities that were left out, or when no pair
-    is left.
+    Raises LocateError for an unknown metric, view or kind, a metric that needs probabilities that were left out, or
+    when no pair is left.
     """
     chosen = metric_named(metric)
     if view not in VIEWS:
@@ -49,7 +54,8 @@ def effects(trace: Trace, metric: str = "logit_diff", *, view: str = "stereotype
             f"metric {metric!r} needs probabilities, which this run left out: choose logit_diff or odds_ratio, or "
             "trace again with them"
         )
-    table, without = trace.table, 0
+    table, without = of_kind(trace.table, kind), 0
+    others = trace.table[~trace.table["kind"].isin(table["kind"].unique())]
     if view == "stereotype" or not chosen.signed:
         unsigned = table["stereotype"] == 0
         without = int(table.loc[unsigned, "pair"].nunique())
@@ -75,8 +81,43 @@ def effects(trace: Trace, metric: str = "logit_diff", *, view: str = "stereotype
         "unit": chosen.unit,
         "view": view if chosen.signed else "stereotype",
         "without_stereotype": without,
+        "kind": kind or default_kind(trace.table),
+        "other_kinds": {
+            str(each): int(n) for each, n in others.groupby("kind", observed=True)["pair"].nunique().items()
+        },
     }
     return result
+
+
+def default_kind(table: pd.DataFrame) -> str:
+    """The kind of pairs that is spoken of where none is asked for: the one place where that is chosen.
+
+    The only kind there is; else occupations; else the only kind besides definitional words.
+
+    Raises LocateError where that leaves several.
+    """
+    kinds = sorted({str(each) for each in table["kind"].unique()})
+    for chosen in (
+        kinds,
+        [each for each in kinds if each == OCCUPATION],
+        [each for each in kinds if each != DEFINITION],
+    ):
+        if len(chosen) == 1:
+            return chosen[0]
+    raise LocateError(f"the pairs are of kinds {', '.join(kinds)}: choose one of them, or {EVERY!r} for the mixture")
+
+
+def of_kind(table: pd.DataFrame, kind: str | None) -> pd.DataFrame:
+    """The rows of one kind of pairs; see `effects`.
+
+    Raises LocateError when there are none.
+    """
+    chosen = kind or default_kind(table)
+    found = table if chosen == EVERY else table[table["kind"] == chosen]
+    if found.empty:
+        have = ", ".join(sorted({str(each) for each in table["kind"].unique()}))
+        raise LocateError(f"kind {chosen!r} was not traced: expected one of {have}, or {EVERY!r}")
+    return found
 
 
 def default_view(trace: Trace) -> str:

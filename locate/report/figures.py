@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from textwrap import wrap
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -354,14 +355,20 @@ def finished(
     width_text = "" if window == 1 else f"{window} layers written at once; "
     caption = (
         f"{direction} ({meaning(direction)}); {about['metric']} in {about['unit']}, positive is "
-        f"{positive_means(about['metric'], about['view'])}; n = {drawn['n'].max()} pairs of "
-        f"{drawn['groups'].max()} groups;<br>{width_text}{about['level']:.0%} intervals by bootstrap over groups; "
+        f"{positive_means(about['metric'], about['view'])}; n = {drawn['n'].max()} "
+        f"{kind_text(about)}pairs of {drawn['groups'].max()} groups;<br>{width_text}{about['level']:.0%} intervals by "
+        f"bootstrap over {'groups and templates' if 'template' in about.get('resampled', '') else 'groups'}; "
         + (note or ("faded: q > 0.05" if limit is not None else "bands: the interval"))
     )
     figure.update_layout(layout(title or QUANTITIES[about["column"]].capitalize(), caption, width, height))
     if limit is not None:
         figure.update_layout(coloraxis=colour_axis(limit, about["unit"]))
     return figure
+
+
+def kind_text(about: dict[str, Any]) -> str:
+    """The kind of pairs, where others were traced beside it."""
+    return f"{about['kind']} " if about.get("other_kinds") else ""
 
 
 def layout(title: str, caption: str, width: int, height: int) -> dict[str, object]:

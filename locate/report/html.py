@@ -46,6 +46,7 @@ def answer(located: Located) -> str:
     what = f"{located.quantity} of {located.metric}, {located.direction}, q ≤ {located.threshold}"
     effect, low, high = located.total
     what += f"; total effect {effect:+.3f} [{low:+.3f}, {high:+.3f}] {located.unit}, positive is {located.positive}"
+    what += "".join(f"; {limit}" for limit in located.limits())
     if located.without_stereotype:
         what += f"; {located.without_stereotype} pairs without a stereotype left out"
     if not located.layers:
@@ -59,9 +60,8 @@ def answer(located: Located) -> str:
 
 def strongest(located: Located) -> str:
     """The ranked sites as a table."""
-    head = ["component", "layer", "role", "unit", f"effect ({located.unit})", f"{located.level:.0%} interval"]
-    head += ["n", "q", "stability"]
-    rows = ["".join(f"<td>{escape(cell)}</td>" for cell in site.cells()) for site in located.sites]
+    head = [f"effect ({located.unit})" if name == "effect" else name for name in located.head()]
+    rows = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in located.rows()]
     cells = "\n".join(f"<tr>{row}</tr>" for row in rows)
     titles = "".join(f"<th>{escape(each)}</th>" for each in head)
     return f"<h2>Strongest sites</h2><table><tr>{titles}</tr>\n{cells}</table>"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -14,8 +15,10 @@ from locate.errors import LocateError
 from locate.files import write_text, write_whole
 from locate.located import Located, rank
 from locate.mediation import average, default_view, effects, normalised, pair_log_odds
+from locate.mediation.effects import DEFINITION
 from locate.prompts.build import occupation_table
 from locate.report import figures as draw
+from locate.report import selectivity as compare
 from locate.report.html import page
 from locate.report.paths import path_figures
 from locate.sites import check
@@ -45,9 +48,13 @@ class Intervals:
     samples: int
     seed: int
 
+    def settings(self) -> dict[str, Any]:
+        """As keyword arguments."""
+        return {"level": self.level, "samples": self.samples, "seed": self.seed}
+
     def average(self, derived: pd.DataFrame, column: str = "nie") -> pd.DataFrame:
         """`average` with these settings."""
-        return average(derived, column, level=self.level, samples=self.samples, seed=self.seed)
+        return average(derived, column, **self.settings())
 
 
 def write_report(
@@ -59,6 +66,7 @@ def write_report(
     component: str | None = None,
     role: str | None = None,
     top: int = 20,
+    kind: str | None = None,
     formats: Sequence[str] = FORMATS,
     level: float = 0.95,
     samples: int = 2000,
@@ -72,7 +80,8 @@ def write_report(
     step       called with a word on what is being done
 
     The other arguments are those of `rank`. Writes effects.csv (indirect, direct and total averages with intervals,
-    and the share of the total), located.json, figures/ and report.html.
+    and the share of the total), located.json, figures/ and report.html; of a trace of occupations and definitional
+    words also selectivity.csv and regression.csv. All else speaks of one kind of pairs.
 
     Raises LocateError for an unknown format, or when a file cannot be written.
     """
@@ -82,7 +91,7 @@ def write_report(
     folder = Path(folder)
     say("effects")
     view = default_view(trace)
-    derived = effects(trace, metric, view=view)
+    derived = effects(trace, metric, view=view, kind=kind)
     chosen = Intervals(level, samples, seed)
     averages = chosen.average(derived)
     say("ranking")
@@ -93,27 +102,41 @@ def write_report(
         direction=direction,
         component=component,
         role=role,
+        kind=kind,
         top=top,
-        level=level,
-        samples=samples,
-        seed=seed,
+        **chosen.settings(),
     )
+    tables = compared_tables(trace, metric, chosen)
     table = write_averages(folder / "effects.csv", derived, averages, chosen)
     json_path = located.save(folder / "located.json")
+    more = compare.write_compared(tables, folder)
     say("figures")
-    drawn = all_figures(trace, derived, averages)
+    drawn = all_figures(trace, derived, averages) | compare.comparison_figures(trace, tables)
     paths, missing = save_figures(drawn, folder / "figures", formats)
     say("report")
     html = write_text(folder / "report.html", page(trace, located, drawn, missing))
-    return Report(located, averages, (table, json_path, html, *paths), missing)
+    return Report(located, averages, (table, json_path, html, *more, *paths), missing)
 
 
 def draw_figures(
-    trace: Trace, folder: str | Path, *, metric: str = "logit_diff", formats: Sequence[str] = FORMATS, seed: int = 0
+    trace: Trace,
+    folder: str | Path,
+    *,
+    metric: str = "logit_diff",
+    kind: str | None = None,
+    formats: Sequence[str] = FORMATS,
+    seed: int = 0,
 ) -> tuple[list[Path], str]:
     """Draw the figures of a run again; see `save_figures`. Nothing else in the folder is touched."""
-    derived = effects(trace, metric, view=default_view(trace))
-    return save_figures(all_figures(trace, derived, average(derived, seed=seed)), Path(folder) / "figures", formats)
+    derived = effects(trace, metric, view=default_view(trace), kind=kind)
+    tables = compared_tables(trace, metric, Intervals(0.95, 2000, seed))
+    drawn = all_figures(trace, derived, average(derived, seed=seed)) | compare.comparison_figures(trace, tables)
+    return save_figures(drawn, Path(folder) / "figures", formats)
+
+
+def compared_tables(trace: Trace, metric: str, chosen: Intervals) -> dict[str, pd.DataFrame]:
+    """Selectivity and regression where both kinds of words were traced; else nothing."""
+    return compare.compared(trace, metric, **chosen.settings()) if compare.both_kinds(trace) else {}
 
 
 def write_averages(path: Path, derived: pd.DataFrame, averages: pd.DataFrame, chosen: Intervals) -> Path:
@@ -164,9 +187,11 @@ def all_figures(trace: Trace, derived: pd.DataFrame, averages: pd.DataFrame) -> 
         strongest = single.loc[single["total"].abs().idxmax()]
         headline = f"Indirect effects in {trace.meta['model']['name']}: the pair with the largest total effect"
         drawn["pair"] = draw.plot_pair(derived, int(strongest["pair"]), direction=direction, title=headline)
-    if len(set(trace.table["group"]) & set(occupation_table()["occupation"])) >= 3:
+    log_odds = pair_log_odds(trace)
+    log_odds = log_odds[log_odds["kind"] != DEFINITION]
+    if len(set(log_odds["group"]) & set(occupation_table()["occupation"])) >= 3:
         drawn["occupations"] = draw.plot_occupations(
-            pair_log_odds(trace), occupation_table(), title=f"Occupations in {trace.meta['model']['name']}"
+            log_odds, occupation_table(), title=f"Occupations in {trace.meta['model']['name']}"
         )
     return drawn
 
