@@ -12,6 +12,7 @@ from locate.errors import LocateError
 from locate.files import read_json, strict, write_json
 from locate.mediation import average, default_view, effects, selectivity
 from locate.mediation.averages import ROW, SOUND_GROUPS, stability
+from locate.mediation.controls import SetTest, set_test
 from locate.mediation.effects import DEFINITION, EFFECTS, EVERY, OCCUPATION
 from locate.metrics import positive_means
 from locate.schema import LOCATED_VERSION, locate_version, validate
@@ -107,6 +108,8 @@ class Located:
     smallest_q       the smallest q that so few groups allow; above the threshold no site can pass
     sound            whether there are as many groups as coverage of the intervals was measured with (see `average`)
     controls         differences that must be near 0, as measured
+    set_test         joint effect of the sites behind `layers` against random sets in the same layers (see `SetTest`);
+                     None where none were measured, or not of this component, role and direction
     trace            meta.json of the trace
     """
 
@@ -131,6 +134,7 @@ class Located:
     smallest_q: float
     sound: bool
     controls: dict[str, float]
+    set_test: SetTest | None
     trace: dict[str, Any]
 
     @property
@@ -260,8 +264,15 @@ def rank(
         smallest_q=said["smallest_q"],
         sound=said["sound"],
         controls=controls_of(trace, derived),
+        set_test=tested(trace, metric, (component, role, direction), level=level, samples=samples, seed=seed),
         trace=trace.meta,
     )
+
+
+def tested(trace: Trace, metric: str, place: tuple[str, str, str], **settings: Any) -> SetTest | None:
+    """The set test of a component, role and direction, where it was measured."""
+    found = set_test(trace, metric, **settings)
+    return found if found is not None and (found.component, found.role, found.direction) == place else None
 
 
 def ordered(
@@ -361,11 +372,14 @@ def module_name(templates: dict[str, str | None], component: str, layer: int) ->
 
 
 def controls_of(trace: Trace, derived: pd.DataFrame) -> dict[str, float]:
-    """Differences that must be near 0: the start-up checks, and the largest effect before the subject.
+    """Differences that must be near 0: start-up checks, identities of the run, the largest effect before the subject.
 
     Tokens before the subject are the same in both runs when the prompts begin alike, so a patch there changes nothing.
     """
     controls = {f"start-up {name}": float(value) for name, value in trace.meta.get("checks", {}).items()}
+    identities = trace.meta.get("audit", {}).get("identities", {})
+    named = {"self": "a run patched with itself", "everything": "a run patched whole against the total effect"}
+    controls |= {text: float(identities[name]) for name, text in named.items() if name in identities}
     before = derived.loc[derived["role"] == "before_subject", "nie"]
     if len(before):
         controls["largest effect before the subject"] = float(before.abs().max())
@@ -385,7 +399,15 @@ def load_located(path: str | Path) -> Located:
     sites = tuple(read_site(site) for site in fields.pop("sites"))
     for name in ("layers", "modules", "total"):
         fields[name] = tuple(fields[name])
+    fields["set_test"] = read_test(fields["set_test"])
     return Located(sites=sites, **fields)
+
+
+def read_test(content: dict[str, Any] | None) -> SetTest | None:
+    """The set test of a located.json."""
+    if content is None:
+        return None
+    return SetTest(**content | {name: tuple(content[name]) for name in ("layers", "units")})
 
 
 def read_site(content: dict[str, Any]) -> LocatedSite:

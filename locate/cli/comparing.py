@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from locate.cli.verbs import AsJson, Formats, Metric, app, format_list
+from locate.cli.options import AsJson, Formats, Metric, format_list
+from locate.cli.verbs import app
 
 if TYPE_CHECKING:
     from rich.table import Table

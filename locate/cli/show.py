@@ -153,7 +153,11 @@ def print_findings(findings: Sequence[Finding], as_json: bool) -> None:
 def print_report(trace: Trace, report: Report, as_json: bool) -> None:
     """What a trace found and where it was written."""
     if as_json:
-        content = {"located": report.located.as_json(), "paths": [str(path) for path in report.paths]}
+        content = {
+            "located": report.located.as_json(),
+            "evidence": list(report.lines),
+            "paths": [str(path) for path in report.paths],
+        }
         print(json.dumps(strict(content), indent=2, ensure_ascii=False))
         return
     ledger = trace.meta["ledger"]
@@ -166,6 +170,8 @@ def print_report(trace: Trace, report: Report, as_json: bool) -> None:
         console.print(f"  {count} left out: {reason}")
     console.print()
     print_located(report.located, report.paths, False)
+    for line in report.lines:
+        console.print(line, soft_wrap=True)
     if report.missing:
         Console(stderr=True, highlight=False).print(report.missing, markup=False)
 

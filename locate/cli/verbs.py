@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from locate.cli.options import (
+    AllowPickle,
+    AsJson,
+    Corrupt,
+    Device,
+    Direction,
+    Dtype,
+    Engine,
+    Formats,
+    HandOff,
+    Kind,
+    Limit,
+    Metric,
+    ModelName,
+    PromptFile,
+    Revision,
+    RoleOption,
+    Run,
+    SwapOption,
+    Template,
+    TemplatesEach,
+    TrustCode,
+    WordsOption,
+    check_names,
+    check_trace,
+    chosen_prompts,
+    format_list,
+    parsed_map,
+    split,
+)  # fmt: skip
 from locate.errors import LocateError
 from locate.sites import COMPONENTS, DIRECTIONS, ROLES
-
-if TYPE_CHECKING:
-    from locate.prompts import Prompts
-    from locate.tracing.plan import Map
 
 app = typer.Typer(
     help="Where in a language model does gender bias live? Trace it, rank it, draw it.",
@@ -22,77 +47,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-class SwapFor(StrEnum):
-    """Who takes the subject's place in the corrupted prompt."""
-
-    anti = "anti"
-    same = "same"
-    opposite = "opposite"
-    neutral = "neutral"
-    someone = "someone"
-
-
-class Corrupt(StrEnum):
-    """How a prompt is corrupted."""
-
-    swap = "swap"
-    noise = "noise"
-
-
-class Engine(StrEnum):
-    """How patched runs are executed."""
-
-    sweep = "sweep"
-    plain = "plain"
-
-
-class Direction(StrEnum):
-    """Which way activations are copied."""
-
-    denoising = "denoising"
-    noising = "noising"
-    both = "both"
-
-
-class Words(StrEnum):
-    """Which of the package's subjects are traced."""
-
-    occupations = "occupations"
-    definitional = "definitional"
-    both = "both"
-
-
-ModelName = Annotated[str, typer.Option("--model", "-m", help="'mini' (bundled), a folder, or a Hugging Face id")]
-Revision = Annotated[str | None, typer.Option(help="branch, tag or commit of a Hugging Face id")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: cuda where there is one")]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, float64; tf32 on a GPU")]
-AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="also read weights that are not safetensors")]
-TrustCode = Annotated[bool, typer.Option("--trust-remote-code", help="run the model's own Python code")]
-PromptFile = Annotated[
-    Path | None, typer.Option("--prompts", "-p", help="CSV or JSONL of pairs; default: the package's")
-]
-SWAP_HELP = (
-    "anti: woman/man against the stereotype; same: with it; opposite: an occupation of the other; neutral: person; "
-    "someone: without the article"
-)
-SwapOption = Annotated[SwapFor | None, typer.Option(help=SWAP_HELP)]
-WordsOption = Annotated[Words | None, typer.Option(help="the package's occupations, words that say their gender, both")]
-Kind = Annotated[str | None, typer.Option(help="of pairs: occupation, definition, user, all; default: occupation")]
-Template = Annotated[list[str] | None, typer.Option("--template", help="own template with {subject}; repeatable")]
-TemplatesEach = Annotated[int | None, typer.Option(help="templates for each subject; default: 4, or all own ones")]
-Limit = Annotated[int | None, typer.Option(help="only the first N pairs, of either kind of words")]
-Metric = Annotated[str, typer.Option(help="logit_diff, prob_diff, prob_stereotypical or odds_ratio")]
-Formats = Annotated[str, typer.Option(help="of figures, separated by commas: html, png, svg, pdf")]
-HandOff = Annotated[
-    str | None, typer.Option("--layers-of", help="component whose layers go to editors; default: mlp_out")
-]
-RoleOption = Annotated[
-    str | None, typer.Option("--layers-at", help="role where they are read off; default: subject_last")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON on stdout, for programs")]
-Run = Annotated[Path, typer.Argument(help="run folder that `locate-bias trace` has written")]
 
 
 def show_version(wanted: bool | None) -> None:
@@ -163,6 +117,15 @@ def trace(
     revision: Revision = None,
     allow_pickle: AllowPickle = False,
     trust_remote_code: TrustCode = False,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="like 90s, 5min, or 20000 patched passes: estimate all sites, patch the strongest"),
+    ] = None,
+    controls: Annotated[bool, typer.Option(help="of the strongest sites: other sources, words and weights")] = True,
+    random_weights: Annotated[
+        bool | None, typer.Option(help="among the controls; default: for models of up to 50 million parameters")
+    ] = None,
+    sets: Annotated[bool, typer.Option("--sets", help="also measure sets of sites: joint effects, circuits")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="only say what it would cost, from a short calibration")
     ] = False,
@@ -170,33 +133,28 @@ def trace(
 ) -> None:
     """Trace a model: from prompts to effects, figures and located.json in a run folder."""
     from locate.cli.show import Steps, print_forecast, print_report
-    from locate.metrics import metric_named
     from locate.report import write_report
 
     wanted = format_list(formats)
     check_names(metric, split(components), split(roles or ""), layers_of, layers_at)
     if corrupt is Corrupt.swap and (sigmas is not None or draws is not None):
         raise LocateError("--sigmas and --draws describe noise: add --corrupt noise, or leave them out")
-    if metric_named(metric).absolute and not probabilities:
-        raise LocateError(f"--metric {metric} needs probabilities: leave out --no-probabilities")
-    if seed < 0:
-        raise LocateError(f"--seed {seed}: expected a whole number from 0 up")
+    if dry_run and budget is not None:
+        raise LocateError("--budget says beforehand what a run costs: leave --dry-run out")
     folder = output or Path("runs") / f"{Path(model).name}-{corrupt.value}"
     chosen = chosen_prompts(prompts, words, swap, template, templates_each, limit)
-    if len({pair.group for pair in chosen}) < 2:
-        raise LocateError(
-            f"{len(chosen)} pairs of 1 group: expected at least 2 groups for intervals: give more prompts"
-        )
-    if metric_named(metric).stereotyped and not any(pair.stereotype for pair in chosen):
-        raise LocateError(f"--metric {metric} needs a stereotype of -1 or 1 in the prompts, and none has one")
+    check_trace(chosen, metric, probabilities, seed)
     plan = parsed_map(components, layers, roles, windows, severed, keys)
     with Steps() as steps:
         steps.say("loading TransformerLens and the model")
+        from locate.evidence import Budget, Controls, Sets
+        from locate.evidence import trace as run_trace
         from locate.memory import parsed
         from locate.models import load
-        from locate.tracing.collect import trace as run_trace
         from locate.tracing.corrupt import Noise, Swap
         from locate.tracing.forecast import forecast
+
+        limited = None if budget is None else Budget.parsed(budget, seed=seed)
 
         corruption = Swap() if corrupt is Corrupt.swap else Noise(sigmas or 3.0, draws or 10, seed)
         loaded = load(
@@ -221,7 +179,18 @@ def trace(
             steps.say("counting, and timing a few pairs")
             print_forecast(forecast(loaded, chosen, plan, **settings), as_json)
             return
-        result = run_trace(loaded, chosen, plan, **settings, output=folder, progress=steps.rows)
+        result = run_trace(
+            loaded,
+            chosen,
+            plan,
+            **settings,
+            budget=limited,
+            controls=Controls(random_weights=random_weights, seed=seed) if controls else None,
+            sets=Sets(seed=seed) if sets else None,
+            output=folder,
+            progress=steps.rows,
+            say=steps.say,
+        )
         report = write_report(
             result,
             folder,
@@ -359,96 +328,3 @@ def prompts(
         reader = load_encoder(model, revision=revision, trust_remote_code=trust_remote_code)
         pairs, ledger = tokenise(chosen, reader.encode, max_dropped=max_dropped)
     print_tokens(pairs, ledger, reader.tokenizer.convert_ids_to_tokens, as_json)
-
-
-def chosen_prompts(
-    file: Path | None,
-    words: Words | None,
-    swap: SwapFor | None,
-    template: list[str] | None,
-    templates_each: int | None,
-    limit: int | None,
-) -> Prompts:
-    """The prompts that the options describe."""
-    from locate.prompts import definitional_pairs, occupation_pairs, read_pairs
-
-    if file is not None:
-        if template or templates_each is not None or words or swap:
-            raise LocateError(
-                f"--prompts {file} brings whole prompts: leave --words, --swap, --template and --templates-each out"
-            )
-        return read_pairs(file).first(limit)
-    if words is Words.definitional:
-        if swap:
-            raise LocateError(f"--swap {swap.value}: definitional words have one counterpart each: leave --swap out")
-        return definitional_pairs(templates=template, templates_each=templates_each).first(limit)
-    found = occupation_pairs((swap or SwapFor.anti).value, templates=template, templates_each=templates_each)
-    if words is Words.both:
-        return found.first(limit) + definitional_pairs(templates=template, templates_each=templates_each).first(limit)
-    return found.first(limit)
-
-
-def parsed_map(
-    components: str, layers: str | None, roles: str | None, windows: str, severed: str | None, keys: str | None
-) -> Map:
-    """The map that the options describe."""
-    from locate.tracing.plan import Map
-
-    return Map(
-        components=tuple(split(components)),
-        layers=None if layers is None else tuple(ranges("--layers", layers)),
-        roles=None if roles is None else tuple(split(roles)),
-        windows=tuple(ranges("--windows", windows)),
-        severed=tuple(split(severed or "")),
-        keys=None if keys is None else tuple(split(keys)),
-    )
-
-
-def split(text: str) -> list[str]:
-    """Words separated by commas."""
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def ranges(option: str, text: str) -> list[int]:
-    """Whole numbers like 0-3,7."""
-    numbers: list[int] = []
-    for word in split(text):
-        first, _, last = word.partition("-")
-        if not first.isdecimal() or (last and not last.isdecimal()):
-            raise LocateError(f"{option} {text!r}: expected whole numbers like 0-3,7")
-        if int(last or first) < int(first):
-            raise LocateError(f"{option} {text!r}: {word} runs backwards: expected whole numbers like 0-3,7")
-        numbers += range(int(first), int(last or first) + 1)
-    return sorted(set(numbers))
-
-
-def check_names(
-    metric: str, components: list[str], roles: list[str], layers_of: str | None, layers_at: str | None
-) -> None:
-    """Raise LocateError for what would only be missed after a long run."""
-    from locate.metrics import metric_named
-    from locate.sites import check
-
-    metric_named(metric)
-    for component in components:
-        check("component", component, COMPONENTS)
-    if layers_of is not None:
-        check("--layers-of", layers_of, tuple(each for each in components if each not in ("resid_pre", "pattern")))
-    if layers_at is not None:
-        check("--layers-at", layers_at, tuple(roles) or ROLES)
-    if set(components) <= {"resid_pre", "pattern"}:
-        raise LocateError(
-            f"--components {','.join(components)}: no module writes the residual stream or attention weights alone, so "
-            "no layer could be located: add attn_out, mlp_out or head"
-        )
-
-
-def format_list(text: str) -> list[str]:
-    """Formats separated by commas, checked before anything long is run."""
-    from locate.report.write import FORMATS
-    from locate.sites import check
-
-    formats = split(text)
-    for each in formats:
-        check("format", each, FORMATS)
-    return formats

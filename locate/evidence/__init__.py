@@ -1,5 +1,8 @@
 """Evidence: runs with controls and within a budget, and sets of sites with what they carry together."""
 
+from locate.evidence.budget import Budget
+from locate.evidence.controls import Controls
+from locate.evidence.sets import Sets
 from locate.evidence.trace import trace
 
-__all__ = ["trace"]
+__all__ = ["Budget", "Controls", "Sets", "trace"]

@@ -72,8 +72,11 @@ def with_controls(
     words that say their gender, and words that say none. Random weights: the map in the untrained model. Random sets:
     see `locate.evidence.random_sets`.
     """
-    sites = strongest(trace, wanted.sites)
-    sample = sampled(prompts, trace, wanted.pairs, wanted.seed)
+    try:
+        sites = strongest(trace, wanted.sites)
+        sample = sampled(prompts, trace, wanted.pairs, wanted.seed)
+    except LocateError as error:  # pairs of several kinds, none of them the package's
+        return replace(trace, meta=trace.meta | {"controls": {"not_run": {"all": str(error)}}})
     plans: dict[str, Callable[[], pd.DataFrame]] = {
         "shuffled source": lambda: written(model, sample, sites, options, lambda job: shuffled(job.pairs, wanted.seed)),
         "random direction": lambda: written(

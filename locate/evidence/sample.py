@@ -7,14 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from locate.mediation.effects import of_kind
 from locate.prompts.pair import Prompts
 from locate.sites import Site
 from locate.tracing.table import Trace
 
 
 def traced_pairs(trace: Trace) -> pd.DataFrame:
-    """Number and group of each pair that was traced and has a stereotype, or of all where none has."""
-    rows = trace.table[["pair", "group", "stereotype"]].drop_duplicates("pair")
+    """Number and group of each pair of the kind spoken of that has a stereotype, or of all where none has."""
+    rows = of_kind(trace.table, None)[["pair", "group", "stereotype"]].drop_duplicates("pair")
     return rows[rows["stereotype"] != 0] if (rows["stereotype"] != 0).any() else rows
 
 

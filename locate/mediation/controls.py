@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -86,9 +85,14 @@ class SetTest:
     largest: float
     p: float
 
-    def as_json(self) -> dict[str, Any]:
-        """For located.json."""
-        return asdict(self)
+    def line(self, unit: str) -> str:
+        """In one sentence."""
+        where = ", ".join(map(str, self.layers))
+        return (
+            f"{self.component} {where} at {self.role}, located on half of the groups, written together on the others: "
+            f"{self.effect:+.3f} [{self.low:+.3f}, {self.high:+.3f}] {unit}; largest of {self.sets} random sets in the "
+            f"same layers {self.largest:+.3f}; p = {self.p:.2g}"
+        )
 
 
 def set_test(

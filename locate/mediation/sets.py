@@ -28,6 +28,11 @@ class Areas:
     n: int
     groups: int
 
+    def text(self) -> str:
+        """Both areas with their intervals, and n."""
+        cpr, cmd = (f"{own:.2f} [{low:.2f}, {high:.2f}]" for own, low, high in (self.cpr, self.cmd))
+        return f"CPR {cpr}, CMD {cmd}; n = {self.n} pairs of {self.groups} groups"
+
 
 def set_table(
     trace: Trace, metric: str = "logit_diff", *, level: float = 0.95, samples: int = 2000, seed: int = 0

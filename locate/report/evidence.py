@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from textwrap import wrap
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,11 +12,12 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from locate.errors import LocateError
+from locate.located import Located
 from locate.mediation.agreement import PLACE, agreement
-from locate.mediation.controls import set_test
+from locate.mediation.controls import control_table, set_test
 from locate.mediation.effects import effects
-from locate.mediation.sets import Areas
-from locate.metrics import positive_means
+from locate.mediation.sets import Areas, areas, set_table
+from locate.metrics import METRICS, difference, positive_means
 from locate.report.figures import COLOURS, layout
 from locate.tracing.table import CONTROL, Trace
 
@@ -83,7 +86,7 @@ def plot_controls(
     counts = rows[rows[CONTROL] == "shuffled source"]
     n = f"{counts['n'].max()} pairs of {counts['groups'].max()} groups" if len(counts) else "their own words"
     caption = (
-        f"{direction}; positive is {positive_means(about['metric'], about['view'])}, for neutral words female; the sites: "
+        f"{direction}; positive is {positive_means(about['metric'], about['view'])}, for neutral words female; sites: "
         f"n = {int(own['n'].max())} pairs of {int(own['groups'].max())} groups, shuffled and random: {n};<br>"
         f"{about['level']:.0%} intervals by bootstrap over groups; shuffled: another group's value; random: as far, "
         "anywhere"
@@ -115,8 +118,7 @@ def plot_sets(table: pd.DataFrame, area: Areas, *, title: str = "") -> go.Figure
     figure.update_xaxes(title="sites in the set", dtick=1, row=1, col=2)
     figure.update_yaxes(title="share of the total effect", row=1, col=1)
     caption = (
-        f"CPR {area.cpr[0]:.2f} [{area.cpr[1]:.2f}, {area.cpr[2]:.2f}], CMD {area.cmd[0]:.2f} [{area.cmd[1]:.2f}, "
-        f"{area.cmd[2]:.2f}]; n = {area.n} pairs of {area.groups} groups, none of which the sets were chosen on;"
+        f"{area.text()}, none of which the sets were chosen on;"
         "<br>bands: 95 % intervals by bootstrap over groups; dotted: the whole effect"
     )
     figure.update_layout(layout(title or "Sets of sites", caption, 980, 460))
@@ -181,14 +183,59 @@ def plot_agreement(trace: Trace, *, title: str = "") -> go.Figure:
     return figure
 
 
+def evidence_figures(trace: Trace, averages: pd.DataFrame, metric: str, **settings: Any) -> dict[str, go.Figure]:
+    """Controls, sets and estimates, as far as the run has them, by file name."""
+    drawn: dict[str, go.Figure] = {}
+    controls = control_table(trace, metric, **settings)
+    for direction in controls["direction"].unique():
+        if (controls.loc[controls["direction"] == direction, CONTROL] != "random weights").any():
+            drawn[f"controls_{direction}"] = plot_controls(controls, averages, direction=str(direction))
+    if trace.sets is not None and METRICS[metric].effect is difference:
+        with suppress(LocateError):  # shares of a total that cannot be told from 0; the report says so
+            drawn["sets"] = plot_sets(set_table(trace, metric, **settings), areas(trace, metric, **settings))
+    if trace.estimates is not None:
+        drawn["estimates"] = plot_agreement(trace)
+    return drawn
+
+
+def evidence_lines(trace: Trace, located: Located, metric: str, **settings: Any) -> list[str]:
+    """What a run's controls, sets and estimates say, and which of them it has not, a sentence each."""
+    about = trace.meta.get("controls", {})
+    lines = strongest_lines(control_table(trace, metric, **settings), located.direction, located.unit)
+    lines += [f"control {name} was not run: {reason}" for name, reason in about.get("not_run", {}).items()]
+    if located.set_test is not None:
+        lines.append(located.set_test.line(located.unit))
+    elif "reason" in about.get("random_sets", {}):
+        lines.append(f"no random sets were compared: {about['random_sets']['reason']}")
+    if trace.sets is not None:
+        try:
+            found = areas(trace, metric, **settings)
+            lines.append(f"circuits of the strongest sites: {found.text()}")
+        except LocateError as error:
+            lines.append(f"sets of sites are not shown: {error}")
+    if trace.estimates is not None:
+        lines += [each.line() for each in agreement(trace)]
+    return lines
+
+
+def with_controls(figures: dict[str, go.Figure], trace: Trace, metric: str, **settings: Any) -> dict[str, go.Figure]:
+    """The figures with the controls of their direction in a line at their foot."""
+    controls = control_table(trace, metric, **settings)
+    first = str(trace.meta["directions"][0])
+    for name, figure in figures.items():
+        direction = next((each for each in trace.meta["directions"] if each in name), first)
+        with_foot(figure, controls_line(trace, controls, str(direction)))
+    return figures
+
+
 def controls_line(trace: Trace, controls: pd.DataFrame, direction: str) -> str:
     """The controls of a run in one line, for the foot of its figures."""
     identities = trace.meta.get("audit", {}).get("identities", {})
     parts = []
     if identities:
         parts.append(
-            f"patched with itself {identities['self']:.1g} nats off 0, patched whole {identities['everything']:.1g} off "
-            "the total"
+            f"patched with itself {identities['self']:.1g} nats off 0, patched whole {identities['everything']:.1g} "
+            "off the total"
         )
     rows = controls[(controls["direction"] == direction) & (controls[CONTROL] != "random weights")]
     if len(rows):

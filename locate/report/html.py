@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 import plotly.graph_objects as go
@@ -18,7 +19,7 @@ th { border-bottom: 1px solid #888 } td:first-child, th:first-child { text-align
 """
 
 
-def page(trace: Trace, located: Located, figures: dict[str, go.Figure], missing: str) -> str:
+def page(trace: Trace, located: Located, figures: dict[str, go.Figure], missing: str, lines: Sequence[str] = ()) -> str:
     """The report as HTML; every text that comes from a prompt or a file is escaped."""
     drawn = "\n".join(
         figure.to_html(include_plotlyjs=False, full_html=False, div_id=f"figure-{name}")
@@ -32,6 +33,7 @@ def page(trace: Trace, located: Located, figures: dict[str, go.Figure], missing:
 {answer(located)}
 <p class="missing">{escape(missing)}</p>
 {strongest(located)}
+{evidence(lines)}
 <h2>Figures</h2>
 {drawn}
 <h2>Where the numbers come from</h2>
@@ -56,6 +58,14 @@ def answer(located: Located) -> str:
         f"<p>Layers of <b>{escape(where)}</b> that carry the effect, strongest first: <b>{layers}</b> "
         f"({escape(what)}). That a site carries the bias does not prove that it is the best place to edit.</p>"
     )
+
+
+def evidence(lines: Sequence[str]) -> str:
+    """What the controls, sets and estimates say, as a list."""
+    if not lines:
+        return ""
+    items = "\n".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f"<h2>Evidence</h2><ul>{items}</ul>"
 
 
 def strongest(located: Located) -> str:

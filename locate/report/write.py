@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from locate.errors import LocateError
 from locate.files import write_text, write_whole
 from locate.located import Located, rank
 from locate.mediation import average, default_view, effects, normalised, pair_log_odds
+from locate.mediation.controls import control_table
 from locate.mediation.effects import DEFINITION
+from locate.mediation.sets import set_table
 from locate.prompts.build import occupation_table
+from locate.report import evidence
 from locate.report import figures as draw
 from locate.report import selectivity as compare
 from locate.report.html import page
@@ -32,12 +36,13 @@ SCALE = 2  # pixels of a PNG for each of the figure's
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """What was written: the located sites, the averages, the paths, and a line on what could not be written."""
+    """What was written: located sites, averages, paths, what could not be written, and what the evidence says."""
 
     located: Located
     averages: pd.DataFrame
     paths: tuple[Path, ...]
     missing: str = ""
+    lines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,13 +114,14 @@ def write_report(
     tables = compared_tables(trace, metric, chosen)
     table = write_averages(folder / "effects.csv", derived, averages, chosen)
     json_path = located.save(folder / "located.json")
-    more = compare.write_compared(tables, folder)
+    more = [*compare.write_compared(tables, folder), *write_evidence(trace, folder, metric, chosen)]
     say("figures")
-    drawn = all_figures(trace, derived, averages) | compare.comparison_figures(trace, tables)
+    drawn = figures_of(trace, derived, averages, tables, metric, chosen)
     paths, missing = save_figures(drawn, folder / "figures", formats)
     say("report")
-    html = write_text(folder / "report.html", page(trace, located, drawn, missing))
-    return Report(located, averages, (table, json_path, html, *more, *paths), missing)
+    lines = evidence.evidence_lines(trace, located, metric, **chosen.settings())
+    html = write_text(folder / "report.html", page(trace, located, drawn, missing, lines))
+    return Report(located, averages, (table, json_path, html, *more, *paths), missing, tuple(lines))
 
 
 def draw_figures(
@@ -129,9 +135,38 @@ def draw_figures(
 ) -> tuple[list[Path], str]:
     """Draw the figures of a run again; see `save_figures`. Nothing else in the folder is touched."""
     derived = effects(trace, metric, view=default_view(trace), kind=kind)
-    tables = compared_tables(trace, metric, Intervals(0.95, 2000, seed))
-    drawn = all_figures(trace, derived, average(derived, seed=seed)) | compare.comparison_figures(trace, tables)
+    chosen = Intervals(0.95, 2000, seed)
+    tables = compared_tables(trace, metric, chosen)
+    drawn = figures_of(trace, derived, chosen.average(derived), tables, metric, chosen)
     return save_figures(drawn, Path(folder) / "figures", formats)
+
+
+def figures_of(
+    trace: Trace,
+    derived: pd.DataFrame,
+    averages: pd.DataFrame,
+    tables: dict[str, pd.DataFrame],
+    metric: str,
+    chosen: Intervals,
+) -> dict[str, go.Figure]:
+    """Every figure of a run, with its controls at the foot."""
+    drawn = all_figures(trace, derived, averages) | compare.comparison_figures(trace, tables)
+    drawn |= evidence.evidence_figures(trace, averages, metric, **chosen.settings())
+    return evidence.with_controls(drawn, trace, metric, **chosen.settings())
+
+
+def write_evidence(trace: Trace, folder: Path, metric: str, chosen: Intervals) -> list[Path]:
+    """controls.csv and sets.csv, as far as the run has them."""
+    tables = {"controls": control_table(trace, metric, **chosen.settings())}
+    if trace.sets is not None:
+        with suppress(LocateError):  # shares of a total that cannot be told from 0; the report says so
+            tables["sets"] = set_table(trace, metric, **chosen.settings())
+    return [write_csv(folder / f"{name}.csv", table) for name, table in tables.items() if len(table)]
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> Path:
+    """Write a table as CSV, whole or not at all."""
+    return write_whole(path, lambda partial: table.to_csv(partial, index=False, float_format="%.6g"))
 
 
 def compared_tables(trace: Trace, metric: str, chosen: Intervals) -> dict[str, pd.DataFrame]:
@@ -158,7 +193,7 @@ def write_averages(path: Path, derived: pd.DataFrame, averages: pd.DataFrame, ch
     table.insert(0, "unit_of_effect", [units.get(each, derived.attrs["unit"]) for each in table["quantity"]])
     table.insert(0, "metric", derived.attrs["metric"])
     table.insert(0, "quantity", table.pop("quantity"))
-    return write_whole(path, lambda partial: table.to_csv(partial, index=False, float_format="%.6g"))
+    return write_csv(path, table)
 
 
 def all_figures(trace: Trace, derived: pd.DataFrame, averages: pd.DataFrame) -> dict[str, go.Figure]:

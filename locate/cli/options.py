@@ -1,0 +1,196 @@
+"""The options of the command line that several verbs share, and what is read from their texts."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from locate.errors import LocateError
+from locate.sites import COMPONENTS, ROLES
+
+if TYPE_CHECKING:
+    from locate.prompts import Prompts
+    from locate.tracing.plan import Map
+
+
+class SwapFor(StrEnum):
+    """Who takes the subject's place in the corrupted prompt."""
+
+    anti = "anti"
+    same = "same"
+    opposite = "opposite"
+    neutral = "neutral"
+    someone = "someone"
+
+
+class Corrupt(StrEnum):
+    """How a prompt is corrupted."""
+
+    swap = "swap"
+    noise = "noise"
+
+
+class Engine(StrEnum):
+    """How patched runs are executed."""
+
+    sweep = "sweep"
+    plain = "plain"
+
+
+class Direction(StrEnum):
+    """Which way activations are copied."""
+
+    denoising = "denoising"
+    noising = "noising"
+    both = "both"
+
+
+class Words(StrEnum):
+    """Which of the package's subjects are traced."""
+
+    occupations = "occupations"
+    definitional = "definitional"
+    both = "both"
+
+
+ModelName = Annotated[str, typer.Option("--model", "-m", help="'mini' (bundled), a folder, or a Hugging Face id")]
+Revision = Annotated[str | None, typer.Option(help="branch, tag or commit of a Hugging Face id")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: cuda where there is one")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, float64; tf32 on a GPU")]
+AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="also read weights that are not safetensors")]
+TrustCode = Annotated[bool, typer.Option("--trust-remote-code", help="run the model's own Python code")]
+PromptFile = Annotated[
+    Path | None, typer.Option("--prompts", "-p", help="CSV or JSONL of pairs; default: the package's")
+]
+SWAP_HELP = (
+    "anti: woman/man against the stereotype; same: with it; opposite: an occupation of the other; neutral: person; "
+    "someone: without the article"
+)
+SwapOption = Annotated[SwapFor | None, typer.Option(help=SWAP_HELP)]
+WordsOption = Annotated[Words | None, typer.Option(help="the package's occupations, words that say their gender, both")]
+Kind = Annotated[str | None, typer.Option(help="of pairs: occupation, definition, user, all; default: occupation")]
+Template = Annotated[list[str] | None, typer.Option("--template", help="own template with {subject}; repeatable")]
+TemplatesEach = Annotated[int | None, typer.Option(help="templates for each subject; default: 4, or all own ones")]
+Limit = Annotated[int | None, typer.Option(help="only the first N pairs, of either kind of words")]
+Metric = Annotated[str, typer.Option(help="logit_diff, prob_diff, prob_stereotypical or odds_ratio")]
+Formats = Annotated[str, typer.Option(help="of figures, separated by commas: html, png, svg, pdf")]
+HandOff = Annotated[
+    str | None, typer.Option("--layers-of", help="component whose layers go to editors; default: mlp_out")
+]
+RoleOption = Annotated[
+    str | None, typer.Option("--layers-at", help="role where they are read off; default: subject_last")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON on stdout, for programs")]
+Run = Annotated[Path, typer.Argument(help="run folder that `locate-bias trace` has written")]
+
+
+def chosen_prompts(
+    file: Path | None,
+    words: Words | None,
+    swap: SwapFor | None,
+    template: list[str] | None,
+    templates_each: int | None,
+    limit: int | None,
+) -> Prompts:
+    """The prompts that the options describe."""
+    from locate.prompts import definitional_pairs, occupation_pairs, read_pairs
+
+    if file is not None:
+        if template or templates_each is not None or words or swap:
+            raise LocateError(
+                f"--prompts {file} brings whole prompts: leave --words, --swap, --template and --templates-each out"
+            )
+        return read_pairs(file).first(limit)
+    if words is Words.definitional:
+        if swap:
+            raise LocateError(f"--swap {swap.value}: definitional words have one counterpart each: leave --swap out")
+        return definitional_pairs(templates=template, templates_each=templates_each).first(limit)
+    found = occupation_pairs((swap or SwapFor.anti).value, templates=template, templates_each=templates_each)
+    if words is Words.both:
+        return found.first(limit) + definitional_pairs(templates=template, templates_each=templates_each).first(limit)
+    return found.first(limit)
+
+
+def check_trace(chosen: Prompts, metric: str, probabilities: bool, seed: int) -> None:
+    """Raise LocateError for prompts and settings that would only be refused after a long run."""
+    from locate.metrics import metric_named
+
+    if metric_named(metric).absolute and not probabilities:
+        raise LocateError(f"--metric {metric} needs probabilities: leave out --no-probabilities")
+    if seed < 0:
+        raise LocateError(f"--seed {seed}: expected a whole number from 0 up")
+    if len({pair.group for pair in chosen}) < 2:
+        raise LocateError(
+            f"{len(chosen)} pairs of 1 group: expected at least 2 groups for intervals: give more prompts"
+        )
+    if metric_named(metric).stereotyped and not any(pair.stereotype for pair in chosen):
+        raise LocateError(f"--metric {metric} needs a stereotype of -1 or 1 in the prompts, and none has one")
+
+
+def parsed_map(
+    components: str, layers: str | None, roles: str | None, windows: str, severed: str | None, keys: str | None
+) -> Map:
+    """The map that the options describe."""
+    from locate.tracing.plan import Map
+
+    return Map(
+        components=tuple(split(components)),
+        layers=None if layers is None else tuple(ranges("--layers", layers)),
+        roles=None if roles is None else tuple(split(roles)),
+        windows=tuple(ranges("--windows", windows)),
+        severed=tuple(split(severed or "")),
+        keys=None if keys is None else tuple(split(keys)),
+    )
+
+
+def split(text: str) -> list[str]:
+    """Words separated by commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def ranges(option: str, text: str) -> list[int]:
+    """Whole numbers like 0-3,7."""
+    numbers: list[int] = []
+    for word in split(text):
+        first, _, last = word.partition("-")
+        if not first.isdecimal() or (last and not last.isdecimal()):
+            raise LocateError(f"{option} {text!r}: expected whole numbers like 0-3,7")
+        if int(last or first) < int(first):
+            raise LocateError(f"{option} {text!r}: {word} runs backwards: expected whole numbers like 0-3,7")
+        numbers += range(int(first), int(last or first) + 1)
+    return sorted(set(numbers))
+
+
+def check_names(
+    metric: str, components: list[str], roles: list[str], layers_of: str | None, layers_at: str | None
+) -> None:
+    """Raise LocateError for what would only be missed after a long run."""
+    from locate.metrics import metric_named
+    from locate.sites import check
+
+    metric_named(metric)
+    for component in components:
+        check("component", component, COMPONENTS)
+    if layers_of is not None:
+        check("--layers-of", layers_of, tuple(each for each in components if each not in ("resid_pre", "pattern")))
+    if layers_at is not None:
+        check("--layers-at", layers_at, tuple(roles) or ROLES)
+    if set(components) <= {"resid_pre", "pattern"}:
+        raise LocateError(
+            f"--components {','.join(components)}: no module writes the residual stream or attention weights alone, so "
+            "no layer could be located: add attn_out, mlp_out or head"
+        )
+
+
+def format_list(text: str) -> list[str]:
+    """Formats separated by commas, checked before anything long is run."""
+    from locate.report.write import FORMATS
+    from locate.sites import check
+
+    formats = split(text)
+    for each in formats:
+        check("format", each, FORMATS)
+    return formats
