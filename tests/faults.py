@@ -22,6 +22,7 @@ PATHS = ["tests/test_paths.py", "-k", "downstream or severed or direct or answer
 PATH_FIGURES = ["tests/test_path_figures.py"]
 ESTIMATE = ["tests/test_gradients.py", "-k", "not planted and not bad"]
 PLANTED = ["tests/test_planted.py", "-k", "gpt2 or hand"]
+LEANING = ["tests/test_selectivity.py", "-k", "not planted and not cover"]
 INTERVALS = ["tests/test_resampling.py"]
 SWEEP = ["tests/test_sweep.py", "-k", "(random_rows and (gpt2 or llama)) or (traces and None)"]
 
@@ -253,6 +254,32 @@ FAULTS = [
           "np.floor(sizes * (STEPS / most))", "np.ceil(sizes * (STEPS / most))", *INTERVALS),
     fault("p one-sided", "mediation/permutation.py",
           "min(1.0, 2 * float(share.sum()))", "min(1.0, float(share.sum()))", *INTERVALS),
+    fault("occupations and definitions averaged together", "mediation/effects.py",
+          "chosen = kind or default_kind(table)", "chosen = kind or EVERY", *LEANING),
+    fault("kinds swapped", "mediation/selectivity.py",
+          'KINDS = {"stereotype": OCCUPATION, "definition": DEFINITION}',
+          'KINDS = {"stereotype": DEFINITION, "definition": OCCUPATION}', *LEANING),
+    fault("selectivity of sizes, not of squares", "mediation/selectivity.py",
+          "return np.cos(2 * angle)", "return 1 - 4 * np.arctan(np.abs(np.tan(angle))) / np.pi", *LEANING),
+    fault("selectivity where neither effect is there", "mediation/selectivity.py",
+          'result.loc[~there, ["selectivity"', 'result.loc[there & ~there, ["selectivity"', *LEANING),
+    fault("an open sign does not reach the end", "mediation/selectivity.py",
+          "np.where(holds(0.0), 1.0, ends.max(0))", "ends.max(0)", *LEANING),
+    fault("definition's error left out", "mediation/selectivity.py",
+          "d**2 - (c * second.error) ** 2", "d**2 - (0 * second.error) ** 2", *LEANING),
+    fault("ranked sites carry another site's selectivity", "located.py",
+          "leanings.get(tuple(row[name] for name in ROW))", "next(iter(leanings.values()), None)", *LEANING),
+    fault("scores swapped", "mediation/regression.py",
+          'table = scores.set_index("word")[list(SCORES)]', 'table = scores.set_index("word")[list(SCORES[::-1])]',
+          "tests/test_regression.py"),
+    fault("no intercept", "mediation/regression.py",
+          "design = np.column_stack([x, np.ones(len(x))])", "design = np.column_stack([x, np.eye(len(x))[0]])",
+          "tests/test_regression.py"),
+    fault("prompts counted instead of words", "mediation/regression.py",
+          'pairs.groupby([*ROW, "group"], sort=False, observed=True).mean()',
+          'pairs.groupby([*ROW, "group"], sort=False, observed=True).sum()', "tests/test_regression.py"),
+    fault("collinear scores taken", "mediation/regression.py",
+          "return bool(sizes[-1] < COLLINEAR * sizes[0])", "return False", "tests/test_regression.py"),
     fault("ranking drops the threshold", "located.py",
           '(means["q"] <= THRESHOLD)', '(means["q"] <= 1)', "tests/test_located.py"),
     fault("the wrong cells faded", "report/figures.py",

@@ -105,4 +105,6 @@ def test_what_it_tells_of_the_opposite_swap_is_in_the_committed_file():
     assert f"is {effect:.2f} [{low:.2f}, {high:.2f}] nats" in text
     assert low < 0 < high
     assert not found.layers
-    assert min(site.q for site in found.sites) > THRESHOLD
+    (passing,) = [site for site in found.sites if site.q <= THRESHOLD]
+    assert (passing.component, passing.layer, passing.role) == ("mlp_out", 5, "last")
+    assert f"({passing.effect:.2f} [{passing.low:.2f}, {passing.high:.2f}])" in text

@@ -303,3 +303,13 @@ def test_effects_of_a_trace_can_be_averaged_both_ways():
     found = average(effects(trace), clusters="group+template")
     assert (found["n"] == 48).all()
     assert (found["templates"] == 4).all()
+
+
+def test_the_observed_signs_count_among_the_drawn_ones():
+    """A drawn p is (reached + 1) / (samples + 1), as a plain count of the same draws gives."""
+    sums = np.random.default_rng(2).normal(0.1, 1, size=(20, 12))
+    p = sign_flip_p(sums, 300, 4)
+    signs = np.random.default_rng([4, 1]).choice([-1.0, 1.0], size=(300, 20))
+    plain = [(sum(abs(flips @ each) >= abs(each.sum()) for flips in signs) + 1) / 301 for each in sums.T]
+    assert (p > 0.05).sum() > 5
+    assert p[p > 0.05].tolist() == pytest.approx([each for each in plain if each > 0.05])
