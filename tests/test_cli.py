@@ -174,6 +174,19 @@ def test_other_ways_to_trace(run, folder_of, tmp_path, noise):
     assert {"map_denoising", "map_denoising_window2", "heads_last_denoising"} <= names
 
 
+def test_edges_units_and_severed_paths_are_traced_and_drawn(run, folder_of, tmp_path):
+    paths = ["--components", "pattern,neuron,mlp_out_unit,attn_out", "--keys", "subject_last", "--severed", "both"]
+    few = ["--layers", "1", "--roles", "last", "--direction", "noising"]
+    code, out, _ = run("trace", "--model", folder_of("gpt2"), "--limit", 3, "-o", tmp_path / "run", *FAST, *paths, *few)
+    assert code == 0
+    assert "layers of attn_out at last" in out
+    names = {path.stem for path in (tmp_path / "run" / "figures").iterdir()}
+    units = {"neurons_noising", "mlp_out_units_noising"}
+    assert names >= {"attention_last_noising", "direct_noising", "map_noising", "layers_noising"} | units
+    located = json.loads((tmp_path / "run" / "located.json").read_text())
+    assert {site["component"] for site in located["sites"]} <= {"neuron", "mlp_out_unit", "attn_out"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -196,6 +209,9 @@ def test_other_ways_to_trace(run, folder_of, tmp_path, noise):
         (["--layers-of", "head"], "--layers-of 'head': expected one of attn_out, mlp_out"),
         (["--layers-at", "end"], "--layers-at 'end': expected one of"),
         (["--components", "resid_pre"], "add attn_out, mlp_out or head"),
+        (["--components", "resid_pre,pattern"], "no module writes the residual stream or attention weights alone"),
+        (["--keys", "last"], "keys ('last',) without pattern: add pattern to the components"),
+        (["--severed", "attention"], "severed component 'attention': expected one of attn_out, mlp_out, both"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_1(run, folder_of, tmp_path, arguments, message):
