@@ -218,6 +218,28 @@ def evidence_lines(trace: Trace, located: Located, metric: str, **settings: Any)
     return lines
 
 
+def strongest_lines(controls: pd.DataFrame, direction: str, unit: str) -> list[str]:
+    """The controls at the first of the sites, and the largest effect in the untrained model."""
+    rows = controls[controls["direction"] == direction]
+    here = rows[rows[CONTROL] != "random weights"]
+    lines = []
+    if len(here):
+        first = here.iloc[0]
+        same = here[(here[PLACE[:4]] == first[PLACE[:4]]).all(axis=1)]
+        told = ", ".join(f"{row[CONTROL]} {interval(row)}" for _, row in same.iterrows())
+        lines.append(f"controls of {short_name(first)} (itself {first['own']:+.3f}, {direction}, {unit}): {told}")
+    untrained = rows[rows[CONTROL] == "random weights"]
+    if len(untrained):
+        most = untrained.iloc[0]
+        lines.append(f"with random weights the largest of the whole map is {interval(most)} at {short_name(most)}")
+    return lines
+
+
+def interval(row: pd.Series) -> str:
+    """An effect with its interval."""
+    return f"{row['effect']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+
+
 def with_controls(figures: dict[str, go.Figure], trace: Trace, metric: str, **settings: Any) -> dict[str, go.Figure]:
     """The figures with the controls of their direction in a line at their foot."""
     controls = control_table(trace, metric, **settings)
