@@ -16,6 +16,7 @@ from locate.files import write_text, write_whole
 from locate.located import Located, rank
 from locate.mediation import average, default_view, effects, normalised, pair_log_odds
 from locate.mediation.effects import DEFINITION
+from locate.mediation.selectivity import comparable
 from locate.prompts.build import occupation_table
 from locate.report import figures as draw
 from locate.report import selectivity as compare
@@ -135,7 +136,7 @@ def draw_figures(
 
 def compared_tables(trace: Trace, metric: str, chosen: Intervals) -> dict[str, pd.DataFrame]:
     """Selectivity and regression where both kinds of words were traced; else nothing."""
-    return compare.compared(trace, metric, **chosen.settings()) if compare.both_kinds(trace) else {}
+    return compare.compared(trace, metric, **chosen.settings()) if comparable(trace.table) else {}
 
 
 def write_averages(path: Path, derived: pd.DataFrame, averages: pd.DataFrame, chosen: Intervals) -> Path:
