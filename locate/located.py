@@ -13,7 +13,8 @@ from locate.files import read_json, strict, write_json
 from locate.mediation import average, default_view, effects, selectivity
 from locate.mediation.averages import ROW, SOUND_GROUPS, stability
 from locate.mediation.controls import SetTest, set_test
-from locate.mediation.effects import DEFINITION, EFFECTS, EVERY, OCCUPATION
+from locate.mediation.effects import EFFECTS, EVERY
+from locate.mediation.selectivity import comparable
 from locate.metrics import positive_means
 from locate.schema import LOCATED_VERSION, locate_version, validate
 from locate.sites import COMPONENTS, DIRECTIONS, LAST_SUBJECT, ROLES, check
@@ -323,11 +324,11 @@ def selectivities(
     trace: Trace, metric: str, quantity: str, direction: str, level: float, samples: int, seed: int
 ) -> dict[tuple[Any, ...], SiteSelectivity]:
     """Selectivity of every site of a direction; none where only one kind of words was traced."""
-    if not {OCCUPATION, DEFINITION} <= set(trace.table["kind"]):
+    if not comparable(trace.table):
         return {}
     every = effects(trace, metric, kind=EVERY)
     every = every[(every["direction"] == direction) & every[quantity].notna()]
-    if not {OCCUPATION, DEFINITION} <= set(every["kind"]):
+    if not comparable(every):
         return {}
     found = selectivity(every, quantity, threshold=THRESHOLD, level=level, samples=samples, seed=seed)
     found = found[found["definition_groups"] > 0]

@@ -206,12 +206,12 @@ def test_counted_p_counts_ties_and_leaves_groups_without_an_effect_out():
 
 
 def test_p_is_fine_enough_for_a_map_of_thousands_of_sites():
-    """One strong neuron among 5,000 idle ones passes; 2,000 flips alone could not tell it from 1 / 2001."""
-    values, group = grouped("normal", (1,), 40, cells=5000)
+    """One strong neuron among 3,000 idle ones passes; 1,000 flips alone give it 1 / 1001, and q = 1."""
+    values, group = grouped("normal", (1,), 40, cells=3000)
     values[:, 77] += 1.5
     found = average(made(values, group), samples=1000)
     strong = found.set_index("layer").loc[77]
-    assert strong["p"] < 1e-8
+    assert strong["p"] < 1e-6
     assert strong["q"] < 0.001
     assert (found["q"] <= 0.05).sum() == 1
 
@@ -253,16 +253,16 @@ def false_share(found, real=12):
 def test_false_discoveries_are_as_few_as_q_says_and_prompts_as_groups_are_found_out():
     rng = np.random.default_rng(1)
     right, wrong, found = [], [], 0
-    for _ in range(60):
+    for _ in range(40):
         values, group = maps_of(rng)
         by_group = average(made(values, group), samples=200)
         right.append(false_share(by_group))
         wrong.append(false_share(average(made(values, np.arange(len(group))), samples=200)))
         found += (by_group["q"].to_numpy()[:12] <= 0.05).sum()
-    assert np.mean(right) <= 0.05 + 3 * np.std(right) / np.sqrt(60)
+    assert np.mean(right) <= 0.05 + 3 * np.std(right) / np.sqrt(40)
     assert np.mean(right) < 0.1
     assert np.mean(wrong) > 0.25
-    assert found > 150
+    assert found > 100
 
 
 def test_q_is_of_one_direction_whatever_else_was_traced():

@@ -335,3 +335,17 @@ def test_lines_of_the_regression_are_its_coefficients():
     assert list(compared(trace, "odds_ratio", level=0.95, samples=200, seed=0)) == ["selectivity"]
     with pytest.raises(LocateError, match="at role 'last' to draw"):
         plot_regression(tables["regression"], role="last")
+
+
+def test_kinds_without_a_stereotype_are_not_compared(tmp_path):
+    trace = two_kinds(PATHS)
+    trace.table["stereotype"] = 0
+    assert not write_report(trace, tmp_path, formats=[]).located.selective
+
+
+def test_one_definitional_word_alone_does_not_stop_the_report(tmp_path):
+    """Of a single word there is no interval: nothing is compared, and occupations are reported as ever."""
+    report = write_report(two_kinds(PATHS, words=("king",)), tmp_path, formats=[])
+    assert not report.located.selective
+    assert report.located.sites[0].n == 12
+    assert not (tmp_path / "selectivity.csv").exists()

@@ -78,6 +78,12 @@ def selectivity(
     return result
 
 
+def comparable(rows: pd.DataFrame) -> bool:
+    """Whether a trace or its effects hold two groups of either kind that say a gender, as `selectivity` needs."""
+    groups = rows[rows["stereotype"] != 0].drop_duplicates(["kind", "group"])["kind"].value_counts()
+    return all(groups.get(kind, 0) > 1 for kind in KINDS.values())
+
+
 def of_kind(effects: pd.DataFrame, name: str, kind: str) -> pd.DataFrame:
     """The effects of one kind of pairs.
 

@@ -12,7 +12,8 @@ from plotly.subplots import make_subplots
 from locate.errors import LocateError
 from locate.files import write_whole
 from locate.mediation import effects, gender_regression, selectivity
-from locate.mediation.effects import DEFINITION, EVERY, OCCUPATION
+from locate.mediation.effects import EVERY
+from locate.mediation.selectivity import comparable
 from locate.report import figures as draw
 from locate.sites import ROLES
 from locate.tracing.table import Trace
@@ -148,20 +149,16 @@ def plot_regression(
     return figure
 
 
-def both_kinds(trace: Trace) -> bool:
-    """Whether occupations and definitional words were traced."""
-    return {OCCUPATION, DEFINITION} <= set(trace.table["kind"])
-
-
 def compared(trace: Trace, metric: str, *, level: float, samples: int, seed: int) -> dict[str, pd.DataFrame]:
     """The tables "selectivity" and "regression" of a trace of both kinds; either is left out where it has no meaning.
 
-    The regression needs words that have scores, and a metric that is female minus male.
+    Both need two groups of either kind; the regression also words that have scores, and a metric that is female minus
+    male.
     """
     found: dict[str, pd.DataFrame] = {}
     for name, view, derive in (("selectivity", "stereotype", selectivity), ("regression", "signed", gender_regression)):
         every = effects(trace, metric, view=view, kind=EVERY)
-        if every.attrs["view"] != view or every["kind"].nunique() < 2:
+        if every.attrs["view"] != view or not comparable(every):
             continue
         try:
             found[name] = derive(every, level=level, samples=samples, seed=seed)

@@ -18,6 +18,7 @@ from locate.located import Located, rank
 from locate.mediation import average, default_view, effects, normalised, pair_log_odds
 from locate.mediation.controls import control_table
 from locate.mediation.effects import DEFINITION
+from locate.mediation.selectivity import comparable
 from locate.mediation.sets import set_table
 from locate.prompts.build import occupation_table
 from locate.report import evidence
@@ -171,7 +172,7 @@ def write_csv(path: Path, table: pd.DataFrame) -> Path:
 
 def compared_tables(trace: Trace, metric: str, chosen: Intervals) -> dict[str, pd.DataFrame]:
     """Selectivity and regression where both kinds of words were traced; else nothing."""
-    return compare.compared(trace, metric, **chosen.settings()) if compare.both_kinds(trace) else {}
+    return compare.compared(trace, metric, **chosen.settings()) if comparable(trace.table) else {}
 
 
 def write_averages(path: Path, derived: pd.DataFrame, averages: pd.DataFrame, chosen: Intervals) -> Path:
