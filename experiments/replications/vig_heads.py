@@ -18,7 +18,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from attention import Coded, Heads, by_layer, coded, everywhere, measure, singly
 from plotly.subplots import make_subplots
-from rules import HOLDS, OPEN, Claim, decided, draws, held_out_share, same_heads, same_number
+from rules import HOLDS, NONE, OPEN, Claim, decided, draws, held_out_share, same_heads, same_number
 from runner import Findings, Study, main
 
 import locate
@@ -143,7 +143,8 @@ def claims_of(
     for column, said in QUANTITIES.items():
         found = draws(whole, ["layer"], column).estimate(lambda means: means[..., 0], UNIT)
         rule, published = ABOVE, ""
-        verdicts[column] = verdict = decided(found, 0)
+        verdicts[column] = decided(found, 0)
+        verdict = NONE if column == "total" else verdicts[column]
         if reference is not None:
             number = reference.means[{"nie": "indirect", "nde": "direct"}.get(column, column)]
             rule, published = WITHIN, f"{number:.3g} (n {reference.analysed})"
@@ -152,8 +153,8 @@ def claims_of(
     heads, count = effects[effects["head"] >= 0], model.n_layers * model.n_heads
     few = max(1, round(0.1 * count))
     share = held_out_share(heads, ["layer", "head"], few)
-    rule = f"strongest {few} of {count} heads, chosen on one half of the groups, have more than half of all positive heads' "
-    rule += "effect in the other; not decided unless the NIE of all heads is above 0"
+    rule = f"strongest {few} of {count} heads, chosen on one half of the groups, have more than half of all positive "
+    rule += "heads' effect in the other; not decided unless the NIE of all heads is above 0"
     verdict = decided(share, 0.5) if verdicts["nie"] == HOLDS else OPEN
     claims.append(Claim(f"{name}: a small part carries it", rule, share, verdict))
     if reference is not None:

@@ -3,10 +3,11 @@
     python experiments/replications/vig_neurons.py [--model MODEL] [--units 25]
 
 All 17 templates and all professions, with man and with woman in the profession's place; y is p(anti-stereotypical) /
-p(stereotypical). Total effects in both readings: "paper", the noun against the profession's stereotype; "released code",
-the noun of the gender that the model itself prefers after the profession, with y the other way up. Indirect effects at
-the profession's last token: whole MLP outputs by layer, exact. Its single numbers are too many to patch each: all are
-estimated from gradients on one template a profession, then the strongest and as many at random are patched.
+p(stereotypical). Total effects in both readings: "paper", the noun against the profession's stereotype; "released
+code", the noun of the gender that the model itself prefers after the profession, with y the other way up. Indirect
+effects at the profession's last token: whole MLP outputs by layer, exact. Its single numbers are too many to patch
+each: all are estimated from gradients on one template a profession, then the strongest and as many at random are
+patched.
 """
 
 from __future__ import annotations
