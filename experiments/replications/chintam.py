@@ -67,7 +67,8 @@ def claims_of(effects: pd.DataFrame, model: locate.Model) -> list[Claim]:
             list(order.itertuples(index=False, name=None)), list(published), total, ours.n, ours.groups
         )
         named = ", ".join(f"{layer}.{head} {effect}" for (layer, head), effect in published.items())
-        claims.append(Claim("strongest heads", f"at least half of their ten (p {p:.2g})", count, verdict, named))
+        rule = "at least half of their ten, and more than by chance (p < 0.05)"
+        claims.append(Claim("strongest heads", rule, count, verdict, named, f"p {p:.2g}"))
     return claims
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 
 import pandas as pd
-from rules import Claim, decided, half_share
+from rules import Claim, decided, half_contrast
 from runner import Findings, Study, left_out, main
 
 import locate
@@ -23,7 +23,9 @@ STUDY = Study(
     "is it the bottom MLPs at the last token of the occupation, and the top attention at the last token?",
 )
 TEMPLATES_EACH = 2
-RULE = "share of the size of the mean effects in that half of the layers, above one half by its whole interval"
+RULE = (
+    "summed size of the mean effects in that half of the layers, less that in the other, above 0 by its whole interval"
+)
 FINDINGS = (
     ("MLP at the occupation's last token: bottom half", "mlp_out", "subject_last", False),
     ("attention at the last token: top half", "attn_out", "last", True),
@@ -36,8 +38,9 @@ def claims_of(name: str, effects: pd.DataFrame, n_layers: int) -> list[Claim]:
     """Both halves of the finding, under one corruption."""
     claims = []
     for said, component, role, upper in FINDINGS:
-        share = half_share(effects, component, role, n_layers, upper=upper)
-        claims.append(Claim(f"{name}: {said}", RULE, share, decided(share, 0.5)))
+        unit = effects.attrs["unit"]
+        contrast, share = half_contrast(effects, component, role, n_layers, unit, upper=upper)
+        claims.append(Claim(f"{name}: {said}", RULE, contrast, decided(contrast, 0), note=f"share {share:.2f}"))
     return claims
 
 

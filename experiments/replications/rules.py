@@ -42,6 +42,7 @@ class Claim:
 
     rule       what decides, in words
     published  the study's own number for this model; "" where it has none
+    note       what else a reader of `ours` needs
     """
 
     claim: str
@@ -49,6 +50,7 @@ class Claim:
     ours: Estimate
     verdict: str
     published: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,22 +96,28 @@ def mean(effects: pd.DataFrame, unit: str, column: str = "total") -> Estimate:
     return draws(once, ["cell"], column).estimate(lambda means: means[..., 0], unit)
 
 
-def half_share(effects: pd.DataFrame, component: str, role: str, n_layers: int, *, upper: bool) -> Estimate:
-    """Share of the size of a component's mean effects at a role that lies in one half of the layers.
+def half_contrast(
+    effects: pd.DataFrame, component: str, role: str, n_layers: int, unit: str, *, upper: bool
+) -> tuple[Estimate, float]:
+    """Summed size of a component's mean effects at a role in one half of the layers, minus that in the other half.
 
     The middle layer of an odd number is in neither half. A layer's size is its mean effect with the sign that this has
     over all pairs, so that a resample does not turn noise into size.
+
+    Returns the contrast, and the share of the half in the sum of both.
     """
     found = draws(effects[(effects["component"] == component) & (effects["role"] == role)], ["layer"])
     layer = found.cells["layer"].to_numpy()
-    bottom, top = layer < n_layers // 2, layer >= n_layers - n_layers // 2
-    sign, chosen = np.sign(found.means), top if upper else bottom
+    halves = layer < n_layers // 2, layer >= n_layers - n_layers // 2
+    chosen, other = halves[::-1] if upper else halves
+    sign = np.sign(found.means)
 
-    def share(means: np.ndarray) -> np.ndarray:
+    def contrast(means: np.ndarray) -> np.ndarray:
         size = sign * means
-        return size[..., chosen].sum(-1) / size[..., bottom | top].sum(-1)
+        return size[..., chosen].sum(-1) - size[..., other].sum(-1)
 
-    return found.estimate(share, "share")
+    size = np.abs(found.means)
+    return found.estimate(contrast, unit), float(size[chosen].sum() / size[chosen | other].sum())
 
 
 def peak_contrast(effects: pd.DataFrame, first: str, second: str, role: str, unit: str) -> Estimate:

@@ -164,9 +164,8 @@ def claims_of(
         ours = list(table.loc[table["head"] >= 0, ["layer", "head"]].itertuples(index=False, name=None))
         count, verdict, p = same_heads(ours, theirs, mean.size, effects["pair"].nunique(), share.groups)
         named = ", ".join(f"{layer}.{head} {mean[layer, head]:.3f}" for layer, head in theirs)
-        claims.append(
-            Claim(f"{name}: strongest heads", f"at least half of their {TOP} (p {p:.2g})", count, verdict, named)
-        )
+        rule = f"at least half of their {TOP}, and more than by chance (p < 0.05)"
+        claims.append(Claim(f"{name}: strongest heads", rule, count, verdict, named, f"p {p:.2g}"))
     return claims
 
 
@@ -187,9 +186,9 @@ def figure_of(tables: dict[str, pd.DataFrame], model: locate.Model, unit: str = 
         add_panel(figure, panel[["layer", "column", "effect", "low", "high", "n", "groups", "q"]], heads, place, limit)
     figure.update_xaxes(title="head", type="category")
     figure.update_yaxes(title="layer", col=1)
-    n = ", ".join(f"{name} {table['n'].iloc[0]} of {table['groups'].iloc[0]} groups" for name, table in tables.items())
-    caption = f"odds of the continuation of male stereotype after she, weights of one head from he; n = {n};<br>"
-    caption += "faded: the 95 % interval by bootstrap over pairs of persons holds 0"
+    n = ", ".join(f"{table['n'].iloc[0]} ({name})" for name, table in tables.items())
+    caption = "odds of the continuation of male stereotype after she, with the weights of one head from he;<br>"
+    caption += f"n = {n}; faded: the 95 % interval by bootstrap over pairs of persons holds 0"
     title = f"Mean indirect effect of each head's attention weights, {model.name.rsplit('/', 1)[-1]}"
     figure.update_layout(layout(title, caption, 240 + 80 * model.n_heads * len(tables), 250 + 42 * model.n_layers))
     figure.update_layout(coloraxis=colour_axis(limit, unit))
