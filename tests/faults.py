@@ -16,12 +16,12 @@ from queue import Queue
 ROOT = Path(__file__).resolve().parents[1]
 WORKERS = min(2, os.cpu_count() or 1)
 ENGINE = ["tests/test_identities.py", "-k", "gpt2 or zero or window or sever or unit or apart"]
-
-ESTIMATE = ["tests/test_gradients.py", "-k", "not planted and not bad"]
-PLANTED = ["tests/test_planted.py", "-k", "gpt2 or hand"]
 HEADS = ["tests/test_replications.py", "-k", "plain_engine or itself or as_it_is"]
 RULES = ["tests/test_replications.py", "-k", "decides or neither_half or chosen or verdicts or resample or published"]
 REPLICATIONS = "../experiments/replications"
+
+ESTIMATE = ["tests/test_gradients.py", "-k", "not planted and not bad"]
+PLANTED = ["tests/test_planted.py", "-k", "gpt2 or hand"]
 SWEEP = ["tests/test_sweep.py", "-k", "(random_rows and (gpt2 or llama)) or (traces and None)"]
 
 
