@@ -385,6 +385,17 @@ def test_a_replication_runs_to_its_end(name, shared, tmp_path, quick):
     assert all(claim["claim"] in text and claim["verdict"] in text for claim in content["claims"])
 
 
+def test_what_can_be_mended_ends_in_one_line(quick, tmp_path, monkeypatch):
+    arguments = ["--data", str(tmp_path), "--out", str(tmp_path)]
+    with pytest.raises(SystemExit, match=r"^no file .*female_occupations.txt: expected"):
+        runner.main(vig_heads.STUDY, vig_heads.replicate, [*arguments, "--sets", "winobias/dev"])
+    unlike = SimpleNamespace(female_person="a", male_person="b", group="a/b", of_female=" ran.", of_male=" sat.")
+    unlike.female, unlike.male = "It was", "It was not"
+    monkeypatch.setattr(vig_heads, "examples_of", lambda name, options: ((unlike,), 0))
+    with pytest.raises(SystemExit, match=r"^none of 1 examples is left .*different numbers of tokens': 1"):
+        runner.main(vig_heads.STUDY, vig_heads.replicate, arguments)
+
+
 def test_the_readme_holds_the_table_of_the_results():
     """Written by the runs: the committed results and the README say the same."""
     assert runner.table_of(FOLDER / "results") in (FOLDER / "README.md").read_text()

@@ -73,12 +73,18 @@ def options_of(study: Study, arguments: Sequence[str] | None = None) -> argparse
 
 
 def main(study: Study, measure: Measure, arguments: Sequence[str] | None = None) -> Path:
-    """Run a replication, write its results, and print its claims; the README's table too where results go there."""
+    """Run a replication, write its results, and print its claims; the README's table too where results go there.
+
+    What the caller can mend ends it with one line.
+    """
     options = options_of(study, arguments)
-    model = locate.load(options.model, device=options.device, prepend_bos=False if options.bos == "no" else None)
     started = time.monotonic()
-    findings = measure(model, options)
-    path = write(study, model, options, findings, time.monotonic() - started)
+    try:
+        model = locate.load(options.model, device=options.device, prepend_bos=False if options.bos == "no" else None)
+        findings = measure(model, options)
+        path = write(study, model, options, findings, time.monotonic() - started)
+    except locate.LocateError as error:
+        sys.exit(str(error))
     for claim in findings.claims:
         print(f"{claim.claim}: {claim.ours} (n {claim.ours.n}): {claim.verdict}")
     if options.out == HERE / "results":

@@ -94,9 +94,8 @@ def measured(model: locate.Model, examples: Sequence[Continuations]) -> tuple[pd
             usable.append((example, coded(model, example)))
         except LocateError as error:
             reasons[str(error)] = reasons.get(str(error), 0) + 1
-    plain = np.array([measure(model, one, [frozenset()]) for _, one in usable])
-    y = odds(plain)[..., 0]
-    ratios = y[:, 1] / y[:, 0]
+    plain = [odds(measure(model, one, [frozenset()])[:, 0]) for _, one in usable]
+    ratios = np.array([source / base for base, source in plain])
     chosen = kept(ratios)
     reasons["odds ratio of 1 or below"] = int((ratios <= 1).sum())
     reasons[f"odds ratio in the lowest {QUANTILE:.0%} of the others"] = int((ratios > 1).sum() - chosen.sum())
