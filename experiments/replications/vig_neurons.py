@@ -128,10 +128,8 @@ def claims_of(table: pd.DataFrame, estimates: pd.DataFrame, found: pd.DataFrame)
     count = max(1, round(TOP_SHARE * len(estimates[["layer", "unit"]].drop_duplicates())))
     share = held_out_share(estimates, ["layer", "unit"], count)
     rank = float(spearmanr(found["estimate"], found["exact_log"]).statistic)
-    few = (
-        f"strongest {count} (5 %), chosen on one half of the professions, have more than half of all positive numbers' "
-    )
-    few += "effect in the other"
+    few = f"strongest {count} (5 %), chosen on one half of the professions, have more than half of all positive "
+    few += "numbers' effect in the other"
     trust = f"estimates against {len(found)} patched: Spearman {rank:.2f}"
     first = found.iloc[0]
     size = [float(first[name]) for name in ("effect", "low", "high")]
