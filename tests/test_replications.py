@@ -11,11 +11,16 @@ import pandas as pd
 import pytest
 import torch
 from handmade import map_trace
+from tokenizers import Tokenizer, decoders
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import PreTrainedTokenizerFast
 
 from locate import effects, load
-from locate.datasets import Continuations, read_reference, reference_file
+from locate.datasets import Continuations, read_reference, reference_file, winobias_continuations
 from locate.errors import LocateError
 from locate.memory import default
+from locate.models import Encoder
 from locate.plain import measure as measure_plain
 from locate.rows import Limits, Placed, Row, Run
 
@@ -115,6 +120,20 @@ def test_unusable_examples_say_why(gpt2):
     fields = {name: getattr(EXAMPLE, name) for name in EXAMPLE.__dataclass_fields__}
     with pytest.raises(LocateError, match="different numbers of tokens"):
         attention.coded(gpt2, Continuations(**fields | {"male": "The engineer knew the nurse because officerzq"}))
+
+
+def test_tokens_are_the_published_ones(shared, reference):
+    """GPT-2's tokenizer through our reading: continuations fall into the tokens that they stored, spelt with spaces."""
+    folder = shared / "data" / "gpt2_tokenizer"
+    bpe = Tokenizer(BPE.from_file(str(folder / "encoder.json"), str(folder / "vocab.bpe")))
+    bpe.pre_tokenizer, bpe.decoder = ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    encoder = Encoder(PreTrainedTokenizerFast(tokenizer_object=bpe), prepend_bos=False)
+    examples = {each.female: each for each in winobias_continuations(shared / "data" / "winobias", "dev")[0]}
+    for row in reference.examples.to_dict("records"):
+        found = attention.coded(encoder, examples[row["female"]])
+        for side in ("of_female", "of_male"):
+            words = [encoder.tokenizer.decode([token]).strip() for token in getattr(found, side)]
+            assert " ".join(words) == row[side]
 
 
 @pytest.fixture(scope="module")
