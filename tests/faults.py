@@ -16,6 +16,9 @@ from queue import Queue
 ROOT = Path(__file__).resolve().parents[1]
 WORKERS = min(2, os.cpu_count() or 1)
 ENGINE = ["tests/test_identities.py", "-k", "gpt2 or zero or window or sever or unit or apart"]
+HEADS = ["tests/test_replications.py", "-k", "plain_engine or itself or as_it_is"]
+RULES = ["tests/test_replications.py", "-k", "decides or neither_half or chosen or verdicts or resample or published"]
+REPLICATIONS = "../experiments/replications"
 
 COMPARE = ["tests/test_compare.py", "-k", "not edited and not line and not torch"]
 PATHS = ["tests/test_paths.py", "-k", "downstream or severed or direct or answers"]
@@ -284,6 +287,45 @@ FAULTS = [
           '(means["q"] <= THRESHOLD)', '(means["q"] <= 1)', "tests/test_located.py"),
     fault("the wrong cells faded", "report/figures.py",
           "(q <= THRESHOLD), np.nan", "(q > THRESHOLD), np.nan", "tests/test_report.py"),
+    fault("data: pronoun's gender not compared with its file", "datasets/winobias.py",
+          "if sentence.gender != side * signs[sentence.occupation]:", "if False:", "tests/test_datasets.py"),
+    fault("data: continuations on the wrong sides", "datasets/winobias.py",
+          "key=lambda each: -each.gender", "key=lambda each: each.gender", "tests/test_datasets.py"),
+    fault("data: winogender's sides do not turn with the occupation", "datasets/winogender.py",
+          "    if not female:", "    if female:", "tests/test_datasets.py"),
+    fault("data: scores keep the published sign", "datasets/professions.py",
+          "0.0 - definitional, 0.0 - stereotypical", "definitional, stereotypical", "tests/test_datasets.py"),
+    fault("data: a changed file is read", "datasets/published.py",
+          "if published and found != PUBLISHED[name][0]:", "if False:", "tests/test_datasets.py"),
+    fault("data: swap with the leaning", "datasets/professions.py",
+          '(1 if swap == "same" else -1)', '(-1 if swap == "same" else 1)', "tests/test_datasets.py"),
+    fault("replications: heads attend as in their own run", f"{REPLICATIONS}/attention.py",
+          "[layer[1 - base] for layer in weights]", "[layer[base] for layer in weights]", *HEADS),
+    fault("replications: all heads of the layer written", f"{REPLICATIONS}/attention.py",
+          "changed[rows, heads, :own, :own] = source[layer][heads]",
+          "changed[rows, :, :own, :own] = source[layer]", *HEADS),
+    fault("replications: first token of a continuation not scored", f"{REPLICATIONS}/attention.py",
+          "[:, len(prompt) - 1 :]", "[:, len(prompt) - 1 :].roll(1, 1)", *HEADS),
+    fault("replications: odds the other way up", f"{REPLICATIONS}/vig_heads.py",
+          "np.exp(logs[..., 1] - logs[..., 0])", "np.exp(logs[..., 0] - logs[..., 1])", *RULES),
+    fault("replications: filter keeps the quantile itself", f"{REPLICATIONS}/vig_heads.py",
+          "(ratios > np.quantile(ratios[aligned], quantile))", "(ratios >= np.quantile(ratios, quantile))", *RULES),
+    fault("replications: halves swapped", f"{REPLICATIONS}/rules.py",
+          "halves[::-1] if upper else halves", "halves if upper else halves[::-1]", *RULES),
+    fault("replications: middle layer in a half", f"{REPLICATIONS}/rules.py",
+          "layer < n_layers // 2, layer >=", "layer <= n_layers // 2, layer >=", *RULES),
+    fault("replications: heads chosen where they are measured", f"{REPLICATIONS}/rules.py",
+          "draws(effects[inside], cells), draws(", "draws(effects[~inside], cells), draws(", *RULES),
+    fault("replications: pairs resampled instead of groups", f"{REPLICATIONS}/rules.py",
+          'pd.factorize(pairs["group"])', 'pd.factorize(pairs["pair"])', *RULES),
+    fault("replications: verdict without its interval", f"{REPLICATIONS}/rules.py",
+          "estimate.low > bound:", "estimate.value > bound:", *RULES),
+    fault("replications: severed kinds swapped", f"{REPLICATIONS}/rome.py",
+          "means[..., ~mlp].mean(-1) - means[..., mlp].mean(-1)",
+          "means[..., mlp].mean(-1) - means[..., ~mlp].mean(-1)", *RULES),
+    fault("replications: total effect with the stereotype", f"{REPLICATIONS}/vig_neurons.py",
+          "against = np.where(sign > 0, plain - man,", "against = np.where(sign < 0, plain - man,",
+          "tests/test_replications.py", "-k", "both_readings"),
     fault("prompts not escaped", "report/figures.py",
           'return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")', "return text",
           "tests/test_report.py"),
@@ -295,6 +337,7 @@ def copy_project(target: Path) -> None:
     shutil.copytree(ROOT / "locate", target / "locate", ignore=shutil.ignore_patterns("mini", "__pycache__"))
     (target / "locate" / "mini").symlink_to(ROOT / "locate" / "mini")
     shutil.copytree(ROOT / "tests", target / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "experiments" / "replications", target / "experiments" / "replications")
     shutil.copy(ROOT / "pyproject.toml", target)
     shared = ROOT.parent / "shared"
     if shared.is_dir():

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "locate"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
-    {"errors", "files", "schema", "sites", "metrics", "prompts", "products"},
+    {"errors", "files", "schema", "sites", "metrics", "prompts", "products", "datasets"},
     {"models", "checkpoint", "startup", "memory", "rows", "plain", "sweep", "untrained"},
     {"tracing"},
     {"mediation"},
