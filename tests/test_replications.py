@@ -29,6 +29,7 @@ sys.path.insert(0, str(FOLDER))
 
 import attention  # noqa: E402
 import chintam  # noqa: E402
+import dama  # noqa: E402
 import lsdm  # noqa: E402
 import rome  # noqa: E402
 import rules  # noqa: E402
@@ -368,7 +369,27 @@ def test_published_heads_of_gpt2_are_put_beside_ours():
     assert len(chintam.claims_of(made, SimpleNamespace(name="mini", n_layers=12, n_heads=12))) == 2
 
 
-STUDIES = {module.STUDY.name: module for module in (vig_neurons, vig_heads, rome, lsdm, chintam)}
+@pytest.mark.parametrize("upper", [1.0, -1.0])
+def test_dama_separates_stereotype_from_gender_that_is_said(upper):
+    """Planted coefficients: 2 on the stereotype, in the upper or the bottom half, and 3 on the gender that is said."""
+    rng = np.random.default_rng(0)
+    names = [f"g{number}" for number in range(40)]
+    scores = pd.DataFrame({"word": names, "stereotypical": rng.uniform(-1, 1, 40), "factual": rng.uniform(-1, 1, 40)})
+    weights = np.array([[0.0, 0.0, 1.5, 0.5], [1.5, 0.5, 0.0, 0.0]][upper < 0])
+
+    def effect(component, layer, role, group):
+        row = scores.iloc[group]
+        return (weights[layer] * row["stereotypical"] + 0.75 * row["factual"]) * (1 if group % 2 == 0 else -1)
+
+    made = effects(
+        map_trace(effect, groups=names, layers=4, components=("mlp_out",), roles=("subject_last",)), view="signed"
+    )
+    claims = dama.claims_of(made[made["direction"] == "denoising"], scores, 4)
+    assert [claim.ours.value for claim in claims] == pytest.approx([2.0, 3.0, 2.0 * upper])
+    assert [claim.verdict for claim in claims] == [rules.HOLDS, rules.HOLDS, rules.HOLDS if upper > 0 else rules.FAILS]
+
+
+STUDIES = {module.STUDY.name: module for module in (vig_neurons, vig_heads, rome, lsdm, chintam, dama)}
 
 
 @pytest.fixture(scope="module")
@@ -382,6 +403,7 @@ def quick(monkeypatch, mini):
     """Fewer resamples and draws, one loaded model, no picture: for runs that only have to reach their end."""
     monkeypatch.setattr(rules, "SAMPLES", 100)
     monkeypatch.setattr(rome, "NOISE", rome.locate.Noise(samples=2))
+    monkeypatch.setattr(dama, "NOISE", dama.locate.Noise(samples=1))
     monkeypatch.setattr(lsdm, "CORRUPTIONS", {"noise": (lsdm.locate.Noise(samples=2), "prob_diff")})
     monkeypatch.setattr(runner, "save_figures", lambda figures, folder, formats: ([], ""))
     monkeypatch.setattr(runner.locate, "load", lambda name, **options: mini, raising=False)
@@ -392,6 +414,8 @@ def test_a_replication_runs_to_its_end(name, shared, tmp_path, quick):
     """On mini, with a few prompts: results, a table that names n, and what was left out."""
     module = STUDIES[name]
     arguments = ["--limit", "6", "--device", "cpu", "--data", str(shared / "data"), "--out", str(tmp_path)]
+    if name == "dama":
+        arguments[1] = "30"
     arguments += {"vig_neurons": ["--units", "2"], "vig_heads": ["--sets", "winobias/dev"]}.get(name, [])
     path = runner.main(module.STUDY, module.replicate, arguments)
     content = json.loads(path.read_text())
