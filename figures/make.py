@@ -3,11 +3,13 @@
     python figures/make.py                draw
     python figures/make.py RUN            first take the tables from a run folder that `locate-bias trace` has written
 
-A table is effects_NAME.csv, as `locate.average` returns it with what it is in effects_NAME.json.
+A table is effects_NAME.csv, as `locate.average` returns it with what it is in effects_NAME.json; controls_NAME.csv and
+sets_NAME.csv are as `locate.control_table` and `locate.set_table` return them.
 """
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +17,9 @@ from speed import plots
 
 import locate
 from locate.files import write_json
+from locate.mediation.sets import Areas
 from locate.report import save_figures
+from locate.report.evidence import controls_line, plot_controls, plot_sets, with_foot
 
 HERE = Path(__file__).resolve().parent
 FORMATS = ("png", "svg")
@@ -28,6 +32,8 @@ KEEP = [
     "severed",
     "origin",
     "role",
+    "key",
+    "name",
     "effect",
     "low",
     "high",
@@ -41,7 +47,12 @@ def take(run: Path, name: str) -> None:
     trace = locate.load_trace(run)
     averages = locate.average(locate.effects(trace))
     averages[[*KEEP, "p", "q"]].to_csv(HERE / f"effects_{name}.csv", index=False, float_format="%.6g")
+    controls, directions = locate.control_table(trace), trace.meta["directions"]
+    controls.to_csv(HERE / f"controls_{name}.csv", index=False, float_format="%.6g")
+    locate.set_table(trace).to_csv(HERE / f"sets_{name}.csv", index=False, float_format="%.6g")
     about = dict(averages.attrs) | {"model": trace.meta["model"], "ledger": trace.meta["ledger"]["reasons"]}
+    about |= {"foot": {each: controls_line(trace, controls, each) for each in directions}}
+    about |= {"areas": asdict(locate.areas(trace))}
     write_json(HERE / f"effects_{name}.json", about)
     log_odds = locate.pair_log_odds(trace).groupby("group", observed=True)["log_odds"]
     log_odds.agg(["mean", "sem", "size"]).to_csv(HERE / f"occupations_{name}.csv", float_format="%.6g")
@@ -57,6 +68,12 @@ def draw(name: str) -> list[Path]:
         title = f"Average indirect effect in {name}"
         figures[f"map_{name}_{direction}"] = locate.plot_map(averages, title=title, direction=direction)
         figures[f"layers_{name}_{direction}"] = locate.plot_layers(averages, title=title, direction=direction)
+        for kind in ("map", "layers"):
+            with_foot(figures[f"{kind}_{name}_{direction}"], about["foot"][direction])
+    controls = pd.read_csv(HERE / f"controls_{name}.csv", keep_default_na=False)
+    figures[f"controls_{name}"] = plot_controls(controls, averages, title=f"Controls of the strongest sites of {name}")
+    areas = Areas(**about["areas"])
+    figures[f"sets_{name}"] = plot_sets(pd.read_csv(HERE / f"sets_{name}.csv"), areas, title=f"Sets of sites in {name}")
     paths, missing = save_figures(figures, HERE, FORMATS)
     if missing:
         sys.exit(missing)

@@ -100,6 +100,7 @@ class Located:
     total            the average total effect of swapping the whole prompt, and its interval
     without_stereotype  pairs that the view or the metric leaves out
     window           layers written at once around each site, 1 for the site alone
+    clusters         what intervals and p resample: "group", or "group+template"
     sites            strongest first, by size
     component, role  where `layers` was read off
     layers           layers of that component at that role whose effect has the sign of the total effect, by its whole
@@ -124,6 +125,7 @@ class Located:
     total: tuple[float, float, float]
     without_stereotype: int
     window: int
+    clusters: str
     level: float
     threshold: float
     sites: tuple[LocatedSite, ...]
@@ -198,6 +200,7 @@ def rank(
     window: int | None = None,
     kind: str | None = None,
     top: int = TOP,
+    clusters: str = "group",
     level: float = 0.95,
     samples: int = 2000,
     seed: int = 0,
@@ -213,7 +216,7 @@ def rank(
     window                      width of the patches ranked; None for the narrowest that was traced
     kind                        as in `effects`: None for occupations where definitional words were traced beside them
     top                         how many sites to list
-    level, samples, seed        as in `average`
+    clusters, level, samples, seed   as in `average`
 
     The residual stream, attention weights, named sets and severed patches are not ranked: no module writes them alone.
 
@@ -236,10 +239,11 @@ def rank(
     component = traced("component", component, COMPONENTS, EDITABLE, chosen)
     role = traced("role", role, ROLES, FALLBACK_ROLES, chosen[chosen["component"] == component])
     width = int(chosen["window"].iloc[0])
-    means, said = ordered(derived[derived[quantity].notna()], quantity, width, level, samples, seed)
+    settings = {"clusters": clusters, "level": level, "samples": samples, "seed": seed}
+    means, said = ordered(derived[derived[quantity].notna()], quantity, width, settings)
     leanings = selectivities(trace, metric, quantity, direction, level, samples, seed)
     templates = trace.meta["modules"]
-    total = total_effect(derived, level, samples, seed)
+    total = total_effect(derived, settings)
     beyond = means["low"] > 0 if total[1] > 0 else means["high"] < 0 if total[2] < 0 else means["effect"].isna()
     passing = means[(means["component"] == component) & (means["role"] == role) & beyond & (means["q"] <= THRESHOLD)]
     layers = tuple(int(layer) for layer in dict.fromkeys(passing["layer"]))
@@ -254,6 +258,7 @@ def rank(
         total=total,
         without_stereotype=int(derived.attrs["without_stereotype"]),
         window=width,
+        clusters=clusters,
         level=level,
         threshold=THRESHOLD,
         sites=tuple(site_of(row, templates, leanings) for row in means.head(top).to_dict("records")),
@@ -277,24 +282,25 @@ def tested(trace: Trace, metric: str, place: tuple[str, str, str], **settings: A
 
 
 def ordered(
-    known: pd.DataFrame, quantity: str, width: int, level: float, samples: int, seed: int
+    known: pd.DataFrame, quantity: str, width: int, settings: dict[str, Any]
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Averages of one direction's sites of a width, with their stability, strongest first; and how they were averaged.
 
     q is over all sites of the direction, those included that are not ranked.
     """
-    means = average(known, quantity, level=level, samples=samples, seed=seed)
-    firm = stability(rankable(known, width), quantity, samples=samples, seed=seed)
+    means = average(known, quantity, **settings)
+    drawn = {name: settings[name] for name in ("clusters", "samples", "seed")}
+    firm = stability(rankable(known, width), quantity, **drawn)
     rows = rankable(means[means["groups"] > 1], width).merge(firm, on=ROW, how="left", validate="one_to_one")
     return rows.iloc[rows["effect"].abs().argsort(kind="stable")[::-1]], means.attrs
 
 
-def total_effect(derived: pd.DataFrame, level: float, samples: int, seed: int) -> tuple[float, float, float]:
+def total_effect(derived: pd.DataFrame, settings: dict[str, Any]) -> tuple[float, float, float]:
     """Average total effect over pairs, low and high end of its interval."""
     once = derived.drop_duplicates("pair").assign(
         component="resid_pre", layer=0, unit=-1, window=1, severed="", role="last"
     )
-    row = average(once, "total", level=level, samples=samples, seed=seed).iloc[0]
+    row = average(once, "total", **settings).iloc[0]
     return float(row["effect"]), float(row["low"]), float(row["high"])
 
 

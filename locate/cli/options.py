@@ -48,6 +48,13 @@ class Direction(StrEnum):
     both = "both"
 
 
+class Clusters(StrEnum):
+    """What intervals resample."""
+
+    group = "group"
+    both = "group+template"
+
+
 class Words(StrEnum):
     """Which of the package's subjects are traced."""
 
@@ -82,6 +89,9 @@ HandOff = Annotated[
 ]
 RoleOption = Annotated[
     str | None, typer.Option("--layers-at", help="role where they are read off; default: subject_last")
+]
+ClustersOption = Annotated[
+    Clusters, typer.Option(help="what intervals resample: group (occupations), or group+template (templates too)")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON on stdout, for programs")]
 Run = Annotated[Path, typer.Argument(help="run folder that `locate-bias trace` has written")]

@@ -10,6 +10,8 @@ import typer
 from locate.cli.options import (
     AllowPickle,
     AsJson,
+    Clusters,
+    ClustersOption,
     Corrupt,
     Device,
     Direction,
@@ -95,6 +97,7 @@ def trace(
     draws: Annotated[int | None, typer.Option(help="noise draws per pair; default: 10")] = None,
     seed: Annotated[int, typer.Option(help="of noise and of intervals")] = 0,
     metric: Metric = "logit_diff",
+    clusters: ClustersOption = Clusters.group,
     layers_of: HandOff = None,
     layers_at: RoleOption = None,
     formats: Formats = "html,png,svg,pdf",
@@ -198,6 +201,7 @@ def trace(
             component=layers_of,
             role=layers_at,
             formats=wanted,
+            clusters=clusters.value,
             seed=seed,
             step=steps.say,
         )
@@ -239,6 +243,7 @@ def rank(
     run: Run,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="also write a located.json there")] = None,
     metric: Metric = "logit_diff",
+    clusters: ClustersOption = Clusters.group,
     view: Annotated[str | None, typer.Option(help="stereotype, or signed (female minus male)")] = None,
     kind: Kind = None,
     quantity: Annotated[str, typer.Option(help="nie, nde or total")] = "nie",
@@ -264,6 +269,7 @@ def rank(
         component=layers_of,
         role=layers_at,
         top=top,
+        clusters=clusters.value,
         seed=seed,
     )
     print_located(located, [] if output is None else [located.save(output)], as_json)
@@ -273,6 +279,7 @@ def rank(
 def plot(
     run: Run,
     metric: Metric = "logit_diff",
+    clusters: ClustersOption = Clusters.group,
     kind: Kind = None,
     formats: Formats = "html,png,svg,pdf",
     pair: Annotated[int | None, typer.Option(help="draw this pair's own map instead of everything")] = None,
@@ -290,7 +297,9 @@ def plot(
     with Steps() as steps:
         steps.say("figures")
         if pair is None:
-            paths, missing = draw_figures(found, run, metric=metric, kind=kind, formats=wanted, seed=seed)
+            paths, missing = draw_figures(
+                found, run, metric=metric, kind=kind, formats=wanted, clusters=clusters.value, seed=seed
+            )
         else:
             way = direction or str(found.meta["directions"][0])
             figure = plot_pair(effects(found, metric, view=default_view(found), kind=kind), pair, direction=way)

@@ -53,14 +53,19 @@ class Intervals:
     level: float
     samples: int
     seed: int
+    clusters: str = "group"
 
     def settings(self) -> dict[str, Any]:
-        """As keyword arguments."""
+        """As keyword arguments of what resamples groups alone: few words, halves of the occupations."""
         return {"level": self.level, "samples": self.samples, "seed": self.seed}
+
+    def clustered(self) -> dict[str, Any]:
+        """As keyword arguments of averages over a whole run."""
+        return self.settings() | {"clusters": self.clusters}
 
     def average(self, derived: pd.DataFrame, column: str = "nie") -> pd.DataFrame:
         """`average` with these settings."""
-        return average(derived, column, **self.settings())
+        return average(derived, column, **self.clustered())
 
 
 def write_report(
@@ -74,6 +79,7 @@ def write_report(
     top: int = 20,
     kind: str | None = None,
     formats: Sequence[str] = FORMATS,
+    clusters: str = "group",
     level: float = 0.95,
     samples: int = 2000,
     seed: int = 0,
@@ -98,7 +104,7 @@ def write_report(
     say("effects")
     view = default_view(trace)
     derived = effects(trace, metric, view=view, kind=kind)
-    chosen = Intervals(level, samples, seed)
+    chosen = Intervals(level, samples, seed, clusters)
     averages = chosen.average(derived)
     say("ranking")
     located = rank(
@@ -110,7 +116,7 @@ def write_report(
         role=role,
         kind=kind,
         top=top,
-        **chosen.settings(),
+        **chosen.clustered(),
     )
     tables = compared_tables(trace, metric, chosen)
     table = write_averages(folder / "effects.csv", derived, averages, chosen)
@@ -132,11 +138,12 @@ def draw_figures(
     metric: str = "logit_diff",
     kind: str | None = None,
     formats: Sequence[str] = FORMATS,
+    clusters: str = "group",
     seed: int = 0,
 ) -> tuple[list[Path], str]:
     """Draw the figures of a run again; see `save_figures`. Nothing else in the folder is touched."""
     derived = effects(trace, metric, view=default_view(trace), kind=kind)
-    chosen = Intervals(0.95, 2000, seed)
+    chosen = Intervals(0.95, 2000, seed, clusters)
     tables = compared_tables(trace, metric, chosen)
     drawn = figures_of(trace, derived, chosen.average(derived), tables, metric, chosen)
     return save_figures(drawn, Path(folder) / "figures", formats)
@@ -184,11 +191,7 @@ def write_averages(path: Path, derived: pd.DataFrame, averages: pd.DataFrame, ch
         if derived[name].notna().any()
     ]
     if derived.attrs["unit"] != "relative odds":
-        parts.append(
-            normalised(derived, level=chosen.level, samples=chosen.samples, seed=chosen.seed).assign(
-                quantity="nie / total"
-            )
-        )
+        parts.append(normalised(derived, **chosen.clustered()).assign(quantity="nie / total"))
     table = pd.concat(parts, ignore_index=True)
     units = {"nie / total": "share of the total effect"}
     table.insert(0, "unit_of_effect", [units.get(each, derived.attrs["unit"]) for each in table["quantity"]])
