@@ -46,7 +46,16 @@ def traced(folder_of, tmp_path_factory):
 
 def test_trace_goes_from_prompts_to_located_json(traced):
     names = {path.name for path in traced.iterdir()}
-    assert names == {"trace.parquet", "meta.json", "effects.csv", "located.json", "report.html", "figures"}
+    assert names == {
+        "trace.parquet",
+        "controls.parquet",
+        "meta.json",
+        "effects.csv",
+        "controls.csv",
+        "located.json",
+        "report.html",
+        "figures",
+    }
     located = json.loads((traced / "located.json").read_text())
     assert located["module_template"] == "transformer.h.{}.mlp.c_proj"
     assert (traced / "figures" / "map_denoising.html").stat().st_size > 1e6
