@@ -207,13 +207,12 @@ def rank(
 ) -> Located:
     """Rank the sites of a trace by their average effect, for editors and tables.
 
-    metric, view                as in `effects`; None takes the stereotype view where any pair has a stereotype
-    quantity                    "nie", "nde" or "total"
+    metric, view, quantity      as in `effects`; None takes the stereotype view where any pair has a stereotype
     direction                   "denoising": is the site sufficient? "noising": is it necessary? None takes denoising
                                 where it was traced
     component, role             where `layers` and `modules` are read off; None for mlp_out at subject_last where they
                                 were traced, else the first that was, in the order of EDITABLE and of FALLBACK_ROLES
-    window                      width of the patches ranked; None for the narrowest that was traced
+    window                      width of the patches ranked; None for the narrowest
     kind                        as in `effects`: None for occupations where definitional words were traced beside them
     top                         how many sites to list
     clusters, level, samples, seed   as in `average`

@@ -28,14 +28,14 @@ def commands() -> list[str]:
 
 
 def test_the_readme_shows_every_verb():
-    assert {shlex.split(line)[1] for line in commands()} >= {"trace", "rank", "plot", "prompts"}
+    assert {shlex.split(line)[1] for line in commands()} == {"trace", "rank", "plot", "compare", "prompts", "selftest"}
 
 
 def test_the_commands_parse(monkeypatch, capsys):
     """Every option of every command shown exists: the parser alone is run."""
     import typer
 
-    from locate.cli.verbs import app
+    from locate.cli.comparing import app
 
     group = typer.main.get_command(app)
     for line in commands():

@@ -124,6 +124,12 @@ def chosen_prompts(
     return found.first(limit)
 
 
+def check_noise(corrupt: Corrupt, sigmas: float | None, draws: int | None) -> None:
+    """Raise LocateError for settings of noise where there is none."""
+    if corrupt is Corrupt.swap and (sigmas is not None or draws is not None):
+        raise LocateError("--sigmas and --draws describe noise: add --corrupt noise, or leave them out")
+
+
 def check_trace(chosen: Prompts, metric: str, probabilities: bool, seed: int) -> None:
     """Raise LocateError for prompts and settings that would only be refused after a long run."""
     from locate.metrics import metric_named

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
@@ -24,7 +24,6 @@ from locate.tracing.table import Trace
 
 if TYPE_CHECKING:
     from locate.planted.finding import Finding
-    from locate.tracing.forecast import Forecast
 
 SHOWN = 10
 PLAIN_EVERY = 15.0  # seconds between lines where stderr is not a terminal
@@ -121,15 +120,16 @@ def print_located(located: Located, paths: Sequence[Path], as_json: bool) -> Non
     print_paths(paths, "")
 
 
-def print_forecast(found: Forecast, as_json: bool) -> None:
+def print_forecast(found: dict[str, Any], as_json: bool) -> None:
     """What a trace would cost."""
     if as_json:
-        print(json.dumps(asdict(found), indent=2))
+        print(json.dumps(found, indent=2))
         return
     stdout().print(
-        f"{found.pairs:,} pairs, {found.rows:,} rows, of which {found.run:,} have to be run\n"
-        f"{found.operations:.2g} floating-point operations\n"
-        f"about {found.seconds:.3g} s of measuring, and {found.peak / 1e9:.2f} GB of memory at most"
+        f"{found['pairs']:,} pairs, {found['rows']:,} rows, of which {found['run']:,} have to be run\n"
+        f"{found['operations']:.2g} floating-point operations\n"
+        f"about {found['seconds']:.3g} s of measuring, and {found['peak'] / 1e9:.2f} GB of memory at most\n"
+        f"controls: about {found['control_rows']:,} rows and {found['control_seconds']:.2g} s more"
     )
 
 

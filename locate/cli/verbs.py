@@ -33,6 +33,7 @@ from locate.cli.options import (
     TrustCode,
     WordsOption,
     check_names,
+    check_noise,
     check_trace,
     chosen_prompts,
     format_list,
@@ -140,8 +141,7 @@ def trace(
 
     wanted = format_list(formats)
     check_names(metric, split(components), split(roles or ""), layers_of, layers_at)
-    if corrupt is Corrupt.swap and (sigmas is not None or draws is not None):
-        raise LocateError("--sigmas and --draws describe noise: add --corrupt noise, or leave them out")
+    check_noise(corrupt, sigmas, draws)
     if dry_run and budget is not None:
         raise LocateError("--budget says beforehand what a run costs: leave --dry-run out")
     folder = output or Path("runs") / f"{Path(model).name}-{corrupt.value}"
@@ -150,24 +150,17 @@ def trace(
     plan = parsed_map(components, layers, roles, windows, severed, keys)
     with Steps() as steps:
         steps.say("loading TransformerLens and the model")
-        from locate.evidence import Budget, Controls, Sets
+        from locate.evidence import Budget, Controls, Sets, foretold
         from locate.evidence import trace as run_trace
         from locate.memory import parsed
         from locate.models import load
         from locate.tracing.corrupt import Noise, Swap
-        from locate.tracing.forecast import forecast
 
         limited = None if budget is None else Budget.parsed(budget, seed=seed)
-
+        watched = Controls(random_weights=random_weights, seed=seed) if controls else None
         corruption = Swap() if corrupt is Corrupt.swap else Noise(sigmas or 3.0, draws or 10, seed)
-        loaded = load(
-            model,
-            device=device,
-            dtype=dtype,
-            revision=revision,
-            allow_pickle=allow_pickle,
-            trust_remote_code=trust_remote_code,
-        )
+        trusted = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
+        loaded = load(model, device=device, dtype=dtype, revision=revision, **trusted)
         settings: dict[str, Any] = {
             "directions": DIRECTIONS if direction is Direction.both else (direction.value,),
             "corruption": corruption,
@@ -180,7 +173,7 @@ def trace(
         }
         if dry_run:
             steps.say("counting, and timing a few pairs")
-            print_forecast(forecast(loaded, chosen, plan, **settings), as_json)
+            print_forecast(foretold(loaded, chosen, plan, watched, **settings), as_json)
             return
         result = run_trace(
             loaded,
@@ -188,7 +181,7 @@ def trace(
             plan,
             **settings,
             budget=limited,
-            controls=Controls(random_weights=random_weights, seed=seed) if controls else None,
+            controls=watched,
             sets=Sets(seed=seed) if sets else None,
             output=folder,
             progress=steps.rows,

@@ -3,6 +3,6 @@
 from locate.evidence.budget import Budget
 from locate.evidence.controls import Controls
 from locate.evidence.sets import Sets
-from locate.evidence.trace import trace
+from locate.evidence.trace import foretold, trace
 
-__all__ = ["Budget", "Controls", "Sets", "trace"]
+__all__ = ["Budget", "Controls", "Sets", "foretold", "trace"]

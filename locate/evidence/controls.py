@@ -54,6 +54,15 @@ class Controls:
             )
 
 
+def control_rows(model: Model, wanted: Controls, pairs: int, rows: int, directions: int, samples: int) -> int:
+    """About how many rows the controls of a run of so many pairs and rows will have."""
+    few = min(pairs, wanted.pairs)
+    each = directions * samples * wanted.sites
+    words = len(definitional_pairs(templates_each=1)) + len(neutral_pairs(templates_each=2))
+    whole = rows / pairs * few if model.checkpoint.parameters <= SMALL or wanted.random_weights else 0
+    return round(each * (2 * few + words) + (wanted.sets + 1) * few * samples + whole)
+
+
 def with_controls(
     model: Model,
     prompts: Prompts,

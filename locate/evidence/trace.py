@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from locate.errors import LocateError
 from locate.evidence.budget import Budget, chosen_sites
-from locate.evidence.controls import Controls, with_controls
+from locate.evidence.controls import Controls, control_rows, with_controls
 from locate.evidence.sets import Sets, with_sets
 from locate.files import write_json
 from locate.models import Model
@@ -17,6 +17,8 @@ from locate.prompts.build import occupation_pairs
 from locate.prompts.pair import Prompts
 from locate.sites import Patch
 from locate.tracing import collect
+from locate.tracing.forecast import forecast
+from locate.tracing.job import prepare
 from locate.tracing.plan import Map
 from locate.tracing.table import CONTROLS, META_FILE, SETS, Trace, write_table
 
@@ -68,6 +70,18 @@ def trace(
     if sets is not None and "sets" not in found.meta:
         found = kept(with_sets(model, prompts, found, sets, shared, say), SETS, output)
     return found
+
+
+def foretold(
+    model: Model, prompts: Prompts, map: Map, controls: Controls | None = DEFAULT, **options: Any
+) -> dict[str, Any]:
+    """What a run will cost (see `Forecast`), and about how many rows and seconds its controls add."""
+    found = forecast(model, prompts, map, **options)
+    job = prepare(model, prompts, map, **options)
+    rows = 0
+    if controls is not None:
+        rows = control_rows(model, controls, found.pairs, found.rows, len(job.directions), job.corruption.samples)
+    return asdict(found) | {"control_rows": rows, "control_seconds": found.seconds * rows / found.rows}
 
 
 def kept(trace: Trace, name: str, output: str | Path | None) -> Trace:
