@@ -73,15 +73,23 @@ def agreement(trace: Trace, *, samples: int = 2000, seed: int = 0) -> list[Agree
 
     Raises LocateError for a run that has no estimates.
     """
+    both = estimated_and_exact(trace)
+    return [of_direction(str(name), rows, samples, seed) for name, rows in both.groupby("direction", sort=False)]
+
+
+def estimated_and_exact(trace: Trace) -> pd.DataFrame:
+    """The estimates of a run with a column `exact`: average log-odds effects (nats), nan where not measured.
+
+    Raises LocateError for a run that has no estimates.
+    """
     if trace.estimates is None:
         raise LocateError("this run was not made within a budget: it has no estimates to compare")
     view = "stereotype" if (trace.table["stereotype"] != 0).any() else "signed"
     derived = effects(trace, "logit_diff", view=view)
     within = derived.groupby(["direction", *PLACE, "pair"], observed=True)["nie"].mean()
     exact = within.groupby(["direction", *PLACE], observed=True).mean().rename("exact").reset_index()
-    both = trace.estimates.merge(exact.astype(dict.fromkeys(["direction", "component", "role", "key"], str)),
-                                 on=["direction", *PLACE], how="left", validate="one_to_one")  # fmt: skip
-    return [of_direction(str(name), rows, samples, seed) for name, rows in both.groupby("direction", sort=False)]
+    exact = exact.astype(dict.fromkeys(["direction", "component", "role", "key"], str))
+    return trace.estimates.merge(exact, on=["direction", *PLACE], how="left", validate="one_to_one")
 
 
 def of_direction(direction: str, rows: pd.DataFrame, samples: int, seed: int) -> Agreement:

@@ -13,9 +13,8 @@ from plotly.subplots import make_subplots
 
 from locate.errors import LocateError
 from locate.located import Located
-from locate.mediation.agreement import PLACE, agreement
+from locate.mediation.agreement import PLACE, agreement, estimated_and_exact
 from locate.mediation.controls import control_table, set_test
-from locate.mediation.effects import effects
 from locate.mediation.sets import Areas, areas, set_table
 from locate.metrics import METRICS, difference, positive_means
 from locate.report.figures import COLOURS, layout
@@ -146,13 +145,8 @@ def plot_agreement(trace: Trace, *, title: str = "") -> go.Figure:
 
     Raises LocateError for a run that has no estimates.
     """
-    found = agreement(trace)
-    view = "stereotype" if (trace.table["stereotype"] != 0).any() else "signed"
-    derived = effects(trace, "logit_diff", view=view)
-    within = derived.groupby(["direction", *PLACE, "pair"], observed=True)["nie"].mean()
-    exact = within.groupby(["direction", *PLACE], observed=True).mean().rename("exact").reset_index()
-    assert trace.estimates is not None
-    rows = trace.estimates.merge(exact, on=["direction", *PLACE])
+    found, rows = agreement(trace), estimated_and_exact(trace)
+    rows = rows[rows["exact"].notna()]
     figure = make_subplots(1, len(found), subplot_titles=[each.direction for each in found], horizontal_spacing=0.1)
     for column, each in enumerate(found, start=1):
         part = rows[rows["direction"] == each.direction]
