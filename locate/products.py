@@ -108,8 +108,13 @@ class OneDNN(TorchFunctionMode):
 
 
 def fits(args: tuple, kwargs: dict | None, least: int, most: int) -> bool:
-    """Whether a product has nothing but fp32 CPU tensors as arguments, none of them empty."""
+    """Whether a product has nothing but fp32 CPU tensors as arguments, none of them empty or in want of a gradient.
+
+    oneDNN's operator has no gradient: one that passed through it would be lost in silence.
+    """
     if kwargs or not least <= len(args) <= most:
         return False
     tensors = [each for each in args if each is not None]
+    if torch.is_grad_enabled() and any(each.requires_grad for each in tensors):
+        return False
     return all(each.device.type == "cpu" and each.dtype == torch.float32 and each.numel() for each in tensors)
