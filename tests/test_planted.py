@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from locate import LocateError, effects, load, trace
-from locate.planted import LAYOUTS, Place, drawn, find, judge, plant, selftest
+from locate.planted import LAYOUTS, Place, drawn, judge, plant, selftest
+from locate.planted.finding import judged, mapped
 from locate.planted.norms import FEATURE, WRITTEN
 from locate.planted.weights import directions
 from locate.sites import Patch, Site, Write
@@ -20,12 +21,18 @@ SEED = 3
 @pytest.fixture(scope="module", params=LAYOUTS)
 def planted(request, tmp_path_factory):
     """A made model of each layout in turn."""
-    return plant(tmp_path_factory.mktemp("planted") / "model", drawn(SEED, request.param))
+    return plant(tmp_path_factory.mktemp("planted") / "model", drawn(SEED, request.param), occupations=12)
 
 
 @pytest.fixture(scope="module")
 def model(planted):
     return load(str(planted.folder), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def maps(planted, model):
+    """What is traced in it."""
+    return mapped(planted, model)
 
 
 def residual(model, text, layer):
@@ -41,8 +48,8 @@ def subject_position(planted, model, pair):
     return len(model.encode(pair.clean[: pair.clean.index(pair.clean_subject) + len(pair.clean_subject)])[0]) - 1
 
 
-def test_what_is_planted_is_found(planted):
-    found = find(planted)
+def test_what_is_planted_is_found(planted, maps):
+    found = judged(planted, maps)
     assert found.passed
     assert found.total > 1
     assert found.confused < 0.1
@@ -52,21 +59,21 @@ def test_what_is_planted_is_found(planted):
 
 
 @pytest.mark.parametrize("site", [("mlp_out", -1, "subject_last"), ("attn_out", -1, "last")])
-def test_another_truth_is_not_found(planted, site):
+def test_another_truth_is_not_found(planted, maps, site):
     """The verdict can fail: with a site moved to a layer where nothing is planted, it does."""
     component, unit, role = site
     path = planted.plan.stereotype
     layer = path.mlp_layer if component == "mlp_out" else path.head_layer
     other = next(each for each in range(planted.plan.n_layers) if each != layer)
     truth = planted.truth - {Place(component, layer, unit, role)} | {Place(component, other, unit, role)}
-    found = find(replace(planted, truth=frozenset(truth)))
+    found = judged(replace(planted, truth=frozenset(truth)), maps)
     assert not found.passed
     assert not any(each.first for each in found.verdicts.values())
 
 
-def test_what_is_taken_for_the_other_path_is_not_passed(planted):
+def test_what_is_taken_for_the_other_path_is_not_passed(planted, maps):
     """With the two paths' truths exchanged, each has its whole effect under the other's swap."""
-    found = find(replace(planted, truth=planted.definition, definition=planted.truth))
+    found = judged(replace(planted, truth=planted.definition, definition=planted.truth), maps)
     assert not found.passed
     assert found.confused > 0.8
 
@@ -88,7 +95,7 @@ def test_features_are_written_moved_and_read_as_planned(planted, model):
                 if path.feature == "definition":
                     assert abs(added) < 0.15
                 else:
-                    assert abs(added) == pytest.approx(WRITTEN, rel=0.3)
+                    assert 0.5 * WRITTEN < abs(added) < 1.3 * WRITTEN
                 if path.feature == "stereotype":
                     assert np.sign(added) == pair.stereotype
 
@@ -123,8 +130,9 @@ def test_the_head_is_the_only_way(planted, model):
 def test_words_of_several_pieces_carry_their_feature_at_the_last(planted, model):
     counts = [len(model.encode(f" {pair.clean_subject}")[0]) for pair in planted.prompts]
     assert max(counts) > min(counts)
-    last = {model.encode(f" {pair.clean_subject}")[0][-1] for pair in planted.prompts}
-    first = {model.encode(f" {pair.clean_subject}")[0][0] for pair in planted.prompts} - last
+    pieces = [model.encode(f" {pair.clean_subject}")[0][1:] for pair in planted.prompts]  # without BOS
+    last = {each[-1] for each in pieces}
+    first = {each[0] for each in pieces} - last
     table = model.bridge.W_E.double().numpy()
     feature = directions(planted.plan).feature["stereotype"]
     assert len(first) > 3
@@ -238,21 +246,17 @@ def test_made_models_do_not_overwrite(tmp_path):
         drawn(0, "gpt2", "kind")
 
 
-def test_the_command_says_what_it_found(monkeypatch, capsys):
-    from locate.cli.verbs import selftest as command
+def test_the_command_says_what_it_found_and_fails_where_it_did_not(monkeypatch, capsys):
+    from locate.cli import verbs
 
-    command(models=1, seed=SEED)
+    verbs.selftest(models=1, seed=SEED)
     said = " ".join(capsys.readouterr().out.split())
     assert "found gpt2" in said
     assert "definition 1.000, attention 1.000; at most" in said
     assert "1 of 1 found" in said
-
-
-def test_the_command_fails_when_nothing_is_found(monkeypatch, capsys):
-    from locate.cli import verbs
-
-    blind = [replace(each, total=0.0) for each in selftest(1, seed=SEED)]
-    monkeypatch.setattr("locate.planted.selftest", lambda *_, **__: iter(blind))
+    seen = []
+    monkeypatch.setattr("locate.planted.selftest", lambda *_, **__: iter(seen))
+    seen = [replace(each, total=0.0) for each in selftest(1, seed=SEED, make=lambda *each: plant(*each, occupations=8))]
     with pytest.raises(LocateError, match="was not found in 1 of 1 models"):
         verbs.selftest(models=1)
     assert "MISSED  gpt2" in capsys.readouterr().out

@@ -68,7 +68,11 @@ def each(sites):
 
 @pytest.mark.parametrize("variant", HARD)
 def test_norms_are_foreseen_and_paths_write_about_their_share(made_of, variant):
-    """Before each MLP of an occupation's path the stream has the norm foreseen, after it has the feature's sign."""
+    """Before each MLP of an occupation's path the stream has about the norm foreseen, after it has the feature's sign.
+
+    About: by a factor of 1.25, or twice where random weights or distractors are large.
+    """
+    allowed = 2 if variant in ("background", "distractors") else 1.25
     planted, model = made_of(variant)
     plan, found = planted.plan, directions(planted.plan)
     hooks, kept = [], {}
@@ -87,15 +91,15 @@ def test_norms_are_foreseen_and_paths_write_about_their_share(made_of, variant):
         for path in plan.paths:
             written = kept["mlp_out", path.mlp_layer][where] @ found.written[path.channel]
             if path.feature == "definition":
-                assert abs(written) < 0.2
+                assert abs(written) < 0.5 * WRITTEN
                 continue
             for layer in (path.mlp_layer, path.head_layer):
                 grown = np.linalg.norm(kept["resid_pre", layer][where])
                 foreseen = norm(plan, path.feature, layer, at_word=True)
-                assert foreseen == pytest.approx(grown, rel=0.35 if variant == "background" else 0.2)
+                assert 1 / allowed < foreseen / grown < allowed
             sign = pair.stereotype if path.feature == "stereotype" else np.sign(written)
             if variant != "background":
-                assert 0.3 < sign * written / (WRITTEN * path.share) < 1.7
+                assert 0.2 < sign * written / (WRITTEN * path.share) < 2
 
 
 def test_spread_parts_add_up(made_of):

@@ -157,8 +157,9 @@ def selectivity(model: locate.Model, made: Planted) -> list[dict[str, object]]:
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Means over the models by variant and method, and how often the strongest sites are planted, with interval."""
-    grouped = table.groupby(["variant", "method"], sort=False)
-    means = grouped[["auroc", "precision", "role", "recovered"]].mean()
+    grouped = table.assign(nats=table["recovered"] * table["total"]).groupby(["variant", "method"], sort=False)
+    means = grouped[["auroc", "precision", "role"]].mean()
+    means["recovered"] = grouped["nats"].sum() / grouped["total"].sum()  # not the mean of shares of small totals
     hits = grouped["first"].agg(hits="sum", models="size")
     spans = [binomtest(hit, models).proportion_ci(method="exact") for hit, models in hits.itertuples(index=False)]
     hits["low"], hits["high"] = [span.low for span in spans], [span.high for span in spans]

@@ -54,25 +54,45 @@ class Finding:
         return self.total >= LEAST and ranked and self.confused <= CONFUSED
 
 
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """Effects in a made model: of its sites under either swap, and of leaving out attention weights."""
+
+    occupations: pd.DataFrame
+    definitions: pd.DataFrame
+    edges: pd.DataFrame
+
+
 def find(planted: Planted, device: str | None = None) -> Finding:
     """Trace a made model and judge where its sites are ranked: under denoising and noising, and of either path."""
-    model = load(str(planted.folder), device=device)
-    occupations = effects(trace(model, planted.prompts, MAP, probabilities=False))
-    definitions = effects(trace(model, planted.definitions, MAP, directions=("denoising",), probabilities=False))
-    sites, words = average(occupations, samples=100), average(definitions, samples=100)
+    return judged(planted, mapped(planted, load(str(planted.folder), device=device)))
+
+
+def mapped(planted: Planted, model: Model) -> Maps:
+    """Trace a made model."""
+    return Maps(
+        effects(trace(model, planted.prompts, MAP, probabilities=False)),
+        effects(trace(model, planted.definitions, MAP, directions=("denoising",), probabilities=False)),
+        left_out(model, planted),
+    )
+
+
+def judged(planted: Planted, maps: Maps) -> Finding:
+    """Where the planted sites are ranked."""
+    sites, words, edges = (average(each, samples=100) for each in (maps.occupations, maps.definitions, maps.edges))
     stereotypes = sites[sites["direction"] == "denoising"]
     return Finding(
         planted.plan,
-        total=total_of(occupations),
+        total=total_of(maps.occupations),
         verdicts={
             str(name): judge(rows, planted.truth, planted.aside)
             for name, rows in sites.groupby("direction", observed=True)
         },
         definition=judge(words, planted.definition),
-        edges=judge(average(left_out(model, planted), samples=100), planted.edges),
+        edges=judge(edges, planted.edges),
         confused=max(
-            largest(stereotypes, planted.definition - planted.truth) / total_of(occupations),
-            largest(words, planted.truth - planted.definition) / total_of(definitions),
+            largest(stereotypes, planted.definition - planted.truth) / total_of(maps.occupations),
+            largest(words, planted.truth - planted.definition) / total_of(maps.definitions),
         ),
     )
 

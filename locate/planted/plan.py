@@ -12,7 +12,7 @@ from locate.errors import LocateError
 LAYOUTS = ("gpt2", "llama")
 D_HEAD = 16
 DISTRACTORS = 2
-LITTLE, SOME, MORE = 0.006, 0.008, 0.015  # standard deviation of every weight that is not planted
+LITTLE, SOME, MORE, MUCH = 0.006, 0.008, 0.015, 0.02  # standard deviation of every weight that is not planted
 
 STEREOTYPE, DEFINITION = "stereotype", "definition"
 
@@ -90,7 +90,7 @@ VARIANTS = {
     "backup": Variant(backup=True, background=MORE),
     "attention": Variant(carried="weights", background=MORE),
     "distractors": Variant(distractors=3, distractor_share=2.0, background=MORE),
-    "background": Variant(channels=(1.0, 0.2, 0.2, 0.2), background=2 * MORE),
+    "background": Variant(channels=(1.0, 0.2, 0.2, 0.2), background=MUCH),
     "alarm": Variant(alarm=True, background=MORE),
     "definition": Variant(definition_share=1.5, swap="anti"),
 }
@@ -102,7 +102,7 @@ saturated    one path, read by an MLP that is saturated in every run: its slope 
 backup       a second MLP writes what the first one has not
 attention    carried by where a head attends, not by what it moves: the softmax is saturated in every run
 distractors  more of them, written and moved twice as strongly as the path
-background   random weights five times as large, and three paths a fifth as strong
+background   random weights three times as large, and three paths a fifth as strong
 alarm        drowns words whose embedding is none of the vocabulary's, as under noise
 definition   one path, corrupted with words that say their gender, whose own path is half as strong again
 """
