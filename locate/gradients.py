@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from locate.errors import LocateError
@@ -20,7 +21,7 @@ from locate.products import products
 from locate.prompts.pair import Prompts
 from locate.prompts.tokens import TokenPair
 from locate.rows import Key, Placed, Run, batched, in_memory, noise_hooks
-from locate.sites import UNITS, check
+from locate.sites import PATTERN, UNITS, Patch, check
 from locate.tracing.job import Job, layout, prepare
 from locate.tracing.plan import Map
 
@@ -52,20 +53,35 @@ def estimate(
     options  as of `trace`: patches, directions, corruption, memory, batch_size, max_dropped
 
     `nie` is the estimate, `base` and `source` are measured, `nde` is nan. An estimate is first order: it is exact where
-    the log-odds depend on the site linearly, and may be wrong in size and sign where they do not. Prompts of two
-    lengths are mixed at their aligned tokens alone.
+    the log-odds depend on the site linearly, and may be wrong in size and sign where they do not: where a later MLP or
+    softmax is saturated the slope is nothing, whatever the effect. Of attention weights ("pattern") it is the weights
+    after the softmax that change, each by itself, as patches write them. Prompts of two lengths are mixed at their
+    aligned tokens alone.
+
+    Raises LocateError as `trace` does, and for an integrated estimate of a patch that writes neither run's values.
     """
     check("method", method, METHODS)
     check("view", view, VIEWS)
     if steps < 1:
         raise LocateError(f"{steps} steps: expected a number >= 1")
     job = prepare(model, prompts, map, **options)
+    strange = [] if method == "attribution" else [patch for patch in job.patches or () if foreign(patch)]
+    if strange:
+        raise LocateError(
+            f"patch at {strange[0].anchor} writes {strange[0].origin}: integrated gradients lead from the base to the "
+            "source alone: choose method 'attribution'"
+        )
     ways = [0.0] if method == "attribution" else [(step + 0.5) / steps for step in range(steps)]
     parts = []
     with products(model.dtype, model.device):
         for start in range(0, len(job.pairs), job.chunk):
             parts.append(estimated(job, job.pairs[start : start + job.chunk], ways))
     return finished(pd.concat(parts, ignore_index=True), view)
+
+
+def foreign(patch: Patch) -> bool:
+    """Whether it writes other values than those of its base and source run."""
+    return any(isinstance(each.origin, torch.Tensor) or each.origin not in ("source", "base") for each in patch.writes)
 
 
 def estimated(job: Job, pairs: Sequence[TokenPair], ways: Sequence[float]) -> pd.DataFrame:
@@ -91,7 +107,8 @@ def estimated(job: Job, pairs: Sequence[TokenPair], ways: Sequence[float]) -> pd
         for key in wanted:
             here = [each for each in writes if (each[2].component, each[2].layer) == key]
             if here:
-                np.add.at(found, [index for _, index, _ in here], products_of(key, here, chosen, kept, gradients[key]))
+                way = edge_products if key[0] == PATTERN else products_of
+                np.add.at(found, [index for _, index, _ in here], way(key, here, chosen, kept, gradients[key]))
     odds = logs[:, 0] - logs[:, 1]
     base, source = odds[[row.base for row in rows]], odds[[row.source for row in rows]]
     return pd.DataFrame(labels).assign(base=base, source=source, nie=found)
@@ -197,6 +214,38 @@ def products_of(
         elif write.origin == "base":
             value[index] = own[index]
     return ((value - own) * slope).reshape(len(writes), -1).sum(1).double().cpu().numpy()
+
+
+def edge_products(
+    key: Key,
+    writes: Sequence[tuple[int, int, Placed]],
+    couples: Sequence[Couple],
+    kept: Sequence[dict[Key, torch.Tensor]],
+    gradient: Float[torch.Tensor, "couple head query key"],
+) -> Float[np.ndarray, " write"]:
+    """The same for attention weights: what each write changes at its keys, and no more.
+
+    The gradient is that of the weights after the softmax, which a patch writes one by one: the others stay.
+    """
+    edges = [
+        (index, place, write.unit, write.base_pos, here, write.source_pos, there)
+        for index, (place, _, write) in enumerate(writes)
+        for here, there in write.keys
+    ]
+    index, place, unit, pos, here, from_pos, there = torch.tensor(edges, device=gradient.device).unbind(1)
+    own = torch.stack([kept[base][key] for base, _ in couples])[place, unit, pos, here]
+    tokens = max(kept[source][key].shape[-1] for _, source in couples)
+    sources = [kept[source][key] for _, source in couples]
+    padded = [pad(each, (0, tokens - each.shape[-1], 0, tokens - each.shape[-1])) for each in sources]
+    value = torch.stack(padded)[place, unit, from_pos, there]
+    origins = {"source": value, "base": own, "zero": torch.zeros_like(own)}
+    for origin, values in origins.items():
+        chosen = torch.tensor([write.origin == origin for _, _, write in writes], device=gradient.device)[index]
+        value = torch.where(chosen, values, value)
+    product = (value - own) * gradient[place, unit, pos, here]
+    return (
+        torch.zeros(len(writes), device=product.device).to(product).index_add(0, index, product).double().cpu().numpy()
+    )
 
 
 def finished(rows: pd.DataFrame, view: str) -> pd.DataFrame:

@@ -6,9 +6,10 @@ import torch
 
 from locate import LocateError, effects, products, trace
 from locate.gradients import estimate
-from locate.planted import drawn, judge, plant
+from locate.planted import LAYOUTS, drawn, judge, plant
 from locate.prompts import occupation_pairs
-from locate.sites import Patch, Site, Write
+from locate.prompts.tokens import tokenise
+from locate.sites import ROLES, Patch, Site, Write
 from locate.tracing.corrupt import Noise
 from locate.tracing.plan import Map
 
@@ -52,7 +53,7 @@ def test_small_changes_are_estimated_to_first_order(model_of, component):
 
 def test_heads_and_neurons_add_up_to_their_outputs(gpt2):
     """What they write is linear in them, so by the chain rule their estimates add up to the output's."""
-    for units, whole in (("head", "attn_out"), ("neuron", "mlp_out")):
+    for units, whole in (("head", "attn_out"), ("neuron", "mlp_out"), ("mlp_out_unit", "mlp_out")):
         parts = estimate(gpt2, FEW, Map(components=(units,)))
         summed = parts.groupby(CELL, observed=True)["nie"].sum().reset_index()
         both = joined(estimate(gpt2, FEW, Map(components=(whole,))), summed)
@@ -60,12 +61,122 @@ def test_heads_and_neurons_add_up_to_their_outputs(gpt2):
         assert both["nie"].abs().max() > 1e-3
 
 
+def same_length(model):
+    """The pairs whose prompts have as many tokens: then every token is aligned."""
+    counts = [(len(model.encode(pair.clean)[0]), len(model.encode(pair.corrupted)[0])) for pair in FEW]
+    return type(FEW)(tuple(pair for pair, (one, other) in zip(FEW, counts, strict=True) if one == other))
+
+
+def log_odds(model, pair, hooks):
+    """Log-odds of a pair's answers after its clean prompt, nats."""
+    with model.hooked(hooks):
+        logits = model.final_logits(torch.tensor([model.encode(pair.clean)[0]]))[0]
+    female, male = (model.encode(word)[0][-1] for word in (pair.female, pair.male))
+    return float(logits[female] - logits[male])
+
+
+def kept_pattern(model, text, layer):
+    """Attention weights of a prompt: [head, query, key]."""
+    kept = []
+    with model.hooked([(model.hook("pattern", layer), lambda value, hook: kept.append(value[0].clone()))]):
+        model.final_logits(torch.tensor([model.encode(text)[0]]))
+    return kept[0]
+
+
+@pytest.mark.parametrize(("family", "step", "rel"), [("gpt2", 1e-4, 1e-5), ("llama", 0.1, 1e-3)])
+def test_edges_are_slopes_of_small_steps_of_the_weights(model_of, family, step, rel):
+    """The estimate is the derivative on the way from the base run's weights to the source's, all else left.
+
+    Llama's softmax is taken in fp32 whatever the model, so its steps must be larger.
+    """
+    model = model_of(family, "float64")
+    pair, layer, head = same_length(model).pairs[0], 1, 1
+    found = estimate(
+        model, type(FEW)((pair,)), Map(("pattern",), layers=(layer,), roles=("last",), keys=ROLES),
+        directions=("noising",), view="signed",
+    )  # fmt: skip
+    rows = found[found["unit"] == head]
+    assert len(rows) > 2
+    assert rows["nie"].abs().max() > 1e-5
+    own, other = (kept_pattern(model, text, layer) for text in (pair.clean, pair.corrupted))
+    roles = tokenise(type(FEW)((pair,)), model.encode)[0][0].clean_roles
+    for key, rows_of_key in rows.groupby("key", observed=True):
+        (row,) = rows_of_key.itertuples()
+        keys = [index for index, role in enumerate(roles) if role == key]
+
+        def moved(size, keys=keys):
+            def hook(value, hook):
+                value = value.clone()
+                value[0, head, -1, keys] += size * (other - own)[head, -1, keys]
+                return value
+
+            return log_odds(model, pair, [(model.hook("pattern", layer), hook)])
+
+        assert row.nie == pytest.approx((moved(step) - moved(-step)) / (2 * step), rel=rel, abs=1e-7)
+
+
+def test_edges_add_up(gpt2):
+    """Over its keys to the whole row of a head, and over heads to all of them written at once."""
+    options = {"directions": ("denoising",)}
+    whole = estimate(gpt2, FEW, Map(("pattern",)), **options)
+    parts = estimate(gpt2, FEW, Map(("pattern",), keys=ROLES), **options)
+    summed = parts.groupby([*CELL, "unit"], observed=True)["nie"].sum().reset_index()
+    both = joined(whole, summed, [*CELL, "unit"])
+    np.testing.assert_allclose(both["nie_other"], both["nie"], rtol=0, atol=1e-5)
+    assert both["nie"].abs().max() > 1e-3
+    heads = [Site("pattern", 1, "last", unit) for unit in range(gpt2.n_heads)]
+    at_once = estimate(gpt2, FEW, patches=[Patch.joint("all", heads)], **options)
+    last = whole[(whole["layer"] == 1) & (whole["role"] == "last")].groupby("pair")["nie"].sum()
+    np.testing.assert_allclose(at_once.set_index("pair")["nie"].sort_index(), last.sort_index(), rtol=0, atol=1e-5)
+
+
+def test_a_head_without_weights_is_a_head_that_is_silent(gpt2):
+    """What a head adds up is linear in its weights: leaving out all of them is leaving out its output."""
+    prompts = same_length(gpt2)
+    for unit in range(gpt2.n_heads):
+        edges, head = (
+            estimate(gpt2, prompts, patches=[Patch.at(Site(component, 1, "last", unit), "zero")])
+            for component in ("pattern", "head")
+        )
+        np.testing.assert_allclose(edges["nie"], head["nie"], rtol=0, atol=1e-5)
+        assert edges["nie"].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_planted_edge_is_estimated_as_patching_finds_it(tmp_path, layout):
+    """A bias that is carried by where a head attends: in sign, size and place."""
+    from locate import average, load
+
+    planted = plant(tmp_path / "model", drawn(5, layout, "attention"), occupations=12, templates_each=1)
+    model = load(str(planted.folder), device="cpu")
+    map = Map(("pattern",), roles=("last",), keys=("subject_last", "after_subject", "last"))
+    exact, *estimates = (
+        average(rows, samples=100)
+        for rows in (
+            effects(trace(model, planted.prompts, map, directions=("noising",), probabilities=False)),
+            estimate(model, planted.prompts, map, directions=("noising",)),
+            estimate(model, planted.prompts, map, directions=("noising",), method="integrated"),
+        )
+    )
+    assert judge(exact, planted.edges).first
+    strongest = exact["effect"].idxmin()
+    assert exact["effect"][strongest] < -1
+    for guess in estimates:
+        assert judge(guess, planted.edges).auroc == 1
+        assert 0.5 < guess["effect"][strongest] / exact["effect"][strongest] < 2
+
+
+def test_integrated_estimates_of_other_values_are_refused(gpt2):
+    patch = Patch.at(Site("head", 1, "last", 0), "zero")
+    with pytest.raises(LocateError, match="writes zero: integrated gradients lead from the base to the source alone"):
+        estimate(gpt2, FEW, patches=[patch], method="integrated")
+
+
 def test_integrated_gradients_are_complete(model_of):
     """Over all tokens the integrated estimates of the first residual add up to the total effect."""
     model = model_of("gpt2", "float64")
-    same = [pair for pair in FEW if len(model.encode(pair.clean)[0]) == len(model.encode(pair.corrupted)[0])]
-    assert len(same) >= 2
-    prompts = type(FEW)(tuple(same))
+    prompts = same_length(model)
+    assert len(prompts) >= 2
     gaps = []
     for steps in (2, 32):
         found = estimate(model, prompts, Map(("resid_pre",), layers=(0,)), method="integrated", steps=steps)
@@ -98,12 +209,14 @@ def test_estimates_lie_near_the_exact_effects(gpt2):
 
 
 @pytest.mark.parametrize("corruption", [None, Noise(samples=2)])
-def test_batches_change_nothing(gpt2, corruption):
+@pytest.mark.parametrize("component", ["mlp_out", "pattern"])
+def test_batches_change_nothing(gpt2, corruption, component):
     one, many = (
-        estimate(gpt2, FEW, Map(("mlp_out",)), method="integrated", corruption=corruption, batch_size=size)
+        estimate(gpt2, FEW, Map((component,)), method="integrated", corruption=corruption, batch_size=size)
         for size in (1, None)
     )
-    np.testing.assert_allclose(joined(one, many)["nie_other"], one["nie"], rtol=0, atol=1e-5)
+    both = joined(one, many, [*CELL, "unit"])
+    np.testing.assert_allclose(both["nie_other"], one["nie"], rtol=0, atol=1e-5)
     assert one["nie"].abs().max() > 1e-3
 
 
@@ -114,7 +227,7 @@ def test_views_differ_by_the_stereotype(gpt2):
     assert set(both["stereotype"].astype(int)) == {-1, 1}
 
 
-@pytest.mark.parametrize("layout", ["gpt2", "llama"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("method", ["attribution", "integrated"])
 def test_a_planted_bias_is_estimated_where_it_is(tmp_path, layout, method):
     from locate import average, load

@@ -8,15 +8,12 @@ import pandas as pd
 import pytest
 import torch
 
-from locate import LocateError, average, effects, load, trace
-from locate.planted import drawn, find, judge, plant, selftest
-from locate.planted.build import GENDERED
-from locate.planted.plan import LAYOUTS
-from locate.planted.weights import FEATURE, WRITTEN, directions
-from locate.prompts import Prompts
-from locate.prompts.build import filled
+from locate import LocateError, effects, load, trace
+from locate.planted import LAYOUTS, Place, drawn, judge, plant, selftest
+from locate.planted.finding import judged, mapped
+from locate.planted.norms import FEATURE, WRITTEN
+from locate.planted.weights import directions
 from locate.sites import Patch, Site, Write
-from locate.tracing.plan import Map
 
 SEED = 3
 
@@ -24,12 +21,18 @@ SEED = 3
 @pytest.fixture(scope="module", params=LAYOUTS)
 def planted(request, tmp_path_factory):
     """A made model of each layout in turn."""
-    return plant(tmp_path_factory.mktemp("planted") / "model", drawn(SEED, request.param))
+    return plant(tmp_path_factory.mktemp("planted") / "model", drawn(SEED, request.param), occupations=12)
 
 
 @pytest.fixture(scope="module")
 def model(planted):
     return load(str(planted.folder), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def maps(planted, model):
+    """What is traced in it."""
+    return mapped(planted, model)
 
 
 def residual(model, text, layer):
@@ -45,26 +48,34 @@ def subject_position(planted, model, pair):
     return len(model.encode(pair.clean[: pair.clean.index(pair.clean_subject) + len(pair.clean_subject)])[0]) - 1
 
 
-def test_what_is_planted_is_found(planted):
-    found = find(planted)
+def test_what_is_planted_is_found(planted, maps):
+    found = judged(planted, maps)
     assert found.passed
     assert found.total > 1
-    for verdict in found.verdicts.values():
+    assert found.confused < 0.1
+    for verdict in (*found.verdicts.values(), found.definition, found.edges):
         assert verdict.auroc > 0.99
         assert verdict.precision == verdict.role == 1
 
 
 @pytest.mark.parametrize("site", [("mlp_out", -1, "subject_last"), ("attn_out", -1, "last")])
-def test_another_truth_is_not_found(planted, site):
+def test_another_truth_is_not_found(planted, maps, site):
     """The verdict can fail: with a site moved to a layer where nothing is planted, it does."""
     component, unit, role = site
     path = planted.plan.stereotype
     layer = path.mlp_layer if component == "mlp_out" else path.head_layer
     other = next(each for each in range(planted.plan.n_layers) if each != layer)
-    truth = planted.truth - {(component, layer, unit, role)} | {(component, other, unit, role)}
-    found = find(replace(planted, truth=frozenset(truth)))
+    truth = planted.truth - {Place(component, layer, unit, role)} | {Place(component, other, unit, role)}
+    found = judged(replace(planted, truth=frozenset(truth)), maps)
     assert not found.passed
     assert not any(each.first for each in found.verdicts.values())
+
+
+def test_what_is_taken_for_the_other_path_is_not_passed(planted, maps):
+    """With the two paths' truths exchanged, each has its whole effect under the other's swap."""
+    found = judged(replace(planted, truth=planted.definition, definition=planted.truth), maps)
+    assert not found.passed
+    assert found.confused > 0.8
 
 
 def test_features_are_written_moved_and_read_as_planned(planted, model):
@@ -73,19 +84,18 @@ def test_features_are_written_moved_and_read_as_planned(planted, model):
     Distractors are written as strongly, and the definition's direction stays empty for an occupation.
     """
     plan, made = planted.plan, directions(planted.plan)
-    unit = np.array([made.written[path.feature] for path in plan.paths])
     for pair in planted.prompts.pairs[:6]:
         where = subject_position(planted, model, pair)
         after = residual(model, pair.clean, plan.n_layers - 1)[where]
-        for path, direction in zip(plan.paths, unit, strict=True):
-            before = residual(model, pair.clean, path.mlp_layer)[where] @ direction
-            assert abs(before) < 0.1
+        for path in plan.paths:
+            direction = made.written[path.channel]
+            assert abs(residual(model, pair.clean, path.mlp_layer)[where] @ direction) < 0.1
             if path.mlp_layer < plan.n_layers - 1:
                 added = after @ direction
                 if path.feature == "definition":
                     assert abs(added) < 0.15
                 else:
-                    assert 0.25 * WRITTEN < abs(added) < 1.1 * WRITTEN
+                    assert 0.5 * WRITTEN < abs(added) < 1.3 * WRITTEN
                 if path.feature == "stereotype":
                     assert np.sign(added) == pair.stereotype
 
@@ -117,25 +127,17 @@ def test_the_head_is_the_only_way(planted, model):
     assert biased(distractor) == pytest.approx(whole, rel=0.3)
 
 
-def test_words_that_say_their_gender_take_another_path(planted, model):
-    """The definition's own MLP and head are found, and the stereotype's are not."""
-    pairs = [
-        filled(f"The {{subject}} {verb} that", word, other, f"{word} {verb}", "definition", GENDERED[word], None)
-        for word, other in (("man", "woman"), ("woman", "man"))
-        for verb in ("said", "thought", "believed")
-    ]
-    map = Map(components=("mlp_out", "head"))
-    rows = average(effects(trace(model, Prompts(tuple(pairs)), map, directions=("denoising",))), samples=100)
-    path = planted.plan.paths[1]
-    truth = {("mlp_out", path.mlp_layer, -1, "subject_last"), ("head", path.head_layer, path.head, "last")}
-    verdict = judge(rows, frozenset(truth))
-    assert verdict.first
-    assert verdict.auroc > 0.99
-
-
-def test_prompts_hold_words_of_several_pieces(planted, model):
+def test_words_of_several_pieces_carry_their_feature_at_the_last(planted, model):
     counts = [len(model.encode(f" {pair.clean_subject}")[0]) for pair in planted.prompts]
     assert max(counts) > min(counts)
+    pieces = [model.encode(f" {pair.clean_subject}")[0][1:] for pair in planted.prompts]  # without BOS
+    last = {each[-1] for each in pieces}
+    first = {each[0] for each in pieces} - last
+    table = model.bridge.W_E.double().numpy()
+    feature = directions(planted.plan).feature["stereotype"]
+    assert len(first) > 3
+    np.testing.assert_allclose(table[sorted(first)] @ feature, 0, atol=1e-6)
+    np.testing.assert_allclose(np.abs(table[sorted(last)] @ feature), FEATURE, atol=1e-6)
     assert sum(pair.stereotype for pair in planted.prompts) == 0
 
 
@@ -162,7 +164,7 @@ def test_plans_differ_in_depth_width_and_place():
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_backup_hides_its_mlp_from_patches_of_one_site(tmp_path, layout):
     """The bias is there, the head is found; the MLP's effect is repaired, unless both are written together."""
-    plan = drawn(SEED, layout, backup=True)
+    plan = drawn(SEED, layout, "backup")
     assert plan.stereotype.mlp_layer < plan.backup_layer < plan.stereotype.head_layer
     made = plant(tmp_path / "model", plan, occupations=12, templates_each=1)
     model = load(str(made.folder), device="cpu")
@@ -179,6 +181,7 @@ def test_directions_are_orthonormal_and_of_mean_zero():
     made = directions(drawn(SEED, "gpt2"))
     planted = [made.constant, made.subject, made.output, *made.feature.values(), *made.written.values()]
     planted += [made.moved[name] for name in made.moved if name.startswith("distractor")]
+    planted += [*made.strange, made.drowning]
     every = np.array([*planted, *made.rest])
     np.testing.assert_allclose(every @ every.T, np.eye(len(every)), atol=1e-12)
     np.testing.assert_allclose(every.mean(1), 0, atol=1e-12)
@@ -188,7 +191,7 @@ def test_directions_are_orthonormal_and_of_mean_zero():
 def sites(values):
     """Averages with the given effects: component, layer, role -> effect."""
     rows = [
-        {"component": component, "layer": layer, "unit": -1, "role": role, "effect": effect}
+        {"component": component, "layer": layer, "unit": -1, "role": role, "key": "", "effect": effect}
         for (component, layer, role), effect in values.items()
     ]
     return pd.DataFrame(rows)
@@ -200,13 +203,13 @@ def test_verdicts_by_hand():
         ("mlp_out", 0, "last"): 3.0, ("mlp_out", 1, "last"): -0.5, ("mlp_out", 0, "further"): 0.1,
         ("attn_out", 0, "last"): 1.0, ("attn_out", 1, "last"): 0.2, ("attn_out", 1, "further"): 0.3,
     })  # fmt: skip
-    truth = frozenset({("mlp_out", 0, -1, "last"), ("mlp_out", 1, -1, "last")})
+    truth = frozenset({Place("mlp_out", 0, -1, "last"), Place("mlp_out", 1, -1, "last")})
     verdict = judge(table, truth)
     assert verdict.auroc == 7 / 8
     assert verdict.precision == 1 / 2
     assert verdict.first
     assert verdict.role == 1
-    other = judge(table, frozenset({("attn_out", 1, -1, "last")}))
+    other = judge(table, frozenset({Place("attn_out", 1, -1, "last")}))
     assert other.auroc == 1 / 5
     assert not other.first
     assert other.role == 0
@@ -214,15 +217,23 @@ def test_verdicts_by_hand():
 
 def test_equal_sites_count_half():
     table = sites({("mlp_out", 0, "last"): 1.0, ("mlp_out", 1, "last"): 1.0})
-    assert judge(table, frozenset({("mlp_out", 1, -1, "last")})).auroc == 0.5
+    assert judge(table, frozenset({Place("mlp_out", 1, -1, "last")})).auroc == 0.5
+
+
+def test_sites_aside_count_neither_way():
+    table = sites({("mlp_out", 0, "last"): 3.0, ("mlp_out", 1, "last"): 1.0, ("mlp_out", 2, "last"): 0.1})
+    truth, aside = frozenset({Place("mlp_out", 1, -1, "last")}), frozenset({Place("mlp_out", 0, -1, "last")})
+    assert judge(table, truth).auroc == 1 / 2
+    assert judge(table, truth, aside).auroc == 1
+    assert judge(table, truth, aside).first
 
 
 def test_tables_that_cannot_be_judged_are_refused():
     table = sites({("mlp_out", 0, "last"): 1.0, ("mlp_out", 1, "last"): 1.0})
     with pytest.raises(LocateError, match="0 of 2 sites are planted"):
-        judge(table, frozenset({("head", 1, 0, "last")}))
+        judge(table, frozenset({Place("head", 1, 0, "last")}))
     with pytest.raises(LocateError, match="several effects of one site"):
-        judge(pd.concat([table, table]), frozenset({("mlp_out", 1, -1, "last")}))
+        judge(pd.concat([table, table]), frozenset({Place("mlp_out", 1, -1, "last")}))
 
 
 def test_made_models_do_not_overwrite(tmp_path):
@@ -231,22 +242,21 @@ def test_made_models_do_not_overwrite(tmp_path):
         plant(tmp_path, drawn(0, "gpt2"))
     with pytest.raises(LocateError, match="layout 'bert': expected one of gpt2, llama"):
         drawn(0, "bert")
+    with pytest.raises(LocateError, match="variant 'kind': expected one of plain, spread"):
+        drawn(0, "gpt2", "kind")
 
 
-def test_the_command_says_what_it_found(monkeypatch, capsys):
-    from locate.cli.verbs import selftest as command
-
-    command(models=1, seed=SEED)
-    said = capsys.readouterr().out
-    assert "found   gpt2" in said
-    assert "1 of 1 found" in said
-
-
-def test_the_command_fails_when_nothing_is_found(monkeypatch, capsys):
+def test_the_command_says_what_it_found_and_fails_where_it_did_not(monkeypatch, capsys):
     from locate.cli import verbs
 
-    blind = [replace(each, total=0.0) for each in selftest(1, seed=SEED)]
-    monkeypatch.setattr("locate.planted.selftest", lambda *_, **__: iter(blind))
+    verbs.selftest(models=1, seed=SEED)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "found gpt2" in said
+    assert "definition 1.000, attention 1.000; at most" in said
+    assert "1 of 1 found" in said
+    seen = []
+    monkeypatch.setattr("locate.planted.selftest", lambda *_, **__: iter(seen))
+    seen = [replace(each, total=0.0) for each in selftest(1, seed=SEED, make=lambda *each: plant(*each, occupations=8))]
     with pytest.raises(LocateError, match="was not found in 1 of 1 models"):
         verbs.selftest(models=1)
     assert "MISSED  gpt2" in capsys.readouterr().out

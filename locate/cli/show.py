@@ -141,11 +141,12 @@ def print_findings(findings: Sequence[Finding], as_json: bool) -> None:
     console = stdout()
     for each in findings:
         plan, path = each.plan, each.plan.stereotype
-        scores = ", ".join(f"{name} AUROC {verdict.auroc:.3f}" for name, verdict in each.verdicts.items())
+        found = each.verdicts | {"definition": each.definition, "attention": each.edges}
+        scores = ", ".join(f"{name} {verdict.auroc:.3f}" for name, verdict in found.items())
         console.print(
             f"{'found ' if each.passed else 'MISSED'}  {plan.layout}, {plan.n_layers} layers of {plan.n_heads} heads: "
             f"MLP {path.mlp_layer} at the occupation, head {path.head_layer}.{path.head} at the last token; "
-            f"total effect {each.total:+.2f} nats, {scores}"
+            f"total effect {each.total:+.2f} nats; AUROC: {scores}; at most {each.confused:.0%} by the other path"
         )
     console.print(f"{sum(each.passed for each in findings)} of {len(findings)} found")
 

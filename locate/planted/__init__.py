@@ -2,12 +2,26 @@
 
 A word's stereotype enters as a feature of its last piece; one MLP writes it at that piece in a direction of its own;
 one head moves it to the last token; the unembedding reads it there. Beside it stand the same path for words that say
-their gender, and distractors of equal size that nothing reads.
+their gender, and distractors of equal size that nothing reads. Variants make it harder: several paths, saturated
+read-outs, repair, attention that carries the bias, louder surroundings (`locate.planted.plan.VARIANTS`).
 """
 
-from locate.planted.build import Planted, plant
+from locate.planted.build import Place, Planted, plant
 from locate.planted.finding import Finding, find, selftest
 from locate.planted.judge import Verdict, judge
-from locate.planted.plan import Plan, drawn
+from locate.planted.plan import LAYOUTS, VARIANTS, Plan, drawn
 
-__all__ = ["Finding", "Plan", "Planted", "Verdict", "drawn", "find", "judge", "plant", "selftest"]
+__all__ = [
+    "LAYOUTS",
+    "VARIANTS",
+    "Finding",
+    "Place",
+    "Plan",
+    "Planted",
+    "Verdict",
+    "drawn",
+    "find",
+    "judge",
+    "plant",
+    "selftest",
+]

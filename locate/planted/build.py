@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,33 +15,52 @@ import pandas as pd
 from locate.errors import LocateError
 from locate.files import write_json, write_whole
 from locate.planted.layouts import config, tensors
-from locate.planted.plan import Plan
+from locate.planted.plan import DEFINITION, STEREOTYPE, Plan
 from locate.planted.weights import directions, embedding, layers, unembedding
 from locate.prompts.build import DEFAULT_TEMPLATES_EACH, SLOT, filled, occupation_table, opposite_partners, spread
 from locate.prompts.build import templates as package_templates
 from locate.prompts.pair import FEMALE, MALE, Prompts
+from locate.sites import LAST, LAST_SUBJECT
 
 GENDERED = {"woman": 1, "man": -1}
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 BOS = 0  # of the bundled tokenizer
 
-Truth = frozenset[tuple[str, int, int, str]]
-"""component, layer, unit (-1 for whole vectors) and role of each planted site"""
+
+class Place(NamedTuple):
+    """A site as tables of effects name it; unit is -1 for whole vectors, key "" for all but attention edges."""
+
+    component: str
+    layer: int
+    unit: int
+    role: str
+    key: str = ""
+
+
+Truth = frozenset[Place]
 
 
 @dataclass(frozen=True, eq=False)
 class Planted:
     """A made model.
 
-    folder   where it is saved, as `locate.load` takes it
-    prompts  occupations, each with one of the other stereotype in its place
-    truth    the sites that carry the stereotype from the occupation to the answer
+    folder       where it is saved, as `locate.load` takes it
+    prompts      occupations, each with what the plan's variant puts in its place
+    definitions  words that say their gender, each with its counterpart in its place
+    truth        the sites that carry the stereotype from the occupation to the answer
+    definition   those that carry the gender that a word says
+    edges        the attention weights that the stereotype passes: of its heads, from the last token to the subject's
+    aside        sites that repair: silent in every run without a patch, they are neither
     """
 
     folder: Path
     plan: Plan
     prompts: Prompts
+    definitions: Prompts
     truth: Truth
+    definition: Truth
+    edges: Truth
+    aside: Truth
 
 
 def plant(folder: str | Path, plan: Plan, *, occupations: int = 24, templates_each: int = 2) -> Planted:
@@ -66,7 +86,16 @@ def plant(folder: str | Path, plan: Plan, *, occupations: int = 24, templates_ea
         unembedding(plan, found, words.vocabulary, words.last_piece(FEMALE), words.last_piece(MALE)),
     )
     save(folder, plan, made, words)
-    return Planted(folder, plan, prompts_of(chosen, templates_each), truth_of(plan))
+    return Planted(
+        folder,
+        plan,
+        prompts=prompts_of(chosen, templates_each, plan.kind.swap),
+        definitions=definitions_of(templates_each),
+        truth=truth_of(plan, STEREOTYPE),
+        definition=truth_of(plan, DEFINITION),
+        edges=edges_of(plan),
+        aside=aside_of(plan),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,13 +136,13 @@ class Words:
 def features_of(plan: Plan, words: Words, chosen: pd.DataFrame) -> dict[int, dict[str, int]]:
     """Signs of the features that each subject's last piece carries; distractors have signs of their own."""
     rng = np.random.default_rng([plan.seed, 5])
-    distractors = [path.feature for path in plan.paths if not path.read]
+    distractors = dict.fromkeys(path.feature for path in plan.paths if not path.read)
     found: dict[int, dict[str, int]] = {}
     for name, sign in zip(chosen["occupation"], chosen["stereotype"], strict=True):
         signs = {each: int(rng.choice([-1, 1])) for each in distractors}
-        found[words.last_piece(f" {name}")] = {"stereotype": int(sign)} | signs
+        found[words.last_piece(f" {name}")] = {STEREOTYPE: int(sign)} | signs
     for word, gender in GENDERED.items():
-        found[words.last_piece(f" {word}")] = {"definition": gender}
+        found[words.last_piece(f" {word}")] = {DEFINITION: gender}
     return found
 
 
@@ -129,28 +158,52 @@ def save(folder: Path, plan: Plan, made: Mapping[str, np.ndarray], words: Words)
             shutil.copy(source, folder / name)
 
 
-def prompts_of(chosen: pd.DataFrame, templates_each: int = DEFAULT_TEMPLATES_EACH) -> Prompts:
-    """Each occupation in some templates, with one of the opposite stereotype in its place."""
-    partners = opposite_partners(chosen)
-    names, signs = list(chosen["occupation"]), dict(zip(chosen["occupation"], chosen["stereotype"], strict=True))
+def prompts_of(chosen: pd.DataFrame, templates_each: int = DEFAULT_TEMPLATES_EACH, swap: str = "opposite") -> Prompts:
+    """Each occupation in some templates, with one of the opposite stereotype in its place, or a word of that gender."""
+    signs = {str(name): int(sign) for name, sign in zip(chosen["occupation"], chosen["stereotype"], strict=True)}
+    says = {gender: word for word, gender in GENDERED.items()}
+    partners = opposite_partners(chosen) if swap == "opposite" else {name: says[-sign] for name, sign in signs.items()}
+    names = list(signs)
     forms: Sequence[str] = package_templates()
     return Prompts(
         tuple(
-            filled(
-                form, names[index], partners[names[index]], names[index], "occupation", int(signs[names[index]]), None
-            )
+            filled(form, names[index], partners[names[index]], names[index], "occupation", signs[names[index]], None)
             for index, form in spread(len(names), forms, templates_each)
         )
     )
 
 
-def truth_of(plan: Plan) -> Truth:
-    """The sites of the stereotype's path."""
-    path = plan.stereotype
-    return frozenset(
-        {
-            ("mlp_out", path.mlp_layer, -1, "subject_last"),
-            ("attn_out", path.head_layer, -1, "last"),
-            ("head", path.head_layer, path.head, "last"),
-        }
+def definitions_of(templates_each: int = DEFAULT_TEMPLATES_EACH) -> Prompts:
+    """Words that say their gender, each with its counterpart in its place; every template is a group of its own."""
+    forms: Sequence[str] = package_templates()
+    words = list(GENDERED)
+    return Prompts(
+        tuple(
+            filled(form, words[index], words[1 - index], form, "definition", GENDERED[words[index]], None)
+            for index, form in spread(len(words), forms, templates_each)
+        )
     )
+
+
+def truth_of(plan: Plan, feature: str) -> Truth:
+    """The sites of a feature's paths."""
+    found = set()
+    for path in plan.of(feature):
+        found.add(Place("mlp_out", path.mlp_layer, -1, LAST_SUBJECT))
+        found.add(Place("attn_out", path.head_layer, -1, LAST))
+        found.add(Place("head", path.head_layer, path.head, LAST))
+    if plan.readout is not None and feature == STEREOTYPE:
+        found.add(Place("mlp_out", plan.n_layers - 1, -1, LAST))
+    return frozenset(found)
+
+
+def edges_of(plan: Plan) -> Truth:
+    """The attention weights from the last token to the subject's, of the heads that move the stereotype."""
+    return frozenset(Place("pattern", path.head_layer, path.head, LAST, LAST_SUBJECT) for path in plan.of(STEREOTYPE))
+
+
+def aside_of(plan: Plan) -> Truth:
+    """The backup, where there is one."""
+    if plan.backup_layer is None:
+        return frozenset()
+    return frozenset({Place("mlp_out", plan.backup_layer, -1, LAST_SUBJECT)})

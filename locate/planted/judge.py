@@ -8,9 +8,9 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from locate.errors import LocateError
-from locate.planted.build import Truth
+from locate.planted.build import Place, Truth
 
-PLACE = ["component", "layer", "unit", "role"]
+PLACE = list(Place._fields)
 
 
 @dataclass(frozen=True)
@@ -29,22 +29,25 @@ class Verdict:
     role: float
 
 
-def judge(averages: pd.DataFrame, truth: Truth) -> Verdict:
+def judge(averages: pd.DataFrame, truth: Truth, aside: Truth = frozenset()) -> Verdict:
     """Rank sites by the size of their effect, whichever its sign.
 
     averages  one row per site, as `average()` returns them, of one direction
     truth     the planted sites; those of components that the map leaves out do not count
+    aside     sites that count neither as planted nor as others
 
     Raises LocateError when the table holds several rows of a site, no planted site, or nothing else.
     """
     sites = averages[[*PLACE, "effect"]].copy()
     if sites.duplicated(PLACE).any():
         raise LocateError("several effects of one site: expected the averages of one direction and window")
-    sites["planted"] = [tuple(row) in truth for row in sites[PLACE].astype(object).itertuples(index=False)]
+    places = [Place(*row) for row in sites[PLACE].astype(object).itertuples(index=False)]
+    sites["planted"] = [place in truth for place in places]
+    sites = sites[[place not in aside for place in places]]
     count = int(sites["planted"].sum())
     if not 0 < count < len(sites):
         raise LocateError(f"{count} of {len(sites)} sites are planted: expected some, and others")
-    sites["size"] = sites["effect"].abs()
+    sites = sites.assign(size=sites["effect"].abs())
     ranks = rankdata(sites["size"])
     others = len(sites) - count
     above = ranks[sites["planted"]].sum() - count * (count + 1) / 2

@@ -1,30 +1,43 @@
 """The weights of a made model: directions of the residual stream, and matrices that read and write them.
 
 Every number is a share of the residual stream's norm, which a token enters with 1. A norm makes of a direction with
-share a the coordinate a * sqrt(d_model).
+share a the coordinate a * sqrt(d_model), and divides it by what the stream's norm has grown to; `locate.planted.norms`
+foresees that, so that every path writes and moves what its plan says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
+from locate.planted.norms import (
+    ALARM,
+    BEFORE_READOUT,
+    CONSTANT,
+    FEATURE,
+    MOVED,
+    OFF,
+    ON,
+    SUBJECT,
+    WRITTEN,
+    fired,
+    moved_to,
+    norm,
+)
 from locate.planted.plan import D_HEAD, Path, Plan
 
 Vector = Float[np.ndarray, " d_model"]
 Table = Float[np.ndarray, "piece d_model"]
 
-CONSTANT, SUBJECT, FEATURE = 0.5, 0.35, 0.35  # shares of the embedding
-WRITTEN, MOVED = 0.8, 1.0  # shares that an MLP and a head add
 SCORE = 14.0  # of a planted head's attention to the subject
 LOGIT = 1.5  # of an answer whose gender was moved
-ON, OFF = 8.0, 4.0  # what a neuron reads of its feature, and what is taken off: it fires at their difference
 REPAIR = OFF  # silent where the sign is written, ON - OFF where it is not
-BACKGROUND = 0.006  # standard deviation of every weight besides
-NEURONS_EACH = 2  # one for each sign
+STEEP = 32.0  # of what the read-out's neurons make of one path
+STRANGE = 8  # directions that no embedding has
+STARTLED, CALM = 40.0, 12.0  # what an alarm's neuron reads of one, and what is taken off
 MLP_WIDTH = 2  # times d_model
 
 
@@ -32,15 +45,19 @@ MLP_WIDTH = 2  # times d_model
 class Directions:
     """Orthonormal directions of the residual stream, all of mean 0, so that layer norms keep them.
 
-    rest  of no meaning, in which tokens differ
+    feature  by feature; written by channel; moved by channel, what the answer reads in common directions
+    strange  that no embedding has; drowning, what an alarm writes
+    rest     of no meaning, in which tokens differ
     """
 
     constant: Vector
     subject: Vector
-    output: Vector
     feature: Mapping[str, Vector]
     written: Mapping[str, Vector]
     moved: Mapping[str, Vector]
+    output: Vector
+    strange: Float[np.ndarray, "alarm d_model"]
+    drowning: Vector
     rest: Float[np.ndarray, "direction d_model"]
 
 
@@ -51,10 +68,14 @@ def directions(plan: Plan) -> Directions:
     basis, _ = np.linalg.qr(np.column_stack([np.ones(d), rng.standard_normal((d, d - 1))]))
     free = iter(basis.T[1:])
     constant, subject, output = next(free), next(free), next(free)
-    names = [path.feature for path in plan.paths]
-    feature, written = ({name: next(free) for name in names} for _ in range(2))
-    moved = {path.feature: output if path.read else next(free) for path in plan.paths}
-    return Directions(constant, subject, output, feature, written, moved, np.array(list(free)))
+    feature = {name: next(free) for name in dict.fromkeys(path.feature for path in plan.paths)}
+    written = {name: next(free) for name in dict.fromkeys(path.channel for path in plan.paths)}
+    names = dict.fromkeys(moved_to(plan, path) for path in plan.paths)
+    ends = {name: output if name == "output" else next(free) for name in names}
+    moved = {path.channel: ends[moved_to(plan, path)] for path in plan.paths}
+    strange = np.array([next(free) for _ in range(STRANGE)])
+    drowning = next(free)
+    return Directions(constant, subject, feature, written, moved, output, strange, drowning, np.array(list(free)))
 
 
 def embedding(plan: Plan, found: Directions, vocabulary: int, features: Mapping[int, Mapping[str, int]]) -> Table:
@@ -107,42 +128,94 @@ def layers(plan: Plan, found: Directions) -> list[Layer]:
     rng = np.random.default_rng([plan.seed, 4])
     d, wide, own = plan.d_model, MLP_WIDTH * plan.d_model, plan.n_kv_heads * D_HEAD
     shapes = [(d, d), (own, d), (own, d), (d, d), (wide, d), (wide, d), (d, wide)]
-    made = [Layer(*(BACKGROUND * rng.standard_normal(shape) for shape in shapes)) for _ in range(plan.n_layers)]
+    size = plan.kind.background
+    made = [Layer(*(size * rng.standard_normal(shape) for shape in shapes)) for _ in range(plan.n_layers)]
+    free = [iter(rng.permutation(wide).tolist()) for _ in range(plan.n_layers)]  # no neuron is used twice
     for path in plan.paths:
-        write_mlp(made[path.mlp_layer], found, path, rng)
+        write_mlp(made[path.mlp_layer], plan, found, path, path.mlp_layer, free[path.mlp_layer])
         write_head(made[path.head_layer], plan, found, path)
     if plan.backup_layer is not None:
-        write_mlp(made[plan.backup_layer], found, plan.stereotype, rng, REPAIR)
+        at = plan.backup_layer
+        write_mlp(made[at], plan, found, plan.stereotype, at, free[at], repair=REPAIR)
+    if plan.alarm_layer is not None:
+        write_alarm(made[plan.alarm_layer], found, free[plan.alarm_layer])
+    if plan.readout is not None:
+        write_readout(made[-1], plan, found, free[-1])
     return made
 
 
-def write_mlp(layer: Layer, found: Directions, path: Path, rng: np.random.Generator, repair: float = 0.0) -> None:
+def write_mlp(
+    layer: Layer, plan: Plan, found: Directions, path: Path, at: int, free: Iterator[int], *, repair: float = 0.0
+) -> None:
     """Two neurons that write a feature's sign: one fires where it is positive, one where it is negative.
 
+    at      the index of the layer
+    free    its neurons that nothing uses
     repair  what is taken off where the sign has been written already: OFF takes all off
     """
-    unit = np.sqrt(len(found.constant))
-    for neuron, sign in zip(rng.permutation(len(layer.gate))[:NEURONS_EACH], (1, -1), strict=True):
+    unit = np.sqrt(plan.d_model)
+    amount = WRITTEN * path.share / fired(plan, ON - OFF, norm(plan, path.feature, at, at_word=True))
+    for sign in (1, -1):
+        neuron = next(free)
         layer.gate[neuron] = (
             sign * ON / (FEATURE * unit) * found.feature[path.feature]
-            - sign * repair / (WRITTEN * unit) * found.written[path.feature]
+            - sign * repair / (WRITTEN * path.share * unit) * found.written[path.channel]
             - OFF / (CONSTANT * unit) * found.constant
         )
         layer.up[neuron] = found.constant / (CONSTANT * unit)
-        layer.mlp_out[:, neuron] = sign * WRITTEN / (ON - OFF) * found.written[path.feature]
+        layer.mlp_out[:, neuron] = sign * amount * found.written[path.channel]
 
 
 def write_head(layer: Layer, plan: Plan, found: Directions, path: Path) -> None:
-    """A head that attends to the subject from everywhere and moves what the MLP wrote there.
+    """A head that attends to the subject from everywhere and moves what the channel's MLPs wrote there.
 
-    Query and key stand where rotary positions turn slowest.
+    One that is carried by its weights attends to the subject where the feature is positive, and away where it is
+    negative. Query and key stand where rotary positions turn slowest.
     """
     unit = np.sqrt(plan.d_model)
-    strength = np.sqrt(SCORE * np.sqrt(D_HEAD) / (CONSTANT * SUBJECT * plan.d_model))
+    share = sum(each.share for each in plan.paths if each.channel == path.channel)
+    by_weights = path.carried == "weights"
+    told, grown = (norm(plan, path.feature, path.head_layer, at_word=at_word) for at_word in (True, False))
+    seen, size = (found.written[path.channel], WRITTEN * share) if by_weights else (found.subject, SUBJECT)
+    brought, held = (found.subject, SUBJECT) if by_weights else (found.written[path.channel], WRITTEN * share)
+    strength = np.sqrt(SCORE * np.sqrt(D_HEAD)) / unit
+    amount = share * (BEFORE_READOUT if moved_to(plan, path) == "before readout" else MOVED) * (2 if by_weights else 1)
     first = path.head * D_HEAD
     own = path.head * plan.n_kv_heads // plan.n_heads * D_HEAD
     slowest, carrying = D_HEAD // 2 - 1, 0
-    layer.queries[first + slowest] = strength * found.constant
-    layer.keys[own + slowest] = strength * found.subject
-    layer.values[own + carrying] = found.written[path.feature]
-    layer.attention_out[:, first + carrying] = MOVED / (WRITTEN * unit) * found.moved[path.feature]
+    layer.queries[first + slowest] = strength * grown / CONSTANT * found.constant
+    layer.keys[own + slowest] = strength * told / size * seen
+    layer.values[own + carrying] = told / (held * unit) * brought
+    layer.attention_out[:, first + carrying] = amount * found.moved[path.channel]
+
+
+def write_readout(layer: Layer, plan: Plan, found: Directions, free: Iterator[int]) -> None:
+    """Two neurons for each sign, the second of which takes off all that the first adds above `high`."""
+    readout = plan.readout
+    assert readout is not None
+    unit = np.sqrt(plan.d_model)
+    grown = norm(plan, plan.stereotype.feature, plan.n_layers - 1, at_word=False)
+    amount = MOVED * 2 / len(readout.signs) / fired(plan, STEEP * (readout.high - readout.low), grown)
+    for sign in readout.signs:
+        for level, turn in ((readout.low, 1), (readout.high, -1)):
+            neuron = next(free)
+            layer.gate[neuron] = (
+                STEEP
+                / unit
+                * (sign / BEFORE_READOUT * found.moved[plan.stereotype.channel] - level / CONSTANT * found.constant)
+            )
+            layer.up[neuron] = found.constant / (CONSTANT * unit)
+            layer.mlp_out[:, neuron] = sign * turn * amount * found.output
+
+
+def write_alarm(layer: Layer, found: Directions, free: Iterator[int]) -> None:
+    """Neurons that are silent for every embedding of the vocabulary, and drown what stands at a word that has none."""
+    unit = np.sqrt(len(found.constant))
+    for direction in found.strange:
+        for sign in (1, -1):
+            neuron = next(free)
+            layer.gate[neuron] = (
+                sign * STARTLED / (FEATURE * unit) * direction - CALM / (CONSTANT * unit) * found.constant
+            )
+            layer.up[neuron] = found.constant / (CONSTANT * unit)
+            layer.mlp_out[:, neuron] = ALARM * found.drowning
