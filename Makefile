@@ -20,8 +20,9 @@ check: $(READY)  ## format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-faults: $(READY)  ## plant one-line faults in a copy of the package and expect the tests to find each
-	$(BIN)/python tests/faults.py
+SAMPLE ?=
+faults: $(READY)  ## plant one-line faults in a copy of the package and expect the tests to find each; SAMPLE=20 for some
+	$(BIN)/python tests/faults.py $(if $(SAMPLE),--sample $(SAMPLE))
 
 notebooks: $(READY)  ## run the notebooks and keep their outputs
 	$(BIN)/python notebooks/run.py

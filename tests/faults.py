@@ -1,9 +1,11 @@
 """Do the tests see? Plants one-line faults in a copy of the package, one at a time, and expects red each time.
 
-python tests/faults.py [WORD]     only the faults whose name holds WORD
+python tests/faults.py [WORD] [--sample N]
 """
 
+import argparse
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -409,8 +411,13 @@ def failing(target: Path, tests: tuple[str, ...]) -> bool:
 
 def main() -> None:
     """Plant every fault; exit code 1 when one stays unseen."""
-    word = sys.argv[1] if len(sys.argv) > 1 else ""
-    chosen = [planted for planted in FAULTS if word in planted.name]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("word", nargs="?", default="", help="only the faults whose name holds it")
+    parser.add_argument("--sample", type=int, help="only so many of them, drawn anew for every commit")
+    options = parser.parse_args()
+    chosen = [planted for planted in FAULTS if options.word in planted.name]
+    if options.sample is not None and options.sample < len(chosen):
+        chosen = random.Random(commit()).sample(chosen, options.sample)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(WORKERS) as pool:
         copies: Queue[Path] = Queue()
         for worker in range(WORKERS):
@@ -425,6 +432,11 @@ def main() -> None:
         found = sum(pool.map(lambda planted: tried(copies, planted), chosen))
     print(f"{found} of {len(chosen)} planted faults found")
     sys.exit(0 if found == len(chosen) else 1)
+
+
+def commit() -> str:
+    """The commit that is tested, so that its sample is the same for everybody and the next commit's another."""
+    return subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
 def tried(copies: Queue[Path], planted: Fault) -> bool:
