@@ -38,6 +38,8 @@ def measured(name: str, options: list[str], engine: str, folder: Path) -> dict[s
         "seconds": meta["seconds"],
         "seconds foretold": foretold["seconds"],
         "foretold / taken": foretold["seconds"] / meta["seconds"],
+        "controls (s)": meta["controls"]["seconds"],
+        "controls foretold (s)": foretold["control_seconds"],
         "peak (MB)": meta["memory"]["peak"]["process"] / 1e6,
         "peak foretold (MB)": foretold["peak"] / 1e6,
         "largest difference": meta["audit"].get("engine", {}).get("largest_difference"),

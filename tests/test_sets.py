@@ -21,11 +21,9 @@ WORDS = ("nurse", "engineer", "doctor", "librarian", "secretary", "person", "man
 ONE_LENGTH = Prompts(tuple(pair(word, WORDS[index - 1]) for index, word in enumerate(WORDS)))
 
 
-@pytest.fixture(scope="module", params=["gpt2", "llama"])
-def planted(request, tmp_path_factory):
-    made = plant(
-        tmp_path_factory.mktemp("planted") / "model", drawn(5, request.param), occupations=16, templates_each=1
-    )
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    made = plant(tmp_path_factory.mktemp("planted") / "model", drawn(5, "llama"), occupations=16, templates_each=1)
     model = load(str(made.folder), device="cpu")
     map = Map(("mlp_out", "attn_out"))
     return made, trace(model, made.prompts, map, controls=None, sets=Sets(largest=3, pool=5), probabilities=False)

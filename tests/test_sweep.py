@@ -152,7 +152,7 @@ def test_equal_beginnings_of_prompts_of_two_lengths(model_of):
 @pytest.mark.parametrize("corruption", [None, Noise(samples=2)])
 def test_traces_of_both_engines_are_one(gpt2, corruption):
     """Windows, heads and neurons, both directions, swap and noise; severed paths in test_paths."""
-    map = Map(components=COMPONENTS, windows=(1, 2))
+    map = Map(components=COMPONENTS, windows=(1, 2), roles=("subject_last", "last"))
     slow, fast = (
         trace(gpt2, PROMPTS, map, corruption=corruption, engine=name).table.sort_values(["pair", "direction"])
         for name in ("plain", "sweep")
@@ -161,7 +161,7 @@ def test_traces_of_both_engines_are_one(gpt2, corruption):
     assert slow[labels].equals(fast[labels])
     for name in ("patched_female", "patched_male", "patched_neutral"):
         np.testing.assert_allclose(fast[name], slow[name], rtol=0, atol=1e-5, equal_nan=True)
-    assert len(slow) > 5000
+    assert len(slow) > 3000
 
 
 def test_only_what_differs_is_run(gpt2, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -81,6 +82,7 @@ def with_controls(
     words that say their gender, and words that say none. Random weights: the map in the untrained model. Random sets:
     see `locate.evidence.random_sets`.
     """
+    started = time.monotonic()
     try:
         sites = strongest(trace, wanted.sites)
         sample = sampled(prompts, trace, wanted.pairs, wanted.seed)
@@ -105,14 +107,16 @@ def with_controls(
     say("control: random sets")
     compared, about = random_sets(model, prompts, trace, wanted.sets, wanted.pairs, wanted.seed, options)
     tables += [] if compared is None else [compared.assign(**{CONTROL: "random sets"})]
+    table = pd.concat(tables, ignore_index=True) if tables else None
     meta = {
         "sites": [named(site) for site in sites],
         "pairs": len(sample),
         "seed": wanted.seed,
+        "rows": 0 if table is None else len(table),
+        "seconds": time.monotonic() - started,
         "not_run": missing,
         "random_sets": about,
     }
-    table = pd.concat(tables, ignore_index=True) if tables else None
     return replace(trace, controls=table, meta=trace.meta | {"controls": strict(meta)})
 
 
