@@ -117,10 +117,9 @@ def test_planted_sites_are_chosen_and_estimates_agree(tmp_path):
     made = plant(tmp_path / "model", drawn(4, "llama"), occupations=12, templates_each=1)
     model = load(str(made.folder), device="cpu")
     found = trace(model, made.prompts, Map(("mlp_out", "head")), budget=Budget(passes=2000), controls=None)
-    measured = set(
-        found.table[["component", "layer", "unit", "role"]].astype(object).itertuples(index=False, name=None)
-    )
-    assert {site for site in made.truth if site[0] != "attn_out"} <= measured
+    columns = found.table[["component", "layer", "unit", "role", "key"]].astype(object)
+    measured = set(columns.itertuples(index=False, name=None))
+    assert {tuple(site) for site in made.truth if site.component != "attn_out"} <= measured
     for each in agreement(found):
         assert each.rho > 0.5
         assert each.low <= each.rho <= each.high
