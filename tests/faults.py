@@ -205,7 +205,7 @@ FAULTS = [
           "np.sqrt(1 + sum(share**2 for share in sums.values()))", "1.0", *VARIANTS, "-k", "norms"),
     fault("planted: a read-out that never saturates", "planted/weights.py",
           "((readout.low, 1), (readout.high, -1))", "((readout.low, 1), (readout.high, 0))", *VARIANTS,
-          "-k", "saturated or outvoted"),
+          "-k", "readout"),
     fault("planted: attention to the subject whatever its feature", "planted/weights.py",
           "(found.written[path.channel], WRITTEN * share) if by_weights else (found.subject, SUBJECT)",
           "(found.subject, SUBJECT)", *VARIANTS, "-k", "weights"),

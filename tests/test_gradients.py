@@ -147,7 +147,7 @@ def test_a_planted_edge_is_estimated_as_patching_finds_it(tmp_path, layout):
     """A bias that is carried by where a head attends: in sign, size and place."""
     from locate import average, load
 
-    planted = plant(tmp_path / "model", drawn(5, layout, "attention"), occupations=12, templates_each=1)
+    planted = plant(tmp_path / "model", drawn(5, layout, "attention"), occupations=6, templates_each=1)
     model = load(str(planted.folder), device="cpu")
     map = Map(("pattern",), roles=("last",), keys=("subject_last", "after_subject", "last"))
     exact, *estimates = (

@@ -1,5 +1,6 @@
 """Models made with a known bias path: they are as planned, and what is found in them is judged rightly."""
 
+import functools
 import json
 from dataclasses import replace
 
@@ -21,7 +22,9 @@ SEED = 3
 @pytest.fixture(scope="module", params=LAYOUTS)
 def planted(request, tmp_path_factory):
     """A made model of each layout in turn."""
-    return plant(tmp_path_factory.mktemp("planted") / "model", drawn(SEED, request.param), occupations=12)
+    return plant(
+        tmp_path_factory.mktemp("planted") / "model", drawn(SEED, request.param), occupations=12, templates_each=1
+    )
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +79,9 @@ def test_what_is_taken_for_the_other_path_is_not_passed(planted, maps):
     found = judged(replace(planted, truth=planted.definition, definition=planted.truth), maps)
     assert not found.passed
     assert found.confused > 0.8
+    right = judged(planted, maps)
+    assert right.passed
+    assert not replace(right, confused=0.5).passed
 
 
 def test_features_are_written_moved_and_read_as_planned(planted, model):
@@ -249,14 +255,21 @@ def test_made_models_do_not_overwrite(tmp_path):
 def test_the_command_says_what_it_found_and_fails_where_it_did_not(monkeypatch, capsys):
     from locate.cli import verbs
 
+    few = functools.partial(plant, occupations=8, templates_each=1)
+    seen = []
+
+    def quick(models, *, seed, device):
+        seen.extend(selftest(models, seed=seed, device=device, make=few))
+        return iter(seen)
+
+    monkeypatch.setattr("locate.planted.selftest", quick)
     verbs.selftest(models=1, seed=SEED)
     said = " ".join(capsys.readouterr().out.split())
     assert "found gpt2" in said
     assert "definition 1.000, attention 1.000; at most" in said
     assert "1 of 1 found" in said
-    seen = []
-    monkeypatch.setattr("locate.planted.selftest", lambda *_, **__: iter(seen))
-    seen = [replace(each, total=0.0) for each in selftest(1, seed=SEED, make=lambda *each: plant(*each, occupations=8))]
+    blind = [replace(each, total=0.0) for each in seen]
+    monkeypatch.setattr("locate.planted.selftest", lambda *_, **__: iter(blind))
     with pytest.raises(LocateError, match="was not found in 1 of 1 models"):
         verbs.selftest(models=1)
     assert "MISSED  gpt2" in capsys.readouterr().out

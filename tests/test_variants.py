@@ -8,7 +8,7 @@ from locate import effects, load, trace
 from locate.gradients import estimate
 from locate.planted import LAYOUTS, VARIANTS, drawn, plant
 from locate.planted.build import Words, prompts_of
-from locate.planted.norms import WRITTEN, norm
+from locate.planted.norms import MOVED, WRITTEN, norm
 from locate.planted.weights import directions
 from locate.rows import noise_hooks
 from locate.sites import Patch, Site
@@ -147,6 +147,21 @@ def test_a_saturated_readout_has_no_slope(made_of):
     sites = each(heads(made[0].plan))
     assert shares(made, sites)["0"] == pytest.approx(1, abs=0.3)
     assert abs(shares(made, sites, "attribution")["0"]) < 0.3
+
+
+@pytest.mark.parametrize("variant", ["saturated", "vote"])
+def test_a_readout_writes_one_share_however_much_was_moved(made_of, variant):
+    planted, model = made_of(variant)
+    output, seen = directions(planted.plan).output, []
+    for pair in planted.prompts:
+
+        def keep(value, hook, sign=pair.stereotype):
+            seen.append(sign * float(value[0, -1].double().numpy() @ output) / MOVED)
+
+        with model.hooked([(model.hook("mlp_out", planted.plan.n_layers - 1), keep)]):
+            model.final_logits(torch.tensor([model.encode(pair.clean)[0]]))
+    assert len(seen) == 8
+    assert 0.7 < np.median(seen) < 1.4
 
 
 def test_a_bias_carried_by_attention_weights(made_of):
