@@ -126,7 +126,6 @@ def test_controls_of_a_planted_bias_say_what_is_planted(planted):
     assert 0.2 * own < site.loc["shuffled source", "effect"] < 0.8 * own
     assert abs(site.loc["random direction", "effect"]) < 0.25 * own
     assert abs(site.loc["neutral words", "effect"]) < 0.05 * own
-    assert site.loc["neutral words", "high"] < 0.05 * own
     untouched = table[table["control"] == "random weights"]
     assert len(untouched) == 2
     assert untouched["effect"].abs().max() < 0.1 * own

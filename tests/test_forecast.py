@@ -86,5 +86,6 @@ def test_a_dry_run_writes_nothing_and_runs_no_whole_job(folder_of, tmp_path, mon
     lines = capsys.readouterr().out.splitlines()
     assert "have to be run" in lines[0]
     assert "of measuring" in lines[2]
-    assert json.loads("\n".join(lines[3:]))["pairs"] == 6
+    assert lines[3].startswith("controls: about ")
+    assert json.loads("\n".join(lines[4:]))["pairs"] == 6
     assert not (tmp_path / "run").exists()

