@@ -435,7 +435,7 @@ def test_half_precision_is_compared_with_single(model_of):
     audit = trace(model, PROMPTS).meta["audit"]
     assert 1e-5 < audit["precision"]["rms"] < audit["precision"]["largest_difference"] < 0.5
     assert set(trace(model, PROMPTS, compare_precision=False).meta["audit"]) == {"engine", "identities"}
-    assert set(trace(model, PROMPTS, engine="plain").meta["audit"]) == {"precision"}
+    assert set(trace(model, PROMPTS, engine="plain").meta["audit"]) == {"precision", "identities"}
 
 
 def test_without_room_for_both_precisions_the_way_out_is_named(model_of, monkeypatch):
