@@ -84,6 +84,35 @@ def test_the_effects_it_tells_are_those_of_the_committed_table():
             assert line.split("|")[cell].strip() == told
 
 
+def test_the_controls_it_tells_are_those_of_the_committed_table():
+    import pandas as pd
+
+    controls = pd.read_csv(README.parent / "figures" / "controls_mini.csv", keep_default_na=False)
+    controls = controls[controls["direction"] == "denoising"]
+    text = README.read_text()
+    for name in ("shuffled source", "random direction", "definitional words", "neutral words"):
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {name} | ")]
+        for cell, (component, layer, role) in zip(
+            line.split("|")[2:4], (("mlp_out", 0, "subject_last"), ("attn_out", 5, "last")), strict=True
+        ):
+            rows = controls[(controls["control"] == name) & (controls["component"] == component)]
+            (row,) = rows[(rows["layer"] == layer) & (rows["role"] == role)].to_dict("records")
+            assert cell.strip() == f"{row['effect']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
+
+
+def test_the_circuits_it_tells_are_those_of_the_committed_table():
+    import json
+
+    import pandas as pd
+
+    sets = pd.read_csv(README.parent / "figures" / "sets_mini.csv")
+    (row,) = sets[(sets["kind"] == "circuit") & (sets["size"] == 2)].to_dict("records")
+    size = json.loads((README.parent / "figures" / "effects_mini.json").read_text())["areas"]
+    text = " ".join(README.read_text().split())
+    assert f"keeps {row['faithfulness']:.2f} [{row['low']:.2f}, {row['high']:.2f}] of the effect" in text
+    assert f"(CPR {size['cpr'][0]:.2f}, CMD {size['cmd'][0]:.2f})" in text
+
+
 def test_what_it_tells_of_mini_is_in_its_results():
     import json
 
