@@ -18,7 +18,7 @@ from locate.mediation.selectivity import comparable
 from locate.metrics import positive_means
 from locate.schema import LOCATED_VERSION, locate_version, validate
 from locate.sites import COMPONENTS, DIRECTIONS, LAST_SUBJECT, ROLES, check
-from locate.tracing.table import Trace
+from locate.tracing.table import Trace, whole_sites
 
 THRESHOLD = 0.05
 EDITABLE = ("mlp_out", "attn_out", "head", "neuron", "mlp_out_unit")
@@ -305,8 +305,7 @@ def total_effect(derived: pd.DataFrame, settings: dict[str, Any]) -> tuple[float
 
 def rankable(derived: pd.DataFrame, window: int | None) -> pd.DataFrame:
     """Rows of patches that one module writes, of one width."""
-    single = (derived["severed"] == "") & (derived["origin"] == "source") & (derived["name"] == "")
-    found = derived[derived["component"].isin(EDITABLE) & single]
+    found = whole_sites(derived[derived["component"].isin(EDITABLE)])
     width = found["window"].min() if window is None else window
     return found[found["window"] == width]
 

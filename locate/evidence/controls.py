@@ -23,10 +23,10 @@ from locate.sites import PATTERN, UNITS, Site
 from locate.tracing import collect
 from locate.tracing.job import Change, Job, measure_chunk, prepare
 from locate.tracing.plan import Map
-from locate.tracing.table import CONTROL, SITE, Trace
+from locate.tracing.table import CONTROL, SITE, Trace, whole_sites
 from locate.untrained import untrained
 
-EDITABLE_FIRST = "resid_pre"  # chosen only where nothing else was traced: it holds what all others wrote
+RESIDUAL = "resid_pre"  # chosen only where nothing else was traced: it holds what all others wrote
 SMALL = 50_000_000  # parameters up to which a second, untrained model costs little
 
 
@@ -122,17 +122,11 @@ def with_controls(
 
 def strongest(trace: Trace, count: int) -> list[Site]:
     """The sites with the largest average indirect effects in the first direction traced, single patches alone."""
-    derived = effects(trace, view=default_view(trace))
-    rows = derived[
-        (derived["direction"] == str(trace.meta["directions"][0]))
-        & (derived["window"] == 1)
-        & (derived["severed"] == "")
-        & (derived["name"] == "")
-        & (derived["origin"] == "source")
-        & (derived["component"] != PATTERN)
-    ]
-    if set(rows["component"]) - {EDITABLE_FIRST}:
-        rows = rows[rows["component"] != EDITABLE_FIRST]
+    rows = whole_sites(effects(trace, view=default_view(trace)))
+    rows = rows[(rows["direction"] == str(trace.meta["directions"][0])) & (rows["window"] == 1)]
+    rows = rows[rows["component"] != PATTERN]
+    if set(rows["component"]) - {RESIDUAL}:
+        rows = rows[rows["component"] != RESIDUAL]
     if rows.empty:
         return []
     sizes = rows.groupby(SITE, observed=True)["nie"].mean().abs().sort_values(ascending=False, kind="stable")

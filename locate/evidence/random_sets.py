@@ -17,7 +17,7 @@ from locate.models import Model
 from locate.prompts.pair import Prompts
 from locate.sites import BEFORE, Patch, Site
 from locate.tracing import collect
-from locate.tracing.table import Trace
+from locate.tracing.table import Trace, whole_sites
 
 LEAST_GROUPS = 8
 MOST_SITES = 10
@@ -85,7 +85,7 @@ def others_of(site: Site, trace: Trace, chosen: Sequence[Site]) -> list[Site]:
     """What else was traced in a site's layer: other units of its component and role, or other whole outputs."""
     rows = trace.table
     rows = rows[(rows["layer"] == site.layer) & (rows["role"] != BEFORE) & rows["component"].isin(EDITABLE)]
-    rows = rows[(rows["window"] == 1) & (rows["severed"] == "") & (rows["name"] == "") & (rows["origin"] == "source")]
+    rows = whole_sites(rows[rows["window"] == 1])
     if site.unit is None:
         rows = rows[rows["unit"] < 0]
     else:

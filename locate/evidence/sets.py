@@ -16,7 +16,7 @@ from locate.models import Model
 from locate.prompts.pair import Prompts
 from locate.sites import Patch, Site
 from locate.tracing import collect
-from locate.tracing.table import Trace
+from locate.tracing.table import Trace, whole_sites
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """of all sites, at which MIB measures circuits (Mueller et al. 2025)"""
@@ -91,16 +91,11 @@ def with_sets(
 def ranked_sites(trace: Trace, groups: Sequence[str]) -> list[Site]:
     """Outputs, or heads where they were traced, of every layer and role, by the size of their mean effect."""
     part = replace(trace, table=trace.table[trace.table["group"].isin(groups)])
-    rows = effects(part, view=default_view(part))
+    rows = whole_sites(effects(part, view=default_view(part)))
     components = set(rows["component"])
     nodes = {"mlp_out", "head" if "head" in components else "attn_out"}
     rows = rows[
-        (rows["direction"] == str(trace.meta["directions"][0]))
-        & rows["component"].isin(nodes)
-        & (rows["window"] == 1)
-        & (rows["severed"] == "")
-        & (rows["name"] == "")
-        & (rows["origin"] == "source")
+        (rows["direction"] == str(trace.meta["directions"][0])) & rows["component"].isin(nodes) & (rows["window"] == 1)
     ]
     if rows.empty:
         raise LocateError("no MLP or attention outputs, and no heads, were traced: trace some to make sets of them")

@@ -18,7 +18,7 @@ from locate.mediation.controls import control_table, set_test
 from locate.mediation.sets import Areas, areas, set_table
 from locate.metrics import METRICS, difference, positive_means
 from locate.report.figures import COLOURS, layout
-from locate.tracing.table import CONTROL, Trace
+from locate.tracing.table import CONTROL, Trace, whole_sites
 
 SHORT = {"mlp_out": "MLP", "attn_out": "attention", "head": "head", "neuron": "neuron", "resid_pre": "residual"}
 CONTROL_COLOURS = dict(
@@ -57,8 +57,8 @@ def plot_controls(
     sites = rows[rows[CONTROL] != "random weights"].drop_duplicates(PLACE[:4])
     if sites.empty:
         raise LocateError(f"no controls of direction {direction!r} to draw: trace with controls")
-    own = averages[(averages["direction"] == direction) & (averages["window"] == 1) & (averages["origin"] == "source")]
-    own = own[(own["severed"] == "") & (own["name"] == "") & (own["key"] == "")]
+    own = whole_sites(averages[(averages["direction"] == direction) & (averages["window"] == 1)])
+    own = own[own["key"] == ""]
     own = own.merge(sites[PLACE[:4]], on=PLACE[:4]).assign(**{CONTROL: "the site itself"})
     names = [short_name(row) for _, row in sites.iterrows()]
     rows = rows.assign(site=[short_name(row) for _, row in rows.iterrows()])

@@ -15,7 +15,7 @@ from locate.errors import LocateError
 from locate.located import THRESHOLD
 from locate.metrics import positive_means
 from locate.sites import ROLES
-from locate.tracing.table import Trace
+from locate.tracing.table import Trace, whole_sites
 
 DIVERGING = "PuOr_r"  # told apart by colour-blind readers; white at 0
 FONT = {"family": "Arial, Helvetica, sans-serif", "size": 13}
@@ -74,11 +74,6 @@ def whole_vectors(averages: pd.DataFrame, direction: str, window: int) -> pd.Dat
         & (rows["unit"] < 0)
         & ((rows["window"] == window) | (rows["component"] == "resid_pre"))
     ]
-
-
-def whole_sites(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of one site, or a window around it, copied from the source: not severed, no named set, no other origin."""
-    return rows[(rows["severed"] == "") & (rows["origin"] == "source") & (rows["name"] == "")]
 
 
 def plot_heads(

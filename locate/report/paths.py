@@ -20,9 +20,9 @@ from locate.report.figures import (
     layer_axes,
     marked,
     n_layers,
-    whole_sites,
 )
 from locate.sites import LAST, PATTERN, ROLES, check
+from locate.tracing.table import whole_sites
 
 PATHS = {
     "": ("whole", COLOURS[6]),

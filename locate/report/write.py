@@ -27,7 +27,7 @@ from locate.report import selectivity as compare
 from locate.report.html import page
 from locate.report.paths import path_figures
 from locate.sites import check
-from locate.tracing.table import Trace
+from locate.tracing.table import Trace, whole_sites
 
 FORMATS = ("html", "png", "svg", "pdf")
 STATIC = ("png", "svg", "pdf")
@@ -205,7 +205,7 @@ def all_figures(trace: Trace, derived: pd.DataFrame, averages: pd.DataFrame) -> 
     title = draw.title_of(trace, "nie")
     drawn: dict[str, go.Figure] = {}
     for direction in trace.meta["directions"]:
-        rows = draw.whole_sites(averages[averages["direction"] == direction])
+        rows = whole_sites(averages[averages["direction"] == direction])
         for window in sorted({int(width) for width in rows.loc[rows["unit"] < 0, "window"]}):
             suffix = direction if window == 1 else f"{direction}_window{window}"
             drawn[f"map_{suffix}"] = draw.plot_map(averages, title=title, direction=direction, window=window)
@@ -218,7 +218,7 @@ def all_figures(trace: Trace, derived: pd.DataFrame, averages: pd.DataFrame) -> 
             drawn[name] = draw.plot_heads(averages, role=role, title=title, direction=direction)
         drawn |= path_figures(averages, direction, title)
     direction = trace.meta["directions"][0]
-    single = draw.whole_sites(derived)
+    single = whole_sites(derived)
     single = single[
         (single["direction"] == direction) & (single["clean_pos"] >= 0) & (single["unit"] < 0) & (single["window"] == 1)
     ]

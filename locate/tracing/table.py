@@ -83,6 +83,14 @@ def write_table(path: Path, table: pd.DataFrame) -> Path:
     return write_whole(path, lambda partial: table.to_parquet(partial, index=False))
 
 
+def whole_sites(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of one site, or a window around it, copied from the source: not severed, no named set, no other origin.
+
+    Of a trace's table, or of effects and averages that were made of it.
+    """
+    return rows[(rows["severed"] == "") & (rows["origin"] == "source") & (rows["name"] == "")]
+
+
 def tidy(table: pd.DataFrame) -> pd.DataFrame:
     """The table in its fixed column order and types."""
     table = table[["pair", *[name for name in LABELS + NUMBERS if name != "pair"], *LOGS]].copy()
