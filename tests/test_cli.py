@@ -288,3 +288,25 @@ def test_a_stopped_run_continues_where_it_was(folder_of, tmp_path, blow):
     assert "layers of mlp_out" in done.stdout
     assert f"measuring: {rows:,} of" in done.stderr
     assert not parts.exists()
+
+
+def test_prompts_of_several_kinds_are_refused_before_anything_is_loaded(run, tmp_path):
+    """Which kind is spoken of must be said; the mixture only where it is asked for."""
+    pairs = pd.DataFrame(
+        {
+            "clean": ["The nurse said that", "The cook said that"],
+            "corrupted": ["The man said that", "The woman said that"],
+            "clean_subject": ["nurse", "cook"],
+            "corrupted_subject": ["man", "woman"],
+            "stereotype": [1, -1],
+            "kind": ["first", "second"],
+        }
+    )
+    pairs.to_csv(tmp_path / "pairs.csv", index=False)
+    code, out, err = run("trace", "--prompts", tmp_path / "pairs.csv", "-o", tmp_path / "run", *FAST)
+    assert (code, out) == (1, "")
+    assert "the pairs are of kinds first, second: choose one of them, or 'all' for the mixture" in err
+    assert not (tmp_path / "run").exists()
+    code, _, err = run("trace", "--prompts", tmp_path / "pairs.csv", "-o", tmp_path / "run", "--kind", "third", *FAST)
+    assert code == 1
+    assert "kind 'third' was not traced: expected one of first, second" in err

@@ -130,10 +130,12 @@ def check_noise(corrupt: Corrupt, sigmas: float | None, draws: int | None) -> No
         raise LocateError("--sigmas and --draws describe noise: add --corrupt noise, or leave them out")
 
 
-def check_trace(chosen: Prompts, metric: str, probabilities: bool, seed: int) -> None:
+def check_trace(chosen: Prompts, metric: str, kind: str | None, probabilities: bool, seed: int) -> None:
     """Raise LocateError for prompts and settings that would only be refused after a long run."""
+    from locate.mediation.effects import of_kind
     from locate.metrics import metric_named
 
+    of_kind(chosen.frame(), kind)
     if metric_named(metric).absolute and not probabilities:
         raise LocateError(f"--metric {metric} needs probabilities: leave out --no-probabilities")
     if seed < 0:

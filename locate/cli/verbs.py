@@ -98,6 +98,7 @@ def trace(
     draws: Annotated[int | None, typer.Option(help="noise draws per pair; default: 10")] = None,
     seed: Annotated[int, typer.Option(help="of noise and of intervals")] = 0,
     metric: Metric = "logit_diff",
+    kind: Kind = None,
     clusters: ClustersOption = Clusters.group,
     layers_of: HandOff = None,
     layers_at: RoleOption = None,
@@ -146,7 +147,7 @@ def trace(
         raise LocateError("--budget says beforehand what a run costs: leave --dry-run out")
     folder = output or Path("runs") / f"{Path(model).name}-{corrupt.value}"
     chosen = chosen_prompts(prompts, words, swap, template, templates_each, limit)
-    check_trace(chosen, metric, probabilities, seed)
+    check_trace(chosen, metric, kind, probabilities, seed)
     plan = parsed_map(components, layers, roles, windows, severed, keys)
     with Steps() as steps:
         steps.say("loading TransformerLens and the model")
@@ -191,6 +192,7 @@ def trace(
             result,
             folder,
             metric=metric,
+            kind=kind,
             component=layers_of,
             role=layers_at,
             formats=wanted,
