@@ -6,7 +6,8 @@ import pytest
 from handmade import map_trace
 from scipy.stats import kstest, norm, t
 
-from locate import LocateError, average, effects, normalised, stability
+from locate import LocateError, average, effects, normalised, occupation_pairs, stability
+from locate.tracing import collect
 
 SITE = {"component": "mlp_out", "layer": 0, "unit": -1, "window": 1, "severed": "", "origin": "source"}
 SITE |= {"role": "subject_last", "key": "", "name": ""}
@@ -343,3 +344,30 @@ def test_stability_draws_groups_not_rows():
 def test_stability_needs_a_number_of_sites():
     with pytest.raises(LocateError, match="top 0: expected a number of sites >= 1"):
         stability(layers_of({0: [1.0, 2.0]}), top=0)
+
+
+def test_what_is_no_larger_than_rounding_is_nothing(gpt2):
+    """A tenth of a millionth of a nat with one sign in every pair: p is 1 where the trace rounds to that."""
+    rows = pd.DataFrame(
+        [
+            {
+                "pair": i,
+                "group": f"g{i}",
+                "template": "t",
+                "direction": "denoising",
+                "nie": 1e-7 * (i + 1),
+                "total": 1.0,
+            }
+            | SITE
+            for i in range(30)
+        ]
+    )
+    rows.attrs = ABOUT
+    assert average(rows)["p"].iloc[0] < 1e-4
+    rows.attrs = ABOUT | {"rounding": 2e-5}
+    assert average(rows)["p"].iloc[0] == average(rows)["q"].iloc[0] == 1.0
+    found = effects(collect.trace(gpt2, occupation_pairs(templates_each=1).first(6)))
+    assert 0 < found.attrs["rounding"] < 1e-4
+    assert (
+        effects(collect.trace(gpt2, occupation_pairs(templates_each=1).first(6)), "odds_ratio").attrs["rounding"] == 0
+    )

@@ -56,7 +56,8 @@ def average(
     p is two-sided. By groups it flips the signs of whole groups (see `sign_flip_p`). By groups and templates it is that
     of Student's t, with the degrees of freedom of Satterthwaite 1946. q is p after Benjamini and Hochberg 1995 over all
     sites of a map; a map is everything that the table holds of one direction. `attrs["smallest_q"]` is the smallest q
-    that so few groups allow.
+    that so few groups allow. An average no larger than the rounding of its trace (see `effects`) has p 1: it may have
+    one sign in every pair and still be nothing.
 
     Raises LocateError with fewer than two groups, or four templates under "group+template", or when the effects hold
     nan.
@@ -70,6 +71,7 @@ def average(
     result["low"], result["high"] = low, high
     add_counts(result, effects, design)
     result["p"] = sign_flip_p(groups.above, samples, seed) if design.templates is None else student_p(design)
+    result.loc[result["effect"].abs() <= effects.attrs.get("rounding", 0.0), "p"] = 1.0
     result["q"] = by_map(result)
     result.attrs = effects.attrs | about(design, column, clusters, level, samples)
     return result

@@ -81,12 +81,20 @@ def effects(
         "unit": chosen.unit,
         "view": view if chosen.signed else "stereotype",
         "without_stereotype": without,
+        "rounding": rounding(trace) if chosen.unit == "nats" else 0.0,
         "kind": kind or default_kind(trace.table),
         "other_kinds": {
             str(each): int(n) for each, n in others.groupby("kind", observed=True)["pair"].nunique().items()
         },
     }
     return result
+
+
+def rounding(trace: Trace) -> float:
+    """How far runs that must agree lay apart in this trace, as an effect on the log-odds (nats): twice the largest."""
+    audit = trace.meta.get("audit", {})
+    found = [audit.get("identities", {}).get(name, 0.0) for name in ("self", "everything")]
+    return 2 * max(*found, audit.get("engine", {}).get("largest_difference", 0.0))
 
 
 def default_kind(table: pd.DataFrame) -> str:
