@@ -70,9 +70,8 @@ class Writes:
     def hooks(self, layer: int, first: int) -> list[tuple[str, Callable]]:
         """Hooks that write inside a block that runs the positions `first` and up."""
         hooks = []
-        for (component, at), here in sorted(
-            self.spots.items(), key=lambda each: each[0]
-        ):  # a whole output before its units, at one hook
+        ordered = sorted(self.spots.items(), key=lambda each: each[0])  # a whole output before its units, at one hook
+        for (component, at), here in ordered:
             if at == layer and component != "resid_pre":
                 hooks.append((self.model.hook(component, layer), writing(here.where(first), here.value)))
         return hooks
