@@ -151,6 +151,7 @@ def test_agreement_by_hand():
     (found,) = agreement(turned, samples=100)
     assert found.rho == pytest.approx(-1.0)
     assert found.signs == 0.0
+    assert (found.top, found.recall) == (3, 1.0)  # strongest by size, whichever the sign
     with pytest.raises(LocateError, match="not made within a budget"):
         agreement(map_trace())
 
