@@ -10,12 +10,13 @@ from test_identities import EXACT, PROMPTS, pair
 from locate.errors import LocateError
 from locate.mediation import effects
 from locate.prompts import Prompts
-from locate.sites import Patch, Site
+from locate.sites import Patch, Site, Write
 from locate.tracing.collect import trace
 from locate.tracing.plan import Map
 from locate.tracing.table import LABELS
 
 LAST_TO_SUBJECT = Map(("pattern",), roles=("last",), keys=("subject_last",))
+ENGINES = ("plain", "sweep")
 CELL = ["pair", "direction", "layer", "unit", "clean_pos"]
 
 
@@ -97,6 +98,16 @@ def test_numbers_of_the_output_together_are_the_output(gpt2):
     grid = found.pivot(index=["pair", "direction"], columns="name", values="nie")
     np.testing.assert_allclose(grid["numbers"], grid[""], rtol=0, atol=EXACT)
     assert grid[""].abs().min() > 1e-3
+
+
+def test_a_number_is_written_into_the_whole_output_that_a_patch_writes_too(gpt2):
+    """Whichever is named first: both engines write the whole output, and the number after it."""
+    whole, number = Write(Site("mlp_out", 1, "last")), Write(Site("mlp_out_unit", 1, "last", 3), "zero")
+    patches = [Patch(whole.site, (number, whole), name="both"), Patch.at(whole.site)]
+    slow, fast = (effects(trace(gpt2, PROMPTS, patches=patches, engine=name), view="signed") for name in ENGINES)
+    np.testing.assert_allclose(fast["nie"], slow["nie"], rtol=0, atol=EXACT)
+    grid = slow.pivot(index=["pair", "direction"], columns="name", values="nie")
+    assert (grid["both"] - grid[""]).abs().min() > 1e-4
 
 
 def test_a_set_is_written_where_a_pair_has_tokens_for_it(gpt2):

@@ -76,6 +76,7 @@ def effects(
     nde = chosen.effect(rows["held"].to_numpy(), rows["base"].to_numpy())
     rows["nde"] = np.where(rows["origin"] == "source", nde, np.nan)
     result = over_samples(rows)
+    counted = others.groupby("kind", observed=True)["pair"].nunique()
     result.attrs = {
         "metric": chosen.name,
         "unit": chosen.unit,
@@ -83,9 +84,7 @@ def effects(
         "without_stereotype": without,
         "rounding": rounding(trace) if chosen.unit == "nats" else 0.0,
         "kind": kind or default_kind(trace.table),
-        "other_kinds": {
-            str(each): int(n) for each, n in others.groupby("kind", observed=True)["pair"].nunique().items()
-        },
+        "other_kinds": {str(each): int(n) for each, n in counted.items()},
     }
     return result
 
