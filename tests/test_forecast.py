@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from locate import plain
 from locate.prompts import occupation_pairs
 from locate.sweep.climbers import Climber, token_layers
+from locate.tracing import collect
 from locate.tracing.collect import trace
 from locate.tracing.forecast import cost, forecast, operations
 from locate.tracing.job import prepare
@@ -76,7 +76,7 @@ def test_a_dry_run_writes_nothing_and_runs_no_whole_job(folder_of, tmp_path, mon
 
     from locate import cli
 
-    monkeypatch.setattr(plain, "measure", None)
+    monkeypatch.setattr(collect, "collect", None)
     command = ["trace", "--model", str(folder_of("gpt2")), "--limit", "6", "--dry-run", "-o", str(tmp_path / "run")]
     for extra in ([], ["--json"]):
         monkeypatch.setattr(sys, "argv", ["locate-bias", *command, *extra])

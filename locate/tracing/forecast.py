@@ -14,7 +14,7 @@ from locate.models import Model
 from locate.prompts.pair import Prompts
 from locate.prompts.tokens import TokenPair
 from locate.sweep.climbers import climbers, token_layers
-from locate.tracing.job import Job, layout, measure_chunk, prepare
+from locate.tracing.job import Job, audited, layout, measure_chunk, prepare
 from locate.tracing.plan import Map
 
 SECONDS = 20.0  # that the calibration may take
@@ -44,7 +44,8 @@ class Forecast:
 def forecast(model: Model, prompts: Prompts | None = None, map: Map | None = None, **options: Any) -> Forecast:
     """Count the rows and operations of a trace, and time a random sample of its pairs; takes the arguments of `trace`.
 
-    The time of the sample is scaled with the operations that it leaves to do.
+    The time of the sample is scaled with the operations that it leaves to do; the checks at the start of a trace are
+    run, and their time added.
     """
     job = prepare(model, prompts, map, **options)
     filled = [pair for pair in job.pairs if job.rows(pair)]
@@ -55,12 +56,15 @@ def forecast(model: Model, prompts: Prompts | None = None, map: Map | None = Non
     rows = sum(job.rows(pair) for pair in job.pairs)
     sample, seconds = calibration(job, counted)
     whole = sum(costs) * scale
+    started = time.perf_counter()
+    audited(job)
+    checks = time.perf_counter() - started
     return Forecast(
         pairs=len(job.pairs),
         rows=rows,
         run=round(sum(moving) * scale) if job.engine == "sweep" else rows,
         operations=whole,
-        seconds=seconds * whole / sum(costs[:sample]),
+        seconds=seconds * whole / sum(costs[:sample]) + checks,
         peak=process_peak() + rows * TABLE_BYTES,
     )
 
