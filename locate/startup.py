@@ -34,10 +34,35 @@ def boot(
 
     The plain logits are taken before anything is changed in the model.
     """
+    tokenizer = fast_tokenizer(checkpoint.folder, trust_remote_code)
+    plain = read_network(checkpoint, device, dtype, allow_pickle, trust_remote_code, attention="eager")
+    logits = []
+    for prompt in PROMPTS:
+        ids = torch.tensor([tokenizer(prompt, add_special_tokens=False)["input_ids"]], device=device)
+        with torch.inference_mode():
+            logits.append(plain(ids).logits[0, -1].float().cpu())
+    fuse_activations(plain)
+    return bridged(checkpoint, plain, tokenizer, device, dtype, trust_remote_code), tokenizer, logits
+
+
+def read_network(
+    checkpoint: Checkpoint,
+    device: str,
+    dtype: torch.dtype,
+    allow_pickle: bool,
+    trust_remote_code: bool,
+    *,
+    attention: str | None = None,
+) -> Any:
+    """The Hugging Face model of a checkpoint, as it is, in evaluation mode and without gradients.
+
+    attention  the implementation of attention; None for what Hugging Face chooses
+
+    Raises LocateError when it does not fit the memory, does not load, or lacks a tensor.
+    """
     from transformers import AutoModelForCausalLM
 
     needed(checkpoint, device, dtype)
-    tokenizer = fast_tokenizer(checkpoint.folder, trust_remote_code)
     try:
         with quiet():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -45,7 +70,7 @@ def boot(
                 dtype=dtype,
                 use_safetensors=not allow_pickle or None,
                 trust_remote_code=trust_remote_code,
-                attn_implementation="eager",
+                attn_implementation=attention,
                 output_loading_info=True,
             )
     except UNLOADABLE as error:
@@ -59,13 +84,7 @@ def boot(
         )
     plain = plain.eval().requires_grad_(False)
     torch.nn.Module.to(plain, device)
-    logits = []
-    for prompt in PROMPTS:
-        ids = torch.tensor([tokenizer(prompt, add_special_tokens=False)["input_ids"]], device=device)
-        with torch.inference_mode():
-            logits.append(plain(ids).logits[0, -1].float().cpu())
-    fuse_activations(plain)
-    return bridged(checkpoint, plain, tokenizer, device, dtype, trust_remote_code), tokenizer, logits
+    return plain
 
 
 def fuse_activations(plain: Any) -> None:

@@ -14,10 +14,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
     {"errors", "files", "schema", "sites", "metrics", "prompts", "products", "datasets"},
-    {"models", "checkpoint", "startup", "memory", "rows", "plain", "sweep", "untrained"},
+    {"models", "checkpoint", "startup", "memory", "rows", "plain", "sweep", "untrained", "causal", "likelihood"},
     {"tracing"},
     {"mediation"},
-    {"located"},
+    {"located", "evaluate", "editors"},
     {"report", "planted", "gradients"},
     {"evidence"},
     {"cli", "__main__"},

@@ -1,0 +1,95 @@
+"""A causal language model by its own Hugging Face names, without hooks: what evaluations read and editors change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from locate.checkpoint import Checkpoint, find
+from locate.errors import LocateError
+from locate.models import DTYPES, SHORT_DTYPES, Encoder, chosen_device, custom_bos
+from locate.products import precise
+from locate.sites import check
+
+
+@dataclass(frozen=True, eq=False)
+class CausalModel:
+    """A loaded model that is not hooked; made by `load_causal`.
+
+    name        as the user gave it
+    checkpoint  where it came from: folder, revision, hash of its weights
+    network     the Hugging Face model, in evaluation mode
+    encoder     how it reads text
+    """
+
+    name: str
+    checkpoint: Checkpoint
+    network: Any
+    encoder: Encoder
+    dtype: str
+    device: str
+
+    @property
+    def context(self) -> int:
+        """The longest prompt it takes, in tokens."""
+        config = self.network.config
+        found = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len")]
+        return int(next((each for each in found if each), 2048))
+
+    @property
+    def start(self) -> int:
+        """The token that a text without context follows: BOS, else the end-of-text token.
+
+        Raises LocateError where the tokenizer has neither.
+        """
+        tokenizer = self.encoder.tokenizer
+        ids = [tokenizer.bos_token_id, tokenizer.eos_token_id]
+        found = next((each for each in ids if each is not None), None)
+        if found is None:
+            raise LocateError(f"the tokenizer of {self.name!r} has neither BOS nor EOS: nothing can precede a text")
+        return int(found)
+
+    def with_network(self, network: Any) -> CausalModel:
+        """The same model with other weights."""
+        return replace(self, network=network)
+
+    def provenance(self) -> dict[str, object]:
+        """What identifies the model in files that leave the house."""
+        return {
+            "name": self.name,
+            "revision": self.checkpoint.revision,
+            "weights_sha256": self.checkpoint.weights_sha256,
+            "architecture": self.checkpoint.architecture,
+            "tokenizer_sha256": self.checkpoint.tokenizer_sha256,
+            "prepend_bos": self.encoder.prepend_bos,
+            "dtype": self.dtype,
+        }
+
+    def __repr__(self) -> str:
+        return f"CausalModel({self.name!r}, {self.checkpoint.architecture}, {self.dtype} on {self.device})"
+
+
+def load_causal(
+    name: str = "mini",
+    *,
+    device: str | None = None,
+    dtype: str = "float32",
+    revision: str | None = None,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+) -> CausalModel:
+    """Load a causal language model without hooks, to be evaluated or edited; the arguments are those of `load`.
+
+    Raises LocateError as `load` does, but for the start-up check, which is about hooks.
+    """
+    from locate.startup import boot_tokenizer, read_network
+
+    dtype = SHORT_DTYPES.get(dtype, dtype)
+    check("dtype", dtype, tuple(DTYPES))
+    device = chosen_device(device)
+    checkpoint = find(name, revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    tokenizer, settings = boot_tokenizer(checkpoint.folder, checkpoint.architecture, trust_remote_code)
+    with precise(dtype):
+        network = read_network(checkpoint, device, DTYPES[dtype], allow_pickle, trust_remote_code)
+    encoder = Encoder(tokenizer, custom_bos(settings, tokenizer))
+    return CausalModel(name, checkpoint, network, encoder, dtype, device)

@@ -1,0 +1,1 @@
+"""Editors: what was located is changed, and the change proved."""

@@ -1,0 +1,187 @@
+"""What a model says of texts: log-likelihoods of continuations, next words, states, and greedy or sampled text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+
+from locate.causal import CausalModel
+from locate.errors import LocateError
+from locate.products import products
+from locate.prompts.tokens import answer_id
+
+Step = Callable[[int, int], None]
+"""progress: (how many are done, of how many)"""
+
+TOKENS = 8192  # in one batch, padding included
+PADDING = 0
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How likely a continuation is.
+
+    log_likelihood  sum over its tokens, in nats
+    tokens          how many there are
+    characters      of the continuation
+    greedy          whether each is the likeliest token at its place
+    """
+
+    log_likelihood: float
+    tokens: int
+    characters: int
+    greedy: bool
+
+
+def silent(done: int, total: int) -> None:
+    """No progress."""
+
+
+def split_tokens(model: CausalModel, context: str, continuation: str) -> tuple[list[int], list[int]]:
+    """Token ids of a context and of what follows it, as they are read together.
+
+    White space at the end of the context belongs to the continuation. A token that holds letters of both belongs to the
+    continuation. A text without context follows BOS, or the end-of-text token where there is none.
+
+    Raises LocateError for a continuation of no token.
+    """
+    border = len(context.rstrip())
+    ids, spans = model.encoder.encode(context + continuation)
+    first = next((i for i, (start, end) in enumerate(spans) if end > max(border, start)), len(ids))
+    if first == len(ids):
+        raise LocateError(f"continuation {continuation!r} of {context!r}: expected at least one token")
+    if first == 0:
+        return [model.start], ids
+    return ids[:first], ids[first:]
+
+
+def log_likelihoods(
+    model: CausalModel, requests: Sequence[tuple[str, str]], *, batch_tokens: int = TOKENS, step: Step = silent
+) -> list[Likelihood]:
+    """How likely each continuation is after its context, in the order given.
+
+    requests  (context, continuation); an empty context asks for the likelihood of a whole text
+
+    Texts longer than the model's context lose their first tokens, as in lm-evaluation-harness; the continuation never.
+
+    Raises LocateError for a continuation that is empty or longer than the model's context.
+    """
+    parts = [split_tokens(model, *request) for request in requests]
+    rows: list[list[int]] = []
+    for (before, after), (_, text) in zip(parts, requests, strict=True):
+        if len(after) > model.context:
+            raise LocateError(f"{text[:60]!r}... has {len(after)} tokens, {model.name!r} takes {model.context}")
+        rows.append((before + after)[-(model.context + 1) :][:-1])
+    found: list[Likelihood | None] = [None] * len(rows)
+    done = 0
+    for batch in batches(rows, batch_tokens):
+        logits = row_logits(model, [rows[i] for i in batch])
+        for place, index in enumerate(batch):
+            ids = torch.tensor(parts[index][1], device=logits.device)
+            last = len(rows[index])
+            at = logits[place, last - len(ids) : last].log_softmax(-1)
+            total = float(at.gather(-1, ids[:, None]).double().sum())
+            greedy = torch.equal(at.argmax(-1), ids)
+            found[index] = Likelihood(total, len(ids), len(requests[index][1]), greedy)
+        done += len(batch)
+        step(done, len(rows))
+    return [each for each in found if each is not None]
+
+
+def batches(rows: Sequence[Sequence[int]], tokens: int) -> Iterator[list[int]]:
+    """Places of rows of similar length, longest first, so that each batch holds at most that many tokens."""
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+    while order:
+        size = max(1, tokens // max(1, len(rows[order[0]])))
+        yield order[:size]
+        order = order[size:]
+
+
+def row_logits(model: CausalModel, rows: Sequence[Sequence[int]]) -> Float[torch.Tensor, "row pos piece"]:
+    """Logits, at least fp32, at every position of rows of ids; shorter rows are padded behind, where none looks."""
+    longest = max(len(row) for row in rows)
+    ids = torch.tensor([[*row, *[PADDING] * (longest - len(row))] for row in rows], device=model.device)
+    with torch.inference_mode(), products(model.dtype, model.device):
+        logits = model.network(ids).logits
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def next_log_probs(
+    model: CausalModel, prompts: Sequence[str], words: Sequence[str], *, batch_tokens: int = TOKENS, step: Step = silent
+) -> Float[torch.Tensor, "prompt word"]:
+    """log-probability (nats) of each word, one token with its leading space, right after each prompt.
+
+    Raises LocateError for a word that is not one token after a prompt.
+    """
+    rows = [model.encoder.encode(prompt)[0] for prompt in prompts]
+    ids = [
+        [answer_id(model.encoder.encode, prompt, row, word) for word in words]
+        for prompt, row in zip(prompts, rows, strict=True)
+    ]
+    found = torch.empty(len(rows), len(words), dtype=torch.float64)
+    done = 0
+    for batch in batches(rows, batch_tokens):
+        logits = row_logits(model, [rows[i] for i in batch])
+        last = torch.tensor([len(rows[i]) - 1 for i in batch], device=logits.device)
+        said = logits[torch.arange(len(batch), device=logits.device), last].log_softmax(-1)
+        found[torch.tensor(batch)] = (
+            said.gather(-1, torch.tensor([ids[i] for i in batch], device=said.device)).double().cpu()
+        )
+        done += len(batch)
+        step(done, len(rows))
+    return found
+
+
+def last_states(
+    model: CausalModel, texts: Sequence[str], *, pooling: str = "last", batch_tokens: int = TOKENS
+) -> Float[torch.Tensor, "text d_model"]:
+    """The final layer's state of each text: at its last token, or (pooling "mean") averaged over its tokens."""
+    rows = [model.encoder.encode(text)[0] for text in texts]
+    found: dict[int, torch.Tensor] = {}
+    for batch in batches(rows, batch_tokens):
+        longest = max(len(rows[i]) for i in batch)
+        ids = torch.tensor([[*rows[i], *[PADDING] * (longest - len(rows[i]))] for i in batch], device=model.device)
+        with torch.inference_mode(), products(model.dtype, model.device):
+            states = model.network(ids, output_hidden_states=True).hidden_states[-1].double().cpu()
+        for place, i in enumerate(batch):
+            own = states[place, : len(rows[i])]
+            found[i] = own[-1] if pooling == "last" else own.mean(0)
+    return torch.stack([found[i] for i in range(len(rows))])
+
+
+def generate(
+    model: CausalModel, prompts: Sequence[str], *, tokens: int, seed: int | None = None, batch_tokens: int = TOKENS
+) -> list[str]:
+    """What the model writes after each prompt: the likeliest token each time, or sampled with a seed.
+
+    A text ends before the end-of-text token. Each prompt has its own stream of random numbers, so that the batch it is
+    in changes nothing.
+    """
+    rows = [model.encoder.encode(prompt)[0] for prompt in prompts]
+    written: list[list[int]] = [[] for _ in rows]
+    streams = [None if seed is None else torch.Generator().manual_seed(seed + 7919 * i) for i in range(len(rows))]
+    open_rows = list(range(len(rows)))
+    end = model.encoder.tokenizer.eos_token_id
+    for _ in range(tokens):
+        going: list[int] = []
+        texts = [[*rows[i], *written[i]][-model.context :] for i in open_rows]
+        for batch in batches(texts, batch_tokens):
+            logits = row_logits(model, [texts[k] for k in batch])
+            for place, k in enumerate(batch):
+                i = open_rows[k]
+                token = chosen(logits[place, len(texts[k]) - 1], streams[i])
+                if token != end:
+                    written[i].append(token)
+                    going.append(i)
+        open_rows = sorted(going)
+    return [model.encoder.tokenizer.decode(ids) for ids in written]
+
+
+def chosen(logits: Float[torch.Tensor, " piece"], stream: torch.Generator | None) -> int:
+    """The likeliest token, or one drawn from the distribution."""
+    if stream is None:
+        return int(logits.argmax())
+    return int(torch.multinomial(logits.softmax(-1).cpu(), 1, generator=stream))
