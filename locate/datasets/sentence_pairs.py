@@ -45,10 +45,10 @@ def read_sentence_pairs(path: str | Path) -> tuple[Texts, ...]:
     """Pairs of sentences from a CSV file with a header, or a JSON Lines file with one object a line; maybe gzipped.
 
     Each row holds one of
-        more, less                             the sentence that stereotypes more, and the one that does so less
-        female, male, stereotype               the sentence about a woman, the one about a man; -1, 0 or 1 (0)
-        sentence, occupation, stereotype       a sentence with the slot {pronoun}, filled with both; `pronouns` says with
-                                               which, female first: "she/he" (the default), "her/him", "her/his", ...
+        more, less                        the sentence that stereotypes more, and the one that does so less
+        female, male, stereotype          the sentence about a woman, the one about a man; -1, 0 or 1 (0)
+        sentence, occupation, stereotype  a sentence with the slot {pronoun}, filled with both; `pronouns` says with
+                                          which, female first: "she/he" (the default), "her/him", "her/his", ...
     and may hold group (or occupation, or else the row is its own group), domain, and context, after which the sentence
     is read, with a space between. A pronoun that begins its sentence begins with a capital.
 

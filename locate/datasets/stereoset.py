@@ -96,8 +96,8 @@ def association(path: Path, number: int, row: Any) -> Association:
     Raises LocateError naming a malformed row.
     """
     if isinstance(row, dict):
-        texts = {name: row.get(name) for name in ("target", *TEXTS)}
-        filled = all(isinstance(text, str) and text.strip() for text in texts.values())
-        if filled and row.get("task") in TASKS and row.get("bias_type") in DOMAINS:
+        given = {name: row.get(name) for name in ("target", *TEXTS)}
+        texts = {name: text for name, text in given.items() if isinstance(text, str) and text.strip()}
+        if len(texts) == len(given) and row.get("task") in TASKS and row.get("bias_type") in DOMAINS:
             return Association(row=number, task=row["task"], domain=row["bias_type"], **texts)
     raise bad_row(path, number, str(row), EXPECTED)

@@ -47,10 +47,10 @@ def score(table: pd.DataFrame) -> list[Score]:
     likelihood_diff  mean size of the difference of both log-likelihoods, in nats
     gap              mean of sent_more minus sent_less, in nats
 
-    The first two are those of lm-evaluation-harness's `crows_pairs_english`, which counts the first as a share of 1, and
-    whose data set is a revised one of 1,677 pairs. In an antistereo pair, too, sent_more is the sentence that speaks of
-    the group as the stereotype has it, so both directions count alike, as in the paper. Masked models' pseudo-log-
-    likelihood of the paper is over the shared words alone; a causal model's is over the sentence.
+    The first two are those of lm-evaluation-harness's `crows_pairs_english`, which counts the first as a share of 1 and
+    reads a revised data set. sent_more is the more stereotypical sentence in either direction, so both count alike, as
+    in the paper; the direction says whether the pair shows a stereotype or goes against one. The paper's masked models
+    are judged by the shared words alone, a causal model by the whole sentence.
 
     Writers are resampled: each wrote up to 130 pairs, which resemble each other.
     """

@@ -1,4 +1,4 @@
-"""GAP (Webster et al. 2018) and its gender-flipped copy (Bartl et al. 2020): natural texts with their gender changed."""
+"""GAP (Webster et al. 2018) and its gender-flipped copy (Bartl et al. 2020): natural texts about the other gender."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PARTS = {"female originals": 1, "male originals": -1}
 
 
 def read(path: Path | None) -> Items:
-    """The texts of a folder (or beside a file), with their flipped copies; those without one are skipped and counted."""
+    """The texts of a folder (or beside a file), with their flipped copies; those without are counted as skipped."""
     folder = path if path and path.is_dir() else (path or Path()).parent
     texts, skipped = read_gap(folder, published=False)
     paths, flipped = gap_files(folder)

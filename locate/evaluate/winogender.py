@@ -42,8 +42,10 @@ def read(path: Path | None) -> Items:
 
 
 def measure(model: CausalModel, items: Items, step: Step) -> pd.DataFrame:
-    """One row a schema: occupation, participant, refers_to, share_women (BLS), share_women_text, and of the female, male
-    and neutral sentence its log-likelihood and its tokens."""
+    """One row a schema: occupation, participant, refers_to, share_women (BLS), share_women_text, and the likelihoods.
+
+    They are log-likelihood and tokens of the sentence with the female, the male and the neutral pronoun.
+    """
     schemas = [row[0] for row in items.rows]
     asked = {name: [("", getattr(each, name)) for each in schemas] for name in ("female", "male", "neutral")}
     about = {name: [getattr(each, name) for each in schemas] for name in ("occupation", "participant", "refers_to")}
