@@ -20,11 +20,23 @@ Row = tuple[int, dict[str, Any]]
 """its line in the file, from 1, and its cells by column"""
 
 
-def file_of(path: str | Path, names: Sequence[str]) -> Path:
+def folder_of(path: str | Path | None, names: Sequence[str]) -> Path:
+    """The folder itself, or the one that a file lies in.
+
+    Raises LocateError where there is neither.
+    """
+    if path is None or not Path(path).exists():
+        raise LocateError(f"no folder {path}: expected one that holds {', '.join(names)}")
+    return Path(path) if Path(path).is_dir() else Path(path).parent
+
+
+def file_of(path: str | Path | None, names: Sequence[str]) -> Path:
     """The file itself, or the first of these names that a folder holds.
 
     Raises LocateError where there is none.
     """
+    if path is None:
+        raise LocateError(f"no file given: expected {' or '.join(names)}, or a folder that holds it")
     path = Path(path)
     tried = [path / name for name in names] if path.is_dir() else [path]
     found = next((each for each in tried if each.is_file()), None)

@@ -20,7 +20,7 @@ NAME = "crows_pairs"
 
 def read(path: Path | None) -> Items:
     """The pairs of a file, also of one that was changed: its hash is part of the source."""
-    path = file_of(path or ".", NAMES)
+    path = file_of(path, NAMES)
     return Items(read_crows_pairs(path, published=False), source=sources([path]))
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from locate.datasets.gap import gap_files, read_gap
-from locate.datasets.opened import sources
+from locate.datasets.gap import PARTS, gap_files, read_gap
+from locate.datasets.opened import folder_of, sources
 from locate.evaluate.paired import gap, likelihood_columns, preference, without_ideal
 from locate.evaluate.scores import Items, Score, Step, Test
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from locate.causal import CausalModel
 
 NAME = "gap"
-PARTS = {"female originals": 1, "male originals": -1}
+ORIGINALS = {"female originals": 1, "male originals": -1}
 
 
 def read(path: Path | None) -> Items:
     """The texts of a folder (or beside a file), with their flipped copies; those without are counted as skipped."""
-    folder = path if path and path.is_dir() else (path or Path()).parent
+    folder = folder_of(path, PARTS)
     texts, skipped = read_gap(folder, published=False)
     paths, flipped = gap_files(folder)
     return Items(texts, {each.reason: len(each.lines) for each in skipped}, sources([*paths, flipped]))
@@ -53,7 +53,7 @@ def score(table: pd.DataFrame) -> list[Score]:
         female=table["original"].where(female, table["flipped"]), male=table["flipped"].where(female, table["original"])
     )
     found = [gap(NAME, "log_odds", rows, "female", "male", group="page")]
-    for part, gender in ({"": 0} | PARTS).items():
+    for part, gender in ({"": 0} | ORIGINALS).items():
         chosen = rows[rows["gender"] == gender] if part else rows
         found += [
             without_ideal(preference(NAME, "prefers_original", chosen, "original", "flipped", part, group="page")),

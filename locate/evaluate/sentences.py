@@ -22,7 +22,7 @@ NAMES = tuple(f"sentences{ending}{packed}" for ending in (".csv", ".jsonl") for 
 
 def read(path: Path | None) -> Items:
     """The pairs of a file, whatever its name, or of sentences.csv or sentences.jsonl in a folder."""
-    path = file_of(path or ".", NAMES)
+    path = file_of(path, NAMES)
     return Items(read_sentence_pairs(path), source=sources([path]))
 
 

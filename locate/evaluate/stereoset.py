@@ -31,7 +31,7 @@ Estimate = tuple[float, float, float]
 
 def read(path: Path | None) -> Items:
     """The items of `locate.datasets.stereoset.read_stereoset`."""
-    path = file_of(path or ".", NAMES)
+    path = file_of(path, NAMES)
     return Items(read_stereoset(path), source=sources([path]))
 
 

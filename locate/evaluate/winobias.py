@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from locate.datasets.opened import sources
+from locate.datasets.opened import folder_of, sources
 from locate.datasets.winobias import KINDS, SIDES, SPLITS, read_winobias
 from locate.errors import LocateError
 from locate.evaluate.paired import gap, likelihood_columns, preference
@@ -28,7 +28,7 @@ def read(path: Path | None) -> Items:
 
     Raises LocateError for a folder without any, one side without the other, or a malformed line.
     """
-    folder = path if path and path.is_dir() else (path or Path()).parent
+    folder = folder_of(path, LISTS)
     files = {
         (kind, split): [folder / f"{side}_stereotyped_{kind}.txt.{split}" for side in SIDES]
         for kind in KINDS

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from locate.datasets.opened import sources
+from locate.datasets.opened import folder_of, sources
 from locate.datasets.winogender import PERSONS, read_winogender, winogender_occupations
 from locate.errors import LocateError
 from locate.evaluate.lines import correlation
@@ -26,7 +26,7 @@ def read(path: Path | None) -> Items:
 
     Raises LocateError for a missing file, a malformed line, or an occupation without statistics.
     """
-    folder = path if path and path.is_dir() else (path or Path()).parent
+    folder = folder_of(path, FILES)
     stats = winogender_occupations(folder, published=False).set_index("occupation")
     schemas = read_winogender(folder, published=False)
     for schema in schemas:
