@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,16 @@ import pandas as pd
 import pytest
 import torch
 
+from locate import LocateError
 from locate.causal import load_causal
 from locate.datasets.crows_pairs import CrowsPair
 from locate.datasets.stereoset import Association
 from locate.evaluate import crows_pairs, gap, sentences, stereoset, winobias, winogender
 from locate.evaluate.lines import correlation, slope
 from locate.evaluate.paired import likelihood_columns
-from locate.evaluate.scores import Items, Test
+from locate.evaluate.scores import Items
 from locate.likelihood import silent
+from locate.models import Encoder
 
 MODULES = {
     "stereoset": (stereoset, "stereoset"),
@@ -47,12 +50,13 @@ def found(scores):
 
 def plain_likelihood(model, context, text):
     """Sum and count of the log-probabilities of the text's tokens, token by token, in a run of its own."""
-    before = model.encoder.encode(context)[0] if context else [model.start]
-    ids = before + model.encoder.encode(context + text)[0][len(before) if context else 0 :]
+    before, own = (model.encoder.tokenizer(part, add_special_tokens=False)["input_ids"] for part in (context, text))
+    if model.encoder.prepend_bos or not context:
+        before = [model.start, *before]
+    ids = before + own
     with torch.inference_mode():
         said = model.network(torch.tensor([ids])).logits[0].double().log_softmax(-1)
-    own = range(len(before), len(ids))
-    return sum(float(said[place - 1, ids[place]]) for place in own), len(own)
+    return sum(float(said[place - 1, ids[place]]) for place in range(len(before), len(ids))), len(own)
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -95,6 +99,22 @@ def test_a_text_longer_than_the_context_is_skipped_and_counted(small):
     pairs = [CrowsPair(n, text, "he said so", "stereo", "gender", "") for n, text in enumerate(texts[:2])]
     scores = found(crows_pairs.score(crows_pairs.measure(small, Items(tuple(pairs)), silent)))
     assert {(score.n, score.skipped) for key, score in scores.items() if key[1] != "antistereo"} == {(1, 1)}
+
+
+class Illiterate(Encoder):
+    """A tokenizer that knows every word but nurse."""
+
+    def encode(self, text):
+        if "nurse" in text:
+            raise LocateError("the tokenizer does not know a word of it")
+        return super().encode(text)
+
+
+def test_a_text_that_the_tokenizer_does_not_know_is_skipped(mini):
+    model = replace(mini, encoder=Illiterate(mini.encoder.tokenizer, mini.encoder.prepend_bos))
+    columns = likelihood_columns(model, {"a": [("", "A nurse she"), ("", "She said so.")]}, silent)
+    assert columns["a_tokens"][0] == 0
+    assert [math.isnan(value) for value in columns["a"]] == [True, False]
 
 
 def associations(rows):
@@ -332,6 +352,6 @@ def test_interval_of_a_correlation_covers():
 
 def test_every_module_offers_its_test():
     for module in (stereoset, crows_pairs, winobias, winogender, gap, sentences):
-        assert isinstance(module.TEST, Test)
+        assert type(module.TEST).__name__ == "Test"
         assert module.TEST.kind == "bias"
         assert module.TEST.files
