@@ -33,6 +33,14 @@ PUBLISHED = {
     ),
     "prompt_templates.txt": ("b77f0bf0386914085bc3d7d8d98181b108d7a3f8b55d753248652a5608147974", 17),
     "professions.json": ("32cc82c7761e7cfb14e37e06dc1aa9f758bc8441f79ca7288996d3fc7c24639a", 320),
+    # https://github.com/nyu-mll/crows-pairs, commit 8aaac11c485473159ec9328a65253a5be9a479dc
+    "crows_pairs_anonymized.csv": ("dfb36986ce0502abbaf7055b9176da3d08d48e07df1251991b5dfbcbceab9d0c", 1508),
+    # https://github.com/google-research-datasets/gap-coreference, commit 83135f26025cdd705c04f77e940d0c9201116b80
+    "gap-development.tsv": ("b9a01434fcf58d8c2f9bc762480c27e58ce466cf1ffe8b09cfecbc7a20d2d634", 2000),
+    "gap-test.tsv": ("1c35e36d5b14f6313ec3f6cd67b275de282595dd59e59390e00cfff9897a6819", 2000),
+    "gap-validation.tsv": ("2d784f66b390404f554704b9aef6dcde8845e79dda9886b8391cf7e9a24fdb98", 454),
+    # https://github.com/marionbartl/gender-bias-BERT, commit c1e28434555f79b59e13e3f5ff87846e653fb553
+    "gap_flipped.tsv": ("d4857fd416a16a636ccc74b84041d887df0d2c66b34dec4694222439bd226479", 4454),
 }
 
 Line = tuple[int, str]
