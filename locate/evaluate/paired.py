@@ -60,7 +60,7 @@ def preference(
     """
     rows = table[measured(table, first, second)]
     wins, ties = rows[first] > rows[second], rows[first] == rows[second]
-    value, low, high = share_with_interval(wins, rows[group])
+    value, low, high = share_with_interval(wins.to_numpy(), rows[group].to_numpy())
     return Score(
         test, name, value, low, high, "%", len(rows), rows[group].nunique(), part,
         ties=int(ties.sum()), skipped=len(table) - len(rows), ideal=50.0,
@@ -80,8 +80,8 @@ def gap(
 ) -> Score:
     """Mean difference of the log-likelihoods of the first and the second text, or of its size, in nats; ideal 0."""
     rows = table[measured(table, first, second)]
-    values = rows[first] - rows[second]
-    value, low, high = mean_with_interval(values.abs() if size else values, rows[group])
+    values = (rows[first] - rows[second]).to_numpy(dtype=float)
+    value, low, high = mean_with_interval(np.abs(values) if size else values, rows[group].to_numpy())
     return Score(
         test, name, value, low, high, "nats", len(rows), rows[group].nunique(), part,
         ties=int((values == 0).sum()), skipped=len(table) - len(rows), ideal=0.0,
