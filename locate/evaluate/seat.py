@@ -58,7 +58,8 @@ def cosines(
     one: Float[np.ndarray, "sentence d_model"], other: Float[np.ndarray, "attribute d_model"]
 ) -> Float[np.ndarray, "sentence attribute"]:
     """Cosine of each with each."""
-    return (one / np.linalg.norm(one, axis=1, keepdims=True)) @ (other / np.linalg.norm(other, axis=1, keepdims=True)).T
+    lengths = np.linalg.norm(one, axis=1)[:, None] * np.linalg.norm(other, axis=1)
+    return one @ other.T / lengths
 
 
 def score(table: pd.DataFrame) -> list[Score]:
@@ -70,9 +71,9 @@ def score(table: pd.DataFrame) -> list[Score]:
     p            share of divisions of the targets in two halves whose effect is at least as large, exact up to 10,000
                  of them and else from 10,000 drawn, the given one among them
 
-    In each published test a positive d is the stereotype: men with careers, mathematics and science with men. Exchanging
-    the two target sets turns its sign, so does exchanging the two attribute sets, and both together leave it: so this
-    sign is the tests' own, not female minus male. The interval resamples the targets' words within each set, as the
+    In each published test a positive d is the stereotype: men with careers, mathematics and science with men.
+    Exchanging the two target sets turns its sign, so does exchanging the two attribute sets, and both together leave
+    it: so this sign is the tests' own, not female minus male. The interval resamples the targets' words within each set, as the
     sentences about one word are its plain frames; the p-value takes sentences for exchangeable, as the paper does.
     """
     found = []
@@ -83,10 +84,10 @@ def score(table: pd.DataFrame) -> list[Score]:
         groups = sum(len(set(words)) for words in terms)
         x, y = values[mine], values[~mine]
         low, high = resampled(x, y, *terms)
-        about = ("", len(rows), groups, str(test))
+        about = (len(rows), groups, str(test))
         found += [
-            Score(NAME, "effect_size", effect_size(x, y), low, high, "d", *about[1:], ideal=0.0),
-            Score(NAME, "p", p_value(x, y), np.nan, np.nan, "p", *about[1:]),
+            Score(NAME, "effect_size", effect_size(x, y), low, high, "d", *about, ideal=0.0),
+            Score(NAME, "p", p_value(x, y), np.nan, np.nan, "p", *about),
         ]
     return found
 
