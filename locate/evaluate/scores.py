@@ -87,6 +87,9 @@ class Test:
     read     folder or file (None for a bundled one) -> items
     measure  model, items, progress -> one row per item with what the model said of it; nothing derived
     score    that table -> scores; never runs the model
+    paired   tables of two models, before and after -> scores that need both, such as the share of what was kept
+    strata   an item's stratum, where `limit` is for each of them; without, for all items together
+    usual    the limit where nobody names one; None takes every item
     """
 
     name: str
@@ -97,6 +100,9 @@ class Test:
     score: Callable[[pd.DataFrame], Sequence[Score]]
     files: tuple[str, ...] = ()
     hub: str | None = None
+    paired: Callable[[pd.DataFrame, pd.DataFrame], Sequence[Score]] | None = None
+    strata: Callable[[Any], str] | None = None
+    usual: int | None = None
 
 
 def mean_with_interval(
