@@ -9,15 +9,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from locate.causal import CausalModel
-from locate.errors import LocateError
 from locate.evaluate.forms import FORMS, Question, read_questions
 from locate.evaluate.scores import Items, Score, Step, Test, mean_with_interval, share_with_interval
+
+if TYPE_CHECKING:
+    from locate.causal import CausalModel
 
 SPLITS = ("train", "validation", "test")
 EACH_PARADIGM = 20  # pairs of each of BLiMP's 67 paradigms, where no limit is named
@@ -76,7 +77,7 @@ def harness_requests(task: Any) -> list[tuple[dict[str, Any], list[tuple[str, st
 
 
 def as_harness(model: CausalModel) -> CausalModel:
-    """The model reading text as the harness has it read: BOS stands in front only where the tokenizer puts it itself."""
+    """The model reading text as the harness has it: BOS stands in front only where the tokenizer puts it itself."""
     tokenizer = model.encoder.tokenizer
     itself = tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
     return replace(model, encoder=replace(model.encoder, prepend_bos=bool(itself)))
@@ -153,9 +154,7 @@ def score(table: pd.DataFrame, *, name: str) -> list[Score]:
 def shares(right: pd.Series, groups: np.ndarray, about: dict[str, Any]) -> Score:
     """A share of right answers, in percent."""
     value, low, high = share_with_interval(right.to_numpy(), groups)
-    return Score(
-        value=value, low=low, high=high, unit="%", ideal=100.0, n=len(right), groups=len(set(groups)), **about
-    )
+    return Score(value=value, low=low, high=high, unit="%", ideal=100.0, n=len(right), groups=len(set(groups)), **about)
 
 
 def test_of(name: str, title: str, files: Sequence[str], hub: str, **more: Any) -> Test:
@@ -218,10 +217,5 @@ BLIMP = test_of(
     "nyu-mll/blimp:*:train",
     strata=lambda question: question.task,
     usual=EACH_PARADIGM,
+    cluster="task",
 )
-
-
-def check_limit(limit: int | None) -> None:
-    """Raise LocateError for a limit below one."""
-    if limit is not None and limit < 1:
-        raise LocateError(f"limit {limit}: expected a number of items >= 1")

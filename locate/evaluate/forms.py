@@ -116,7 +116,7 @@ def always(name: str) -> Callable[[Row], str]:
 
 def choice_form(folder: str, task: str, stem: str) -> Form:
     """The form of ARC and OpenBookQA."""
-    columns = {stem: filled, "choices": lettered, "answerKey": filled}
+    columns: dict[str, Callable[[Any], bool]] = {stem: filled, "choices": lettered, "answerKey": filled}
     return Form(folder, always(task), columns, lambda row: numbered(stem, row))
 
 

@@ -9,14 +9,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from locate.causal import CausalModel
 from locate.errors import LocateError
 from locate.evaluate.scores import Items, Score, Step, Test, mean_with_interval
 from locate.files import hash_of_files
+
+if TYPE_CHECKING:
+    from locate.causal import CausalModel
 
 LONGEST = 1024  # tokens of a window; the context of GPT-2, so that models with a longer one are read alike
 KEYS = ["excerpt", "window", "tokens", "bytes"]
