@@ -37,6 +37,10 @@ def other(mini):
     return mini.with_network(network)
 
 
+def by_word(table):
+    return table["word"].to_numpy()
+
+
 def toy(name="toy", *, calls=None, words=WORDS, fails=None, **more) -> scores.Test:
     """A test on words, which measures in no time: the length of each, plus what the model's first number is."""
 
@@ -300,8 +304,10 @@ def test_what_was_edited_reaches_the_tests_that_ask(mini, tmp_path):
 
 
 def test_a_model_is_no_different_from_itself(mini, listed):
-    listed(toy(cluster="word"))
-    found = compare_evaluations(*(evaluate(mini, tests=["perplexity", toy(cluster="word")], limit=3) for _ in range(2)))
+    listed(toy(cluster=by_word))
+    found = compare_evaluations(
+        *(evaluate(mini, tests=["perplexity", toy(cluster=by_word)], limit=3) for _ in range(2))
+    )
     assert found.same_weights
     assert found.differing == {}
     assert all((each.change, each.low, each.high) == (0, 0, 0) for each in found.changes if each.paired)
@@ -310,8 +316,8 @@ def test_a_model_is_no_different_from_itself(mini, listed):
 
 
 def test_the_paired_change_is_that_of_the_items(mini, other, listed):
-    listed(toy(cluster="word"))
-    found = compare_evaluations(*(evaluate(model, tests=[toy(cluster="word")]) for model in (mini, other)))
+    listed(toy(cluster=by_word))
+    found = compare_evaluations(*(evaluate(model, tests=[toy(cluster=by_word)]) for model in (mini, other)))
     (change,) = found.changes
     first = [float(next(model.network.parameters()).flatten()[0].detach()) for model in (mini, other)]
     lengths = np.array([len(word) for word in WORDS])
@@ -340,16 +346,16 @@ def test_without_groups_the_change_is_that_of_two_samples(mini, other, listed):
 
 
 def test_other_items_are_not_paired_and_listed(mini, listed):
-    listed(toy(cluster="word"))
-    some = [evaluate(mini, tests=[toy(cluster="word")], limit=3, seed=seed) for seed in (0, 1)]
+    listed(toy(cluster=by_word))
+    some = [evaluate(mini, tests=[toy(cluster=by_word)], limit=3, seed=seed) for seed in (0, 1)]
     found = compare_evaluations(*some)
     assert not found.changes[0].paired
     assert set(found.differing) == {"seed", "items of toy"}
 
 
 def test_parts_of_an_edited_model_are_compared_with_those_of_the_original(mini, listed):
-    listed(toy(cluster="word"))
-    before = evaluate(mini, tests=[toy(cluster="word")])
+    listed(toy(cluster=by_word))
+    before = evaluate(mini, tests=[toy(cluster=by_word)])
     meta = before.meta | {"edited": {"words": ["nurse"], "templates": []}}
     found = compare_evaluations(before, Evaluation(meta, before.scores, before.tables))
     assert [each.before.part for each in found.changes] == ["", "edited"]

@@ -124,6 +124,25 @@ def tied(table: pd.DataFrame) -> int:
     return int(((given == best).sum(axis=1) > 1).sum())
 
 
+def groups_of(table: pd.DataFrame) -> np.ndarray:
+    """What intervals resample: the generators of questions where there are several, else the questions."""
+    return table["task"].to_numpy() if table["task"].nunique() > 1 else np.arange(len(table))
+
+
+def pronoun_change(before: pd.DataFrame, after: pd.DataFrame) -> list[Score]:
+    """The change in points of the share right where a pronoun agrees with the gender of a name, item by item.
+
+    None where BLiMP was measured without it.
+    """
+    own = before["task"] == PRONOUNS
+    moved = 100 * (after["acc"].to_numpy() - before["acc"].to_numpy())[own.to_numpy()]
+    if not len(moved):
+        return []
+    value, low, high = mean_with_interval(moved, np.arange(len(moved)))
+    about: dict[str, Any] = {"part": "pronoun gender", "kind": "control", "ideal": 0.0}
+    return [Score("blimp", "accuracy_change", value, low, high, "points", len(moved), len(moved), **about)]
+
+
 def score(table: pd.DataFrame, *, name: str) -> list[Score]:
     """Accuracy, accuracy by likelihood per character where the task has it, and LAMBADA's perplexity.
 
@@ -132,7 +151,7 @@ def score(table: pd.DataFrame, *, name: str) -> list[Score]:
     model would write, and perplexity exp(-mean log p) of that word, a word, not a token (as the harness has it). The
     agreement of pronouns with the gender of a name, a part of BLiMP that an edit must keep, stands for itself.
     """
-    groups = table["task"].to_numpy() if table["task"].nunique() > 1 else np.arange(len(table))
+    groups = groups_of(table)
     shared: dict[str, Any] = {"test": name, "kind": "ability", "ties": tied(table)}
     found = [
         shares(table[column], groups, {**shared, "name": METRICS[column]})
@@ -168,6 +187,7 @@ def test_of(name: str, title: str, files: Sequence[str], hub: str, **more: Any) 
         read=read,
         measure=partial(measure, folder=form.folder),
         score=partial(score, name=name),
+        cluster=groups_of,
         files=tuple(files),
         hub=hub,
         **more,
@@ -217,5 +237,5 @@ BLIMP = test_of(
     "nyu-mll/blimp:*:train",
     strata=lambda question: question.task,
     usual=EACH_PARADIGM,
-    cluster="task",
+    paired=pronoun_change,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from locate.schema import validate
 
 FILE, SCORES, TABLES = "evaluation.json", "scores.csv", "items"
 NUMBERS = ("value", "low", "high")
+KINDS = {"bias": "bias", "control": "to be kept", "ability": "ability"}
+"""kind of a score: in words, in the order in which they are shown"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +69,17 @@ class Evaluation:
             lambda partial: frame.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n"),
         )
         return write_json(folder / FILE, self.as_json())
+
+
+def main_scores(scores: Sequence[Score]) -> list[Score]:
+    """Scores of whole tests, of the parts of tests that have none of their whole, and controls; by kind."""
+    whole = {score.test for score in scores if not score.part}
+    return [
+        score
+        for kind in KINDS
+        for score in scores
+        if score.kind == kind and (not score.part or score.test not in whole or kind == "control")
+    ]
 
 
 def write_table(folder: Path, name: str, table: pd.DataFrame) -> Path:

@@ -196,4 +196,5 @@ TEST = Test(
     measure=measure,
     score=score,
     paired=paired,
+    cluster=groups_of,
 )

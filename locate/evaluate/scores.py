@@ -93,8 +93,8 @@ class Test:
     paired   tables of two models, before and after -> scores that need both, such as the share of what was kept
     strata   an item's stratum, where `limit` is for each of them; without, for all items together
     usual    the limit where nobody names one; None takes every item
-    cluster  the table's column whose values the intervals resample, for changes on paired items; without, the change of
-             a score is taken as if two samples had been drawn
+    cluster  a table -> the group of each row that the intervals resample, for changes on paired items; without, the
+             change of a score is taken as if two samples had been drawn
     """
 
     name: str
@@ -108,7 +108,7 @@ class Test:
     paired: Callable[[pd.DataFrame, pd.DataFrame], Sequence[Score]] | None = None
     strata: Callable[[Any], str] | None = None
     usual: int | None = None
-    cluster: str | None = None
+    cluster: Callable[[pd.DataFrame], np.ndarray] | None = None
 
 
 @contextmanager
