@@ -73,8 +73,9 @@ def score(table: pd.DataFrame) -> list[Score]:
 
     In each published test a positive d is the stereotype: men with careers, mathematics and science with men.
     Exchanging the two target sets turns its sign, so does exchanging the two attribute sets, and both together leave
-    it: so this sign is the tests' own, not female minus male. The interval resamples the targets' words within each set, as the
-    sentences about one word are its plain frames; the p-value takes sentences for exchangeable, as the paper does.
+    it: so this sign is the tests' own, not female minus male. The interval resamples the targets' words within each
+    set, as the sentences about one word are its plain frames; the p-value takes sentences for exchangeable, as the
+    paper does.
     """
     found = []
     for test, rows in table.groupby("test", sort=False):
