@@ -241,7 +241,7 @@ def judged(edit: Edit, before: Measured, after: Measured) -> dict[str, Any]:
     jobs = was[was["kind"] == occupations.OCCUPATION]
     unseen = [word for word in jobs["word"].unique() if word not in set(words)]
     other = [form for form in jobs["template"].unique() if form not in set(forms)]
-    changes = {"all": (None, None), "edited": (words, None)}
+    changes: dict[str, tuple[list[str] | None, list[str] | None]] = {"all": (None, None), "edited": (words, None)}
     changes |= {"held_out": (unseen, None), "held_out_both": (unseen, other)}
     seen = {"words": words, "templates": forms}
     return {
