@@ -394,6 +394,8 @@ FAULTS = [
     fault("judged: the user's stereotype is not turned", "evaluate/sentences.py",
           'stereotyped["stereotype"].where(stereotyped["form"] != MORE, 1) < 0',
           'stereotyped["stereotype"].where(stereotyped["form"] != MORE, 1) > 1', *PAIRS),
+    fault("judged: more male originals weigh more", "evaluate/gap.py",
+          "(means[1] - means[-1]) / 2 +", "(gender * gaps).mean() +", "tests/test_evaluate_pairs.py", "-k", "flipping"),
     fault("judged: sign of occupations' log-odds", "evaluate/occupations.py",
           'rows = table.assign(odds=table["she"] - table["he"])',
           'rows = table.assign(odds=table["he"] - table["she"])', *WORDS),
