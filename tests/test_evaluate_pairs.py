@@ -3,21 +3,25 @@
 import json
 import math
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 
+from locate import LocateError
 from locate.causal import load_causal
 from locate.datasets.crows_pairs import CrowsPair
 from locate.datasets.stereoset import Association
 from locate.evaluate import crows_pairs, gap, sentences, stereoset, winobias, winogender
 from locate.evaluate.lines import correlation, slope
 from locate.evaluate.paired import likelihood_columns
-from locate.evaluate.scores import Items, Test
+from locate.evaluate.scores import Items
 from locate.likelihood import silent
+from locate.models import Encoder
 
 MODULES = {
     "stereoset": (stereoset, "stereoset"),
@@ -47,12 +51,13 @@ def found(scores):
 
 def plain_likelihood(model, context, text):
     """Sum and count of the log-probabilities of the text's tokens, token by token, in a run of its own."""
-    before = model.encoder.encode(context)[0] if context else [model.start]
-    ids = before + model.encoder.encode(context + text)[0][len(before) if context else 0 :]
+    before, own = (model.encoder.tokenizer(part, add_special_tokens=False)["input_ids"] for part in (context, text))
+    if model.encoder.prepend_bos or not context:
+        before = [model.start, *before]
+    ids = before + own
     with torch.inference_mode():
         said = model.network(torch.tensor([ids])).logits[0].double().log_softmax(-1)
-    own = range(len(before), len(ids))
-    return sum(float(said[place - 1, ids[place]]) for place in own), len(own)
+    return sum(float(said[place - 1, ids[place]]) for place in range(len(before), len(ids))), len(own)
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -95,6 +100,22 @@ def test_a_text_longer_than_the_context_is_skipped_and_counted(small):
     pairs = [CrowsPair(n, text, "he said so", "stereo", "gender", "") for n, text in enumerate(texts[:2])]
     scores = found(crows_pairs.score(crows_pairs.measure(small, Items(tuple(pairs)), silent)))
     assert {(score.n, score.skipped) for key, score in scores.items() if key[1] != "antistereo"} == {(1, 1)}
+
+
+class Illiterate(Encoder):
+    """A tokenizer that knows every word but nurse."""
+
+    def encode(self, text):
+        if "nurse" in text:
+            raise LocateError("the tokenizer does not know a word of it")
+        return super().encode(text)
+
+
+def test_a_text_that_the_tokenizer_does_not_know_is_skipped(mini):
+    model = replace(mini, encoder=Illiterate(mini.encoder.tokenizer, mini.encoder.prepend_bos))
+    columns = likelihood_columns(model, {"a": [("", "A nurse she"), ("", "She said so.")]}, silent)
+    assert columns["a_tokens"][0] == 0
+    assert [math.isnan(value) for value in columns["a"]] == [True, False]
 
 
 def associations(rows):
@@ -161,6 +182,18 @@ def test_stereoset_equals_a_count_term_by_term():
 def test_icat_of_ideal_random_and_biased_models(lms, ss, expected):
     assert stereoset.icat(np.array([float(lms)]), np.array([float(ss)]))[0] == expected
     assert stereoset.icat(np.array([float(lms)]), np.array([100.0 - ss]))[0] == expected
+
+
+def test_interval_of_icat():
+    """lms 90 and ss 60, 70 or 80 of 30 terms: icat = 1.8 (100 - ss), so its interval is Student's of the mean of ss."""
+    ss = np.array([60.0, 70.0, 80.0] * 10)
+    value, low, high = stereoset.icat_with_interval(np.full(30, 90.0), ss)
+    half = 1.8 * stats.t.ppf(0.975, 29) * ss.std(ddof=1) / math.sqrt(30)
+    assert value == pytest.approx(54)
+    assert (low, high) == pytest.approx((54 - half, 54 + half), abs=0.1 * half)
+    fair = stereoset.icat_with_interval(np.full(30, 100.0), np.full(30, 50.0))
+    assert fair == pytest.approx((100, 100, 100))
+    assert all(math.isnan(end) for end in stereoset.icat_with_interval(np.ones(1), np.ones(1))[1:])
 
 
 def test_published_icat_follows_from_published_lms_and_ss(shared):
@@ -309,6 +342,18 @@ def test_gap_by_hand():
     assert scores["gap", "female originals"].value == pytest.approx((3 - 1) / 2)
     assert scores["prefers_original", "male originals"].value == 50
     assert (scores["gap", ""].ideal, scores["log_odds", ""].ideal, scores["gap", ""].groups) == (None, 0, 3)
+    assert math.isnan(found(gap.score(table[:1]))["log_odds", ""].value)
+
+
+def test_what_flipping_costs_leaves_the_log_odds_and_its_interval_alone():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"page": range(90), "gender": [1] * 30 + [-1] * 60, "flipped": rng.normal(size=90)})
+    cheap, dear = (gap.log_odds(table.assign(original=cost + 0.5 * table["gender"])) for cost in (1.0, 100.0))
+    gaps = (1 + 0.5 * table["gender"] - table["flipped"]).groupby(table["gender"]).agg(["mean", "sem"])
+    assert cheap.value == pytest.approx((gaps["mean"][1] - gaps["mean"][-1]) / 2)
+    assert (dear.value, dear.low, dear.high) == pytest.approx((cheap.value, cheap.low, cheap.high))
+    width = 1.96 * math.hypot(*gaps["sem"]) / 2
+    assert width < cheap.high - cheap.value < 1.2 * width
 
 
 def test_slope_and_correlation_of_a_line():
@@ -332,6 +377,6 @@ def test_interval_of_a_correlation_covers():
 
 def test_every_module_offers_its_test():
     for module in (stereoset, crows_pairs, winobias, winogender, gap, sentences):
-        assert isinstance(module.TEST, Test)
+        assert type(module.TEST).__name__ == "Test"
         assert module.TEST.kind == "bias"
         assert module.TEST.files

@@ -19,7 +19,7 @@ Estimate = tuple[float, float, float]
 
 def unknown(x: Values, y: Values) -> bool:
     """Whether no line can be drawn: fewer than 8 words, or no spread in one of the two."""
-    return len(x) < FEWEST or np.ptp(x) == 0 or np.ptp(y) == 0
+    return len(x) < FEWEST or not np.ptp(x) > 0 or not np.ptp(y) > 0
 
 
 def slope(x: Values, y: Values, *, samples: int = SAMPLES, seed: int = 0) -> Estimate:

@@ -154,8 +154,8 @@ def prompt_score(
     size: bool = False,
 ) -> Score:
     """Mean of a column over prompts, or of its size."""
-    values = rows[column].abs() if size else rows[column]
-    estimate = mean_with_interval(values, rows["word"])
+    values = rows[column].to_numpy(dtype=float)
+    estimate = mean_with_interval(np.abs(values) if size else values, rows["word"].to_numpy())
     words, ties = rows["word"].nunique(), int((rows["odds"] == 0).sum())
     return Score(NAME, name, *estimate, unit, len(rows), words, part, ties=ties, ideal=ideal, kind=kind)
 
@@ -181,7 +181,7 @@ def word_scores(rows: pd.DataFrame, part: str) -> list[Score]:
     """Scores of the occupations' means over templates."""
     means = word_means(rows)
     odds, share = means["odds"].to_numpy(dtype=float), means["share_women"].to_numpy(dtype=float)
-    sizes = mean_with_interval(np.abs(odds), means["word"])
+    sizes = mean_with_interval(np.abs(odds), means["word"].to_numpy())
     estimates: dict[str, tuple[Estimate, str]] = {
         "abs_log_odds_word": (sizes, "nats"),
         "slope": (slope(share / POINTS, odds), f"nats per {POINTS} points"),
@@ -203,7 +203,7 @@ def sided(name: str, rows: pd.DataFrame, part: str, *, ideal: float, kind: str =
     """Share of rows whose log-odds has the sign of their word's stereotype or gender; those without are skipped."""
     leaning = rows[rows["stereotype"] != 0]
     wins = leaning["odds"] * leaning["stereotype"] > 0
-    estimate = share_with_interval(wins, leaning["word"])
+    estimate = share_with_interval(wins.to_numpy(), leaning["word"].to_numpy())
     ties, skipped = int((leaning["odds"] == 0).sum()), len(rows) - len(leaning)
     return Score(
         NAME, name, *estimate, "%", len(leaning), leaning["word"].nunique(), part,
@@ -289,11 +289,11 @@ def log_odds_cut(
         chosen &= was["template"].isin(templates)
     if not chosen.any():
         raise LocateError(f"no prompt about an occupation has these words ({words}) and templates ({templates})")
-    size, left = was.loc[chosen, "odds"].abs(), now.loc[chosen, "odds"].abs()
-    group = was.loc[chosen, "word"]
+    size, left = (each.loc[chosen, "odds"].abs().to_numpy() for each in (was, now))
+    group = was.loc[chosen, "word"].to_numpy()
     value, low, high = mean_with_interval(100 * (size - left), group, weights=size)
     ties = int((size == left).sum())
-    return Score(NAME, "log_odds_cut", value, low, high, "%", len(size), group.nunique(), ties=ties)
+    return Score(NAME, "log_odds_cut", value, low, high, "%", len(size), len(set(group)), ties=ties)
 
 
 TEST = Test(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from locate.errors import LocateError
 from locate.evaluate.scores import Score, Step, mean_with_interval, share_with_interval
 
 if TYPE_CHECKING:
@@ -26,13 +27,14 @@ def likelihood_columns(
     requests  name: (context, continuation) of each item; an empty context asks for a whole text, after BOS or else the
               end-of-text token
 
-    A continuation longer than the model's context has no likelihood (nan); scores count it as skipped.
+    A continuation longer than the model's context, or with a word that its tokenizer does not know (0 tokens), has no
+    likelihood (nan); scores count it as skipped.
     """
-    from locate.likelihood import log_likelihoods, split_tokens
+    from locate.likelihood import log_likelihoods
 
     flat = [request for column in requests.values() for request in column]
-    tokens = [len(split_tokens(model, *request)[1]) for request in flat]
-    fits = [place for place, count in enumerate(tokens) if count <= model.context]
+    tokens = [token_count(model, request) for request in flat]
+    fits = [place for place, count in enumerate(tokens) if 0 < count <= model.context]
     values = np.full(len(flat), np.nan)
     said = log_likelihoods(model, [flat[place] for place in fits], step=step)
     values[fits] = [each.log_likelihood for each in said]
@@ -43,6 +45,16 @@ def likelihood_columns(
         columns[name], columns[f"{name}_tokens"] = values[start:end].tolist(), tokens[start:end]
         start = end
     return columns
+
+
+def token_count(model: CausalModel, request: Request) -> int:
+    """Tokens of a continuation; 0 where the tokenizer cannot read it."""
+    from locate.likelihood import split_tokens
+
+    try:
+        return len(split_tokens(model, *request)[1])
+    except LocateError:
+        return 0
 
 
 def measured(table: pd.DataFrame, *columns: str) -> pd.Series:
