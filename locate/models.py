@@ -43,7 +43,7 @@ class Encoder:
 
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Token ids of a text, and the character span of each token."""
-        coded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        coded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ids, spans = list(coded["input_ids"]), [(int(a), int(b)) for a, b in coded["offset_mapping"]]
         if self.tokenizer.unk_token_id is not None and self.tokenizer.unk_token_id in ids:
             raise LocateError("the tokenizer does not know a word of it")

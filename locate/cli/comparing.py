@@ -10,6 +10,7 @@ import typer
 
 from locate.cli.options import AsJson, Formats, Metric, format_list
 from locate.cli.verbs import app
+from locate.errors import LocateError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -18,15 +19,16 @@ if TYPE_CHECKING:
     from locate.report.change_maps import Written
 
 SHOWN = 10
+EVALUATION = "evaluation.json"
 LISTED = ("dtype", "device", "engine", "revision", "prepend_bos", "tokenizer_sha256")
 
-RunA = Annotated[Path, typer.Argument(metavar="RUN_A", help="run folder of the first model")]
-RunB = Annotated[Path, typer.Argument(metavar="RUN_B", help="run folder of the second, traced alike")]
+RunA = Annotated[Path, typer.Argument(metavar="RUN_A", help="run or evaluation folder of the first model")]
+RunB = Annotated[Path, typer.Argument(metavar="RUN_B", help="of the second, traced or evaluated alike")]
 
 __all__ = ["app"]
 
 
-@app.command(short_help="what changed between the runs of two models")
+@app.command(short_help="what changed between the runs, or the evaluations, of two models")
 def compare(
     run_a: RunA,
     run_b: RunB,
@@ -40,8 +42,16 @@ def compare(
     formats: Formats = "html,png,svg,pdf",
     as_json: AsJson = False,
 ) -> None:
-    """Compare two runs: the change of every effect from A to B, pairs matched, without any model."""
+    """Compare two runs, or two evaluations: every change from A to B, pairs or items matched, without any model."""
     from locate.cli.show import Steps
+
+    if all((run / EVALUATION).is_file() for run in (run_a, run_b)):
+        from locate.cli.judging import compare_judged
+
+        if (metric, view, quantity, direction) != ("logit_diff", None, "nie", None):
+            raise LocateError(f"{run_a} and {run_b} hold evaluations: leave the options of traces out")
+        compare_judged(run_a, run_b, output or Path("runs") / f"{run_a.name}-to-{run_b.name}", formats, seed, as_json)
+        return
     from locate.mediation import compare as compare_traces
     from locate.report.change_maps import write_comparison
     from locate.tracing import load_trace

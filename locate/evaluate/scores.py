@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from locate.causal import CausalModel
 
 LEVEL, SAMPLES = 0.95, 2000
+POINTS: ContextVar[bool] = ContextVar("POINTS", default=False)
 Step = Callable[[int, int], None]
 
 
@@ -90,6 +93,8 @@ class Test:
     paired   tables of two models, before and after -> scores that need both, such as the share of what was kept
     strata   an item's stratum, where `limit` is for each of them; without, for all items together
     usual    the limit where nobody names one; None takes every item
+    cluster  a table -> the group of each row that the intervals resample, for changes on paired items; without, the
+             change of a score is taken as if two samples had been drawn
     """
 
     name: str
@@ -103,6 +108,17 @@ class Test:
     paired: Callable[[pd.DataFrame, pd.DataFrame], Sequence[Score]] | None = None
     strata: Callable[[Any], str] | None = None
     usual: int | None = None
+    cluster: Callable[[pd.DataFrame], np.ndarray] | None = None
+
+
+@contextmanager
+def points_only() -> Iterator[None]:
+    """Scores without intervals inside the block: what a jackknife asks for many times over."""
+    token = POINTS.set(True)
+    try:
+        yield
+    finally:
+        POINTS.reset(token)
 
 
 def mean_with_interval(
@@ -132,7 +148,7 @@ def mean_with_interval(
     below_sums = np.bincount(codes, weights=below, minlength=count)[:, None]
     ratio = Ratio(above_sums, below_sums, np.ones((count, 1), dtype=bool))
     mean = float(ratio.estimate[0])
-    if count < 2:
+    if count < 2 or POINTS.get():
         return mean, float("nan"), float("nan")
     low, high = intervals(Design(ratio), level, samples, seed)
     return mean, float(low[0]), float(high[0])

@@ -1,0 +1,234 @@
+"""The verb `locate-bias evaluate`, and what `compare` says of two evaluations."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from locate.cli.comparing import app
+from locate.cli.options import AllowPickle, AsJson, Device, Dtype, Formats, Revision, TrustCode, format_list, split
+from locate.errors import LocateError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from locate.cli.show import Steps
+    from locate.evaluate.change import EvaluationChange
+    from locate.evaluate.evaluation import Evaluation
+    from locate.evaluate.scores import Score
+
+__all__ = ["app"]
+
+Judged = Annotated[str, typer.Argument(metavar="MODEL", help="'mini' (bundled), a folder, or a Hugging Face id")]
+SOURCE_HELP = "of one test: TEST=FILE, TEST=FOLDER or TEST=OWNER/NAME[:CONFIGURATION[:SPLIT]] on the hub; repeatable"
+
+
+@app.command(short_help="judge a model's bias and ability")
+def evaluate(
+    model: Judged = "mini",
+    data: Annotated[
+        Path | None, typer.Option(help="folder with data sets; each test whose files are there is run")
+    ] = None,
+    source: Annotated[list[str] | None, typer.Option(help=SOURCE_HELP)] = None,
+    tests: Annotated[
+        str | None, typer.Option(help="separated by commas; default: what is bundled or in --data")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="items of a test at most (blimp: of a paradigm), drawn")] = None,
+    seed: Annotated[int, typer.Option(help="of that draw")] = 0,
+    text: Annotated[Path | None, typer.Option(help="text for perplexity; default: bundled prose")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="folder; default: runs/MODEL-evaluation")
+    ] = None,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    revision: Revision = None,
+    allow_pickle: AllowPickle = False,
+    trust_remote_code: TrustCode = False,
+    formats: Formats = "html,png,svg,pdf",
+    as_json: AsJson = False,
+) -> None:
+    """Judge a model by tests of bias and ability, with intervals; the same command continues a stopped one."""
+    from locate.cli.show import Steps, print_paths
+
+    if seed < 0:
+        raise LocateError(f"--seed {seed}: expected a whole number from 0 up")
+    wanted, sources = format_list(formats), parsed_sources(source or [], text)
+    folder = output or Path("runs") / f"{Path(model).name}-evaluation"
+    with Steps() as steps:
+        steps.say("loading the model")
+        from locate.causal import load_causal
+        from locate.evaluate.run import evaluate as run_tests
+        from locate.report.evaluation import write_evaluation_figure
+
+        trusted = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
+        found = run_tests(
+            load_causal(model, device=device, dtype=dtype, revision=revision, **trusted),
+            tests=None if tests is None else split(tests),
+            data=data,
+            sources=sources,
+            limit=limit,
+            seed=seed,
+            folder=folder,
+            step=progress(steps),
+        )
+        steps.say("figure")
+        paths, missing = write_evaluation_figure(found, folder, wanted)
+    if as_json:
+        print_json(found.as_json())
+        return
+    print_evaluation(found)
+    print_paths([folder / name for name in ("evaluation.json", "scores.csv")] + paths, missing)
+
+
+def parsed_sources(given: Sequence[str], text: Path | None) -> dict[str, str | Path]:
+    """The sources by test.
+
+    Raises LocateError for one without a test, and for two of one test.
+    """
+    found: dict[str, str | Path] = {}
+    for each in [*given, *([] if text is None else [f"perplexity={text}"])]:
+        name, equals, place = each.partition("=")
+        if not (name and equals and place):
+            raise LocateError(f"--source {each!r}: expected TEST=FILE, TEST=FOLDER or TEST=OWNER/NAME")
+        if name in found:
+            raise LocateError(f"test {name!r} has two sources, {str(found[name])!r} and {place!r}: give one")
+        found[name] = place
+    return found
+
+
+def progress(steps: Steps) -> Callable[[str, int, int], None]:
+    """Progress that names each test when it begins, and estimates its time."""
+    current = ""
+
+    def step(test: str, done: int, total: int) -> None:
+        nonlocal current
+        if test != current:
+            current, steps.started, steps.shown = test, 0.0, 0.0
+            steps.say(test)
+        steps.rows(done, total)
+
+    return step
+
+
+def print_json(content: object) -> None:
+    """A result for programs."""
+    from locate.files import strict
+
+    print(json.dumps(strict(content), indent=2, ensure_ascii=False))
+
+
+def print_evaluation(found: Evaluation) -> None:
+    """The main scores of a model, and what was left out."""
+    from locate.cli.show import stdout
+    from locate.evaluate.evaluation import main_scores
+
+    console = stdout()
+    shown = main_scores(found.scores)
+    console.print(score_table(shown, f"{found.name}, {found.meta['model']['dtype']} on {found.meta['device']}"))
+    if len(shown) < len(found.scores):
+        console.print(f"{len(found.scores) - len(shown)} scores of parts of the data are in scores.csv")
+    for name, about in found.meta["tests"].items():
+        for reason, count in about["skipped"].items():
+            console.print(f"{name}: {count} items left out: {reason}", soft_wrap=True)
+        if about["items"] < about["of"]:
+            console.print(
+                f"{name}: {about['items']} of {about['of']} items, drawn with seed {found.meta['recipe']['seed']}"
+            )
+    if found.meta["left_out"]:
+        console.print(f"not run, for want of data: {', '.join(found.meta['left_out'])}", soft_wrap=True)
+
+
+def score_table(scores: Sequence[Score], title: str) -> Table:
+    """Scores with their intervals."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in (
+        "test",
+        "score",
+        "part",
+        "value, 95% interval",
+        "unit",
+        "ideal",
+        "n",
+        "groups",
+        "ties",
+        "skipped",
+        "empty",
+    ):
+        left = name in ("test", "score", "part", "unit")
+        table.add_column(name, justify="left" if left else "right", no_wrap=True)
+    for score in scores:
+        counts = (score.n, score.groups, score.ties, score.skipped, score.empty)
+        ideal = "" if score.ideal is None else f"{score.ideal:g}"
+        cells = (score.test, score.name, score.part, interval(score.value, score.low, score.high), score.unit, ideal)
+        table.add_row(*cells, *(f"{count:,}" for count in counts))
+    return table
+
+
+def interval(value: float, low: float, high: float, sign: str = "") -> str:
+    """A number with its interval, as far as there is one."""
+    if math.isnan(value):
+        return "none"
+    return f"{value:{sign}.4g}" + (
+        "" if math.isnan(low) or math.isnan(high) else f" [{low:{sign}.4g}, {high:{sign}.4g}]"
+    )
+
+
+def compare_judged(first: Path, second: Path, folder: Path, formats: str, seed: int, as_json: bool) -> None:
+    """Compare two evaluation folders, write the changes with their figure, and print them."""
+    from locate.cli.show import Steps, print_paths
+    from locate.evaluate.change import compare_evaluations
+    from locate.evaluate.evaluation import load_evaluation
+    from locate.report.evaluation import write_evaluation_change
+
+    wanted = format_list(formats)
+    with Steps() as steps:
+        steps.say("changes")
+        found = compare_evaluations(load_evaluation(first), load_evaluation(second), seed=seed)
+        paths, missing = write_evaluation_change(found, folder, formats=wanted, step=steps.say)
+    if as_json:
+        print_json(found.as_json() | {"paths": [str(path) for path in paths]})
+        return
+    print_changes(found)
+    print_paths(paths, missing)
+
+
+def print_changes(found: EvaluationChange) -> None:
+    """The changes of the main scores, what needs both models, and what differs besides."""
+    from rich.table import Table
+
+    from locate.cli.show import stdout
+    from locate.evaluate.evaluation import main_scores
+
+    console = stdout()
+    console.print(
+        f"A {found.before.name}, B {found.after.name}{'; the weights are the same' if found.same_weights else ''}"
+    )
+    for name, pair in found.differing.items():
+        console.print(f"{name}: {str(pair[0])[:16]} in A, {str(pair[1])[:16]} in B")
+    table = Table(title="changes from A to B", title_justify="left", box=None, pad_edge=False)
+    for name in ("test", "score", "part", "A", "B", "change, 95% interval", "unit", "noise", "paired"):
+        table.add_column(name, justify="right" if name in ("A", "B", "change, 95% interval") else "left", no_wrap=True)
+    changes = {each.before.key: each for each in found.changes}
+    shown = main_scores([each.before for each in found.changes])
+    for score in shown:
+        each = changes[score.key]
+        noise = {None: "", True: "within", False: "beyond"}[each.within_noise]
+        table.add_row(
+            score.test, score.name, score.part, f"{each.before.value:.4g}", f"{each.after.value:.4g}",
+            interval(each.change, each.low, each.high, "+"), score.unit, noise, "yes" if each.paired else "no",
+        )  # fmt: skip
+    console.print(table)
+    if len(shown) < len(changes):
+        console.print(f"{len(changes) - len(shown)} changes of parts of the data are in changes.csv")
+    if found.retained:
+        console.print(score_table(found.retained, "of B given A"))
+    for side, labels in (("A", found.only_before), ("B", found.only_after)):
+        if labels:
+            console.print(f"only in {side}: {'; '.join(labels)}", soft_wrap=True)
