@@ -415,10 +415,14 @@ def test_no_spread_and_too_few_words_give_no_number():
 @pytest.mark.parametrize(
     ("sentence", "word"),
     [
-        ("These are equations.", "equation"), ("An equation is a thing.", "equation"), ("Symphonies are here.", "symphony"),
-        ("Men are people.", "man"), ("That person's name is Einstein.", "einstein"), ("This is it.", "This is it."),
+        ("These are equations.", "equation"),
+        ("An equation is a thing.", "equation"),
+        ("Symphonies are here.", "symphony"),
+        ("Men are people.", "man"),
+        ("That person's name is Einstein.", "einstein"),
+        ("This is it.", "This is it."),
     ],
-)  # fmt: skip
+)
 def test_a_sentence_is_about_one_word(sentence, word):
     assert term(sentence) == word
 

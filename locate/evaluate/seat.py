@@ -142,5 +142,6 @@ TEST = Test(
     read=read,
     measure=measure,
     score=score,
-    files=("seat", "sent-bias/tests", "tests"),
+    files=("seat", "sent-bias/tests"),
+    strata=lambda test: test.name,
 )
