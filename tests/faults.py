@@ -445,7 +445,8 @@ FAULTS = [
     fault("written: parts of words name occupations", "evaluate/generation.py",
           r'rf"\b({names})s?\b"', 'rf"({names})"', *WRITTEN),
     fault("written: the last occupation counts", "evaluate/generation.py",
-          "found = pattern.search(text.lower())", "found = ([*pattern.finditer(text.lower())] or [None])[-1]", *WRITTEN),
+          "found = pattern.search(text.lower())",
+          "found = ([*pattern.finditer(text.lower())] or [None])[-1]", *WRITTEN),
 ]  # fmt: skip
 
 

@@ -16,15 +16,13 @@ from locate.editors.covariance import covariances, preserved_text
 from locate.editors.edit import Change, Edit, changed, product
 from locate.editors.handoff import Handoff, hand_off
 from locate.editors.progress import Progress, no_progress
-from locate.editors.readings import Reading, at_subject, random_prefixes, readings
+from locate.editors.readings import Reading, at_subject, neutral_readings, random_prefixes, readings
 from locate.editors.split import fitted_on
 from locate.editors.values import Values, wanted_values
 from locate.errors import LocateError
 from locate.located import Located
 from locate.matrices import matrix
 from locate.prompts import Prompts, definitional_pairs
-
-NEUTRAL_FORM = "The {subject} is a"
 
 
 @dataclass(frozen=True)
@@ -177,13 +175,3 @@ def joined(model: CausalModel, name: str, pieces: Sequence[Pieces]) -> Change:
     left = torch.cat([each[0] for each in pieces], dim=1)
     right = torch.cat([each[1] for each in pieces], dim=0)
     return product(right.T, left.T) if matrix(model.network, name).transposed else product(left, right)
-
-
-def neutral_readings(model: CausalModel, prompts: Prompts) -> list[Reading]:
-    """A prompt about each edited word in which no pronoun follows."""
-    by_word = {pair.group: pair for pair in prompts}
-    forms = []
-    for pair in by_word.values():
-        text = NEUTRAL_FORM.format(subject=pair.clean_subject)
-        forms.append(replace(pair, clean=text, corrupted=text.replace(pair.clean_subject, pair.corrupted_subject)))
-    return readings(model, forms)

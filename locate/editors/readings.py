@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,12 +15,13 @@ from locate.causal import CausalModel
 from locate.errors import LocateError
 from locate.likelihood import generate
 from locate.products import precise
-from locate.prompts import Pair
+from locate.prompts import Pair, Prompts
 from locate.prompts.tokens import answer_id, roles_of, with_space
 from locate.sites import LAST_SUBJECT
 
 BATCH = 128  # readings run at once
 PREFIX_TOKENS = 8
+NEUTRAL_FORM = "The {subject} is a"
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,16 @@ def readings(model: CausalModel, pairs: Sequence[Pair], prefixes: Sequence[str] 
                 raise LocateError(f"prompt {text!r} cannot be edited: {error}: leave it out") from None
             found.append(Reading(pair.group, tuple(ids), roles.index(LAST_SUBJECT), (answers[0], answers[1])))
     return found
+
+
+def neutral_readings(model: CausalModel, prompts: Prompts) -> list[Reading]:
+    """A prompt about each edited word in which no pronoun follows."""
+    by_word = {pair.group: pair for pair in prompts}
+    forms = []
+    for pair in by_word.values():
+        text = NEUTRAL_FORM.format(subject=pair.clean_subject)
+        forms.append(replace(pair, clean=text, corrupted=text.replace(pair.clean_subject, pair.corrupted_subject)))
+    return readings(model, forms)
 
 
 def random_prefixes(model: CausalModel, count: int, seed: int) -> list[str]:
