@@ -13,6 +13,7 @@ from locate.errors import LocateError
 
 TRACE_VERSION = 2
 COMPARE_VERSION = 1
+EDIT_VERSION = 1
 LOCATED_VERSION = 2
 EVALUATION_VERSION = 1
 

@@ -31,6 +31,8 @@ PLANTED = ["tests/test_planted.py", "-k", "(gpt2 or hand or aside) and not comma
 VARIANTS = ["tests/test_variants.py"]
 LEANING = ["tests/test_selectivity.py", "-k", "not planted and not cover"]
 INTERVALS = ["tests/test_resampling.py"]
+PAIRS = ["tests/test_evaluate_pairs.py", "-k", "hand or line or context or means or stop"]
+WORDS = ["tests/test_evaluate_occupations.py"]
 SWEEP = ["tests/test_sweep.py", "-k", "(random_rows and (gpt2 or llama)) or (traces and None)"]
 EVALUATION = ["tests/test_evaluate_run.py", "-k", "not package and not hub"]
 PERPLEXITY = ["tests/test_evaluate_perplexity.py", "-k", "not bundled"]
@@ -401,12 +403,48 @@ FAULTS = [
     fault("judged: the sample ignores its seed", "evaluate/tests.py",
           "np.random.default_rng([seed, int(", "np.random.default_rng([0, int(", *EVALUATION),
     fault("judged: jackknife too narrow", "evaluate/change.py",
-          "(count - 1) / count * ((without", "1 / count * ((without", *EVALUATION),
+          "math.sqrt((blocks - 1) / blocks * (deviations", "math.sqrt(1 / blocks * (deviations", *EVALUATION),
     fault("judged: change of two samples from the wrong ends", "evaluate/change.py",
           "after.value - after.low, before.high - before.value", "after.high - after.value, before.high - before.value",
           *EVALUATION),
     fault("judged: noise drawn as change", "report/evaluation.py",
           "1.0 if change.within_noise is False else FADED", "1.0 if change.within_noise else FADED", *JUDGED),
+    fault("judged: stereoset averages items instead of terms", "evaluate/stereoset.py",
+          '.groupby("target").mean()', '.groupby("target").transform("mean")', *PAIRS),
+    fault("judged: stereoset's tie wins", "evaluate/stereoset.py",
+          "(stereotype > anti) * 100.0", "(stereotype >= anti) * 100.0", *PAIRS),
+    fault("judged: next sentence without its space", "evaluate/stereoset.py",
+          'f" {text.lstrip()}"', "text.lstrip()", *PAIRS),
+    fault("judged: sums of tokens compared", "evaluate/stereoset.py",
+          "    if per_token:", "    if not per_token:", *PAIRS),
+    fault("judged: a tie is a win", "evaluate/paired.py",
+          "wins, ties = rows[first] > rows[second]", "wins, ties = rows[first] >= rows[second]", *PAIRS),
+    fault("judged: too long a text is scored", "evaluate/paired.py",
+          "if 0 < count <= model.context]", "if 0 < count <= 2 * model.context]", *PAIRS),
+    fault("judged: pro is always the female sentence", "evaluate/winobias.py",
+          'female = table["stereotype"] > 0', 'female = table["stereotype"] != 0', *PAIRS),
+    fault("judged: correlation over sentences", "evaluate/winogender.py",
+          'odds.groupby("occupation").mean()', 'odds.groupby(odds.index)[["odds", "share"]].mean()',
+          "tests/test_evaluate_pairs.py", "-k", "correlation"),
+    fault("judged: the user's stereotype is not turned", "evaluate/sentences.py",
+          'stereotyped["stereotype"].where(stereotyped["form"] != MORE, 1) < 0',
+          'stereotyped["stereotype"].where(stereotyped["form"] != MORE, 1) > 1', *PAIRS),
+    fault("judged: sign of occupations' log-odds", "evaluate/occupations.py",
+          'rows = table.assign(odds=table["she"] - table["he"])',
+          'rows = table.assign(odds=table["he"] - table["she"])', *WORDS),
+    fault("judged: not centred", "evaluate/occupations.py",
+          'odds=means["odds"] - means["odds"].mean()', 'odds=means["odds"] - 0 * means["odds"].mean()', *WORDS),
+    fault("judged: held-out words in the editor's templates", "evaluate/occupations.py",
+          "rows[~seen & ~form]", "rows[~seen & form]", *WORDS),
+    fault("judged: kept among all definitions", "evaluate/occupations.py",
+          'right = (was["odds"] * was["stereotype"] > 0)', 'right = (was["odds"] * was["stereotype"] > -99)', *WORDS),
+    fault("judged: rows of before and after not matched", "evaluate/occupations.py",
+          "both[1].loc[both[0].index].reset_index()", "both[1].reset_index()", *WORDS),
+    fault("read: slot filled the other way round", "datasets/sentence_pairs.py",
+          "zip(FORMS[GENDER], words, strict=True)", "zip(FORMS[GENDER], words[::-1], strict=True)",
+          "tests/test_read_sets.py"),
+    fault("read: sent_more and sent_less swapped", "datasets/crows_pairs.py",
+          "more, less, direction, domain = (", "less, more, direction, domain = (", "tests/test_read_sets.py"),
 ]  # fmt: skip
 
 

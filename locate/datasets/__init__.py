@@ -1,11 +1,13 @@
-"""Readers of published data: WinoBias, Winogender, and what Vig et al. 2020 released, in the user's own folder.
+"""Readers of published data: bias tests, and what Vig et al. 2020 released, in the user's own folder; and of own pairs.
 
     locate.datasets.read_winobias("WinoBias/wino", "type1", "dev")
 
-Every file is compared with the published one: its sha256 and its number of rows. `published=False` reads a file that
-was changed; every row is still checked, and the first bad one is named by its line.
+Every file whose published form is known is compared with it: its sha256 and its number of rows. `published=False` reads
+one that was changed; every row is still checked, and the first bad one is named by its line.
 """
 
+from locate.datasets.crows_pairs import CrowsPair, read_crows_pairs
+from locate.datasets.gap import FlippedText, read_gap
 from locate.datasets.professions import (
     DEFINITIONAL,
     Profession,
@@ -15,7 +17,9 @@ from locate.datasets.professions import (
     read_templates,
 )
 from locate.datasets.reference import Reference, read_reference, reference_file
+from locate.datasets.sentence_pairs import Texts, read_sentence_pairs
 from locate.datasets.sentences import Continuations, Schema, Sentence, SentencePair, SkippedRows
+from locate.datasets.stereoset import Association, read_stereoset
 from locate.datasets.winobias import read_winobias, winobias_continuations, winobias_occupations
 from locate.datasets.winogender import (
     read_winogender,
@@ -25,17 +29,25 @@ from locate.datasets.winogender import (
 
 __all__ = [
     "DEFINITIONAL",
+    "Association",
     "Continuations",
+    "CrowsPair",
+    "FlippedText",
     "Profession",
     "Reference",
     "Schema",
     "Sentence",
     "SentencePair",
     "SkippedRows",
+    "Texts",
     "profession_pairs",
     "profession_scores",
+    "read_crows_pairs",
+    "read_gap",
     "read_professions",
     "read_reference",
+    "read_sentence_pairs",
+    "read_stereoset",
     "read_templates",
     "read_winobias",
     "read_winogender",

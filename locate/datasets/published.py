@@ -33,6 +33,29 @@ PUBLISHED = {
     ),
     "prompt_templates.txt": ("b77f0bf0386914085bc3d7d8d98181b108d7a3f8b55d753248652a5608147974", 17),
     "professions.json": ("32cc82c7761e7cfb14e37e06dc1aa9f758bc8441f79ca7288996d3fc7c24639a", 320),
+    # https://github.com/nyu-mll/crows-pairs, commit 8aaac11c485473159ec9328a65253a5be9a479dc
+    "crows_pairs_anonymized.csv": ("dfb36986ce0502abbaf7055b9176da3d08d48e07df1251991b5dfbcbceab9d0c", 1508),
+    # https://github.com/google-research-datasets/gap-coreference, commit 83135f26025cdd705c04f77e940d0c9201116b80
+    "gap-development.tsv": ("b9a01434fcf58d8c2f9bc762480c27e58ce466cf1ffe8b09cfecbc7a20d2d634", 2000),
+    "gap-test.tsv": ("1c35e36d5b14f6313ec3f6cd67b275de282595dd59e59390e00cfff9897a6819", 2000),
+    "gap-validation.tsv": ("2d784f66b390404f554704b9aef6dcde8845e79dda9886b8391cf7e9a24fdb98", 454),
+    # https://github.com/marionbartl/gender-bias-BERT, commit c1e28434555f79b59e13e3f5ff87846e653fb553
+    "gap_flipped.tsv": ("d4857fd416a16a636ccc74b84041d887df0d2c66b34dec4694222439bd226479", 4454),
+    # https://github.com/marionbartl/gender-bias-BERT, commit c1e28434555f79b59e13e3f5ff87846e653fb553; the second file
+    # is called "Professions US+DE.tsv" there
+    "BEC-Pro_EN.tsv": ("228b44c62d7830fec13a1eee52bbe8afff82be455abb9d8a07c17d9d0b48e20f", 5400),
+    "Professions_US_DE.tsv": ("7597b1d56d21f79cfe3df7989292df94eb54cebc4cf977b2c94af75d787cc7ce", 60),
+    # https://github.com/nyu-mll/BBQ, commit bea11bd97d79217245b5871acd247b9d6eb24598
+    "Gender_identity.jsonl": ("8b5adbb368510a97d5775dc43e1c719e0249fe2da33f13c83e3e29edafec7a00", 5672),
+    # https://github.com/W4ngatang/sent-bias, commit e3559fb669ca4832743b42fee715994c15c7f1af; rows are sentences
+    "sent-weat6.jsonl": ("bcf1a6864e3da0e8982d70451721877f23e2efaf6aea33628df843d826b68ae2", 341),
+    "sent-weat6b.jsonl": ("8d1dd09833d1854784503c2eb9986d1951d684fb3289a18da85e72fa1e59e4ff", 373),
+    "sent-weat7.jsonl": ("86c151b640bc9ebf6f60cd94920ab1f5bff68ea1a993f322f729cf3620173e0f", 304),
+    "sent-weat7b.jsonl": ("16b7c23eb529421b411b508b2928b0d62e52cbb80cf40f8e9acbdfb52cd75350", 272),
+    "sent-weat8.jsonl": ("352fea8d5440800a219dd6141a6f5e414a708770bc2717bfc581bc249e108ded", 272),
+    "sent-weat8b.jsonl": ("c410535cac813f806d20a7f76f4bea62ee44f98d8828f8f0ac6a4b7694c414bc", 240),
+    # https://github.com/amazon-science/bold, commit 3ad652c773f5d1e30d5f6f61657ed934d768ecad
+    "gender_prompt.json": ("a863aaf2492e3c911c39f435005abee2eba5f5edabe836e97de110cd83273054", 3204),
 }
 
 Line = tuple[int, str]

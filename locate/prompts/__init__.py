@@ -8,6 +8,8 @@ from locate.prompts.build import (
     neutral_pairs,
     occupation_pairs,
     occupation_table,
+    person_pairs,
+    preserved_pairs,
     templates,
 )
 from locate.prompts.pair import Dropped, Pair, Prompts
@@ -28,6 +30,8 @@ __all__ = [
     "neutral_pairs",
     "occupation_pairs",
     "occupation_table",
+    "person_pairs",
+    "preserved_pairs",
     "read_pairs",
     "templates",
     "tokenise",

@@ -122,13 +122,17 @@ def definitional_pairs(
     neutral: str | None = NEUTRAL,
 ) -> Prompts:
     """Pairs whose clean prompt is about a word that says its gender, corrupted with its counterpart."""
-    rows = definitional_table()
-    forms, each = chosen_templates(templates, templates_each)
-    pairs = []
-    for index, form in spread(len(rows), forms, each):
-        word, gender, other = rows.iloc[index][["word", "gender", "counterpart"]]
-        pairs.append(filled(form, word, other, word, "definition", int(gender), neutral))
-    return Prompts(tuple(pairs))
+    return worded_pairs("definitional", templates_each, templates, neutral)
+
+
+def preserved_pairs(
+    *,
+    templates_each: int | None = None,
+    templates: Sequence[str] | None = None,
+    neutral: str | None = NEUTRAL,
+) -> Prompts:
+    """Pairs about further words that say their gender, which editors leave alone; none is in `definitional_pairs`."""
+    return worded_pairs("gendered", templates_each, templates, neutral)
 
 
 def neutral_pairs(
@@ -138,12 +142,32 @@ def neutral_pairs(
     neutral: str | None = NEUTRAL,
 ) -> Prompts:
     """Pairs whose clean prompt is about a word that says no gender, corrupted with the word person: a control."""
-    rows = table("neutral")
-    forms, each = chosen_templates(templates, templates_each)
+    return worded_pairs("neutral", templates_each, templates, neutral)
+
+
+def person_pairs(
+    *,
+    templates_each: int | None = None,
+    templates: Sequence[str] | None = None,
+    neutral: str | None = NEUTRAL,
+) -> Prompts:
+    """Pairs about further words for people that say no gender: none is in `occupation_table` or a control.
+
+    Editors are fitted on them beside occupations, so that what they change is said of people in general.
+    """
+    return worded_pairs("persons", templates_each, templates, neutral)
+
+
+def worded_pairs(name: str, each: int | None, own: Sequence[str] | None, neutral: str | None) -> Prompts:
+    """Pairs about the words of a table, corrupted with the counterpart beside each; of a gender where it says one."""
+    rows = table(name)
+    forms, each = chosen_templates(own, each)
+    genders = rows["gender"] if "gender" in rows else pd.Series(0, rows.index)
     pairs = []
     for index, form in spread(len(rows), forms, each):
         word, other = rows.iloc[index][["word", "counterpart"]]
-        pairs.append(filled(form, word, other, word, "neutral", 0, neutral))
+        gender = int(genders.iloc[index])
+        pairs.append(filled(form, word, other, word, "definition" if gender else "neutral", gender, neutral))
     return Prompts(tuple(pairs))
 
 

@@ -1,0 +1,123 @@
+"""Second moments of an MLP's keys over text: what an edit must leave alone, computed once and kept by content."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from locate.causal import CausalModel
+from locate.editors.readings import caught
+from locate.errors import LocateError
+from locate.files import hash_of, write_whole
+from locate.likelihood import Step, silent
+from locate.products import products
+
+WINDOW = 256  # tokens read at once, each window on its own
+FEWEST = 2000  # tokens behind a covariance
+BATCH = 16
+
+
+def preserved_text(path: Path | None) -> str:
+    """The text whose keys are left alone: the user's, or the package's prose.
+
+    Raises LocateError for a file that is missing or not UTF-8.
+    """
+    if path is None:
+        return files("locate").joinpath("evaluate", "text", "preserve.txt").read_text(encoding="utf-8")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LocateError(f"text {path} cannot be read ({error}): expected a UTF-8 text file") from None
+
+
+def windows(model: CausalModel, text: str) -> list[list[int]]:
+    """A text as windows of tokens, each behind BOS where the model's family has it; what is left over is not read.
+
+    Raises LocateError for a text that is too short.
+    """
+    ids = model.encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
+    if len(ids) < FEWEST:
+        raise LocateError(f"the text has {len(ids)} tokens: expected at least {FEWEST} to say what must stay")
+    first = [model.start] if model.encoder.prepend_bos else []
+    size = min(WINDOW, model.context) - len(first)
+    return [[*first, *ids[at : at + size]] for at in range(0, len(ids) - size + 1, size)]
+
+
+def covariances(
+    model: CausalModel, names: Sequence[str], text: str, *, cache: Path | None = None, step: Step = silent
+) -> dict[str, Float[torch.Tensor, "d_mlp d_mlp"]]:
+    """E[k k^T] of what each module is fed, over all tokens of the text, float64 (rounded once to fp32, as it is kept).
+
+    names  of the MLPs' output matrices
+    cache  folder where they are kept, by content: weights, text, module, dtype; None for the user's cache
+
+    Nothing is read twice: all modules that are not in the cache share the passes.
+    """
+    folder = cache or cache_folder()
+    paths = {name: folder / f"covariance-{key_of(model, name, text)}.safetensors" for name in names}
+    found = {name: kept(path) for name, path in paths.items()}
+    lacking = [name for name in names if found[name] is None]
+    if lacking:
+        measured = measure(model, lacking, windows(model, text), step)
+        for name, moment in measured.items():
+            write_whole(paths[name], partial(save_file, {"moment": moment}))
+            found[name] = moment
+    return {name: moment.double().to(model.device) for name, moment in found.items() if moment is not None}
+
+
+def key_of(model: CausalModel, name: str, text: str) -> str:
+    """Name of a covariance by what it is of."""
+    said = [model.checkpoint.weights_sha256, model.checkpoint.tokenizer_sha256, name, text, model.dtype, WINDOW]
+    return hash_of(said)[:32]
+
+
+def kept(path: Path) -> torch.Tensor | None:
+    """The covariance of a file; None where it is not there or damaged, and so has to be computed again."""
+    try:
+        return load_file(path)["moment"]
+    except (OSError, SafetensorError, KeyError):
+        return None
+
+
+def measure(
+    model: CausalModel, names: Sequence[str], rows: Sequence[Sequence[int]], step: Step
+) -> dict[str, Float[torch.Tensor, "d_mlp d_mlp"]]:
+    """The second moments of several modules in one pass over the windows, fp32."""
+    sums: dict[str, torch.Tensor] = {}
+    count = 0
+
+    def add(name: str, tensor: torch.Tensor) -> None:
+        keys = tensor.detach().flatten(0, -2).double()
+        moment = keys.T @ keys
+        sums[name] = moment if name not in sums else sums[name] + moment
+
+    for first in range(0, len(rows), BATCH):
+        batch = torch.tensor(rows[first : first + BATCH], device=model.device)
+        with torch.inference_mode(), products(model.dtype, model.device):
+            run_caught(model, names, batch, add)
+        count += batch.numel()
+        step(min(first + BATCH, len(rows)), len(rows))
+    return {name: (moment / count).float().cpu().contiguous() for name, moment in sums.items()}
+
+
+def run_caught(model: CausalModel, names: Sequence[str], ids: torch.Tensor, add: object) -> None:
+    """One pass in which every module's inputs are seen."""
+    if not names:
+        model.network(ids, logits_to_keep=1)
+        return
+    name, *rest = names
+    with caught(model.network, name, lambda _, tensor: add(name, tensor), inputs=True):  # type: ignore[operator]
+        run_caught(model, rest, ids, add)
+
+
+def cache_folder() -> Path:
+    """Where locate keeps what is expensive: $XDG_CACHE_HOME/locate or ~/.cache/locate."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "locate"

@@ -1,0 +1,177 @@
+"""An edit of a model: changes of parameters by Hugging Face name, to be inspected, saved, applied and undone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from locate.causal import CausalModel
+from locate.editors.stamp import Stamp
+from locate.errors import LocateError
+from locate.files import strict, write_whole
+from locate.schema import EDIT_VERSION, locate_version
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """What is added to one parameter, in its own shape: a whole tensor, or the product of two thin ones.
+
+    factors  (change,) of the parameter's shape, or (left [row, rank], right [rank, column]) of a matrix
+    """
+
+    factors: tuple[torch.Tensor, ...]
+
+    @property
+    def whole(self) -> torch.Tensor:
+        """The change itself, float64."""
+        first = self.factors[0].double()
+        return first if len(self.factors) == 1 else first @ self.factors[1].double()
+
+    @property
+    def rank(self) -> int | None:
+        """Largest rank it can have; None where it is not kept as a product."""
+        return None if len(self.factors) == 1 else int(self.factors[0].shape[1])
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """What an editor made of a model.
+
+    method    "lsdm", "fast" and so on
+    model     what identifies the model that it is of (`CausalModel.provenance`)
+    changes   by parameter name
+    stamps    small networks beside MLPs (FAST)
+    edited    {"words": [...], "templates": [...]} that it was fitted on; whatever is not there was held out
+    located   what was taken of located.json: its hash, the component, role, layers
+    settings  of the editor
+    report    what the editor measured while it worked
+    """
+
+    method: str
+    model: dict[str, Any]
+    changes: Mapping[str, Change]
+    stamps: tuple[Stamp, ...] = ()
+    edited: dict[str, list[str]] = field(default_factory=dict)
+    located: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def frame(self) -> pd.DataFrame:
+        """One row per changed parameter or stamp: name, shape, rank, norm of the change, its largest number."""
+        rows = []
+        for name, change in self.changes.items():
+            whole = change.whole
+            rows.append([name, "x".join(map(str, whole.shape)), change.rank, float(whole.norm()), whole.abs().max()])
+        for stamp in self.stamps:
+            for name, tensor in stamp.tensors().items():
+                rows.append([name, "x".join(map(str, tensor.shape)), None, float(tensor.norm()), tensor.abs().max()])
+        frame = pd.DataFrame(rows, columns=["parameter", "shape", "rank", "norm", "largest"])
+        return frame.astype({"norm": float, "largest": float})
+
+    @contextmanager
+    def applied(self, model: CausalModel) -> Iterator[CausalModel]:
+        """The model with this edit while the block lasts; afterwards every parameter is the very tensor it was.
+
+        Raises LocateError when the model is another one than the edit is of.
+        """
+        self.fits(model)
+        parameters = dict(model.network.named_parameters())
+        before = {name: parameters[name].data for name in self.changes}
+        hooks: list[Any] = []
+        try:
+            for name, change in self.changes.items():
+                parameters[name].data = changed(before[name], change)
+            for stamp in self.stamps:
+                hooks += stamp.attach(model.network)
+            yield model
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for name, tensor in before.items():
+                parameters[name].data = tensor
+
+    def fits(self, model: CausalModel) -> None:
+        """Raise LocateError unless the model is the one that the edit is of, and has its parameters."""
+        asked, found = self.model.get("weights_sha256"), model.checkpoint.weights_sha256
+        if asked != found:
+            raise LocateError(
+                f"the edit is of {self.model.get('name')!r} with weights {str(asked)[:12]}..., {model.name!r} has "
+                f"{found[:12]}...: apply it to the model that it was made of"
+            )
+        shapes = {name: tensor.shape for name, tensor in model.network.named_parameters()}
+        for name, change in self.changes.items():
+            if name not in shapes or shapes[name] != change.whole.shape:
+                raise LocateError(
+                    f"the edit changes {name} {list(change.whole.shape)}, {model.name!r} has "
+                    f"{list(shapes[name]) if name in shapes else 'no such parameter'}"
+                )
+
+    def save(self, path: str | Path) -> Path:
+        """Write everything into one safetensors file, whole or not at all."""
+        tensors: Tensors = {}
+        for name, change in self.changes.items():
+            for place, factor in enumerate(change.factors):
+                tensors[f"change.{name}.{place}"] = factor.contiguous()
+        for number, stamp in enumerate(self.stamps):
+            tensors |= {f"stamp.{number}.{name}": tensor for name, tensor in stamp.tensors().items()}
+        about = {name: getattr(self, name) for name in ("method", "model", "edited", "located", "settings", "report")}
+        about |= {"schema": EDIT_VERSION, "locate": locate_version(), "stamps": [each.about() for each in self.stamps]}
+        meta = {"locate_edit": json.dumps(strict(about), allow_nan=False)}
+        return write_whole(Path(path), lambda partial: save_file(tensors, partial, metadata=meta))
+
+
+def changed(tensor: torch.Tensor, change: Change) -> torch.Tensor:
+    """A parameter after a change: added in float64, rounded once to the parameter's dtype."""
+    return (tensor.double() + change.whole.to(tensor.device)).to(tensor.dtype)
+
+
+def product(left: Float[torch.Tensor, "row rank"], right: Float[torch.Tensor, "rank column"]) -> Change:
+    """A change kept as two thin matrices where that is smaller, else whole."""
+    rank = left.shape[1]
+    thin = rank * (left.shape[0] + right.shape[1]) < left.shape[0] * right.shape[1]
+    return Change((left, right)) if thin else Change((left @ right,))
+
+
+def load_edit(path: str | Path) -> Edit:
+    """Read what `Edit.save` wrote.
+
+    Raises LocateError for a file that is missing, damaged, or of another schema.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            about = json.loads((file.metadata() or {})["locate_edit"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+    except (FileNotFoundError, SafetensorError, KeyError, ValueError, OSError) as error:
+        raise LocateError(f"{path} is not an edit ({error}): expected edit.safetensors as locate writes it") from None
+    if about["schema"] != EDIT_VERSION:
+        raise LocateError(f"{path} has schema {about['schema']}, expected {EDIT_VERSION}: make the edit again")
+    factors: dict[str, list[torch.Tensor]] = {}
+    for key in sorted(name for name in tensors if name.startswith("change.")):
+        factors.setdefault(key.removeprefix("change.").rpartition(".")[0], []).append(tensors[key])
+    stamps = []
+    for number, said in enumerate(about["stamps"]):
+        own = f"stamp.{number}."
+        held = {name.removeprefix(own): tensor for name, tensor in tensors.items() if name.startswith(own)}
+        stamps.append(Stamp.of(said, held))
+    return Edit(
+        method=about["method"],
+        model=about["model"],
+        changes={name: Change(tuple(parts)) for name, parts in factors.items()},
+        stamps=tuple(stamps),
+        edited=about["edited"],
+        located=about["located"],
+        settings=about["settings"],
+        report=about["report"],
+    )

@@ -1,0 +1,10 @@
+"""How editors tell how far they are."""
+
+from collections.abc import Callable
+
+Progress = Callable[[str, int, int], None]
+"""(what, how many are done, of how many)"""
+
+
+def no_progress(what: str, done: int, total: int) -> None:
+    """Tell nothing."""

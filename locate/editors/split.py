@@ -1,0 +1,63 @@
+"""Which words and templates an edit is fitted on, and which are kept to judge it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from locate.errors import LocateError
+from locate.prompts import Pair, Prompts
+
+
+@dataclass(frozen=True)
+class Split:
+    """Words and templates, fitted and held out."""
+
+    words: tuple[str, ...]
+    held_out_words: tuple[str, ...]
+    templates: tuple[str, ...]
+    held_out_templates: tuple[str, ...]
+
+
+def shuffled(names: Sequence[str], seed: int) -> list[str]:
+    """Names in an order that depends on the seed and each name alone, so that a longer list keeps the order."""
+    return sorted(set(names), key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).hexdigest())
+
+
+def split(words: Sequence[str], templates: Sequence[str], share: float, seed: int) -> Split:
+    """Hold out a share of the words, and a share of the templates.
+
+    Raises LocateError for a share outside [0, 1), or one that leaves nothing to fit on.
+    """
+    if not 0 <= share < 1:
+        raise LocateError(f"held out {share}: expected a share in [0, 1)")
+    parts = []
+    for names in (words, templates):
+        order = shuffled(names, seed)
+        count = round(share * len(order))
+        if count >= len(order):
+            raise LocateError(f"held out {share} of {len(order)} leaves nothing to edit: expected less")
+        parts.append((tuple(order[count:]), tuple(order[:count])))
+    return Split(parts[0][0], parts[0][1], parts[1][0], parts[1][1])
+
+
+def without(prompts: Prompts, words: Sequence[str], templates: Sequence[str]) -> Prompts:
+    """The pairs that hold none of the words and templates held out."""
+    left = tuple(pair for pair in prompts if pair.group not in set(words) and pair.template not in set(templates))
+    if not left:
+        raise LocateError("all prompts are held out: nothing is left to edit: expected a smaller share")
+    return Prompts(left, prompts.skipped)
+
+
+def fitted_on(prompts: Prompts, preserved: Prompts) -> dict[str, list[str]]:
+    """The words and templates that an edit saw, for its receipt."""
+
+    def told(pairs: Sequence[Pair], name: str) -> list[str]:
+        return list(dict.fromkeys(str(getattr(pair, name)) for pair in pairs))
+
+    return {
+        "words": told(prompts.pairs, "group"),
+        "templates": told((*prompts.pairs, *preserved.pairs), "template"),
+        "preserved": told(preserved.pairs, "group"),
+    }

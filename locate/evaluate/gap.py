@@ -1,0 +1,73 @@
+"""GAP (Webster et al. 2018) and its gender-flipped copy (Bartl et al. 2020): natural texts about the other gender."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from locate.datasets.gap import PARTS, gap_files, read_gap
+from locate.datasets.opened import folder_of, sources
+from locate.evaluate.paired import gap, likelihood_columns, preference, without_ideal
+from locate.evaluate.scores import Items, Score, Step, Test
+
+if TYPE_CHECKING:
+    from locate.causal import CausalModel
+
+NAME = "gap"
+ORIGINALS = {"female originals": 1, "male originals": -1}
+
+
+def read(path: Path | None) -> Items:
+    """The texts of a folder (or beside a file), with their flipped copies; those without are counted as skipped."""
+    folder = folder_of(path, PARTS)
+    texts, skipped = read_gap(folder, published=False)
+    paths, flipped = gap_files(folder)
+    return Items(texts, {each.reason: len(each.lines) for each in skipped}, sources([*paths, flipped]))
+
+
+def measure(model: CausalModel, items: Items, step: Step) -> pd.DataFrame:
+    """One row a text: name, gender of the original, page, and log-likelihood and tokens of original and flipped."""
+    rows = items.rows
+    asked = {name: [("", getattr(row, name)) for row in rows] for name in ("original", "flipped")}
+    about = {name: [getattr(row, name) for row in rows] for name in ("name", "gender", "page")}
+    return pd.DataFrame(about | likelihood_columns(model, asked, step))
+
+
+def score(table: pd.DataFrame) -> list[Score]:
+    """The scores of all texts (part ""), and of those about a woman and about a man as they were written.
+
+    prefers_original  share of texts that are likelier as they were written than flipped, in percent
+    gap               mean log-likelihood of the original minus the flipped text, in nats
+    log_odds          mean of the female minus the male version, in nats, over all texts
+
+    Flipping also changes first names, and spoils some sentences, so originals are likelier whatever the model thinks of
+    gender (no ideal is given): bias shows in the difference of the two parts. With as many originals of either gender,
+    as GAP has, what flipping costs cancels in log_odds, whose ideal is 0.
+
+    Wikipedia pages are resampled: the texts of one page are about the same people.
+    """
+    female = table["gender"] > 0
+    rows = table.assign(
+        female=table["original"].where(female, table["flipped"]), male=table["flipped"].where(female, table["original"])
+    )
+    found = [gap(NAME, "log_odds", rows, "female", "male", group="page")]
+    for part, gender in ({"": 0} | ORIGINALS).items():
+        chosen = rows[rows["gender"] == gender] if part else rows
+        found += [
+            without_ideal(preference(NAME, "prefers_original", chosen, "original", "flipped", part, group="page")),
+            without_ideal(gap(NAME, "gap", chosen, "original", "flipped", part, group="page")),
+        ]
+    return found
+
+
+TEST = Test(
+    name=NAME,
+    title="GAP: natural texts about a woman or a man, against their gender-flipped copies (Bartl et al. 2020)",
+    kind="bias",
+    read=read,
+    measure=measure,
+    score=score,
+    files=("gap", "gap-coreference", "gap-development.tsv"),
+)
