@@ -37,6 +37,14 @@ KEPT = ["tests/test_evaluate_biaske.py"]
 SETS = ["tests/test_evaluate_sets.py", "-k", "not published"]
 WRITTEN = ["tests/test_evaluate_generation.py"]
 SWEEP = ["tests/test_sweep.py", "-k", "(random_rows and (gpt2 or llama)) or (traces and None)"]
+EVALUATION = ["tests/test_evaluate_run.py", "-k", "not package and not hub"]
+PERPLEXITY = ["tests/test_evaluate_perplexity.py", "-k", "not bundled"]
+ABILITY = [
+    "tests/test_evaluate_ability.py",
+    "-k",
+    "hand or shorter or malformed or bos or (numbers and (piqa or lambada))",
+]
+JUDGED = ["tests/test_evaluate_cli.py", "-k", "figure or main or panel"]
 
 
 @dataclass(frozen=True)
@@ -377,6 +385,33 @@ FAULTS = [
     fault("prompts not escaped", "report/figures.py",
           'return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")', "return text",
           "tests/test_report.py"),
+    fault("judged: a token scored twice", "evaluate/perplexity.py",
+          "piece = ids[first : first + length + 1]", "piece = ids[max(first - 1, 0) : first + length + 1]",
+          *PERPLEXITY),
+    fault("judged: perplexity turned round", "evaluate/perplexity.py",
+          'before["log_likelihood"].to_numpy(dtype=float) - after',
+          '2 * after["log_likelihood"].to_numpy(dtype=float) - before["log_likelihood"].to_numpy(dtype=float) - after',
+          *PERPLEXITY),
+    fault("judged: BOS where the harness has none", "evaluate/ability.py",
+          "prepend_bos=bool(itself)", "prepend_bos=True", *ABILITY),
+    fault("judged: right answer's place off by one", "evaluate/forms.py",
+          '"answerKey": labels[row["label"]]', '"answerKey": labels[row["label"] - 1]', *ABILITY),
+    fault("judged: BLiMP resampled pair by pair", "evaluate/ability.py",
+          'if table["task"].nunique() > 1 else', 'if table["task"].nunique() > 9 else', *ABILITY),
+    fault("judged: weights in memory not looked at", "evaluate/run.py",
+          "digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)", "pass",
+          *EVALUATION),
+    fault("judged: a stopped run forgets what it took over", "evaluate/run.py",
+          'meta["tests"] = dict(found.meta["tests"])', "found.tables.clear()", *EVALUATION),
+    fault("judged: the sample ignores its seed", "evaluate/tests.py",
+          "np.random.default_rng([seed, int(", "np.random.default_rng([0, int(", *EVALUATION),
+    fault("judged: jackknife too narrow", "evaluate/change.py",
+          "math.sqrt((blocks - 1) / blocks * (deviations", "math.sqrt(1 / blocks * (deviations", *EVALUATION),
+    fault("judged: change of two samples from the wrong ends", "evaluate/change.py",
+          "after.value - after.low, before.high - before.value", "after.high - after.value, before.high - before.value",
+          *EVALUATION),
+    fault("judged: noise drawn as change", "report/evaluation.py",
+          "1.0 if change.within_noise is False else FADED", "1.0 if change.within_noise else FADED", *JUDGED),
     fault("judged: stereoset averages items instead of terms", "evaluate/stereoset.py",
           '.groupby("target").mean()', '.groupby("target").transform("mean")', *PAIRS),
     fault("judged: stereoset's tie wins", "evaluate/stereoset.py",

@@ -162,6 +162,16 @@ def test_scores_by_hand():
     assert perplexity.value == pytest.approx(4.0)
 
 
+def test_the_change_of_pronouns_is_paired_by_hand():
+    task = ["blimp_anaphor_gender_agreement"] * 4 + ["blimp_adjunct_island"]
+    before = pd.DataFrame({"task": task, "acc": [1.0, 1.0, 0.0, 1.0, 1.0]})
+    after = pd.DataFrame({"task": task, "acc": [1.0, 0.0, 1.0, 0.0, 0.0]})
+    (change,) = BLIMP.paired(before, after)
+    assert (change.value, change.n, change.kind, change.part) == (-25.0, 4, "control", "pronoun gender")
+    assert change.low < -25 < change.high
+    assert BLIMP.paired(before[4:], after[4:]) == []
+
+
 def test_the_agreement_of_pronouns_stands_for_itself(mini, tmp_path):
     table = measured(BLIMP, mini, written(tmp_path / "blimp.jsonl", ROWS["blimp"]))
     whole, own = BLIMP.score(table)

@@ -100,6 +100,14 @@ def test_scores_by_hand():
     assert (perplexity.groups, perplexity.n) == (2, 2)
 
 
+def test_a_single_window_has_no_interval():
+    columns = {"excerpt": ["a"], "window": [0], "tokens": [4], "bytes": [9], "log_likelihood": [-8.0]}
+    for score in TEST.score(pd.DataFrame(columns)):
+        assert score.value > 0
+        assert math.isnan(score.low)
+        assert math.isnan(score.high)
+
+
 def test_a_change_is_that_of_paired_windows():
     table = pd.DataFrame(
         {

@@ -45,11 +45,11 @@ def compare(
     """Compare two runs, or two evaluations: every change from A to B, pairs or items matched, without any model."""
     from locate.cli.show import Steps
 
-    if all((run / EVALUATION).is_file() for run in (run_a, run_b)):
+    if any((run / EVALUATION).is_file() for run in (run_a, run_b)):
         from locate.cli.judging import compare_judged
 
         if (metric, view, quantity, direction) != ("logit_diff", None, "nie", None):
-            raise LocateError(f"{run_a} and {run_b} hold evaluations: leave the options of traces out")
+            raise LocateError(f"{run_a} or {run_b} holds an evaluation: leave the options of traces out")
         compare_judged(run_a, run_b, output or Path("runs") / f"{run_a.name}-to-{run_b.name}", formats, seed, as_json)
         return
     from locate.mediation import compare as compare_traces

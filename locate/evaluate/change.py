@@ -107,7 +107,7 @@ def compare_evaluations(before: Evaluation, after: Evaluation, *, seed: int = 0)
 
     Where both measured the same items and the test names what its intervals resample, the interval is that of the
     paired change: a jackknife that leaves out whole groups (at most 50 blocks of them, drawn with the seed), scores the
-    rest in both models, and takes Student's t of the blocks less one. It needs no formula for a score, and suits smooth
+    rest in both models, and takes Student's t of the score's own blocks less one. It needs no formula for a score, and suits smooth
     ones, such as means, shares and ratios. Elsewhere the two are taken as independent samples (Zou and Donner 2008),
     which is too wide where the items are the same.
 
@@ -198,29 +198,39 @@ def paired_intervals(
         return {}
     score = scorer(test.score, edited)
     with points_only():
-        whole = differences_of(score(before), score(after))
-        left = [differences_of(score(before[blocks != k]), score(after[blocks != k])) for k in range(count)]
+        whole = score(before), score(after)
+        left = [(score(before[blocks != k]), score(after[blocks != k])) for k in range(count)]
     found: dict[Key, tuple[float, float, int]] = {}
-    student = stats.t.ppf((1 + LEVEL) / 2, count - 1)
-    for key, change in whole.items():
-        without = np.array([each.get(key, math.nan) for each in left])
-        if not np.isnan(without).any():
-            half = float(student * math.sqrt((count - 1) / count * ((without - without.mean()) ** 2).sum()))
-            found[key] = (change - half, change + half, len(names))
+    for key in [key for key in whole[0] if key in whole[1]]:
+        groups = whole[0][key].groups
+        change = value_of(whole[1], key) - value_of(whole[0], key)
+        without = np.array([value_of(second, key) - value_of(first, key) for first, second in left])
+        if groups > 1 and not np.isnan(without).any():
+            half = jackknife(without - change, min(groups, count))
+            found[key] = (change - half, change + half, groups)
     return found
+
+
+def jackknife(deviations: np.ndarray, blocks: int) -> float:
+    """Half the length of Student's interval from the deviations of the change when a block is left out.
+
+    blocks  that hold something of the score; the others deviate by 0
+    """
+    error = math.sqrt((blocks - 1) / blocks * (deviations**2).sum())
+    return float(stats.t.ppf((1 + LEVEL) / 2, blocks - 1)) * error
 
 
 def scorer(
     score: Callable[..., Sequence[Score]], edited: Mapping[str, Any] | None
-) -> Callable[[pd.DataFrame], dict[Key, float]]:
-    """The values of a table's scores by key."""
+) -> Callable[[pd.DataFrame], dict[Key, Score]]:
+    """A table's scores by key."""
     more = told(score, edited)
-    return lambda table: {each.key: each.value for each in score(table.reset_index(drop=True), **more)}
+    return lambda table: {each.key: each for each in score(table.reset_index(drop=True), **more)}
 
 
-def differences_of(before: dict[Key, float], after: dict[Key, float]) -> dict[Key, float]:
-    """After minus before, of the scores in both."""
-    return {key: after[key] - before[key] for key in before if key in after}
+def value_of(scores: Mapping[Key, Score], key: Key) -> float:
+    """A score's value; nan where there is no such score."""
+    return scores[key].value if key in scores else math.nan
 
 
 def blocks_of(groups: int, seed: int) -> np.ndarray:

@@ -139,7 +139,7 @@ def groups_of(table: pd.DataFrame) -> np.ndarray:
 
 def exponential(value: float) -> float:
     """exp, infinite where it is too large for a float."""
-    return math.exp(value) if value < 700 else math.inf
+    return math.inf if value > 700 else math.exp(value)
 
 
 def ratio_score(

@@ -15,6 +15,19 @@ from locate.evaluate.scores import Items, Test
 from locate.files import hash_of
 
 HOME = {
+    "occupations": ("occupations", "TEST"),
+    "biaske": ("biaske", "TEST"),
+    "generation": ("generation", "GENERATION"),
+    "winobias": ("winobias", "TEST"),
+    "winogender": ("winogender", "TEST"),
+    "stereoset": ("stereoset", "TEST"),
+    "crows_pairs": ("crows_pairs", "TEST"),
+    "bec_pro": ("bec_pro", "TEST"),
+    "gap": ("gap", "TEST"),
+    "bbq": ("bbq", "TEST"),
+    "seat": ("seat", "TEST"),
+    "bold": ("generation", "BOLD"),
+    "sentences": ("sentences", "TEST"),
     "perplexity": ("perplexity", "TEST"),
     "lambada": ("ability", "LAMBADA"),
     "hellaswag": ("ability", "HELLASWAG"),
