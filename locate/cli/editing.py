@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 Edited = Annotated[str, typer.Argument(metavar="MODEL", help="'mini' (bundled), a folder, or a Hugging Face id")]
+WORDS = {"before": "measuring the original", "after": "measuring what was written"}
 MAIN = ("log_odds", "abs_log_odds", "abs_log_odds_word", "definition_words", "definition_prompts", "perplexity")
 
 
@@ -58,6 +59,7 @@ def edit(
         steps.say("loading the model")
         from locate.causal import load_causal
         from locate.editors.fit import fitting_prompts
+        from locate.editors.methods import edit as run_editor
         from locate.editors.methods import editor
         from locate.editors.receipt import free, save_edited
         from locate.located import load_located
@@ -71,7 +73,7 @@ def edit(
         plain = load_causal(model, device=device, dtype=dtype, revision=revision, **trusted)
         fitting = fitting_prompts(held_out, seed=seed, own=own)
         progress = told(steps)
-        made = how.edit(plain, handed, fitting.edited, preserved=fitting.preserved, progress=progress)
+        made = run_editor(plain, handed, how, fitting, progress=progress)
         receipt = save_edited(made, plain, output, text=measure_on, progress=progress)
     if as_json:
         print(json.dumps(receipt, indent=2, ensure_ascii=False))
@@ -91,8 +93,7 @@ def told(steps: Steps) -> Callable[[str, int, int], None]:
         nonlocal current
         if what != current:
             current, steps.started, steps.shown = what, 0.0, 0.0
-            steps.say(what)
-        steps.rows(done, total)
+        steps.rows(done, total, WORDS.get(what, what), "")
 
     return step
 

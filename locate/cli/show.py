@@ -57,24 +57,27 @@ class Steps:
         else:
             self.console.print(f"{step} ...", soft_wrap=True)
 
-    def rows(self, done: int, planned: int) -> None:
-        """Rows measured so far, the rate, and an estimate of the time left."""
+    def rows(self, done: int, planned: int, what: str = "measuring", of: str = " rows") -> None:
+        """Rows (or other things) done so far, the rate, and an estimate of the time left."""
         now = time.monotonic()
         if not self.started:
             self.started, self.first = now, done
         if now - self.shown < (TERMINAL_EVERY if self.console.is_terminal else PLAIN_EVERY) and done < planned:
             return
         self.shown = now
-        self.say(rows_line(done, planned, done - self.first, now - self.started))
+        self.say(rows_line(done, planned, done - self.first, now - self.started, what, of))
 
 
-def rows_line(done: int, planned: int, measured: int, seconds: float) -> str:
+def rows_line(
+    done: int, planned: int, measured: int, seconds: float, what: str = "measuring", of: str = " rows"
+) -> str:
     """One line on the rows done; the rate counts only what was measured now, not what a resumed run found."""
-    line = f"measuring: {done:,} of {planned:,} rows"
+    line = f"{what}: {done:,} of {planned:,}{of}"
     if measured and seconds > 1:
         rate = measured / seconds
         left = (planned - done) / rate
-        line += f", {rate:,.0f} a second, about {f'{left / 60:.0f} min' if left > 90 else f'{left:.0f} s'} left"
+        pace = f"{rate:,.{0 if rate >= 3 else 1}f} a second"
+        line += f", {pace}, about {f'{left / 60:.0f} min' if left > 90 else f'{left:.0f} s'} left"
     return line
 
 

@@ -22,7 +22,7 @@ from locate.editors.values import Values, wanted_values
 from locate.errors import LocateError
 from locate.located import Located
 from locate.matrices import matrix
-from locate.prompts import Prompts, definitional_pairs
+from locate.prompts import Prompts
 from locate.sites import check
 
 SPREADS = ("each", "top")
@@ -71,18 +71,17 @@ class LSDM:
         located: Located,
         prompts: Prompts,
         *,
-        preserved: Prompts | None = None,
+        preserved: Prompts,
         progress: Progress = no_progress,
     ) -> Edit:
         """Move the occupations' values to where both pronouns are equally likely, and nothing else.
 
         prompts    their clean sides are edited, grouped by word
-        preserved  whose words' keys keep their values; None for words that say their gender
+        preserved  whose words' keys keep their values
 
         Raises LocateError as `hand_off` and `readings` do.
         """
         hand = hand_off(model, located, layers=self.layers, most=self.most)
-        kept = preserved if preserved is not None else definitional_pairs(templates_each=4)
         prefixes = random_prefixes(model, self.prefixes, self.seed)
         moments = covariances(
             model, hand.modules, preserved_text(self.text), step=lambda done, of: progress("covariance", done, of)
@@ -91,7 +90,7 @@ class LSDM:
         work = Work(
             hand,
             readings(model, prompts.pairs, prefixes),
-            readings(model, kept.pairs, prefixes),
+            readings(model, preserved.pairs, prefixes),
             neutral,
             moments,
             progress,
@@ -105,7 +104,7 @@ class LSDM:
             method=self.method,
             model=model.provenance(),
             changes={matrix(model.network, name).parameter: joined(model, name, parts[name]) for name in hand.modules},
-            edited=fitted_on(prompts, kept),
+            edited=fitted_on(prompts, preserved),
             located=hand.origin,
             settings=asdict(replace(self, text=None)) | {"text": str(self.text or "bundled")},
             report={"targets": report},

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 from locate.causal import CausalModel
 from locate.editors.edit import Edit
-from locate.editors.progress import Progress
+from locate.editors.fit import Fitting, fitting_prompts
+from locate.editors.progress import Progress, no_progress
 from locate.errors import LocateError
 from locate.located import Located
 from locate.prompts import Prompts
@@ -30,6 +31,30 @@ class Editor(Protocol):
         self, model: CausalModel, located: Located, prompts: Prompts, *, preserved: Prompts, progress: Progress = ...
     ) -> Edit:
         """The edit; the model itself stays as it is."""
+
+
+def edit(
+    model: CausalModel,
+    located: Located,
+    how: Editor,
+    fitting: Fitting | None = None,
+    *,
+    progress: Progress = no_progress,
+) -> Edit:
+    """Edit a model where its bias was located.
+
+    model    as `load_causal` gives it; it stays as it is
+    located  of a trace of this model
+    how      an editor with its settings: `LSDM()`, `FAST()`, or a baseline
+    fitting  what to fit on; None for the package's prompts with 30 % of words and templates held out
+
+    Returns what is to be changed: apply it for a while (`edit.applied`), save it, or write the edited model with its
+    proof (`save_edited`).
+
+    Raises LocateError when the located.json is of another model, or the model cannot be edited there.
+    """
+    chosen = fitting_prompts() if fitting is None else fitting
+    return how.edit(model, located, chosen.edited, preserved=chosen.preserved, progress=progress)
 
 
 def editor(method: str, settings: Sequence[str] = (), **given: Any) -> Editor:

@@ -24,6 +24,7 @@ from locate.evaluate import occupations, perplexity
 from locate.evaluate.scores import Score
 from locate.files import write_json
 from locate.schema import EDIT_VERSION, library_version, locate_version, validate
+from locate.startup import quiet
 
 RECEIPT, EDIT = "receipt.json", "edit.safetensors"
 PROBES = ("The nurse said that", "The king was angry because", "It was late when", "Water boils at")
@@ -127,7 +128,8 @@ def written(network: Any, model: CausalModel, place: Path) -> None:
     from safetensors import SafetensorError
 
     try:
-        network.save_pretrained(place)
+        with quiet():
+            network.save_pretrained(place)
     except SafetensorError as error:
         raise OSError(str(error)) from error
     for path in tokenizer_files_of(model.name, model.checkpoint.folder):

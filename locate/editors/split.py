@@ -51,13 +51,13 @@ def without(prompts: Prompts, words: Sequence[str], templates: Sequence[str]) ->
 
 
 def fitted_on(prompts: Prompts, preserved: Prompts) -> dict[str, list[str]]:
-    """The words and templates that an edit saw, for its receipt."""
+    """The words and templates that an edit saw, for its receipt; the preserved words are among the words."""
 
     def told(pairs: Sequence[Pair], name: str) -> list[str]:
         return list(dict.fromkeys(str(getattr(pair, name)) for pair in pairs))
 
     return {
-        "words": told(prompts.pairs, "group"),
+        "words": told((*prompts.pairs, *preserved.pairs), "group"),
         "templates": told((*prompts.pairs, *preserved.pairs), "template"),
         "preserved": told(preserved.pairs, "group"),
     }
