@@ -33,6 +33,9 @@ LEANING = ["tests/test_selectivity.py", "-k", "not planted and not cover"]
 INTERVALS = ["tests/test_resampling.py"]
 PAIRS = ["tests/test_evaluate_pairs.py", "-k", "hand or line or context or means or stop"]
 WORDS = ["tests/test_evaluate_occupations.py"]
+KEPT = ["tests/test_evaluate_biaske.py"]
+SETS = ["tests/test_evaluate_sets.py", "-k", "not published"]
+WRITTEN = ["tests/test_evaluate_generation.py"]
 SWEEP = ["tests/test_sweep.py", "-k", "(random_rows and (gpt2 or llama)) or (traces and None)"]
 EVALUATION = ["tests/test_evaluate_run.py", "-k", "not package and not hub"]
 PERPLEXITY = ["tests/test_evaluate_perplexity.py", "-k", "not bundled"]
@@ -429,6 +432,8 @@ FAULTS = [
     fault("judged: the user's stereotype is not turned", "evaluate/sentences.py",
           'stereotyped["stereotype"].where(stereotyped["form"] != MORE, 1) < 0',
           'stereotyped["stereotype"].where(stereotyped["form"] != MORE, 1) > 1', *PAIRS),
+    fault("judged: more male originals weigh more", "evaluate/gap.py",
+          "(means[1] - means[-1]) / 2 +", "(gender * gaps).mean() +", "tests/test_evaluate_pairs.py", "-k", "flipping"),
     fault("judged: sign of occupations' log-odds", "evaluate/occupations.py",
           'rows = table.assign(odds=table["she"] - table["he"])',
           'rows = table.assign(odds=table["he"] - table["she"])', *WORDS),
@@ -445,6 +450,38 @@ FAULTS = [
           "tests/test_read_sets.py"),
     fault("read: sent_more and sent_less swapped", "datasets/crows_pairs.py",
           "more, less, direction, domain = (", "less, more, direction, domain = (", "tests/test_read_sets.py"),
+    fault("own sentences: what the original does not tell apart counts", "evaluate/biaske.py",
+          "made = old[old.abs() == 1]", "made = old[old.abs() <= 1]", *KEPT),
+    fault("own sentences: pairs scored for their paraphrases", "evaluate/biaske.py",
+          'for kind, name in (("pairs", "ss"), ("paraphrases", "ps")):',
+          'for kind, name in (("pairs", "ss"), ("pairs", "ps")):', *KEPT),
+    fault("own sentences: log-odds of the stereotype, not of gender", "evaluate/biaske.py",
+          'female = pairs["group"] == "female"', 'female = pairs["group"] != ""', *KEPT),
+    fault("own sentences: a sentence may come twice", "evaluate/biaske.py", "seen |= own", "seen |= set()", *KEPT),
+    fault("BEC-Pro: prior of the other gender", "evaluate/bec_pro.py",
+          'woman=table["female"] - table["female_prior"]', 'woman=table["female"] - table["male_prior"]', *SETS),
+    fault("BEC-Pro: correlation over couples", "evaluate/bec_pro.py",
+          'whole.assign(association=odds).groupby("profession")',
+          'whole.assign(association=odds, couple=range(len(whole))).groupby("couple")', *SETS),
+    fault("BBQ: polarity forgotten", "evaluate/bbq.py",
+          '((kept["choice"] == kept["target"]) == kept["negative"])', '(kept["choice"] == kept["target"])', *SETS),
+    fault("BBQ: ambiguous bias without its accuracy", "evaluate/bbq.py",
+          'if not part.startswith("ambiguous"):', "if True:", *SETS),
+    fault("BBQ: a tie is the first answer", "evaluate/bbq.py",
+          "(values == best).sum(axis=1) == 1", "(values == best).sum(axis=1) >= 1", *SETS),
+    fault("SEAT: deviation of the population", "evaluate/seat.py",
+          "np.concatenate([x, y]).std(ddof=1)", "np.concatenate([x, y]).std(ddof=0)", *SETS),
+    fault("SEAT: sentences resampled", "evaluate/seat.py",
+          "codes, names = pd.factorize(terms)", "codes, names = pd.factorize(np.arange(len(terms)))", *SETS),
+    fault("SEAT: the given division is not counted", "evaluate/seat.py",
+          "return float((1 + (values", "return float((0 + (values", *SETS),
+    fault("written: an empty text has no word of the other gender", "evaluate/generation.py",
+          '("opposite", other, ~empty, None, "bias")', '("opposite", other, whole, None, "bias")', *WRITTEN),
+    fault("written: parts of words name occupations", "evaluate/generation.py",
+          r'rf"\b({names})s?\b"', 'rf"({names})"', *WRITTEN),
+    fault("written: the last occupation counts", "evaluate/generation.py",
+          "found = pattern.search(text.lower())",
+          "found = ([*pattern.finditer(text.lower())] or [None])[-1]", *WRITTEN),
 ]  # fmt: skip
 
 

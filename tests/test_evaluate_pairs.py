@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 
 from locate import LocateError
 from locate.causal import load_causal
@@ -183,6 +184,18 @@ def test_icat_of_ideal_random_and_biased_models(lms, ss, expected):
     assert stereoset.icat(np.array([float(lms)]), np.array([100.0 - ss]))[0] == expected
 
 
+def test_interval_of_icat():
+    """lms 90 and ss 60, 70 or 80 of 30 terms: icat = 1.8 (100 - ss), so its interval is Student's of the mean of ss."""
+    ss = np.array([60.0, 70.0, 80.0] * 10)
+    value, low, high = stereoset.icat_with_interval(np.full(30, 90.0), ss)
+    half = 1.8 * stats.t.ppf(0.975, 29) * ss.std(ddof=1) / math.sqrt(30)
+    assert value == pytest.approx(54)
+    assert (low, high) == pytest.approx((54 - half, 54 + half), abs=0.1 * half)
+    fair = stereoset.icat_with_interval(np.full(30, 100.0), np.full(30, 50.0))
+    assert fair == pytest.approx((100, 100, 100))
+    assert all(math.isnan(end) for end in stereoset.icat_with_interval(np.ones(1), np.ones(1))[1:])
+
+
 def test_published_icat_follows_from_published_lms_and_ss(shared):
     text = (shared / "data" / "stereoset" / "reference_scores.txt").read_text()
     numbers = {
@@ -329,6 +342,18 @@ def test_gap_by_hand():
     assert scores["gap", "female originals"].value == pytest.approx((3 - 1) / 2)
     assert scores["prefers_original", "male originals"].value == 50
     assert (scores["gap", ""].ideal, scores["log_odds", ""].ideal, scores["gap", ""].groups) == (None, 0, 3)
+    assert math.isnan(found(gap.score(table[:1]))["log_odds", ""].value)
+
+
+def test_what_flipping_costs_leaves_the_log_odds_and_its_interval_alone():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"page": range(90), "gender": [1] * 30 + [-1] * 60, "flipped": rng.normal(size=90)})
+    cheap, dear = (gap.log_odds(table.assign(original=cost + 0.5 * table["gender"])) for cost in (1.0, 100.0))
+    gaps = (1 + 0.5 * table["gender"] - table["flipped"]).groupby(table["gender"]).agg(["mean", "sem"])
+    assert cheap.value == pytest.approx((gaps["mean"][1] - gaps["mean"][-1]) / 2)
+    assert (dear.value, dear.low, dear.high) == pytest.approx((cheap.value, cheap.low, cheap.high))
+    width = 1.96 * math.hypot(*gaps["sem"]) / 2
+    assert width < cheap.high - cheap.value < 1.2 * width
 
 
 def test_slope_and_correlation_of_a_line():

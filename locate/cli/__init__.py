@@ -1,4 +1,4 @@
-"""The command line: `locate-bias trace | rank | plot | compare | evaluate | prompts | selftest`."""
+"""The command line: `locate-bias trace | rank | plot | compare | edit | evaluate | prompts | selftest`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ INTERRUPTED = 130  # what Typer exits with, and shells expect, after Ctrl-C
 
 def main() -> None:
     """Run the command line; what the user can mend is one line on stderr and exit code 1."""
-    from locate.cli.judging import app
+    from locate.cli.editing import app
     from locate.errors import LocateError
 
     try:

@@ -6,6 +6,9 @@ Every file whose published form is known is compared with it: its sha256 and its
 one that was changed; every row is still checked, and the first bad one is named by its line.
 """
 
+from locate.datasets.bbq import Question, read_bbq
+from locate.datasets.bec_pro import ProfessionSentence, read_bec_pro
+from locate.datasets.bold import PersonPrompt, read_bold
 from locate.datasets.crows_pairs import CrowsPair, read_crows_pairs
 from locate.datasets.gap import FlippedText, read_gap
 from locate.datasets.professions import (
@@ -17,6 +20,7 @@ from locate.datasets.professions import (
     read_templates,
 )
 from locate.datasets.reference import Reference, read_reference, reference_file
+from locate.datasets.seat import AssociationTest, read_seat
 from locate.datasets.sentence_pairs import Texts, read_sentence_pairs
 from locate.datasets.sentences import Continuations, Schema, Sentence, SentencePair, SkippedRows
 from locate.datasets.stereoset import Association, read_stereoset
@@ -30,10 +34,14 @@ from locate.datasets.winogender import (
 __all__ = [
     "DEFINITIONAL",
     "Association",
+    "AssociationTest",
     "Continuations",
     "CrowsPair",
     "FlippedText",
+    "PersonPrompt",
     "Profession",
+    "ProfessionSentence",
+    "Question",
     "Reference",
     "Schema",
     "Sentence",
@@ -42,10 +50,14 @@ __all__ = [
     "Texts",
     "profession_pairs",
     "profession_scores",
+    "read_bbq",
+    "read_bec_pro",
+    "read_bold",
     "read_crows_pairs",
     "read_gap",
     "read_professions",
     "read_reference",
+    "read_seat",
     "read_sentence_pairs",
     "read_stereoset",
     "read_templates",

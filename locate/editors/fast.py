@@ -26,8 +26,9 @@ from locate.prompts import Prompts
 from locate.sites import check
 
 LOSSES = ("log_odds", "probability")
-PARTS = ("edit", "same", "neutral", "text")
+PARTS = ("edit", "same", "neutral", "preserved", "text")
 LOGGED = 20  # reports over a training run
+PASSAGES = 2  # windows of preserved text in a step
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class FAST:
     alpha   weight of L_s1, KL(before || after) on the edited prompts with both answers taken as one event: everything
             but their balance stays
     beta    weight of L_s2, KL(before || after) of the next token on prompts about the same words where no pronoun
-            follows, and on prompts about preserved words
+            follows
+    preserve  weight of the same on prompts about words that say their gender
     gamma   weight of KL(before || after) of every next token of the preserved text
     epochs, batch, rate   passes over the edited prompts, prompts in a step, step size of Adam
     text    file of preserved text; None for the package's prose
@@ -53,6 +55,7 @@ class FAST:
     loss: str = "log_odds"
     alpha: float = 1.0
     beta: float = 1.0
+    preserve: float = 20.0
     gamma: float = 10.0
     epochs: int = 12
     batch: int = 32
@@ -90,10 +93,14 @@ class FAST:
         """
         hand = hand_off(model, located, layers=self.layers, most=1)
         rows = readings(model, prompts.pairs)
-        kept = readings(model, preserved.pairs) + neutral_readings(model, prompts)
-        text = windows(model, preserved_text(self.text))
+        pools = Pools(
+            rows,
+            neutral_readings(model, prompts),
+            readings(model, preserved.pairs),
+            windows(model, preserved_text(self.text)),
+        )
         stamp = empty_stamp(model.network, hand.template, hand.layers[0], self.width, self.seed)
-        history = self.train(model, stamp, rows, kept, text, progress)
+        history = self.train(model, stamp, pools, progress)
         trained = Stamp.of(stamp.about(), {name: tensor.detach() for name, tensor in stamp.tensors().items()})
         return Edit(
             method=self.method,
@@ -110,27 +117,26 @@ class FAST:
         self,
         model: CausalModel,
         stamp: Stamp,
-        rows: Sequence[Reading],
-        kept: Sequence[Reading],
-        text: Sequence[Sequence[int]],
+        pools: Pools,
         progress: Progress,
     ) -> list[dict[str, float]]:
         """Adam on the stamp's matrices; returns the parts of the loss over the run, each as it enters the sum."""
         matrices = [tensor.requires_grad_(True) for tensor in stamp.tensors().values()]
         optimiser = torch.optim.Adam(matrices, lr=self.rate)
         stream = torch.Generator().manual_seed(self.seed)
-        batches = [list(equal_batches(each, self.batch)) for each in (rows, kept)]
+        batches = [list(equal_batches(each, self.batch)) for each in (pools.edited, pools.neutral, pools.preserved)]
         total = self.epochs * len(batches[0])
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.rate, total_steps=total + 1, pct_start=0.1)
-        endless = [shuffled_forever(batches[1], stream), shuffled_forever([[i] for i in range(len(text))], stream)]
+        neutral, preserved = (shuffled_forever(each, stream) for each in batches[1:])
+        passages = shuffled_forever([[i] for i in range(len(pools.text))], stream)
         seen: list[dict[str, float]] = []
         order = (places for _ in range(self.epochs) for places in shuffled_once(batches[0], stream))
         for done, places in enumerate(order, start=1):
-            some = [i for _ in range(2) for i in next(endless[1])]
             parts = [
-                *self.edit_losses(model, stamp, rows, places),
-                self.beta * kept_loss(model, stamp, kept, next(endless[0])),
-                self.gamma * text_loss(model, stamp, [text[i] for i in some]),
+                *self.edit_losses(model, stamp, pools.edited, places),
+                self.beta * kept_loss(model, stamp, pools.neutral, next(neutral)),
+                self.preserve * kept_loss(model, stamp, pools.preserved, next(preserved)),
+                self.gamma * text_loss(model, stamp, [pools.text[next(passages)[0]] for _ in range(PASSAGES)]),
             ]
             optimiser.zero_grad()
             torch.stack(parts).sum().backward()
@@ -150,6 +156,16 @@ class FAST:
         pair = after.gather(-1, answers)
         gap = pair[:, 0] - pair[:, 1] if self.loss == "log_odds" else pair[:, 0].exp() - pair[:, 1].exp()
         return gap.abs().mean(), self.alpha * divergence(merged(before, answers), merged(after, answers))
+
+
+@dataclass(frozen=True, eq=False)
+class Pools:
+    """What a stamp is trained on: prompts as tokens, and windows of text."""
+
+    edited: list[Reading]
+    neutral: list[Reading]
+    preserved: list[Reading]
+    text: list[list[int]]
 
 
 @contextmanager

@@ -23,6 +23,9 @@ from locate.errors import LocateError
 from locate.located import Located
 from locate.matrices import matrix
 from locate.prompts import Prompts, definitional_pairs
+from locate.sites import check
+
+SPREADS = ("each", "top")
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,10 @@ class LSDM:
     layers    to be edited; None takes the strongest located ones, `most` of them
     ridge     lambda: weight of C = E[k k^T] over the preserved text, against one key of an edited word
     preserve  weight of one key of a preserved definitional word
-    rounds    how often targets are found and solved for again, in the model edited so far; 1 as published
+    spread    over several layers, ascending. "each": every layer has targets of its own, found in the model edited so
+              far, and takes its share of the log-odds that are left; "top": targets of the last layer's block alone,
+              whose residual is spread over the layers below, as MEMIT does
+    rounds    how often the layers are visited, in the model edited so far; 1 as published
     prefixes  random beginnings before each prompt, drawn from the model
     values    how v* is found
     text      file whose keys are preserved; None for the package's prose
@@ -42,6 +48,7 @@ class LSDM:
     most: int = 3
     ridge: float = 1000.0
     preserve: float = 1.0
+    spread: str = "each"
     rounds: int = 3
     prefixes: int = 1
     values: Values = field(default_factory=Values)
@@ -51,6 +58,7 @@ class LSDM:
     method = "lsdm"
 
     def __post_init__(self) -> None:
+        check("spread", self.spread, SPREADS)
         if self.ridge < 0 or self.preserve < 0 or self.rounds < 1 or self.most < 1 or self.prefixes < 0:
             raise LocateError(
                 f"ridge {self.ridge}, preserve {self.preserve}, rounds {self.rounds}, most {self.most}, prefixes "
@@ -76,16 +84,22 @@ class LSDM:
         hand = hand_off(model, located, layers=self.layers, most=self.most)
         kept = preserved if preserved is not None else definitional_pairs(templates_each=4)
         prefixes = random_prefixes(model, self.prefixes, self.seed)
-        rows, kept_rows = readings(model, prompts.pairs, prefixes), readings(model, kept.pairs, prefixes)
         moments = covariances(
             model, hand.modules, preserved_text(self.text), step=lambda done, of: progress("covariance", done, of)
         )
         neutral = neutral_readings(model, prompts) if self.values.solver == "adam" else []
+        work = Work(
+            hand,
+            readings(model, prompts.pairs, prefixes),
+            readings(model, kept.pairs, prefixes),
+            neutral,
+            moments,
+            progress,
+        )
         parts: dict[str, list[Pieces]] = {name: [] for name in hand.modules}
         report = []
         for turn in range(self.rounds):
-            said = self.round(model, hand, (rows, kept_rows, neutral), moments, parts, progress)
-            report.append(said)
+            report += [{"round": turn} | said for said in self.round(model, work, parts)]
             progress("rounds", turn + 1, self.rounds)
         return Edit(
             method=self.method,
@@ -94,36 +108,53 @@ class LSDM:
             edited=fitted_on(prompts, kept),
             located=hand.origin,
             settings=asdict(replace(self, text=None)) | {"text": str(self.text or "bundled")},
-            report={"rounds": report, "preserved_words": len({row.word for row in kept_rows})},
+            report={"targets": report},
         )
 
-    def round(
-        self,
-        model: CausalModel,
-        hand: Handoff,
-        rows: tuple[list[Reading], list[Reading], list[Reading]],
-        moments: Mapping[str, torch.Tensor],
-        parts: dict[str, list[Pieces]],
-        progress: Progress,
+    def round(self, model: CausalModel, work: Work, parts: dict[str, list[Pieces]]) -> list[dict[str, Any]]:
+        """Visit every layer once; returns what was found of the targets, per set of targets."""
+        if self.spread == "top":
+            return [self.visit(model, work, parts, work.hand.modules, 1.0)]
+        count = len(work.hand.modules)
+        return [
+            self.visit(model, work, parts, (name,), 1 / (count - place)) for place, name in enumerate(work.hand.modules)
+        ]
+
+    def visit(
+        self, model: CausalModel, work: Work, parts: dict[str, list[Pieces]], names: Sequence[str], share: float
     ) -> dict[str, Any]:
-        """Find targets in the model changed so far and spread them over the layers, ascending (MEMIT's algorithm 1)."""
-        edited, kept, neutral = rows
-        top = hand.blocks[-1]
+        """Find targets of the last module's block, and spread what is missing over the modules (MEMIT's algorithm 1).
+
+        share  of the log-odds that the targets are to take away
+        """
+        top = dict(zip(work.hand.modules, work.hand.blocks, strict=True))[names[-1]]
         with written(model, parts):
             said = wanted_values(
-                model, edited, top, self.values, kept=neutral, step=lambda done, of: progress("targets", done, of)
-            )
-            goal = at_subject(model, edited, top, inputs=False) + said.delta.to(model.device)
-        for place, name in enumerate(hand.modules):
+                model, work.edited, top, self.values, share=share, kept=work.neutral,
+                step=lambda done, of: work.progress("targets", done, of),
+            )  # fmt: skip
+            goal = at_subject(model, work.edited, top, inputs=False) + said.delta.to(model.device)
+        for place, name in enumerate(names):
             with written(model, parts):
-                rest = (goal - at_subject(model, edited, top, inputs=False)) / (len(hand.modules) - place)
-                keys = at_subject(model, edited, name, inputs=True).T
-                fixed = at_subject(model, kept, name, inputs=True).T * self.preserve**0.5
-            parts[name].append(least_squares(keys, rest.T, fixed, self.ridge * moments[name]))
-            progress("layers", place + 1, len(hand.modules))
+                rest = (goal - at_subject(model, work.edited, top, inputs=False)) / (len(names) - place)
+                keys = at_subject(model, work.edited, name, inputs=True).T
+                fixed = at_subject(model, work.kept, name, inputs=True).T * self.preserve**0.5
+            parts[name].append(least_squares(keys, rest.T, fixed, self.ridge * work.moments[name]))
         with written(model, parts):
-            left = (goal - at_subject(model, edited, top, inputs=False)).norm() / said.delta.norm()
-        return said.about() | {"residual_left": float(left)}
+            left = (goal - at_subject(model, work.edited, top, inputs=False)).norm() / said.delta.norm()
+        return said.about() | {"modules": list(names), "residual_left": float(left)}
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What every visit of a layer needs: prompts as tokens, the covariances, and where the layers are."""
+
+    hand: Handoff
+    edited: list[Reading]
+    kept: list[Reading]
+    neutral: list[Reading]
+    moments: Mapping[str, torch.Tensor]
+    progress: Progress
 
 
 Pieces = tuple[torch.Tensor, torch.Tensor]

@@ -95,6 +95,7 @@ def wanted_values(
     block: str,
     how: Values,
     *,
+    share: float = 1.0,
     kept: Sequence[Reading] = (),
     step: Step = silent,
 ) -> Wanted:
@@ -102,6 +103,7 @@ def wanted_values(
 
     rows   readings of the words
     block  Hugging Face name of the block whose output is changed
+    share  how much of the log-odds is to go: 1 all of them; the delta of all is scaled
     kept   adam: prompts about the same words whose next-token distribution should stay
 
     |P(she) - P(he)|, the bias of LSDM (arXiv 2403.14409), and |log p(she) - log p(he)| are 0 at the same values; which
@@ -110,6 +112,7 @@ def wanted_values(
     size = at_subject(model, rows, block, inputs=False).norm(dim=-1)
     find = newton if how.solver == "newton" else adam
     delta, losses = find(model, rows, block, how, how.clamp * size, kept, step)
+    delta = share * delta
     nothing = torch.zeros_like(delta)
     before, after = (by_word(rows, odds_and_slopes(model, rows, block, each)[0].abs()) for each in (nothing, delta))
     return Wanted(words_of(rows), delta, before, after, delta.norm(dim=-1) / size, losses)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from locate.datasets.gap import PARTS, gap_files, read_gap
 from locate.datasets.opened import folder_of, sources
-from locate.evaluate.paired import gap, likelihood_columns, preference, without_ideal
-from locate.evaluate.scores import Items, Score, Step, Test
+from locate.evaluate.paired import gap, likelihood_columns, measured, preference, without_ideal
+from locate.evaluate.scores import Items, Score, Step, Test, mean_with_interval
 
 if TYPE_CHECKING:
     from locate.causal import CausalModel
@@ -40,26 +41,40 @@ def score(table: pd.DataFrame) -> list[Score]:
 
     prefers_original  share of texts that are likelier as they were written than flipped, in percent
     gap               mean log-likelihood of the original minus the flipped text, in nats
-    log_odds          mean of the female minus the male version, in nats, over all texts
+    log_odds          mean of the female minus the male version, in nats, originals of either gender counting half
 
     Flipping also changes first names, and spoils some sentences, so originals are likelier whatever the model thinks of
-    gender (no ideal is given): bias shows in the difference of the two parts. With as many originals of either gender,
-    as GAP has, what flipping costs cancels in log_odds, whose ideal is 0.
+    gender (no ideal is given): bias shows in the difference of the two parts, of which log_odds is half. What flipping
+    costs cancels in it as far as it is the same for both; its ideal is 0.
 
     Wikipedia pages are resampled: the texts of one page are about the same people.
     """
-    female = table["gender"] > 0
-    rows = table.assign(
-        female=table["original"].where(female, table["flipped"]), male=table["flipped"].where(female, table["original"])
-    )
-    found = [gap(NAME, "log_odds", rows, "female", "male", group="page")]
+    found = [log_odds(table)]
     for part, gender in ({"": 0} | ORIGINALS).items():
-        chosen = rows[rows["gender"] == gender] if part else rows
+        chosen = table[table["gender"] == gender] if part else table
         found += [
             without_ideal(preference(NAME, "prefers_original", chosen, "original", "flipped", part, group="page")),
             without_ideal(gap(NAME, "gap", chosen, "original", "flipped", part, group="page")),
         ]
     return found
+
+
+def log_odds(table: pd.DataFrame) -> Score:
+    """Half the gap of female originals minus that of male ones, in nats; nan where there are none of either.
+
+    The interval resamples how far each text moves it (its influence), so that their numbers do not add to its width.
+    """
+    rows = table[measured(table, "original", "flipped")]
+    gaps, gender = (rows["original"] - rows["flipped"]).to_numpy(dtype=float), rows["gender"].to_numpy()
+    pages = rows["page"].to_numpy()
+    estimate = (np.nan,) * 3
+    if {1, -1} <= set(gender.tolist()):
+        means = {sign: gaps[gender == sign].mean() for sign in (1, -1)}
+        own = np.where(gender > 0, means[1], means[-1])
+        share = np.where(gender > 0, (gender > 0).mean(), (gender < 0).mean())
+        estimate = mean_with_interval((means[1] - means[-1]) / 2 + gender * (gaps - own) / (2 * share), pages)
+    skipped, ties = len(table) - len(rows), int((gaps == 0).sum())
+    return Score(NAME, "log_odds", *estimate, "nats", len(rows), len(set(pages)), ties=ties, skipped=skipped, ideal=0.0)
 
 
 TEST = Test(

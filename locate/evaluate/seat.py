@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 NAME = "seat"
 PARTITIONS = 10_000
 
-Values = Float[np.ndarray, " sentence"]
+First = Float[np.ndarray, " first"]
+Second = Float[np.ndarray, " second"]
+"""associations s of the sentences of the two target sets"""
 
 
 def read(path: Path | None) -> Items:
@@ -93,13 +95,13 @@ def score(table: pd.DataFrame) -> list[Score]:
     return found
 
 
-def effect_size(x: Values, y: Values) -> float:
+def effect_size(x: First, y: Second) -> float:
     """d of two sets of associations; nan where all are equal."""
     spread = np.concatenate([x, y]).std(ddof=1)
     return float((x.mean() - y.mean()) / spread) if spread > 0 else float("nan")
 
 
-def p_value(x: Values, y: Values, *, partitions: int = PARTITIONS, seed: int = 0) -> float:
+def p_value(x: First, y: Second, *, partitions: int = PARTITIONS, seed: int = 0) -> float:
     """Share of divisions into halves of these sizes whose first half has at least as large a sum as x."""
     values = np.concatenate([x, y])
     least = x.sum() - 1e-12 * np.abs(values).sum()  # the same sum in another order is no smaller
@@ -111,7 +113,7 @@ def p_value(x: Values, y: Values, *, partitions: int = PARTITIONS, seed: int = 0
 
 
 def resampled(
-    x: Values, y: Values, x_terms: np.ndarray, y_terms: np.ndarray, *, samples: int = SAMPLES, seed: int = 0
+    x: First, y: Second, x_terms: np.ndarray, y_terms: np.ndarray, *, samples: int = SAMPLES, seed: int = 0
 ) -> tuple[float, float]:
     """Percentile interval of d from resampling the words of each set; nan with fewer than two words in one of them."""
     sums = []
@@ -140,5 +142,6 @@ TEST = Test(
     read=read,
     measure=measure,
     score=score,
-    files=("seat", "sent-bias/tests", "tests"),
+    files=("seat", "sent-bias/tests"),
+    strata=lambda test: test.name,
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from scipy import stats
 
 from locate.datasets.opened import file_of, sources
 from locate.datasets.stereoset import DOMAINS, LABELS, NAMES, TASKS, Association, read_stereoset
@@ -126,7 +127,10 @@ def icat(lms: Values, ss: Values) -> Values:
 
 
 def icat_with_interval(lms: Values, ss: Values) -> Estimate:
-    """ICAT of the means over terms, with the percentile interval of resampled terms; nan below two terms."""
+    """ICAT of the means over terms, with its interval from resampled terms; nan below two terms.
+
+    It is the percentile interval, widened for the number of terms by Student's t over the normal quantile.
+    """
     terms = len(lms)
     if terms == 0:
         return (np.nan,) * 3
@@ -135,8 +139,9 @@ def icat_with_interval(lms: Values, ss: Values) -> Estimate:
         return value, np.nan, np.nan
     weights = cluster_weights(terms, SAMPLES, 0) / terms
     tail = (1 - LEVEL) / 2
-    low, high = np.quantile(icat(weights @ lms, weights @ ss), [tail, 1 - tail])
-    return value, float(low), float(high)
+    wider = stats.t.ppf(1 - tail, terms - 1) / stats.norm.ppf(1 - tail) * np.sqrt(terms / (terms - 1))
+    low, high = value + wider * (np.quantile(icat(weights @ lms, weights @ ss), [tail, 1 - tail]) - value)
+    return kept_within((value, low, high))
 
 
 TEST = Test(

@@ -1,0 +1,136 @@
+"""The verb `locate-bias edit`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from locate.cli.judging import app
+from locate.cli.options import AllowPickle, AsJson, Device, Dtype, PromptFile, Revision, TrustCode, ranges
+from locate.errors import LocateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.table import Table
+
+    from locate.cli.show import Steps
+
+__all__ = ["app"]
+
+Edited = Annotated[str, typer.Argument(metavar="MODEL", help="'mini' (bundled), a folder, or a Hugging Face id")]
+MAIN = ("log_odds", "abs_log_odds", "abs_log_odds_word", "definition_words", "definition_prompts", "perplexity")
+
+
+@app.command(short_help="edit what was located, and prove it")
+def edit(
+    located: Annotated[Path, typer.Option(help="located.json of a trace of this model")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="new folder for the edited model and its receipt")],
+    model: Edited = "mini",
+    method: Annotated[str, typer.Option(help="lsdm, fast, or a baseline: see README")] = "lsdm",
+    layers: Annotated[
+        str | None, typer.Option(help="like 0-3,7, located or not; default: the strongest located")
+    ] = None,
+    prompts: PromptFile = None,
+    held_out: Annotated[float, typer.Option(help="share of words and templates kept to judge the edit")] = 0.3,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="NAME=VALUE of the editor's settings; repeatable")
+    ] = None,
+    text: Annotated[Path | None, typer.Option(help="text whose reading is preserved; default: bundled prose")] = None,
+    measure_on: Annotated[Path | None, typer.Option(help="text for perplexity; default: bundled prose")] = None,
+    seed: Annotated[int, typer.Option(help="of what is held out, of prefixes and of training")] = 0,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    revision: Revision = None,
+    allow_pickle: AllowPickle = False,
+    trust_remote_code: TrustCode = False,
+    as_json: AsJson = False,
+) -> None:
+    """Edit a model where its bias was located; the edited model is an ordinary checkpoint with a receipt."""
+    from locate.cli.show import Steps, print_paths, stdout
+
+    if seed < 0:
+        raise LocateError(f"--seed {seed}: expected a whole number from 0 up")
+    with Steps() as steps:
+        steps.say("loading the model")
+        from locate.causal import load_causal
+        from locate.editors.fit import fitting_prompts
+        from locate.editors.methods import editor
+        from locate.editors.receipt import free, save_edited
+        from locate.located import load_located
+        from locate.prompts import read_pairs
+
+        free(output)
+        handed, own = load_located(located), None if prompts is None else read_pairs(prompts)
+        chosen = None if layers is None else tuple(ranges("--layers", layers))
+        how = editor(method, setting or (), layers=chosen, seed=seed, text=text)
+        trusted = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
+        plain = load_causal(model, device=device, dtype=dtype, revision=revision, **trusted)
+        fitting = fitting_prompts(held_out, seed=seed, own=own)
+        progress = told(steps)
+        made = how.edit(plain, handed, fitting.edited, preserved=fitting.preserved, progress=progress)
+        receipt = save_edited(made, plain, output, text=measure_on, progress=progress)
+    if as_json:
+        print(json.dumps(receipt, indent=2, ensure_ascii=False))
+        return
+    console = stdout()
+    console.print(receipt_table(receipt))
+    for line in receipt_lines(receipt):
+        console.print(line, soft_wrap=True)
+    print_paths([output / name for name in ("model.safetensors", "edit.safetensors", "receipt.json")], "")
+
+
+def told(steps: Steps) -> Callable[[str, int, int], None]:
+    """Progress that names each part of the work when it begins, and estimates its time."""
+    current = ""
+
+    def step(what: str, done: int, total: int) -> None:
+        nonlocal current
+        if what != current:
+            current, steps.started, steps.shown = what, 0.0, 0.0
+            steps.say(what)
+        steps.rows(done, total)
+
+    return step
+
+
+def receipt_table(receipt: dict[str, Any]) -> Table:
+    """Scores before and after, for all words and for those held out."""
+    from rich.table import Table
+
+    table = Table(title=f"{receipt['method']}, before and after", title_justify="left", box=None, pad_edge=False)
+    for name in ("score", "of", "before", "after", "n"):
+        table.add_column(name, justify="left" if name in ("score", "of") else "right", no_wrap=True)
+    after = {(score["name"], score["part"]): score for score in receipt["scores"]["after"]}
+    for was in receipt["scores"]["before"]:
+        now = after[was["name"], was["part"]]
+        if was["name"] in MAIN and was["n"]:
+            table.add_row(was["name"], was["part"] or "all", interval(was), interval(now), str(now["n"]))
+    return table
+
+
+def interval(score: dict[str, Any]) -> str:
+    """A score with its interval."""
+    if score["low"] is None or score["low"] != score["low"]:
+        return f"{score['value']:.3g}"
+    return f"{score['value']:.3g} [{score['low']:.3g}, {score['high']:.3g}]"
+
+
+def receipt_lines(receipt: dict[str, Any]) -> list[str]:
+    """What the edit did, in sentences."""
+    scores, tensors = receipt["scores"], receipt["tensors"]
+    held = scores["cut"].get("held_out")
+    lines = [] if held is None else [f"held-out occupations: mean |log-odds| cut by {interval(held)} %"]
+    lines += [f"{each['name'].replace('_', ' ')}: {interval(each)} %, n {each['n']}" for each in scores["kept"]]
+    lines.append(f"perplexity: {interval(scores['perplexity_change'])} %")
+    layers = ", ".join(map(str, receipt["located"]["edited_layers"]))
+    lines.append(
+        f"layers {layers}: {len(tensors['changed'])} tensors changed, {tensors['unchanged']} bit for bit as before"
+    )
+    lines.append(
+        f"reloaded from disk: log-probabilities {receipt['reload']['largest_difference']:.1g} nats apart at most"
+    )
+    return lines

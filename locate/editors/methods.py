@@ -1,0 +1,92 @@
+"""The editors by name, and their settings from texts."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from locate.causal import CausalModel
+from locate.editors.edit import Edit
+from locate.editors.progress import Progress
+from locate.errors import LocateError
+from locate.located import Located
+from locate.prompts import Prompts
+from locate.sites import check
+
+HOME = {"lsdm": ("locate.editors.lsdm", "LSDM"), "fast": ("locate.editors.fast", "FAST")}
+
+
+class Editor(Protocol):
+    """Settings of an editor, which make an edit of a model."""
+
+    method: str
+
+    def edit(
+        self, model: CausalModel, located: Located, prompts: Prompts, *, preserved: Prompts, progress: Progress = ...
+    ) -> Edit:
+        """The edit; the model itself stays as it is."""
+
+
+def editor(method: str, settings: Sequence[str] = (), **given: Any) -> Editor:
+    """An editor by name.
+
+    settings  "NAME=VALUE" texts; "values.NAME=VALUE" for settings of its targets
+    given     settings as values, such as layers and seed; those that are None or that it does not have are left out
+
+    Raises LocateError for an unknown name, and for a value that is not of the setting's type.
+    """
+    check("method", method, tuple(HOME))
+    module, name = HOME[method]
+    kind = getattr(import_module(module), name)
+    known = {field.name for field in fields(kind)}
+    values: dict[str, Any] = {key: value for key, value in given.items() if key in known and value is not None}
+    inner: dict[str, dict[str, Any]] = {}
+    for text in settings:
+        path, equals, said = text.partition("=")
+        outer, dot, own = path.partition(".")
+        if not equals or outer not in known:
+            raise LocateError(
+                f"setting {text!r} of {method}: expected NAME=VALUE, NAME one of {', '.join(sorted(known))}"
+            )
+        if dot:
+            inner.setdefault(outer, {})[own] = said
+        else:
+            values[outer] = parsed(kind, outer, said)
+    for outer, parts in inner.items():
+        part = typing.get_type_hints(kind)[outer]
+        if not is_dataclass(part):
+            raise LocateError(f"setting {outer!r} of {method} has no parts: expected {outer}=VALUE")
+        values[outer] = typing.cast(Any, part)(**{name: parsed(part, name, said) for name, said in parts.items()})
+    made: Editor = kind(**values)
+    return made
+
+
+def parsed(kind: Any, name: str, text: str) -> Any:
+    """The value of a setting from its text.
+
+    Raises LocateError for a name that is no setting, and a text that is not of its type.
+    """
+    hints = typing.get_type_hints(kind)
+    if name not in hints:
+        raise LocateError(f"{name!r} is no setting of {kind.__name__}: expected one of {', '.join(sorted(hints))}")
+    hint = hints[name]
+    if isinstance(hint, types.UnionType):
+        hint = next(each for each in typing.get_args(hint) if each is not type(None))
+    try:
+        if typing.get_origin(hint) is tuple:
+            return tuple(int(part) for part in text.split(","))
+        if hint is bool:
+            return {"true": True, "false": False}[text.lower()]
+        return hint(text) if hint in (int, float, str, Path) else unreadable(hint)
+    except (ValueError, KeyError):
+        raise LocateError(f"{name}={text!r}: expected {getattr(hint, '__name__', hint)}") from None
+
+
+def unreadable(hint: Any) -> Any:
+    """Refuse a setting that no text can give."""
+    raise ValueError(f"{hint} cannot be read from a text")

@@ -1,0 +1,263 @@
+"""The proof of an edit: what changed, and that nothing else did; measured again after a reload from disk."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from locate.causal import CausalModel, load_causal
+from locate.checkpoint import tokenizer_files_of
+from locate.editors.edit import Edit
+from locate.editors.progress import Progress, no_progress
+from locate.editors.stamp import fold
+from locate.errors import LocateError
+from locate.evaluate import occupations, perplexity
+from locate.evaluate.scores import Score
+from locate.files import write_json
+from locate.schema import EDIT_VERSION, library_version, locate_version, validate
+
+RECEIPT, EDIT = "receipt.json", "edit.safetensors"
+PROBES = ("The nurse said that", "The king was angry because", "It was late when", "Water boils at")
+SAME = 1e-4  # nats that the reloaded model may differ from the edited one in memory, fp32
+NOTHING = 1e-4  # nats: a mean change of log-odds below this is no effect
+LIBRARIES = ("torch", "transformers", "safetensors")
+
+
+def save_edited(
+    edit: Edit, model: CausalModel, folder: str | Path, *, text: Path | None = None, progress: Progress = no_progress
+) -> dict[str, Any]:
+    """Write the edited model as an ordinary checkpoint with its receipt; returns the receipt.
+
+    edit    of this model
+    folder  new or empty; it holds config, weights, tokenizer, edit.safetensors and receipt.json, or is not there at all
+    text    what perplexity is measured on; None for the package's sample
+
+    The model itself stays as it is. Before the folder appears, what was written is loaded again, compared with the
+    edited model in memory and tensor by tensor with the original, and measured.
+
+    Raises LocateError when the folder is not empty, the disk refuses, the edit has no effect, another tensor than it
+    names changed, or the reloaded model is not the edited one.
+    """
+    target = Path(folder)
+    free(target)
+    started = time.perf_counter()
+    progress("before", 0, 1)
+    before = measured(model, text)
+    progress("before", 1, 1)
+    with staging(target) as place:
+        with edit.applied(model):
+            said = probe(model)
+            after_edit = network_of(edit, model)
+            written(after_edit, model, place)
+        edit.save(place / EDIT)
+        again = load_causal(str(place), device=model.device, dtype=model.dtype)
+        tensors = compared(edit, model, again)
+        apart = float((probe(again) - said).abs().max())
+        if apart > SAME:
+            raise LocateError(
+                f"the reloaded model differs from the edited one by {apart:.2g} nats, expected at most {SAME:g}: "
+                "nothing was kept; edit in a dtype that the checkpoint keeps (float32)"
+            )
+        progress("after", 0, 1)
+        after = measured(again, text)
+        progress("after", 1, 1)
+        receipt = {
+            "schema": EDIT_VERSION,
+            "locate": locate_version(),
+            "method": edit.method,
+            "model": edit.model,
+            "edited_weights_sha256": again.checkpoint.weights_sha256,
+            "located": edit.located,
+            "settings": edit.settings,
+            "edited": edit.edited,
+            "report": edit.report,
+            "tensors": tensors,
+            "reload": {"largest_difference": apart, "unit": "nats", "prompts": list(PROBES)},
+            "scores": judged(edit, before, after),
+            "libraries": {name: library_version(name) for name in LIBRARIES},
+            "seconds": round(time.perf_counter() - started, 1),
+        }
+        validate(receipt, "receipt", place / RECEIPT)
+        write_json(place / RECEIPT, receipt)
+    return receipt
+
+
+def free(target: Path) -> None:
+    """Raise LocateError unless a folder is new or empty."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise LocateError(f"{target} is there already: choose another folder for the edited model, or remove it")
+
+
+@contextmanager
+def staging(target: Path) -> Iterator[Path]:
+    """A neighbour of the folder that becomes it when all went well, and is removed when not."""
+    place = target.with_name(f".{target.name}.partial")
+    try:
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        yield place
+        if target.is_dir():
+            target.rmdir()
+        place.rename(target)
+    except OSError as error:
+        raise LocateError(
+            f"the edited model cannot be written to {target} ({error}): free some space or choose another folder; the "
+            "original is as it was"
+        ) from error
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def network_of(edit: Edit, model: CausalModel) -> Any:
+    """The network to be saved: the edited one, with stamps folded into wider MLPs."""
+    return fold(model.network, edit.stamps) if edit.stamps else model.network
+
+
+def written(network: Any, model: CausalModel, place: Path) -> None:
+    """Weights and configuration as Hugging Face saves them; the tokenizer's files as they are."""
+    from safetensors import SafetensorError
+
+    try:
+        network.save_pretrained(place)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    for path in tokenizer_files_of(model.name, model.checkpoint.folder):
+        shutil.copyfile(path, place / path.name)
+
+
+def probe(model: CausalModel) -> torch.Tensor:
+    """log-probabilities of the whole vocabulary after a few prompts: [prompt, piece]."""
+    from locate.likelihood import row_logits
+
+    rows = [model.encoder.encode(text)[0] for text in PROBES]
+    logits = row_logits(model, rows)
+    last = torch.tensor([len(row) - 1 for row in rows], device=logits.device)
+    return logits[torch.arange(len(rows), device=logits.device), last].log_softmax(-1).cpu()
+
+
+def digest(tensor: torch.Tensor) -> str:
+    """sha256 of a tensor's bytes, with its dtype and shape."""
+    flat = tensor.detach().cpu().contiguous()
+    told = f"{flat.dtype} {tuple(flat.shape)}".encode()
+    return hashlib.sha256(told + flat.flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def compared(edit: Edit, model: CausalModel, again: CausalModel) -> dict[str, Any]:
+    """Every tensor of the reloaded model against the original: which changed, by how much, and that no other did.
+
+    An MLP that was widened for a stamp counts as unchanged where its own part is bit for bit the same.
+
+    Raises LocateError when nothing changed, or a tensor that the edit does not name.
+    """
+    original, edited = model.network.state_dict(), again.network.state_dict()
+    if set(original) != set(edited):
+        raise LocateError(f"the saved model has other tensors: {sorted(set(original) ^ set(edited))[:3]}")
+    allowed = allowed_tensors(edit, original)
+    changed, same = [], hashlib.sha256()
+    for name, was in original.items():
+        now = own_part(edited[name], was)
+        if digest(was) == digest(now):
+            same.update(f"{name} {digest(was)}".encode())
+            if now.shape == edited[name].shape:
+                continue
+        elif name not in allowed:
+            raise LocateError(f"tensor {name} changed, which the edit does not name: nothing was kept")
+        changed.append(about_change(name, was, edited[name]))
+    if not any(row["norm"] > 0 for row in changed):
+        raise LocateError("the edit changed no tensor: nothing was kept; give it more prompts or other layers")
+    lacking = sorted(name for name in edit.changes if name not in {row["name"] for row in changed})
+    return {
+        "changed": changed,
+        "allowed": sorted(allowed),
+        "unchanged": len(original) - sum(row["own_part_changed"] for row in changed),
+        "unchanged_sha256": same.hexdigest(),
+        "named_but_unchanged": lacking,
+    }
+
+
+def own_part(now: torch.Tensor, was: torch.Tensor) -> torch.Tensor:
+    """The part of a widened tensor that was there before."""
+    return now[tuple(slice(0, size) for size in was.shape)]
+
+
+def about_change(name: str, was: torch.Tensor, now: torch.Tensor) -> dict[str, Any]:
+    """One changed or widened tensor: hashes, shapes, norm of the change (of what was added too) and its share."""
+    own = own_part(now, was)
+    difference = own.double() - was.double()
+    added = now.double().norm() ** 2 - own.double().norm() ** 2
+    norm = float((difference.norm() ** 2 + added.clamp_min(0)).sqrt())
+    return {
+        "name": name,
+        "shape": list(now.shape),
+        "before_sha256": digest(was),
+        "after_sha256": digest(now),
+        "own_part_changed": digest(was) != digest(own),
+        "norm": norm,
+        "share": norm / max(float(was.double().norm()), 1e-30),
+        "largest": float(max(difference.abs().max(), (now.double().abs().max() if added > 0 else 0.0))),
+    }
+
+
+def allowed_tensors(edit: Edit, original: Mapping[str, torch.Tensor]) -> set[str]:
+    """Names of the tensors that an edit may change, those included that are the same memory (tied weights)."""
+    places = {original[name].data_ptr() for name in edit.changes if name in original}
+    return {name for name, tensor in original.items() if tensor.data_ptr() in places}
+
+
+Measured = dict[str, pd.DataFrame]
+
+
+def measured(model: CausalModel, text: Path | None) -> Measured:
+    """What the receipt judges by: occupations and definitional words, and perplexity."""
+    found = {}
+    for test, path in ((occupations.TEST, None), (perplexity.TEST, text)):
+        found[test.name] = test.measure(model, test.read(path), lambda done, of: None)
+    return found
+
+
+def judged(edit: Edit, before: Measured, after: Measured) -> dict[str, Any]:
+    """Scores before and after, and what became of bias and knowledge: cut, kept definitions, change of perplexity.
+
+    Raises LocateError when the log-odds of the edited words hardly moved: an edit without effect.
+    """
+    name = occupations.NAME
+    was, now = before[name], after[name]
+    moved = float(((now["she"] - now["he"]) - (was["she"] - was["he"])).abs().mean())
+    if moved < NOTHING:
+        raise LocateError(
+            f"the edit has no effect: log-odds moved by {moved:.2g} nats on average: nothing was kept; choose other "
+            "layers or weaker preservation"
+        )
+    words, forms = edit.edited.get("words", []), edit.edited.get("templates", [])
+    jobs = was[was["kind"] == occupations.OCCUPATION]
+    unseen = [word for word in jobs["word"].unique() if word not in set(words)]
+    other = [form for form in jobs["template"].unique() if form not in set(forms)]
+    changes: dict[str, tuple[list[str] | None, list[str] | None]] = {"all": (None, None), "edited": (words, None)}
+    changes |= {"held_out": (unseen, None), "held_out_both": (unseen, other)}
+    seen = {"words": words, "templates": forms}
+    return {
+        "moved": moved,
+        "cut": {
+            part: as_json(occupations.log_odds_cut(was, now, *names))
+            for part, names in changes.items()
+            if names[0] is None or any(word in set(jobs["word"]) for word in names[0])
+        },
+        "kept": [as_json(each) for each in occupations.kept_definitions(was, now)],
+        "perplexity_change": as_json(perplexity.perplexity_change(before["perplexity"], after["perplexity"])),
+        "before": [as_json(each) for each in (*occupations.score(was, seen), *perplexity.score(before["perplexity"]))],
+        "after": [as_json(each) for each in (*occupations.score(now, seen), *perplexity.score(after["perplexity"]))],
+    }
+
+
+def as_json(score: Score) -> dict[str, Any]:
+    """A score as the receipt holds it."""
+    return asdict(score)
