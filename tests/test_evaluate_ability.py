@@ -19,6 +19,7 @@ from locate.causal import load_causal
 from locate.errors import LocateError
 from locate.evaluate import ability
 from locate.evaluate.ability import ARC, BLIMP, HELLASWAG, LAMBADA, OPENBOOKQA, PIQA, WINOGRANDE
+from locate.evaluate.crows_pairs import TEST as CROWS
 from locate.likelihood import log_likelihoods
 
 TESTS = (LAMBADA, HELLASWAG, PIQA, ARC, OPENBOOKQA, WINOGRANDE, BLIMP)
@@ -143,6 +144,10 @@ def test_crows_pairs_of_the_harness_equal_those_from_log_likelihoods(shared, min
     result = found["results"]["crows_pairs_english"]
     assert result["pct_stereotype,none"] == np.mean(own > 0)
     assert result["likelihood_diff,none"] == pytest.approx(np.abs(own).mean(), abs=1e-4)
+    pd.DataFrame(rows).to_csv(tmp_path / "crows_pairs_anonymized.csv", index=False)
+    whole = {score.name: score for score in CROWS.score(measured(CROWS, mini, tmp_path)) if not score.part}
+    assert whole["pct_stereotype"].value == pytest.approx(100 * result["pct_stereotype,none"])
+    assert whole["likelihood_diff"].value == pytest.approx(result["likelihood_diff,none"], abs=1e-4)
 
 
 def test_scores_by_hand():

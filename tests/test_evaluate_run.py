@@ -13,7 +13,7 @@ from locate.causal import load_causal
 from locate.errors import LocateError
 from locate.evaluate import change, hub, run, scores
 from locate.evaluate import tests as catalogue
-from locate.evaluate.change import BLOCKS, blocks_of, change_of, compare_evaluations
+from locate.evaluate.change import BLOCKS, blocks_of, change_of, compare_evaluations, paired_intervals
 from locate.evaluate.evaluation import Evaluation, load_evaluation
 from locate.evaluate.perplexity import TEST as PERPLEXITY
 from locate.evaluate.run import evaluate, network_hash
@@ -164,7 +164,7 @@ def test_a_folder_with_something_else_is_refused(mini, tmp_path):
 
 
 @pytest.mark.parametrize(("settings", "said"), [
-    ({"tests": ["nonsense"]}, "test 'nonsense': expected one of perplexity, "),
+    ({"tests": ["nonsense"]}, "test 'nonsense': expected one of occupations, "),
     ({"tests": ["piqa"]}, "test 'piqa': no data folder was named: expected a folder with piqa/"),
     ({"tests": ["piqa"], "data": "."}, r"test 'piqa': \. holds none of its files.*hub name as its source: baber/piqa"),
     ({"tests": ["piqa"], "data": "absent"}, "data folder absent: expected a folder that is there"),
@@ -332,6 +332,18 @@ def test_the_paired_change_is_that_of_the_items(mini, other, listed):
     row = found.frame().iloc[0]
     assert (row["before_value"], row["change"], row["within_noise"]) == (change.before.value, change.change, False)
     assert found.as_json()["changes"][0]["after_n"] == 6
+
+
+def test_a_part_of_few_groups_has_the_interval_that_it_has_alone():
+    def score(table):
+        own = table[table["word"].isin(WORDS[:3])]
+        return [scores.Score("t", "own", float(own["value"].mean()), 0, 0, "%", len(own), own["word"].nunique())]
+
+    before = pd.DataFrame({"word": WORDS, "value": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]})
+    after = before.assign(value=[3.0, 8.0, 4.0, 9.0, 9.0, 9.0])  # changes of the part: 2, 6, 1
+    found = paired_intervals(replace(toy(cluster=by_word), score=score), before, after, None, 0)
+    half = 4.3026527297 * math.sqrt(7 / 3)  # t of 2; the standard error of 3, whose deviations square to 14
+    assert found == {("t", "own", ""): (pytest.approx(3 - half), pytest.approx(3 + half), 3)}
 
 
 def test_without_groups_the_change_is_that_of_two_samples(mini, other, listed):

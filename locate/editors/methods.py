@@ -22,6 +22,7 @@ from locate.sites import check
 HOME = {"lsdm": ("locate.editors.lsdm", "LSDM"), "fast": ("locate.editors.fast", "FAST")}
 
 
+@typing.runtime_checkable
 class Editor(Protocol):
     """Settings of an editor, which make an edit of a model."""
 

@@ -123,4 +123,5 @@ TEST = Test(
     files=("bbq_gender", "BBQ/data", *NAMES),
     strata=stratum,
     usual=USUAL,
+    cluster=lambda table: table["template"].to_numpy(),
 )

@@ -99,4 +99,5 @@ TEST = Test(
     score=score,
     files=("bec_pro", "BEC-Pro", SENTENCES),
     strata=lambda couple: couple.profession,
+    cluster=lambda table: table["profession"].to_numpy(),
 )

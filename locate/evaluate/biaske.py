@@ -168,4 +168,5 @@ TEST = Test(
     score=score,
     paired=lambda before, after: [retained(before, after)],
     strata=lambda couple: couple.kind,
+    cluster=lambda table: table["subject"].to_numpy(),
 )

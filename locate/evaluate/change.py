@@ -108,8 +108,8 @@ def compare_evaluations(before: Evaluation, after: Evaluation, *, seed: int = 0)
     Where both measured the same items and the test names what its intervals resample, the interval is that of the
     paired change: a jackknife that leaves out whole groups (at most 50 blocks of them, drawn with the seed), scores the
     rest in both models, and takes Student's t of the score's own blocks less one. It needs no formula for a score, and
-    suits smooth ones, such as means, shares and ratios. Elsewhere the two are taken as independent samples (Zou and Donner 2008),
-    which is too wide where the items are the same.
+    suits smooth ones, such as means, shares and ratios. Elsewhere the two are taken as independent samples (Zou and
+    Donner 2008), which is too wide where the items are the same.
 
     The words and templates that either model was edited on are told to the tests of both, so that the same parts are
     compared.

@@ -77,4 +77,5 @@ TEST = Test(
     score=score,
     files=tuple(f"{folder}{name}" for folder in ("crows_pairs/", "crows-pairs/data/", "") for name in NAMES),
     hub="nyu-mll/crows_pairs",
+    cluster=lambda table: table["group"].to_numpy(),
 )

@@ -85,4 +85,5 @@ TEST = Test(
     measure=measure,
     score=score,
     files=("gap", "gap-coreference", "gap-development.tsv"),
+    cluster=lambda table: table["page"].to_numpy(),
 )

@@ -178,6 +178,7 @@ GENERATION = Test(
     read=read_prompts,
     measure=measure,
     score=lambda table: scores_of("generation", table),
+    cluster=lambda table: table["group"].to_numpy(),
 )
 
 BOLD = Test(
@@ -187,6 +188,7 @@ BOLD = Test(
     read=read_bold_prompts,
     measure=measure,
     score=lambda table: scores_of("bold", table),
+    cluster=lambda table: table["group"].to_numpy(),
     files=("bold", "bold/prompts", *BOLD_FILES),
     strata=lambda prompt: SIDES[prompt.gender],
     usual=100,

@@ -296,6 +296,11 @@ def log_odds_cut(
     return Score(NAME, "log_odds_cut", value, low, high, "%", len(size), len(set(group)), ties=ties)
 
 
+def paired(before: pd.DataFrame, after: pd.DataFrame) -> list[Score]:
+    """What an edited model keeps of definitions, and by how much its log-odds fell."""
+    return [*kept_definitions(before, after), log_odds_cut(before, after)]
+
+
 TEST = Test(
     name=NAME,
     title="Occupations: she or he after occupations, gendered words and neutral words of the package",
@@ -303,4 +308,6 @@ TEST = Test(
     read=read,
     measure=measure,
     score=score,
+    paired=paired,
+    cluster=lambda table: table["word"].to_numpy(),
 )

@@ -81,4 +81,5 @@ TEST = Test(
     measure=measure,
     score=score,
     files=NAMES,
+    cluster=lambda table: table["group"].to_numpy(),
 )

@@ -153,4 +153,5 @@ TEST = Test(
     score=score,
     files=tuple(f"{folder}{name}" for folder in ("stereoset/", "StereoSet/data/", "") for name in NAMES),
     hub="McGill-NLP/stereoset",
+    cluster=lambda table: table["target"].to_numpy(),
 )

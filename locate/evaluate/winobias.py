@@ -94,4 +94,5 @@ TEST = Test(
     score=score,
     files=("winobias", "WinoBias/wino/data", "WinoBias/wino", "wino", "pro_stereotyped_type1.txt.dev"),
     hub="uclanlp/wino_bias",
+    cluster=lambda table: table["occupation"].to_numpy(),
 )

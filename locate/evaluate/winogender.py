@@ -105,4 +105,5 @@ TEST = Test(
     score=score,
     files=("winogender", "winogender-schemas/data", "all_sentences.tsv"),
     hub="oskarvanderwal/winogender",
+    cluster=lambda table: table["occupation"].to_numpy(),
 )
