@@ -16,26 +16,53 @@ from safetensors.torch import load_file, save_file
 from locate.causal import CausalModel
 from locate.editors.readings import caught
 from locate.errors import LocateError
-from locate.files import hash_of, write_whole
+from locate.files import hash_of, read_json, write_json, write_whole
 from locate.likelihood import Step, silent
 from locate.products import products
 
 WINDOW = 256  # tokens read at once, each window on its own
 FEWEST = 2000  # tokens behind a covariance
 BATCH = 16
+OWN, OWN_BATCH = 128, 64  # windows that a model writes itself, and how many at once
 
 
-def preserved_text(path: Path | None) -> str:
-    """The text whose keys are left alone: the user's, or the package's prose.
+def preserved_windows(
+    model: CausalModel, path: Path | None, *, cache: Path | None = None, step: Step = silent
+) -> list[list[int]]:
+    """The text whose reading is left alone, as tokens: the user's, or the package's prose and the model's own text.
 
-    Raises LocateError for a file that is missing or not UTF-8.
+    What a model writes is like all that it was trained on, which no bundled text can be.
+
+    Raises LocateError for a file that is missing, not UTF-8 or too short.
     """
     if path is None:
-        return files("locate").joinpath("evaluate", "text", "preserve.txt").read_text(encoding="utf-8")
+        prose = files("locate").joinpath("evaluate", "text", "preserve.txt").read_text(encoding="utf-8")
+        return windows(model, prose) + own_windows(model, cache or cache_folder(), step)
     try:
-        return path.read_text(encoding="utf-8")
+        return windows(model, path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise LocateError(f"text {path} cannot be read ({error}): expected a UTF-8 text file") from None
+
+
+def own_windows(model: CausalModel, folder: Path, step: Step) -> list[list[int]]:
+    """Windows of tokens that the model writes after its start token, sampled at temperature 1; kept by content."""
+    path = folder / f"written-{hash_of([model.checkpoint.weights_sha256, model.dtype, OWN, WINDOW])[:32]}.json"
+    if path.is_file():
+        rows: list[list[int]] = read_json(path)
+        return rows
+    rows = []
+    length = min(WINDOW, model.context) - 1
+    for first in range(0, OWN, OWN_BATCH):
+        start = torch.full((OWN_BATCH, 1), model.start, device=model.device)
+        with torch.inference_mode(), torch.random.fork_rng():
+            torch.manual_seed(first)
+            rows += model.network.generate(
+                start, attention_mask=torch.ones_like(start), do_sample=True, top_k=0, top_p=1.0, temperature=1.0,
+                min_new_tokens=length, max_new_tokens=length, pad_token_id=model.start,
+            ).tolist()  # fmt: skip
+        step(first + OWN_BATCH, OWN)
+    write_json(path, rows)
+    return rows
 
 
 def windows(model: CausalModel, text: str) -> list[list[int]]:
@@ -52,31 +79,35 @@ def windows(model: CausalModel, text: str) -> list[list[int]]:
 
 
 def covariances(
-    model: CausalModel, names: Sequence[str], text: str, *, cache: Path | None = None, step: Step = silent
+    model: CausalModel,
+    names: Sequence[str],
+    rows: Sequence[Sequence[int]],
+    *,
+    cache: Path | None = None,
+    step: Step = silent,
 ) -> dict[str, Float[torch.Tensor, "d_mlp d_mlp"]]:
-    """E[k k^T] of what each module is fed, over all tokens of the text, float64 (rounded once to fp32, as it is kept).
+    """E[k k^T] of what each module is fed, over all tokens of windows of text; float64, rounded once to fp32.
 
     names  of the MLPs' output matrices
-    cache  folder where they are kept, by content: weights, text, module, dtype; None for the user's cache
+    cache  folder where they are kept, by content: weights, tokens, module, dtype; None for the user's cache
 
     Nothing is read twice: all modules that are not in the cache share the passes.
     """
     folder = cache or cache_folder()
-    paths = {name: folder / f"covariance-{key_of(model, name, text)}.safetensors" for name in names}
+    paths = {name: folder / f"covariance-{key_of(model, name, rows)}.safetensors" for name in names}
     found = {name: kept(path) for name, path in paths.items()}
     lacking = [name for name in names if found[name] is None]
     if lacking:
-        measured = measure(model, lacking, windows(model, text), step)
+        measured = measure(model, lacking, rows, step)
         for name, moment in measured.items():
             write_whole(paths[name], partial(save_file, {"moment": moment}))
             found[name] = moment
     return {name: moment.double().to(model.device) for name, moment in found.items() if moment is not None}
 
 
-def key_of(model: CausalModel, name: str, text: str) -> str:
+def key_of(model: CausalModel, name: str, rows: Sequence[Sequence[int]]) -> str:
     """Name of a covariance by what it is of."""
-    said = [model.checkpoint.weights_sha256, model.checkpoint.tokenizer_sha256, name, text, model.dtype, WINDOW]
-    return hash_of(said)[:32]
+    return hash_of([model.checkpoint.weights_sha256, name, list(rows), model.dtype])[:32]
 
 
 def kept(path: Path) -> torch.Tensor | None:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 
 from locate.causal import CausalModel
-from locate.editors.covariance import preserved_text, windows
+from locate.editors.covariance import preserved_windows
 from locate.editors.edit import Edit
 from locate.editors.handoff import hand_off
 from locate.editors.progress import Progress, no_progress
@@ -45,7 +45,7 @@ class FAST:
     preserve  weight of the same on prompts about words that say their gender
     gamma   weight of KL(before || after) of every next token of the preserved text
     epochs, batch, rate   passes over the edited prompts, prompts in a step, step size of Adam
-    text    file of preserved text; None for the package's prose
+    text    file of preserved text; None for the package's prose and what the model writes itself
 
     The paper's alpha 40, beta 0.1 and rate 0.1 are not confirmed by it, and belong to probabilities.
     """
@@ -97,7 +97,7 @@ class FAST:
             rows,
             neutral_readings(model, prompts),
             readings(model, preserved.pairs),
-            windows(model, preserved_text(self.text)),
+            preserved_windows(model, self.text, step=lambda done, of: progress("text", done, of)),
         )
         stamp = empty_stamp(model.network, hand.template, hand.layers[0], self.width, self.seed)
         history = self.train(model, stamp, pools, progress)

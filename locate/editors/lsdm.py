@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 
 from locate.causal import CausalModel
-from locate.editors.covariance import covariances, preserved_text
+from locate.editors.covariance import covariances, preserved_windows
 from locate.editors.edit import Change, Edit, changed, product
 from locate.editors.handoff import Handoff, hand_off
 from locate.editors.progress import Progress, no_progress
@@ -41,7 +41,7 @@ class LSDM:
     rounds    how often the layers are visited, in the model edited so far; 1 as published
     prefixes  random beginnings before each prompt, drawn from the model
     values    how v* is found
-    text      file whose keys are preserved; None for the package's prose
+    text      file whose keys are preserved; None for the package's prose and what the model writes itself
     """
 
     layers: tuple[int, ...] | None = None
@@ -83,9 +83,8 @@ class LSDM:
         """
         hand = hand_off(model, located, layers=self.layers, most=self.most)
         prefixes = random_prefixes(model, self.prefixes, self.seed)
-        moments = covariances(
-            model, hand.modules, preserved_text(self.text), step=lambda done, of: progress("covariance", done, of)
-        )
+        text = preserved_windows(model, self.text, step=lambda done, of: progress("text", done, of))
+        moments = covariances(model, hand.modules, text, step=lambda done, of: progress("covariance", done, of))
         neutral = neutral_readings(model, prompts) if self.values.solver == "adam" else []
         work = Work(
             hand,
