@@ -47,9 +47,9 @@ class LSDM:
     layers: tuple[int, ...] | None = None
     most: int = 3
     ridge: float = 1000.0
-    preserve: float = 1.0
+    preserve: float = 4.0
     spread: str = "each"
-    rounds: int = 3
+    rounds: int = 2
     prefixes: int = 1
     values: Values = field(default_factory=Values)
     text: Path | None = None

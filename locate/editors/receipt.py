@@ -22,7 +22,7 @@ from locate.editors.stamp import fold
 from locate.errors import LocateError
 from locate.evaluate import occupations, perplexity
 from locate.evaluate.scores import Score
-from locate.files import write_json
+from locate.files import strict, write_json
 from locate.schema import EDIT_VERSION, library_version, locate_version, validate
 from locate.startup import quiet
 
@@ -30,6 +30,7 @@ RECEIPT, EDIT = "receipt.json", "edit.safetensors"
 PROBES = ("The nurse said that", "The king was angry because", "It was late when", "Water boils at")
 SAME = 1e-4  # nats that the reloaded model may differ from the edited one in memory, fp32
 NOTHING = 1e-4  # nats: a mean change of log-odds below this is no effect
+JUDGES = (occupations.TEST, perplexity.TEST)
 LIBRARIES = ("torch", "transformers", "safetensors")
 
 
@@ -87,9 +88,10 @@ def save_edited(
             "libraries": {name: library_version(name) for name in LIBRARIES},
             "seconds": round(time.perf_counter() - started, 1),
         }
-        validate(receipt, "receipt", place / RECEIPT)
-        write_json(place / RECEIPT, receipt)
-    return receipt
+        told: dict[str, Any] = strict(receipt)  # type: ignore[assignment]
+        validate(told, "receipt", place / RECEIPT)
+        write_json(place / RECEIPT, told)
+    return told
 
 
 def free(target: Path) -> None:
@@ -221,8 +223,9 @@ Measured = dict[str, pd.DataFrame]
 def measured(model: CausalModel, text: Path | None) -> Measured:
     """What the receipt judges by: occupations and definitional words, and perplexity."""
     found = {}
-    for test, path in ((occupations.TEST, None), (perplexity.TEST, text)):
-        found[test.name] = test.measure(model, test.read(path), lambda done, of: None)
+    for test in JUDGES:
+        read = test.read(text if test.name == perplexity.TEST.name else None)
+        found[test.name] = test.measure(model, read, lambda done, of: None)
     return found
 
 
