@@ -111,7 +111,7 @@ def eraser(outputs: Float[torch.Tensor, "word d_model"], labels: Float[torch.Ten
     try:
         from concept_erasure import LeaceEraser  # type: ignore[import-untyped]
     except ImportError:
-        raise LocateError("erasure needs the library concept-erasure: pip install concept-erasure") from None
+        raise LocateError('erasure needs the library concept-erasure: pip install "locate-bias[erasure]"') from None
     # its limit on the trace trades exact erasure for a smaller output
     found: Any = LeaceEraser.fit(outputs, labels, constrain_cov_trace=False)
     return found.proj_left, found.proj_right, outputs.mean(0)

@@ -55,8 +55,8 @@ class FAST:
     loss: str = "log_odds"
     alpha: float = 1.0
     beta: float = 1.0
-    preserve: float = 30.0
-    gamma: float = 10.0
+    preserve: float = 20.0
+    gamma: float = 5.0
     epochs: int = 6
     batch: int = 32
     rate: float = 2e-3

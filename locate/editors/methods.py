@@ -19,7 +19,14 @@ from locate.located import Located
 from locate.prompts import Prompts
 from locate.sites import check
 
-HOME = {"lsdm": ("locate.editors.lsdm", "LSDM"), "fast": ("locate.editors.fast", "FAST")}
+HOME = {
+    "lsdm": ("locate.editors.lsdm", "LSDM"),
+    "fast": ("locate.editors.fast", "FAST"),
+    "memit": ("locate.editors.memit", "MEMIT"),
+    "dama": ("locate.editors.dama", "DAMA"),
+    "leace": ("locate.editors.erase", "Erase"),
+}
+"""method: (module, class of its settings)"""
 
 
 @typing.runtime_checkable

@@ -48,9 +48,12 @@ def harness_tasks(folder: str, questions: Sequence[Question]) -> dict[str, Any]:
 
     folder  of the harness's task files
     """
-    import datasets
-    import lm_eval
-    from lm_eval.tasks import TaskManager
+    try:
+        import datasets
+        import lm_eval
+        from lm_eval.tasks import TaskManager
+    except ImportError:
+        raise LocateError('knowledge tests need lm-eval: pip install "locate-bias[ability]"') from None
 
     manager = TaskManager(include_defaults=False, include_path=Path(lm_eval.__file__).parent / "tasks" / folder)
     specs = []
