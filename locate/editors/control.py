@@ -1,0 +1,74 @@
+"""Controls of an edit: layers that were not located, and a change as large in random directions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+
+from locate.editors.edit import Change, Edit
+from locate.errors import LocateError
+from locate.located import Located
+
+
+def random_layers(located: Located, count: int, *, seed: int = 0, exclude: Sequence[int] = ()) -> tuple[int, ...]:
+    """Layers of the traced model that were not located, drawn without replacement, ascending.
+
+    exclude  further layers that are not drawn
+
+    Raises LocateError when fewer than `count` are left.
+    """
+    total = int(located.trace["model"]["n_layers"])
+    left = [layer for layer in range(total) if layer not in {*located.layers, *exclude}]
+    if not 1 <= count <= len(left):
+        raise LocateError(
+            f"{count} random layers: {len(left)} of {total} are neither located nor excluded: expected 1 to {len(left)}"
+        )
+    drawn = torch.randperm(len(left), generator=torch.Generator().manual_seed(seed))[:count]
+    return tuple(sorted(left[place] for place in drawn.tolist()))
+
+
+def shuffled(edit: Edit, seed: int = 0) -> Edit:
+    """The edit with every change in random directions: is its effect due to where it points, or to its size?
+
+    Each change keeps its singular values, and so its Frobenius norm and rank; its singular vectors are drawn uniformly.
+
+    Raises LocateError for an edit with stamps, whose effect is not linear in their matrices.
+    """
+    if edit.stamps:
+        raise LocateError(
+            f"an edit of method {edit.method!r} has stamps, which have no random twin: expected changes of matrices"
+        )
+    stream = torch.Generator().manual_seed(seed)
+    changes = {name: turned(change, stream) for name, change in edit.changes.items()}
+    report = edit.report | {"control": "random directions", "control_seed": seed}
+    return replace(edit, method=f"{edit.method}-random", changes=changes, report=report)
+
+
+def turned(change: Change, stream: torch.Generator) -> Change:
+    """A change with the same singular values in random directions, kept as the original is; a vector keeps its norm."""
+    first = change.factors[0]
+    if first.ndim == 1:
+        return Change((first.double().norm().cpu() * directions(len(first), 1, stream)[:, 0],))
+    rows, columns = change.whole.shape
+    sizes = singular_values(change)
+    left = directions(rows, len(sizes), stream) * sizes
+    right = directions(columns, len(sizes), stream).T
+    return Change((left @ right,)) if len(change.factors) == 1 else Change((left, right))
+
+
+def singular_values(change: Change) -> Float[torch.Tensor, " rank"]:
+    """Singular values of a change of a matrix; of a thin product without multiplying it out."""
+    if len(change.factors) == 1:
+        return torch.linalg.svdvals(change.whole.cpu())
+    left, right = (factor.double().cpu() for factor in change.factors)
+    return torch.linalg.svdvals(torch.linalg.qr(left).R @ torch.linalg.qr(right.T).R.T)
+
+
+def directions(size: int, count: int, stream: torch.Generator) -> Float[torch.Tensor, "size count"]:
+    """Orthonormal columns, uniform over all such, float64."""
+    drawn = torch.randn(size, count, generator=stream, dtype=torch.float64)
+    basis, triangle = torch.linalg.qr(drawn)
+    return basis * triangle.diagonal().sign()
