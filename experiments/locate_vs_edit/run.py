@@ -14,7 +14,6 @@ import random
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +22,20 @@ from drawing import draw
 from kept import Kept, label, write_csv
 from ranks import against_random, correlations
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from editing import EDITORS, HELD_OUT, add_options, editor_of, lighter, prompts_for
+
 import locate
 from locate.causal import CausalModel, load_causal
-from locate.editors.fast import FAST
-from locate.editors.fit import Fitting, fitting_prompts
-from locate.editors.lsdm import LSDM
+from locate.editors.fit import Fitting
 from locate.errors import LocateError
 from locate.evaluate import biaske, occupations, perplexity
 from locate.evaluate.scores import Items, Score
 from locate.schema import locate_version
 
 HERE = Path(__file__).resolve().parent
-EDITORS = {kind.method: kind for kind in (LSDM, FAST)}
 ROLES = ("subject_last", "last")
-HELD_OUT = 0.3
 Tables = dict[str, pd.DataFrame]
 
 
@@ -58,35 +57,29 @@ def effects_of(trace: locate.Trace) -> pd.DataFrame:
     return grouped.rename(columns={"group": "word", "size": "pairs"}).astype({"role": str, "word": str})
 
 
-def editor_of(name: str, layers: tuple[int, ...] | None, seed: int, epochs: int | None) -> Any:
-    """An editor with these settings, so far as it has them."""
-    kind = EDITORS[name]
-    given = {"layers": layers, "seed": seed, "epochs": epochs}
-    known = {field.name for field in fields(kind)}
-    return kind(**{key: value for key, value in given.items() if key in known and value is not None})
-
-
 def most_of(name: str) -> int:
     """How many of the located layers an editor takes by itself; a stamp stands beside one."""
-    return int(getattr(editor_of(name, None, 0, None), "most", 1))
+    return int(getattr(editor_of(name, {}), "most", 1))
 
 
 def sets_of(n_layers: int, located: tuple[int, ...], random_sets: int, seed: int) -> list[tuple[int, ...]]:
-    """Every layer alone, the located set, and random other sets of its size, each once."""
-    found = [(layer,) for layer in range(n_layers)]
-    if len(located) > 1:
-        others = [each for each in itertools.combinations(range(n_layers), len(located)) if each != located]
-        found += [located, *random.Random(seed).sample(others, min(random_sets, len(others)))]
-    return found
+    """The located set and random other sets of its size, each once; none where it is one layer, edited anyway."""
+    if len(located) < 2:
+        return []
+    others = [each for each in itertools.combinations(range(n_layers), len(located)) if each != located]
+    return [located, *random.Random(seed).sample(others, min(random_sets, len(others)))]
 
 
 def plan(options: argparse.Namespace, located: locate.Located, n_layers: int) -> Iterator[tuple[str, tuple, int, bool]]:
-    """Editor, layers, seed, and whether they are the located set; seeds outermost, so that what is done is balanced."""
+    """Editor, layers, seed, and whether they are the located set: every layer alone before any set of them."""
     for seed in options.seeds:
+        own = {name: tuple(sorted(located.layers[: most_of(name)])) for name in options.editors}
         for name in options.editors:
-            own = tuple(sorted(located.layers[: most_of(name)]))
-            for layers in sets_of(n_layers, own, options.random_sets, seed):
-                yield name, layers, seed, layers == own
+            for layer in range(n_layers):
+                yield name, (layer,), seed, (layer,) == own[name]
+        for name in options.editors:
+            for layers in sets_of(n_layers, own[name], options.random_sets, seed):
+                yield name, layers, seed, layers == own[name]
 
 
 def tests_of() -> dict[str, tuple[Any, Items]]:
@@ -149,9 +142,8 @@ def recipe_of(options: argparse.Namespace, model: CausalModel, located: locate.L
         "traced_prompts_sha256": located.trace["prompts"]["sha256"],
         "located_layers": list(located.layers),
         "held_out": HELD_OUT,
-        "epochs": options.epochs,
         "locate": locate_version(),
-    }
+    } | lighter(options)
 
 
 def run(options: argparse.Namespace) -> Kept:
@@ -167,8 +159,8 @@ def run(options: argparse.Namespace) -> Kept:
     before = measured(model, tests) if todo else {}
     for done, (name, layers, seed, own) in enumerate(todo, start=1):
         started = time.monotonic()
-        fitting = fitting_prompts(HELD_OUT, seed=seed)
-        editor = editor_of(name, layers, seed, options.epochs)
+        fitting = prompts_for(seed, options.persons)
+        editor = editor_of(name, lighter(options) | {"layers": layers, "seed": seed})
         made = editor.edit(model, located, fitting.edited, preserved=fitting.preserved)
         fitted = time.monotonic() - started
         with made.applied(model):
@@ -207,7 +199,7 @@ def main() -> None:
     parser.add_argument("--editors", nargs="+", default=list(EDITORS), choices=list(EDITORS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="of the held-out split and of training")
     parser.add_argument("--random-sets", type=int, default=3, help="sets of the located set's size, per seed")
-    parser.add_argument("--epochs", type=int, help="of training, for editors that have them; default: the editor's")
+    add_options(parser)
     parser.add_argument("--out", type=Path, default=HERE / "results" / "mini")
     parser.add_argument("--tables-only", action="store_true", help="no edits: tables and figure from --out")
     options = parser.parse_args()
