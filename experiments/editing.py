@@ -1,0 +1,60 @@
+"""What the experiments on editing share: the editors by name, their settings from options, and fewer prompts."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from locate.editors.dama import DAMA
+from locate.editors.erase import Erase
+from locate.editors.fast import FAST
+from locate.editors.fit import Fitting, fitting_prompts
+from locate.editors.lsdm import LSDM
+from locate.editors.memit import MEMIT
+from locate.editors.split import shuffled
+from locate.errors import LocateError
+from locate.prompts import Prompts
+
+EDITORS: dict[str, tuple[Any, dict[str, Any]]] = {kind.method: (kind, {}) for kind in (LSDM, FAST, MEMIT, DAMA, Erase)}
+"""method: (its class, settings of its own)"""
+HELD_OUT = 0.3
+LIGHTER = ("rounds", "prefixes", "steps", "epochs")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options that make an edit cheaper; without them editors have their defaults."""
+    parser.add_argument("--persons", type=int, help="words for people beside the occupations; default: all, about 440")
+    parser.add_argument("--rounds", type=int, help="visits of each layer (LSDM)")
+    parser.add_argument("--prefixes", type=int, help="random beginnings before each prompt (LSDM, MEMIT)")
+    parser.add_argument("--steps", type=int, help="of gradient descent (MEMIT)")
+    parser.add_argument("--epochs", type=int, help="of training, for editors that are trained")
+
+
+def lighter(options: argparse.Namespace) -> dict[str, int | None]:
+    """The values of these options."""
+    return {name: getattr(options, name) for name in ("persons", *LIGHTER)}
+
+
+def editor_of(name: str, given: Mapping[str, Any]) -> Any:
+    """An editor with those of these settings that it has and that are not None."""
+    kind, own = EDITORS[name]
+    known = {field.name for field in fields(kind)}
+    return kind(**own | {key: value for key, value in given.items() if key in known and value is not None})
+
+
+def prompts_for(seed: int, persons: int | None) -> Fitting:
+    """The package's prompts for an edit, with so many of the other words for people at most.
+
+    Raises LocateError for a negative number.
+    """
+    if persons is not None and persons < 0:
+        raise LocateError(f"--persons {persons}: expected a number of words from 0 up")
+    fitting = fitting_prompts(HELD_OUT, seed=seed)
+    if persons is None:
+        return fitting
+    others = shuffled([pair.group for pair in fitting.edited if pair.group not in set(fitting.words.words)], seed)
+    words = {*fitting.words.words, *others[:persons]}
+    chosen = tuple(pair for pair in fitting.edited if pair.group in words)
+    return replace(fitting, edited=Prompts(chosen, fitting.edited.skipped))

@@ -1,0 +1,210 @@
+"""LSDM's table in form: bias and ability of a model before and after each editor, with intervals and paired changes.
+
+    python experiments/lsdm_table/run.py --data DATA [--model mini] [--methods lsdm fast ...] [--limit 100]
+
+DATA is a folder with the data sets, as `locate-bias evaluate --data` takes it. Edited models and evaluations are kept
+in --work, where the same command goes on; tables and figures go to --out, and into the README if it is results/mini.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from assembly import ABILITY, BIAS, ORIGINAL, markdown, put, rows_of, table_of
+from panels import draw
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from editing import EDITORS, add_options, editor_of, lighter, prompts_for
+
+import locate
+from locate.causal import load_causal
+from locate.editors.receipt import save_edited
+from locate.errors import LocateError
+from locate.evaluate.change import compare_evaluations
+from locate.evaluate.evaluation import Evaluation
+from locate.evaluate.run import evaluate
+from locate.evaluate.scores import Items, Test
+from locate.evaluate.tests import named
+from locate.files import read_json, write_whole
+from locate.report.change_maps import write_comparison
+
+HERE = Path(__file__).resolve().parent
+OWN = ("occupations", "biaske", "perplexity")
+SETS = ("winobias", "winogender", "stereoset", "crows_pairs")
+KNOWLEDGE = ("lambada", "hellaswag", "piqa", "arc_easy", "openbookqa", "winogrande", "blimp")
+GENDER = ("stereoset", "crows_pairs")  # of which only the items about gender are taken
+MAPPED = ("mlp_out", "attn_out")
+
+
+def gender_only(name: str) -> Test:
+    """A test of several domains with its items about gender alone."""
+    test = named(name)
+
+    def read(path: Path | None) -> Items:
+        found = test.read(path)
+        return replace(found, rows=tuple(row for row in found.rows if row.domain == "gender"))
+
+    return replace(test, read=read)
+
+
+def edited(options: argparse.Namespace, located: locate.Located, method: str) -> Path:
+    """The folder of the model edited by a method, made unless it is there."""
+    folder: Path = options.work / "models" / method
+    if (folder / "receipt.json").is_file():
+        return folder
+    model = load_causal(options.model, device=options.device)
+    fitting = prompts_for(options.seed, options.persons)
+    started = time.monotonic()
+    editor = editor_of(method, lighter(options) | {"seed": options.seed})
+    made = editor.edit(model, located, fitting.edited, preserved=fitting.preserved)
+    print(f"{method}: edited in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    save_edited(made, model, folder)
+    return folder
+
+
+def evaluations(options: argparse.Namespace, name: str, model: str) -> list[Evaluation]:
+    """Evaluations of a model: the package's own sets whole, bias sets and knowledge tests each with their limit."""
+    sets: list[str | Test] = [gender_only(each) if each in GENDER else each for each in SETS]
+    asked: dict[str, tuple[Sequence[str | Test], int | None]] = {
+        "own": (OWN, None),
+        "bias": (sets, options.bias_limit),
+        "knowledge": (KNOWLEDGE[:-1], options.limit),
+        "blimp": (KNOWLEDGE[-1:], None),  # its limit is for each of its 67 paradigms
+    }
+    found = []
+    loaded = load_causal(model, device=options.device)
+    for kind, (tests, limit) in asked.items():
+        started = time.monotonic()
+        folder = options.work / "evaluations" / name / kind
+        found.append(evaluate(loaded, tests=tests, data=options.data, limit=limit, seed=options.seed, folder=folder))
+        print(f"{name}: {kind} in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    return found
+
+
+def receipts(options: argparse.Namespace) -> pd.DataFrame:
+    """What each receipt says of its edit: layers, tensors changed, seconds, settings that were not the defaults."""
+    rows = []
+    for method in options.methods:
+        receipt = read_json(options.work / "models" / method / "receipt.json")
+        cut = receipt["scores"]["cut"]["held_out"]
+        rows.append(
+            {
+                "method": method,
+                "layers": "+".join(map(str, receipt["located"]["edited_layers"])),
+                "tensors_changed": len(receipt["tensors"]["changed"]),
+                "cut_held_out": cut["value"],
+                "cut_low": cut["low"],
+                "cut_high": cut["high"],
+                "largest_difference_after_reload": receipt["reload"]["largest_difference"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def mapped(options: argparse.Namespace, name: str, model: str) -> locate.Trace:
+    """The trace of a model on a few prompts, resumed in --work."""
+    prompts = locate.occupation_pairs("anti", templates_each=1).first(options.pairs)
+    loaded = locate.load(model, device=options.device)
+    folder = options.work / "traces" / name
+    return locate.trace(loaded, prompts, locate.Map(components=MAPPED), directions=("denoising",), output=folder)
+
+
+def maps(options: argparse.Namespace, methods: Sequence[str]) -> None:
+    """Difference maps: where the bias was and is, by the same prompts in both models."""
+    before = mapped(options, ORIGINAL, options.model)
+    totals, sites = [], []
+    for method in methods:
+        comparison = locate.compare(before, mapped(options, method, str(options.work / "models" / method)))
+        write_comparison(comparison, options.work / "maps" / method, formats=("png",))
+        figure = options.work / "maps" / method / "figures" / "change_denoising.png"
+        write_whole(
+            options.out / f"map_{method}.png", lambda path, figure=figure: path.write_bytes(figure.read_bytes())
+        )
+        totals += [ends(method, each) | {"n": each.n} for each in comparison.totals]
+        sites += [
+            {"method": method, "component": each.component, "layer": each.layer, "role": each.role}
+            | ends(method, each)
+            | {"q": each.q, "n": each.n}
+            for each in comparison.sites
+        ]
+    save(pd.DataFrame(totals), options.out / "map_totals.csv")
+    save(pd.DataFrame(sites), options.out / "map_sites.csv")
+
+
+def ends(method: str, change: Any) -> dict[str, Any]:
+    """Effects before and after, and their change, with intervals."""
+    found: dict[str, Any] = {"method": method}
+    for name, each in (("before", change.a), ("after", change.b), ("change", change.change)):
+        found |= {name: each[0], f"{name}_low": each[1], f"{name}_high": each[2]}
+    return found
+
+
+def save(table: pd.DataFrame, path: Path) -> Path:
+    """Write a table whole or not at all."""
+    return write_whole(path, lambda partial: table.to_csv(partial, index=False, float_format="%.6g"))
+
+
+def located_of(options: argparse.Namespace) -> locate.Located:
+    """The hand-off to the editors: of a run that is there, or of a trace made now."""
+    if options.located is not None:
+        return locate.load_located(options.located)
+    prompts = locate.occupation_pairs("anti", templates_each=2)
+    loaded = locate.load(options.model, device=options.device)
+    map = locate.Map(components=("mlp_out",))
+    return locate.rank(
+        locate.trace(loaded, prompts, map, directions=("denoising",), output=options.work / "traces" / "located")
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Edit, evaluate, compare; every table is written again after each method."""
+    located = located_of(options)
+    before = evaluations(options, ORIGINAL, options.model)
+    rows: list[dict[str, object]] = []
+    for method in options.methods:
+        after = evaluations(options, method, str(edited(options, located, method)))
+        changes = [compare_evaluations(*pair) for pair in zip(before, after, strict=True)]
+        rows += rows_of(method, changes, (*BIAS, *ABILITY))
+    table = table_of(rows)
+    save(table, options.out / "table.csv")
+    save(receipts(options), options.out / "receipts.csv")
+    draw(table, options.out / "table.png")
+    if options.out == HERE / "results" / "mini":
+        put(HERE / "README.md", "bias", markdown(table, BIAS))
+        put(HERE / "README.md", "ability", markdown(table, ABILITY))
+    maps(options, options.maps)
+
+
+def main() -> None:
+    """Run; what the caller can mend ends it with one line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
+    parser.add_argument("--model", default="mini", help="mini, a folder, or a Hugging Face id")
+    parser.add_argument("--device", help="cpu or cuda; the best there is by default")
+    parser.add_argument("--located", type=Path, help="located.json of a trace of this model; default: trace now")
+    parser.add_argument("--methods", nargs="+", default=list(EDITORS), choices=list(EDITORS))
+    parser.add_argument("--maps", nargs="+", default=["lsdm"], choices=list(EDITORS), help="methods traced afterwards")
+    parser.add_argument("--pairs", type=int, default=60, help="prompts of the difference maps")
+    parser.add_argument("--limit", type=int, default=100, help="items of each knowledge test but BLiMP (20 a paradigm)")
+    parser.add_argument("--bias-limit", type=int, help="items of each public bias set; default: all")
+    add_options(parser)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, default=Path("runs") / "lsdm_table")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "mini")
+    options = parser.parse_args()
+    try:
+        run(options)
+    except LocateError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
