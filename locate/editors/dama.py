@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 
 from locate.causal import CausalModel
-from locate.editors.covariance import covariances, preserved_text
+from locate.editors.covariance import covariances, preserved_windows
 from locate.editors.edit import Change, Edit, product
 from locate.editors.handoff import hand_off
 from locate.editors.progress import Progress, no_progress
@@ -78,9 +78,8 @@ class DAMA:
         """
         hand = hand_off(model, located, layers=self.layers, most=self.most)
         rows, neutral = readings(model, prompts.pairs), neutral_readings(model, prompts)
-        moments = covariances(
-            model, hand.modules, preserved_text(self.text), step=lambda done, of: progress("covariance", done, of)
-        )
+        text = preserved_windows(model, self.text, step=lambda done, of: progress("text", done, of))
+        moments = covariances(model, hand.modules, text, step=lambda done, of: progress("covariance", done, of))
         changes: dict[str, Change] = {}
         report = []
         for name in hand.modules:

@@ -109,7 +109,7 @@ def eraser(outputs: Float[torch.Tensor, "word d_model"], labels: Float[torch.Ten
     Raises LocateError where the library is not installed.
     """
     try:
-        from concept_erasure import LeaceEraser  # type: ignore[import-untyped]
+        from concept_erasure import LeaceEraser
     except ImportError:
         raise LocateError('erasure needs the library concept-erasure: pip install "locate-bias[erasure]"') from None
     # its limit on the trace trades exact erasure for a smaller output

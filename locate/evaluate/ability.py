@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from locate.errors import LocateError
 from locate.evaluate.forms import FORMS, Question, read_questions
 from locate.evaluate.scores import Items, Score, Step, Test, mean_with_interval, share_with_interval
 
