@@ -57,6 +57,7 @@ HOME = {
     "load_located": "locate.located",
     "load_trace": "locate.tracing",
     "neutral_pairs": "locate.prompts",
+    "next_log_probs": "locate.likelihood",
     "normalised": "locate.mediation",
     "occupation_pairs": "locate.prompts",
     "occupation_table": "locate.prompts",

@@ -14,10 +14,13 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_python_runs_as_written(tmp_path, monkeypatch):
-    (code,) = blocks("python")
+    code, editing = blocks("python")
     assert len([line for line in code.splitlines() if line.strip()]) <= 15
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {})
+    said = {}
+    exec(compile(code, "README.md", "exec"), said)
+    exec(compile(editing, "README.md", "exec"), said)
+    assert (tmp_path / "edited" / "receipt.json").stat().st_size > 1000
     assert (tmp_path / "located.json").stat().st_size > 1000
     assert (tmp_path / "map.html").stat().st_size > 1e6
 
@@ -28,14 +31,16 @@ def commands() -> list[str]:
 
 
 def test_the_readme_shows_every_verb():
-    assert {shlex.split(line)[1] for line in commands()} == {"trace", "rank", "plot", "compare", "prompts", "selftest"}
+    assert {shlex.split(line)[1] for line in commands()} == {
+        "trace", "rank", "plot", "compare", "edit", "evaluate", "prompts", "selftest",
+    }  # fmt: skip
 
 
 def test_the_commands_parse(monkeypatch, capsys):
     """Every option of every command shown exists: the parser alone is run."""
     import typer
 
-    from locate.cli.comparing import app
+    from locate.cli.editing import app
 
     group = typer.main.get_command(app)
     for line in commands():
