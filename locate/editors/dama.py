@@ -207,5 +207,6 @@ def pls_directions(
 
 def projected(layer: Matrix, basis: Float[torch.Tensor, "d_model dims"]) -> Change:
     """The change of an output matrix W to (I - B B^T) W."""
+    basis = basis.to(layer.weight)
     left, right = -basis, basis.T @ layer.weight
     return product(right.T, left.T) if layer.transposed else product(left, right)
