@@ -32,6 +32,8 @@ class DAMA:
     layers  to be edited; None takes the strongest located ones, `most` of them
     dims    directions that are projected away in each layer; fewer than words
     ridge   lambda: weight of C = E[k k^T] over the preserved text, against one key of a word
+    centred whether the regression is about differences between words, as published; without, also about what he and
+            she have to themselves after every word
     values  how the values of he and she are found; the solver is adam
     text    file whose keys are the covariance; None for the package's prose
 
@@ -40,9 +42,10 @@ class DAMA:
 
     layers: tuple[int, ...] | None = None
     most: int = 3
-    dims: int = 16
-    ridge: float = 1000.0
-    values: Values = field(default_factory=lambda: Values("adam", steps=20))
+    dims: int = 4
+    ridge: float = 15000.0
+    centred: bool = True
+    values: Values = field(default_factory=lambda: Values("adam", steps=10))
     text: Path | None = None
 
     method = "dama"
@@ -91,7 +94,7 @@ class DAMA:
                     model, rows, neutral, name, self.values, lambda done, of: progress("values", done, of)
                 )
                 heard = whitened(keys, self.ridge * moments[name]) @ layer.weight.T
-                basis = pls_directions(heard.cpu(), (values[1] - values[0]).cpu(), self.dims).to(heard)
+                basis = pls_directions(heard.cpu(), (values[1] - values[0]).cpu(), self.dims, self.centred)
             changes |= {layer.parameter: projected(layer, basis)}
             report.append({"module": name, "losses": losses})
         return Edit(
@@ -175,21 +178,22 @@ def whitened(
 
 
 def pls_directions(
-    heard: Float[torch.Tensor, "word left"], wanted: Float[torch.Tensor, "word right"], dims: int
+    heard: Float[torch.Tensor, "word left"], wanted: Float[torch.Tensor, "word right"], dims: int, centred: bool
 ) -> Float[torch.Tensor, "left dims"]:
     """Orthonormal weights of a partial least squares regression of the second on the first, strongest first.
 
-    Both are centred over the words, as published. Each direction is the first left singular vector of their
-    cross-covariance; what it explains is taken out of both before the next.
+    Each direction is the first left singular vector of their cross-covariance; what it explains is taken out of both
+    before the next.
 
-    Raises LocateError for more directions than centred words, or than the first is wide.
+    Raises LocateError for more directions than words (less one where they are centred), or than the first is wide.
     """
-    most = min(len(heard) - 1, heard.shape[1])
+    most = min(len(heard) - centred, heard.shape[1])
     if dims > most:
         raise LocateError(f"dims {dims}, {len(heard)} words: expected at most {most}: give more words, or fewer dims")
     # in coordinates of the words' own span no matrix is larger than words x words
-    span, triangle = torch.linalg.qr((heard - heard.mean(0)).T)
-    left, right = triangle.T, torch.linalg.qr((wanted - wanted.mean(0)).T).R.T
+    heard, wanted = (each - centred * each.mean(0) for each in (heard, wanted))
+    span, triangle = torch.linalg.qr(heard.T)
+    left, right = triangle.T, torch.linalg.qr(wanted.T).R.T
     found = []
     for _ in range(dims):
         weight = torch.linalg.svd(left.T @ right, full_matrices=False).U[:, 0]

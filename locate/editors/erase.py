@@ -1,4 +1,4 @@
-"""Linear erasure of the stereotype (LEACE, Belrose et al. 2023, arXiv 2306.03819) from MLP outputs, as new weights."""
+"""Linear erasure of gender (LEACE, Belrose et al. 2023, arXiv 2306.03819) from MLP outputs, as new weights."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from locate.causal import CausalModel
 from locate.editors.edit import Change, Edit, product
 from locate.editors.handoff import hand_off
 from locate.editors.progress import Progress, no_progress
-from locate.editors.readings import Reading, answer_log_probs, at_subject, readings, words_of
+from locate.editors.readings import at_subject, readings
 from locate.editors.split import fitted_on
-from locate.editors.values import by_word
 from locate.errors import LocateError
 from locate.located import Located
 from locate.matrices import Matrix, matrix
 from locate.prompts import Prompts
 
-FEWEST = 4  # words on either side
+FEWEST = 4  # words of either gender
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,9 @@ class Erase:
 
     layers  to be edited; None takes the strongest located ones, `most` of them
 
-    What is erased is which pronoun an occupation calls for: the words are labelled by the sign of their mean log-odds
-    in the model itself. Words that say their gender are no labels, so that what they say is not what is erased.
+    What is erased is the gender that words say themselves, so that no occupation can borrow it. Occupations are no
+    labels: most lean to the same side in most models, and making them alike would leave them there. What words say of
+    their own gender goes too: an erasure cannot tell the two apart.
     """
 
     layers: tuple[int, ...] | None = None
@@ -51,50 +51,51 @@ class Erase:
         preserved: Prompts,
         progress: Progress = no_progress,
     ) -> Edit:
-        """Project each output matrix so that no linear reading of its output at the words tells their labels apart.
+        """Project each output matrix so that no linear reading of its output at the words tells their gender.
 
-        prompts    their clean sides label the words
-        preserved  not used
+        prompts    not used: every occupation is held out
+        preserved  words that say their gender, which are the labels
 
         Layers are visited in ascending order, each in the model edited so far.
 
-        Raises LocateError as `hand_off` and `readings` do, and when fewer than FEWEST words lean to either side.
+        Raises LocateError as `hand_off` and `readings` do, and with fewer than FEWEST words of either gender.
         """
         hand = hand_off(model, located, layers=self.layers, most=self.most)
-        rows = readings(model, prompts.pairs)
-        labels = leanings(model, rows)
+        labels = genders(preserved)
+        rows = readings(model, [pair for pair in preserved if pair.stereotype])
         changes: dict[str, Change] = {}
         report = []
         for done, name in enumerate(hand.modules, start=1):
             with Edit(self.method, model.provenance(), changes).applied(model):
                 outputs = at_subject(model, rows, name, inputs=False).cpu()
                 left, right, mean = eraser(outputs, labels)
-                changes = changes | projected(matrix(model.network, name), left, right, mean)
-            report.append({"module": name, "rank": int(torch.linalg.matrix_rank(left @ right))})
+                erasing = projected(matrix(model.network, name), left, right, mean)
+            changes |= erasing
+            report.append({"module": name, "trace": float((left * right.T).sum())})
             progress("layers", done, len(hand.modules))
         return Edit(
             method=self.method,
             model=model.provenance(),
             changes=changes,
-            edited=fitted_on(prompts, Prompts(())),
+            edited=fitted_on(Prompts(()), preserved),
             located=hand.origin,
             settings=asdict(self),
             report={"erased": report, "female": int(labels.sum()), "male": int((1 - labels).sum())},
         )
 
 
-def leanings(model: CausalModel, rows: list[Reading]) -> Float[torch.Tensor, " word"]:
-    """1 for words with more than even odds of the female answer, 0 for the others; in the order of `words_of`.
+def genders(preserved: Prompts) -> Float[torch.Tensor, " word"]:
+    """1 for words of women, 0 for those of men, in the order in which they come; words without a gender are left out.
 
-    Raises LocateError when fewer than FEWEST are on either side.
+    Raises LocateError with fewer than FEWEST of either.
     """
-    said = answer_log_probs(model, rows)
-    labels = (by_word(rows, said[:, 0] - said[:, 1]) > 0).double()
+    found = {pair.group: pair.stereotype for pair in preserved if pair.stereotype}
+    labels = torch.tensor([float(sign > 0) for sign in found.values()], dtype=torch.float64)
     female = int(labels.sum())
     if min(female, len(labels) - female) < FEWEST:
         raise LocateError(
-            f"{female} of {len(words_of(rows))} words lean female: expected at least {FEWEST} on either side to say "
-            "what is to be erased: give more words"
+            f"{female} words of women and {len(labels) - female} of men: expected at least {FEWEST} of either to say "
+            "what is to be erased: give more words that say their gender"
         )
     return labels
 
@@ -104,7 +105,7 @@ Eraser = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def eraser(outputs: Float[torch.Tensor, "word d_model"], labels: Float[torch.Tensor, " word"]) -> Eraser:
-    """LEACE's smallest affine change of the outputs after which their covariance with the labels is 0, float64.
+    """LEACE: the smallest affine change of the outputs that makes their covariance with the labels 0, float64.
 
     Raises LocateError where the library is not installed.
     """
