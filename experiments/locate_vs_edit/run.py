@@ -35,6 +35,7 @@ from locate.evaluate.scores import Items, Score
 from locate.schema import locate_version
 
 HERE = Path(__file__).resolve().parent
+LAYERED = [name for name in EDITORS if name != "finetune-everything"]  # which can be told a layer
 ROLES = ("subject_last", "last")
 Tables = dict[str, pd.DataFrame]
 
@@ -205,7 +206,7 @@ def main() -> None:
     parser.add_argument("--device", help="cpu or cuda; the best there is by default")
     parser.add_argument("--located", type=Path, help="run folder of a trace of this model; default: trace now")
     parser.add_argument("--templates", type=int, default=2, help="templates an occupation in a trace made now")
-    parser.add_argument("--editors", nargs="+", default=list(EDITORS), choices=list(EDITORS))
+    parser.add_argument("--editors", nargs="+", default=list(LAYERED), choices=list(LAYERED))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="of the held-out split and of training")
     parser.add_argument("--random-sets", type=int, default=3, help="sets of the located set's size, per seed")
     add_options(parser)
