@@ -10,6 +10,7 @@ from typing import Any
 from locate.editors.dama import DAMA
 from locate.editors.erase import Erase
 from locate.editors.fast import FAST
+from locate.editors.finetune import FineTune
 from locate.editors.fit import Fitting, fitting_prompts
 from locate.editors.lsdm import LSDM
 from locate.editors.memit import MEMIT
@@ -17,7 +18,15 @@ from locate.editors.split import shuffled
 from locate.errors import LocateError
 from locate.prompts import Prompts
 
-EDITORS: dict[str, tuple[Any, dict[str, Any]]] = {kind.method: (kind, {}) for kind in (LSDM, FAST, MEMIT, DAMA, Erase)}
+EDITORS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "lsdm": (LSDM, {}),
+    "fast": (FAST, {}),
+    "memit": (MEMIT, {}),
+    "dama": (DAMA, {}),
+    "leace": (Erase, {}),
+    "finetune-located": (FineTune, {"scope": "located"}),
+    "finetune-everything": (FineTune, {"scope": "everything"}),
+}
 """method: (its class, settings of its own)"""
 HELD_OUT = 0.3
 LIGHTER = ("rounds", "prefixes", "steps", "epochs")

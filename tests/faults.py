@@ -21,6 +21,8 @@ ENGINE = ["tests/test_identities.py", "-k", "gpt2 or zero or window or sever or 
 HEADS = ["tests/test_replications.py", "-k", "plain_engine or itself or as_it_is"]
 RULES = ["tests/test_replications.py", "-k", "decides or neither_half or chosen or verdicts or resample or published"]
 REPLICATIONS = "../experiments/replications"
+AGAINST, TABLE = "../experiments/locate_vs_edit", "../experiments/lsdm_table"
+EXPERIMENTS = ["tests/test_edit_experiments.py", "-k", "not fewer"]
 
 COMPARE = ["tests/test_compare.py", "-k", "not edited and not line and not torch"]
 PATHS = ["tests/test_paths.py", "-k", "downstream or severed or direct or answers"]
@@ -482,6 +484,24 @@ FAULTS = [
     fault("written: the last occupation counts", "evaluate/generation.py",
           "found = pattern.search(text.lower())",
           "found = ([*pattern.finditer(text.lower())] or [None])[-1]", *WRITTEN),
+
+    fault("experiments: an edit's row written before its words", f"{AGAINST}/kept.py",
+          "kept.words = kept.words[pd.MultiIndex.from_frame(kept.words[KEY]).isin(done)]", "pass", *EXPERIMENTS),
+    fault("experiments: another recipe goes on", f"{AGAINST}/kept.py",
+          "if old.get(name) != recipe.get(name):", "if name not in recipe:", *EXPERIMENTS),
+    fault("experiments: ranks of ties by their order", f"{AGAINST}/ranks.py",
+          "ranks = [rankdata(each, axis=-1)", 'ranks = [rankdata(each, "ordinal", axis=-1)', *EXPERIMENTS),
+    fault("experiments: orders as large as this one left out", f"{AGAINST}/ranks.py",
+          "abs(found) - 1e-12", "abs(found) + 1e-12", *EXPERIMENTS),
+    fault("experiments: drawn occupations count once", f"{AGAINST}/ranks.py",
+          "drawn = weights[list(above.index)].to_numpy(dtype=float)",
+          "drawn = weights[list(above.index)].clip(upper=1).to_numpy(dtype=float)", *EXPERIMENTS),
+    fault("experiments: random sets of any size", f"{AGAINST}/ranks.py",
+          'alike = rows["size"].isin(rows.loc[own_set, "size"])', 'alike = rows["size"] > 0', *EXPERIMENTS),
+    fault("experiments: a change is bold whatever its interval", f"{TABLE}/assembly.py",
+          "and not ends[0] <= 0 <= ends[1]", "and ends[0] <= ends[1]", *EXPERIMENTS),
+    fault("experiments: originals that differ go unseen", f"{TABLE}/assembly.py",
+          "if (unlike > 1).any():", "if (unlike > 2).any():", *EXPERIMENTS),
 ]  # fmt: skip
 
 
@@ -490,7 +510,9 @@ def copy_project(target: Path) -> None:
     shutil.copytree(ROOT / "locate", target / "locate", ignore=shutil.ignore_patterns("mini", "__pycache__"))
     (target / "locate" / "mini").symlink_to(ROOT / "locate" / "mini")
     shutil.copytree(ROOT / "tests", target / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "experiments" / "replications", target / "experiments" / "replications")
+    for name in ("replications", "locate_vs_edit", "lsdm_table"):
+        shutil.copytree(ROOT / "experiments" / name, target / "experiments" / name)
+    shutil.copy(ROOT / "experiments" / "editing.py", target / "experiments")
     shutil.copy(ROOT / "pyproject.toml", target)
     shared = ROOT.parent / "shared"
     if shared.is_dir():

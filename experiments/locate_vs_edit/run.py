@@ -13,7 +13,7 @@ import itertools
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from locate.evaluate.scores import Items, Score
 from locate.schema import locate_version
 
 HERE = Path(__file__).resolve().parent
+LAYERED = [name for name in EDITORS if name != "finetune-everything"]  # which can be told a layer
 ROLES = ("subject_last", "last")
 Tables = dict[str, pd.DataFrame]
 
@@ -82,12 +83,20 @@ def plan(options: argparse.Namespace, located: locate.Located, n_layers: int) ->
                 yield name, layers, seed, layers == own[name]
 
 
-def tests_of() -> dict[str, tuple[Any, Items]]:
-    """What an edit is judged by: occupations, perplexity, and the facts of the BiasKE-style set."""
-    facts = biaske.TEST.read(None)
-    only = Items(tuple(row for row in facts.rows if row.kind == "facts"), source=facts.source)
-    read = {test.name: (test, test.read(None)) for test in (occupations.TEST, perplexity.TEST)}
-    return read | {biaske.NAME: (biaske.TEST, only)}
+def tests_of(words: set[str]) -> dict[str, tuple[Any, Items]]:
+    """What an edit is judged by: these occupations and words that say their gender, perplexity, BiasKE-style facts."""
+    chosen: dict[str, tuple[Any, Callable[[Any], bool]]] = {
+        occupations.NAME: (
+            occupations.TEST, lambda row: row.kind == occupations.DEFINITION or row.word in words
+        ),
+        "perplexity": (perplexity.TEST, lambda row: True),
+        biaske.NAME: (biaske.TEST, lambda row: row.kind == "facts"),
+    }  # fmt: skip
+    found = {}
+    for name, (test, wanted) in chosen.items():
+        items = test.read(None)
+        found[name] = test, Items(tuple(filter(wanted, items.rows)), source=items.source)
+    return found
 
 
 def measured(model: CausalModel, tests: dict[str, tuple[Any, Items]]) -> Tables:
@@ -155,7 +164,8 @@ def run(options: argparse.Namespace) -> Kept:
     kept = Kept.open(options.out, recipe_of(options, model, located))
     write_csv(effects, options.out / "effects.csv")
     todo = [each for each in plan(options, located, n_layers) if not kept.has(*each[:3])]
-    tests = tests_of()
+    splits = [prompts_for(seed, options.persons).words for seed in options.seeds]
+    tests = tests_of({word for each in splits for word in each.held_out_words})
     before = measured(model, tests) if todo else {}
     for done, (name, layers, seed, own) in enumerate(todo, start=1):
         started = time.monotonic()
@@ -196,7 +206,7 @@ def main() -> None:
     parser.add_argument("--device", help="cpu or cuda; the best there is by default")
     parser.add_argument("--located", type=Path, help="run folder of a trace of this model; default: trace now")
     parser.add_argument("--templates", type=int, default=2, help="templates an occupation in a trace made now")
-    parser.add_argument("--editors", nargs="+", default=list(EDITORS), choices=list(EDITORS))
+    parser.add_argument("--editors", nargs="+", default=list(LAYERED), choices=list(LAYERED))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="of the held-out split and of training")
     parser.add_argument("--random-sets", type=int, default=3, help="sets of the located set's size, per seed")
     add_options(parser)

@@ -1,0 +1,248 @@
+"""The two experiments on editing: correlation over layers, resuming, and the assembly of the table."""
+
+import importlib.util
+import itertools
+import math
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import spearmanr
+
+from locate.errors import LocateError
+from locate.evaluate import occupations
+from locate.evaluate.change import Change
+from locate.evaluate.scores import Score
+
+EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
+for folder in ("locate_vs_edit", "lsdm_table"):
+    sys.path.insert(0, str(EXPERIMENTS / folder))
+
+import assembly  # noqa: E402
+import kept  # noqa: E402
+import ranks  # noqa: E402
+
+WORDS = [f"job {number}" for number in range(30)]
+
+
+def script(folder: str):
+    """The run.py of an experiment, under a name of its own."""
+    spec = importlib.util.spec_from_file_location(f"run_{folder}", EXPERIMENTS / folder / "run.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def effects_of(sizes, noise=0.0):
+    """Effects of layers at subject_last, one pair an occupation, spread about their means."""
+    stream = np.random.default_rng(0)
+    rows = [
+        {"role": "subject_last", "layer": layer, "word": word, "sum": size + noise * stream.normal(), "pairs": 1}
+        for layer, size in enumerate(sizes)
+        for word in WORDS
+    ]
+    return pd.DataFrame(rows)
+
+
+def edits_of(cuts, editor="lsdm", seed=0, located=0, sets=None):
+    """Both tables of edits with these cuts (%); every occupation begins with 2 nats, those held out with 1."""
+    names = sets or [str(layer) for layer in range(len(cuts))]
+    about = {"editor": editor, "seed": seed}
+    edits = pd.DataFrame(
+        [
+            about | {"layers": name, "size": name.count("+") + 1, "located": place == located}
+            for place, name in enumerate(names)
+        ]
+    )
+    rows = [
+        about
+        | {"layers": name, "word": word, "before": 2.0, "after": 2 - 0.02 * cut, "prompts": 1}
+        | {"before_both": 1.0, "after_both": 1 - 0.01 * cut, "prompts_both": 1}
+        for name, cut in zip(names, cuts, strict=True)
+        for word in WORDS
+    ]
+    return edits, pd.DataFrame(rows)
+
+
+def test_spearman_equals_scipys_with_ties_row_by_row():
+    stream = np.random.default_rng(1)
+    first, second = stream.integers(0, 4, (20, 6)), stream.integers(0, 4, (20, 6))
+    wanted = [spearmanr(*pair).statistic for pair in zip(first, second, strict=True)]
+    assert ranks.spearman(first, second) == pytest.approx(wanted)
+    assert np.isnan(ranks.spearman(np.ones(4), np.arange(4)))
+
+
+@pytest.mark.parametrize(("sign", "rho"), [(1, 1.0), (-1, -1.0)])
+def test_a_planted_correlation_is_found(sign, rho):
+    effects = effects_of([5, 4, 3, 2, 1, 0])
+    edits, words = edits_of([sign * cut for cut in (60, 50, 40, 30, 20, 10)])
+    row = ranks.correlations(edits, words, effects, samples=50).iloc[0]
+    assert (row["rho"], row["low"], row["high"]) == pytest.approx((rho, rho, rho))
+    assert row["p"] == pytest.approx(2 / math.factorial(6))
+
+
+def test_one_exchanged_pair_of_neighbours_by_hand():
+    effects = effects_of([5, 4, 3, 2, 1, 0])
+    edits, words = edits_of([60, 50, 40, 30, 10, 20])
+    row = ranks.correlations(edits, words, effects, samples=50).iloc[0]
+    assert row["rho"] == pytest.approx(1 - 6 * 2 / (6 * 35))
+    # |rho| >= 33/35: the identity, the five exchanges of neighbours, and the reverse of each
+    assert row["p"] == pytest.approx(12 / 720)
+
+
+def test_rho_is_the_mean_over_seeds_and_a_seed_that_lacks_a_layer_is_left_out():
+    effects = effects_of([2, 1, 0])
+    parts = [edits_of([30, 20, 10]), edits_of([10, 20, 30], seed=1), edits_of([30, 20], seed=2)]
+    edits, words = (pd.concat(tables) for tables in zip(*parts, strict=True))
+    row = ranks.correlations(edits, words, effects, samples=20).iloc[0]
+    assert (row["rho"], row["seeds"]) == (0, 2)
+    with pytest.raises(LocateError, match="editor 'lsdm': no seed has an edit of each of the layers"):
+        ranks.correlations(*parts[2], effects, samples=20)
+
+
+def test_effects_that_vary_between_occupations_widen_the_interval():
+    edits, words = edits_of([60, 50, 40, 30, 20, 10])
+    effects = effects_of([0.5, 0.4, 0.3, 0.2, 0.1, 0], noise=1.0)
+    row = ranks.correlations(edits, words, effects, samples=300).iloc[0]
+    assert row["high"] - row["low"] > 0.5
+    assert row["low"] < row["rho"] < row["high"] <= 1
+
+
+def test_six_layers_say_little_about_layers_in_general():
+    low, high = ranks.over_layers(0.5, 6)
+    # atanh 0.5 = 0.5493; 1.96 sqrt(1.125 / 3) = 1.2002
+    assert (low, high) == pytest.approx((math.tanh(0.5493 - 1.2002), math.tanh(0.5493 + 1.2002)), abs=1e-3)
+    assert ranks.over_layers(0.5, 3) == (-1.0, 1.0)
+
+
+def test_cuts_are_ratios_of_sums_and_equal_the_packages_own():
+    forms = ("The {subject} a", "The {subject} b")
+    stream = np.random.default_rng(3)
+    rows = [
+        {"word": word, "kind": "occupation", "template": form, "she": she, "he": he}
+        for word in WORDS[:6]
+        for form in forms
+        for she, he in [stream.normal(size=2)]
+    ]
+    before = pd.DataFrame(rows)
+    after = before.assign(she=before["she"] * 0.3, he=before["he"] * 0.5)
+    split = SimpleNamespace(held_out_words=WORDS[:4], held_out_templates=forms[:1])
+    words = script("locate_vs_edit").words_of(before, after, SimpleNamespace(words=split)).assign(layers="0")
+    weights = ranks.weights_of(WORDS[:6], 10, 0)
+    for success, templates in (("cut", None), ("cut_both", forms[:1])):
+        wanted = occupations.log_odds_cut(before, after, WORDS[:4], templates)
+        assert ranks.cuts_drawn(weights, words, success)["0"].iloc[0] == pytest.approx(wanted.value)
+    assert words["prompts"].tolist() == [2] * 4
+
+
+def test_an_occupation_that_is_drawn_twice_counts_twice():
+    weights = pd.DataFrame([[1, 1], [2, 0]], columns=["a", "b"])
+    sums = pd.DataFrame({0: [3.0, 0.0]}, index=["a", "b"])
+    pairs = pd.DataFrame({0: [1.0, 2.0]}, index=["a", "b"])
+    assert ranks.ratio(weights, sums, pairs)[:, 0].tolist() == [1.0, 3.0]
+
+
+def test_the_located_set_stands_beside_random_sets_of_its_size_alone():
+    edits, words = edits_of([90, 80, 50, 30, 10], located=2, sets=["0", "1", "0+1", "1+2", "0+2"])
+    row = ranks.against_random(edits, words, samples=20).iloc[0]
+    assert (row["located"], row["random"], row["difference"], row["random_sets"]) == pytest.approx((50, 20, 30, 2))
+
+
+def test_a_run_goes_on_where_it_was_cut_off(tmp_path):
+    recipe = {"weights": "abc", "rounds": None}
+    words = pd.DataFrame({"word": ["nurse", "clerk"], "before": [2.0, 1.0], "after": [1.0, 0.5]})
+    first = kept.Kept.open(tmp_path, recipe)
+    first.add("lsdm", (0,), 0, {"cut": 50.0}, words)
+    first.add("lsdm", (0, 2), 1, {"cut": 40.0}, words)
+    whole = pd.read_csv(tmp_path / "edits.csv", dtype={"layers": str})
+    whole.iloc[:1].to_csv(tmp_path / "edits.csv", index=False)  # cut off between both files
+    again = kept.Kept.open(tmp_path, recipe)
+    assert again.has("lsdm", (0,), 0)
+    assert not again.has("lsdm", (0, 2), 1)
+    assert not again.has("lsdm", (0,), 1)
+    assert not again.has("fast", (0,), 0)
+    again.add("lsdm", (0, 2), 1, {"cut": 40.0}, words)
+    last = kept.Kept.open(tmp_path, recipe)
+    pd.testing.assert_frame_equal(last.edits, whole)
+    assert len(last.words) == 4
+    with pytest.raises(LocateError, match="holds edits with weights 'abc', these have 'xyz'"):
+        kept.Kept.open(tmp_path, recipe | {"weights": "xyz"})
+
+
+def test_layers_have_one_label_each():
+    assert kept.label((0, 2, 11)) == "0+2+11"
+
+
+def test_the_plan_has_each_layer_and_set_once_with_the_located_one_named():
+    run = script("locate_vs_edit")
+    options = SimpleNamespace(seeds=[0, 1], editors=["lsdm", "fast"], random_sets=2)
+    plan = list(run.plan(options, SimpleNamespace(layers=(0, 4, 2, 1)), 6))
+    assert len(set(plan)) == len(plan) == 2 * (6 + 3 + 6)
+    assert {each[:3] for each in plan if each[3]} == set(
+        itertools.chain.from_iterable([("lsdm", (0, 2, 4), seed), ("fast", (0,), seed)] for seed in (0, 1))
+    )
+
+
+def test_fewer_words_for_people_leave_every_occupation_in():
+    editing = script("locate_vs_edit")
+    some, all_of = editing.prompts_for(0, 5), editing.prompts_for(0, None)
+    jobs = set(all_of.words.words)
+    assert {pair.group for pair in some.edited} & jobs == {pair.group for pair in all_of.edited} & jobs
+    assert len({pair.group for pair in some.edited} - jobs) == 5
+    with pytest.raises(LocateError, match="--persons -1"):
+        editing.prompts_for(0, -1)
+
+
+LINES = (
+    assembly.Line("winobias", "gap", "", "WinoBias", "0"),
+    assembly.Line("biaske", "ds", "", "DS", "100"),
+)
+
+
+def changes_of(before, after, low, high):
+    """Changes of one score, and one score of two models."""
+    sides = [Score("winobias", "gap", value, value - 1, value + 1, "nats", 8, 4) for value in (before, after)]
+    change = Change(*sides, after - before, low, high, True, 4)
+    kept_score = Score("biaske", "ds", 90.0, 85.0, 95.0, "%", 20, 9)
+    return [SimpleNamespace(changes=(change,), retained=(kept_score,))]
+
+
+def test_the_table_has_the_original_once_and_each_change_with_its_interval():
+    rows = assembly.rows_of("lsdm", changes_of(2.0, 0.5, -2.0, -1.0), LINES)
+    rows += assembly.rows_of("fast", changes_of(2.0, 2.25, -0.5, 1.0), LINES)
+    table = assembly.table_of(rows)
+    assert table["method"].tolist() == ["original", "lsdm", "lsdm", "fast", "fast"]
+    assert assembly.markdown(table, LINES).splitlines()[2:] == [
+        "| WinoBias (0) | 8 | 2 [1, 3] | 0.5 [-0.5, 1.5]; **-1.5 [-2, -1]** | 2.25 [1.25, 3.25]; +0.25 [-0.5, +1] |",
+        "| DS (100) | 20 |  | 90 [85, 95] | 90 [85, 95] |",
+    ]
+
+
+def test_a_score_that_lacks_or_an_original_that_differs_is_refused():
+    with pytest.raises(LocateError, match="lsdm has no score 'ss' of 'stereoset'"):
+        assembly.rows_of("lsdm", changes_of(2, 1, 0, 1), [assembly.Line("stereoset", "ss", "", "SS")])
+    rows = assembly.rows_of("a", changes_of(2, 1, 0, 1), LINES) + assembly.rows_of("b", changes_of(3, 1, 0, 1), LINES)
+    with pytest.raises(LocateError, match="the original has two values of"):
+        assembly.table_of(rows)
+
+
+def test_every_line_of_the_table_is_a_score_of_its_test():
+    from locate.evaluate.tests import HOME
+
+    assert {line.test for line in (*assembly.BIAS, *assembly.ABILITY)} <= set(HOME)
+    run = script("lsdm_table")
+    asked = {*run.OWN, *run.SETS, *run.KNOWLEDGE}
+    assert {line.test for line in (*assembly.BIAS, *assembly.ABILITY)} == asked
+
+
+def test_a_table_is_put_between_its_marks_and_nowhere_else(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text("a\n<!-- bias -->\nold\n<!-- end of bias -->\nb\n")
+    for _ in range(2):
+        assembly.put(path, "bias", "| new |")
+    assert path.read_text() == "a\n<!-- bias -->\n\n| new |\n<!-- end of bias -->\nb\n"
+    with pytest.raises(LocateError, match="lacks the marks"):
+        assembly.put(path, "ability", "| new |")
