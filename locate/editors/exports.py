@@ -57,7 +57,8 @@ def hparams(located: Located, model: CausalModel, method: str = "MEMIT", *, most
     hand = hand_off(model, located, most=limit)
     if located.role not in TOKENS:
         raise LocateError(
-            f"located.json is about tokens {located.role!r}: {method} edits one of {', '.join(TOKENS)}: rank at such a role"
+            f"located.json is about tokens {located.role!r}: {method} edits one of {', '.join(TOKENS)}: rank at "
+            "such a role"
         )
     total = int(located.trace["model"]["n_layers"])
     numbers = COMMON | OWN[method] | ({"v_num_grad_steps": 25} if method == "MEMIT" else {})
