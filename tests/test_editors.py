@@ -365,7 +365,7 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("method", "text", "message"),
         [
-            ("lsdn", "ridge=1", "method 'lsdn': expected one of lsdm, fast, memit, dama, leace"),
+            ("lsdn", "ridge=1", "method 'lsdn': expected one of lsdm, fast, memit, dama, leace, finetune"),
             ("lsdm", "ridge", "expected NAME=VALUE"),
             ("lsdm", "rigde=1", "expected NAME=VALUE, NAME one of"),
             ("lsdm", "ridge=much", "ridge='much': expected float"),

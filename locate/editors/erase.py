@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -110,7 +111,10 @@ def eraser(outputs: Float[torch.Tensor, "word d_model"], labels: Float[torch.Ten
     Raises LocateError where the library is not installed.
     """
     try:
-        from concept_erasure import LeaceEraser
+        with warnings.catch_warnings():
+            # as it is imported it compiles a function, not used here, in a way that torch has deprecated
+            warnings.simplefilter("ignore", DeprecationWarning)
+            from concept_erasure import LeaceEraser
     except ImportError:
         raise LocateError('erasure needs the library concept-erasure: pip install "locate-bias[erasure]"') from None
     # its limit on the trace trades exact erasure for a smaller output

@@ -156,7 +156,7 @@ def importances(
     "about" says which it is. MIB keeps a node without a score in every circuit, so a trace that lacks one is refused;
     the input alone may have none. Edges were not measured: there are none, and MIB must be run with level "node".
 
-    Raises LocateError when a node was not traced, or the total effect may be 0.
+    Raises LocateError for another model, when a node was not traced, and when the total effect may be 0.
     """
     check("direction", direction, DIRECTIONS)
     derived = effects(trace, view=default_view(trace))
@@ -165,6 +165,8 @@ def importances(
         check("role", role, ROLES)
         derived = derived[derived["role"] == role]
     said = trace.meta["model"]
+    if said["weights_sha256"] != model.checkpoint.weights_sha256:
+        raise LocateError(f"the trace is of {said['name']!r}, and {model.name!r} has other weights: give its own model")
     heads = range(said["n_heads"])
     needed = [
         name for layer in range(said["n_layers"]) for name in (*(f"a{layer}.h{head}" for head in heads), f"m{layer}")

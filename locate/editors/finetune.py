@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch.func import functional_call
 
 from locate.causal import CausalModel
-from locate.editors.covariance import preserved_text, windows
+from locate.editors.covariance import preserved_windows
 from locate.editors.edit import Change, Edit, changed
 from locate.editors.fast import (
     LOSSES,
@@ -106,7 +106,7 @@ class FineTune:
             readings(model, prompts.pairs),
             neutral_readings(model, prompts),
             readings(model, preserved.pairs),
-            windows(model, preserved_text(self.text)),
+            preserved_windows(model, self.text, step=lambda done, of: progress("text", done, of)),
         )
         history = self.train(model, trained, pools, progress)
         return Edit(

@@ -25,6 +25,7 @@ HOME = {
     "memit": ("locate.editors.memit", "MEMIT"),
     "dama": ("locate.editors.dama", "DAMA"),
     "leace": ("locate.editors.erase", "Erase"),
+    "finetune": ("locate.editors.finetune", "FineTune"),
 }
 """method: (module, class of its settings)"""
 
