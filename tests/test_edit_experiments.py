@@ -139,10 +139,10 @@ def test_cuts_are_ratios_of_sums_and_equal_the_packages_own():
 
 
 def test_an_occupation_that_is_drawn_twice_counts_twice():
-    weights = pd.DataFrame([[1, 1], [2, 0]], columns=["a", "b"])
+    weights = pd.DataFrame([[1, 1], [2, 1], [2, 0]], columns=["a", "b"])
     sums = pd.DataFrame({0: [3.0, 0.0]}, index=["a", "b"])
     pairs = pd.DataFrame({0: [1.0, 2.0]}, index=["a", "b"])
-    assert ranks.ratio(weights, sums, pairs)[:, 0].tolist() == [1.0, 3.0]
+    assert ranks.ratio(weights, sums, pairs)[:, 0].tolist() == [1.0, 1.5, 3.0]
 
 
 def test_the_located_set_stands_beside_random_sets_of_its_size_alone():
