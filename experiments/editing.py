@@ -1,10 +1,11 @@
-"""What the experiments on editing share: the editors by name, their settings from options, and fewer prompts."""
+"""What the experiments on editing share: editors by name, settings from options, fewer prompts, tables in a README."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 from locate.editors.dama import DAMA
@@ -16,6 +17,7 @@ from locate.editors.lsdm import LSDM
 from locate.editors.memit import MEMIT
 from locate.editors.split import shuffled
 from locate.errors import LocateError
+from locate.files import write_text
 from locate.prompts import Prompts
 
 EDITORS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -29,6 +31,7 @@ EDITORS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 """method: (its class, settings of its own)"""
 HELD_OUT = 0.3
+START, END = "<!-- {} -->", "<!-- end of {} -->"
 LIGHTER = ("rounds", "prefixes", "steps", "epochs")
 
 
@@ -67,3 +70,16 @@ def prompts_for(seed: int, persons: int | None) -> Fitting:
     words = {*fitting.words.words, *others[:persons]}
     chosen = tuple(pair for pair in fitting.edited if pair.group in words)
     return replace(fitting, edited=Prompts(chosen, fitting.edited.skipped))
+
+
+def put(path: Path, name: str, text: str) -> None:
+    """Write a text between the marks of that name in a README.
+
+    Raises LocateError where the marks are not there.
+    """
+    start, end = START.format(name), END.format(name)
+    content = path.read_text(encoding="utf-8")
+    if start not in content or end not in content:
+        raise LocateError(f"{path} lacks the marks {start} and {end}: put them where the table belongs")
+    before, rest = content.split(start, 1)
+    write_text(path, f"{before}{start}\n\n{text}\n{end}{rest.split(end, 1)[1]}")

@@ -502,7 +502,7 @@ FAULTS = [
           "drawn = weights[list(above.index)].to_numpy(dtype=float)",
           "drawn = weights[list(above.index)].clip(upper=1).to_numpy(dtype=float)", *EXPERIMENTS),
     fault("experiments: random sets of any size", f"{AGAINST}/ranks.py",
-          'alike = rows["size"].isin(rows.loc[own_set, "size"])', 'alike = rows["size"] > 0', *EXPERIMENTS),
+          'alike = own[own["size"] == chosen.count("+") + 1]', "alike = own", *EXPERIMENTS),
     fault("experiments: a change is bold whatever its interval", f"{TABLE}/assembly.py",
           "and not ends[0] <= 0 <= ends[1]", "and ends[0] <= ends[1]", *EXPERIMENTS),
     fault("experiments: originals that differ go unseen", f"{TABLE}/assembly.py",

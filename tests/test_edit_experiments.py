@@ -18,10 +18,11 @@ from locate.evaluate.change import Change
 from locate.evaluate.scores import Score
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
-for folder in ("locate_vs_edit", "lsdm_table"):
+for folder in ("", "locate_vs_edit", "lsdm_table"):
     sys.path.insert(0, str(EXPERIMENTS / folder))
 
 import assembly  # noqa: E402
+import editing  # noqa: E402
 import kept  # noqa: E402
 import ranks  # noqa: E402
 
@@ -139,16 +140,24 @@ def test_cuts_are_ratios_of_sums_and_equal_the_packages_own():
 
 
 def test_an_occupation_that_is_drawn_twice_counts_twice():
-    weights = pd.DataFrame([[1, 1], [2, 0]], columns=["a", "b"])
+    weights = pd.DataFrame([[1, 1], [2, 1], [2, 0]], columns=["a", "b"])
     sums = pd.DataFrame({0: [3.0, 0.0]}, index=["a", "b"])
     pairs = pd.DataFrame({0: [1.0, 2.0]}, index=["a", "b"])
-    assert ranks.ratio(weights, sums, pairs)[:, 0].tolist() == [1.0, 3.0]
+    assert ranks.ratio(weights, sums, pairs)[:, 0].tolist() == [1.0, 1.5, 3.0]
 
 
-def test_the_located_set_stands_beside_random_sets_of_its_size_alone():
+def test_the_located_layers_stand_beside_others_of_their_number_alone():
     edits, words = edits_of([90, 80, 50, 30, 10], located=2, sets=["0", "1", "0+1", "1+2", "0+2"])
-    row = ranks.against_random(edits, words, samples=20).iloc[0]
-    assert (row["located"], row["random"], row["difference"], row["random_sets"]) == pytest.approx((50, 20, 30, 2))
+    rows = ranks.against_random(edits, words, 0, samples=20).set_index("layers")
+    columns = ["located", "random", "difference", "random_sets"]
+    assert rows.loc["0", columns].tolist() == pytest.approx([90, 80, 10, 1])
+    assert rows.loc["0+1", columns].tolist() == pytest.approx([50, 20, 30, 2])
+
+
+def test_rho_below_the_last_layer_leaves_that_out():
+    edits, words = edits_of([30, 20, 40, 0])
+    row = ranks.correlations(edits, words, effects_of([3, 2, 1, 0]), samples=20).iloc[0]
+    assert (row["rho"], row["rho_below"]) == pytest.approx((1 - 6 * 6 / (4 * 15), 1 - 6 * 6 / (3 * 8)))
 
 
 def test_a_run_goes_on_where_it_was_cut_off(tmp_path):
@@ -187,7 +196,6 @@ def test_the_plan_has_each_layer_and_set_once_with_the_located_one_named():
 
 
 def test_fewer_words_for_people_leave_every_occupation_in():
-    editing = script("locate_vs_edit")
     some, all_of = editing.prompts_for(0, 5), editing.prompts_for(0, None)
     jobs = set(all_of.words.words)
     assert {pair.group for pair in some.edited} & jobs == {pair.group for pair in all_of.edited} & jobs
@@ -242,7 +250,22 @@ def test_a_table_is_put_between_its_marks_and_nowhere_else(tmp_path):
     path = tmp_path / "README.md"
     path.write_text("a\n<!-- bias -->\nold\n<!-- end of bias -->\nb\n")
     for _ in range(2):
-        assembly.put(path, "bias", "| new |")
+        editing.put(path, "bias", "| new |")
     assert path.read_text() == "a\n<!-- bias -->\n\n| new |\n<!-- end of bias -->\nb\n"
     with pytest.raises(LocateError, match="lacks the marks"):
-        assembly.put(path, "ability", "| new |")
+        editing.put(path, "ability", "| new |")
+
+
+def test_the_readmes_tables_show_what_the_results_hold():
+    import written
+
+    edits, words = edits_of([60, 50, 40])
+    found = ranks.correlations(edits, words, effects_of([3, 2, 1]), samples=20)
+    lines = written.correlation_table(found).splitlines()
+    assert lines[2] == (
+        "| lsdm | `subject_last` | held-out words | 1.00 [1.00, 1.00] | [-1.00, 1.00] | 0.33 | 1.00 [1.00, 1.00] | 1 |"
+    )
+    beside = ranks.against_random(edits, words, 0, samples=20)
+    assert written.set_table(beside).splitlines()[2] == (
+        "| lsdm | 0 | 60.0 [60.0, 60.0] | 45.0 [45.0, 45.0], 2 edits | 15.0 [15.0, 15.0] |"
+    )

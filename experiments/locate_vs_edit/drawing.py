@@ -51,8 +51,11 @@ def draw(
     """Write the figure beside the tables."""
     rows = points(edits, words, effects, role)
     editors = list(dict.fromkeys(rows["editor"]))
-    said = found[(found["effect_at"] == role) & (found["success"] == "cut")].set_index("editor")["rho"]
-    titles = [f"{editor}: rho {said[editor]:+.2f}" for editor in editors]
+    said = found[(found["effect_at"] == role) & (found["success"] == "cut")].set_index("editor")
+    titles = [
+        f"{editor}: rho {row['rho']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
+        for editor, row in said.loc[editors].iterrows()
+    ]
     figure = make_subplots(1, len(editors), shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.03)
     for column, editor in enumerate(editors, start=1):
         for place, (seed, own) in enumerate(rows[rows["editor"] == editor].groupby("seed")):
@@ -71,7 +74,7 @@ def draw(
     figure.update_layout(
         template="simple_white",
         title="Does the layer that carries the bias edit best?<br><sup>numbers are layers; 95 % intervals resample "
-        "occupations</sup>",
+        f"occupations: {effects['word'].nunique()} traced, {words['word'].nunique()} held out in some seed</sup>",
         width=120 + 330 * len(editors),
         height=480,
         margin={"t": 100},

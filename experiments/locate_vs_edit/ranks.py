@@ -108,7 +108,8 @@ def correlations(
 
     Returns a row per editor, role of the effect and success: rho (mean over the seeds of the held-out split), low and
     high from resampling occupations (each draw takes both the effects and the cuts of the same occupations; these
-    layers), low_layers and high_layers for other layers like these, p over orders of the layers, layers and seeds.
+    layers), low_layers and high_layers for other layers like these, p over orders of the layers, rho_below with its
+    interval over the layers below the last (whose MLP cannot reach the answer from the subject), layers and seeds.
 
     Raises LocateError when an editor has no seed in which every traced layer was edited.
     """
@@ -128,14 +129,19 @@ def correlations(
                     for each in seeds
                 ]
             )
-            rho = spearman(np.broadcast_to(effect, cuts.shape), cuts).mean(axis=0)
+            rho, below = (
+                spearman(np.broadcast_to(effect, cuts.shape)[..., :some], cuts[..., :some]).mean(axis=0)
+                for some in (len(layers), len(layers) - 1)
+            )
             low, high = spans(rho)
+            ends = spans(below)
             wide = over_layers(float(rho[0]), len(layers))
             found.append(
                 {
                     "editor": editor, "effect_at": role, "success": success, "rho": float(rho[0]), "low": low,
                     "high": high, "low_layers": wide[0], "high_layers": wide[1],
-                    "p": order_p(effect[0], cuts[:, 0]), "layers": len(layers), "seeds": len(seeds),
+                    "p": order_p(effect[0], cuts[:, 0]), "rho_below": float(below[0]), "low_below": ends[0],
+                    "high_below": ends[1], "layers": len(layers), "seeds": len(seeds),
                 }
             )  # fmt: skip
     return pd.DataFrame(found)
@@ -147,34 +153,43 @@ def complete(edits: pd.DataFrame, layers: list[int]) -> list[int]:
     return [int(seed) for seed, own in edits.groupby("seed") if wanted <= set(own["layers"].astype(str))]
 
 
-def against_random(edits: pd.DataFrame, words: pd.DataFrame, *, samples: int = SAMPLES, seed: int = 0) -> pd.DataFrame:
-    """Cut at the located set, mean cut at random sets of its size, and the difference, in points, per editor.
+def against_random(
+    edits: pd.DataFrame, words: pd.DataFrame, strongest: int, *, samples: int = SAMPLES, seed: int = 0
+) -> pd.DataFrame:
+    """Cut at the located layers, mean cut at other sets of their size, and the difference, in points, per editor.
 
-    The difference is a mean over the seeds that have both; its interval resamples the held-out occupations, the random
+    strongest  the located layer of the largest effect, which stands beside every other layer; the located set of an
+               editor that takes several stands beside the other sets of its size that were edited
+
+    The difference is a mean over the seeds that have both; its interval resamples the held-out occupations, the other
     sets being those that they are.
     """
     weights = weights_of(sorted(set(words["word"])), samples, seed)
     found = []
     for editor, own in edits.groupby("editor", sort=False):
-        located, random = [], []
-        count = 0
-        for each, rows in own.groupby("seed"):
-            own_set = rows["located"].astype(bool)
-            alike = rows["size"].isin(rows.loc[own_set, "size"])
-            kinds = {"located": list(rows.loc[own_set, "layers"]), "random": list(rows.loc[alike & ~own_set, "layers"])}
-            if not kinds["located"] or not kinds["random"]:
-                continue
-            cuts = cuts_drawn(weights, words[(words["editor"] == editor) & (words["seed"] == each)])
-            located.append(cuts[kinds["located"]].mean(axis=1).to_numpy())
-            random.append(cuts[kinds["random"]].mean(axis=1).to_numpy())
-            count += len(kinds["random"])
-        if not located:
-            continue
-        sides = {"located": np.mean(located, axis=0), "random": np.mean(random, axis=0)}
-        sides["difference"] = sides["located"] - sides["random"]
-        row = {"editor": editor, "seeds": len(located), "random_sets": count}
-        for name, drawn in sides.items():
-            low, high = spans(drawn)
-            row |= {name: float(drawn[0]), f"{name}_low": low, f"{name}_high": high}
-        found.append(row)
+        sets = {str(strongest), *own.loc[own["located"].astype(bool), "layers"]}
+        for chosen in sorted(sets, key=len):
+            alike = own[own["size"] == chosen.count("+") + 1]
+            sides: dict[str, list[np.ndarray]] = {"located": [], "random": []}
+            count = 0
+            for each, rows in alike.groupby("seed"):
+                names = list(rows["layers"])
+                if chosen not in names or len(names) < 2:
+                    continue
+                cuts = cuts_drawn(weights, words[(words["editor"] == editor) & (words["seed"] == each)])
+                sides["located"].append(cuts[chosen].to_numpy())
+                sides["random"].append(cuts[[name for name in names if name != chosen]].mean(axis=1).to_numpy())
+                count += len(names) - 1
+            if count:
+                about = {"editor": editor, "layers": chosen, "seeds": len(sides["located"]), "random_sets": count}
+                found.append(about | differences(*(np.mean(drawn, axis=0) for drawn in sides.values())))
     return pd.DataFrame(found)
+
+
+def differences(located: np.ndarray, random: np.ndarray) -> dict[str, float]:
+    """Both sides and their difference, each with its interval over the draws."""
+    row: dict[str, float] = {}
+    for name, drawn in {"located": located, "random": random, "difference": located - random}.items():
+        low, high = spans(drawn)
+        row |= {name: float(drawn[0]), f"{name}_low": low, f"{name}_high": high}
+    return row

@@ -21,10 +21,11 @@ import pandas as pd
 from drawing import draw
 from kept import Kept, label, write_csv
 from ranks import against_random, correlations
+from written import correlation_table, edit_table, set_table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from editing import EDITORS, HELD_OUT, add_options, editor_of, lighter, prompts_for
+from editing import EDITORS, HELD_OUT, add_options, editor_of, lighter, prompts_for, put
 
 import locate
 from locate.causal import CausalModel, load_causal
@@ -35,6 +36,7 @@ from locate.evaluate.scores import Items, Score
 from locate.schema import locate_version
 
 HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results" / "mini"
 LAYERED = [name for name in EDITORS if name != "finetune-everything"]  # which can be told a layer
 ROLES = ("subject_last", "last")
 Tables = dict[str, pd.DataFrame]
@@ -186,15 +188,21 @@ def run(options: argparse.Namespace) -> Kept:
 
 
 def tables(folder: Path) -> None:
-    """Write the correlations, the comparison with random sets and the figure, from what is kept."""
+    """Write correlations, the comparison with other layers, the figure and the README's tables, from what is kept."""
     edits, words, effects = (
         pd.read_csv(folder / name, dtype={"layers": str}) for name in ("edits.csv", "words.csv", "effects.csv")
     )
     effects["layer"] = effects["layer"].astype(int)
-    found, beside = correlations(edits, words, effects), against_random(edits, words)
+    sums = effects[effects["role"] == ROLES[0]].groupby("layer")[["sum", "pairs"]].sum()
+    strongest = int((sums["sum"] / sums["pairs"]).idxmax())
+    found, beside = correlations(edits, words, effects), against_random(edits, words, strongest)
     write_csv(found, folder / "correlations.csv")
     write_csv(beside, folder / "located_against_random.csv")
     draw(edits, words, effects, found, folder / "cut_against_effect.png")
+    if folder == RESULTS:
+        put(HERE / "README.md", "correlations", correlation_table(found))
+        put(HERE / "README.md", "sets", set_table(beside))
+        put(HERE / "README.md", "edits", edit_table(edits))
     print(found.to_string(index=False, float_format="{:.3g}".format))
     print(beside.to_string(index=False, float_format="{:.3g}".format))
 
@@ -210,7 +218,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="of the held-out split and of training")
     parser.add_argument("--random-sets", type=int, default=3, help="sets of the located set's size, per seed")
     add_options(parser)
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "mini")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--tables-only", action="store_true", help="no edits: tables and figure from --out")
     options = parser.parse_args()
     try:

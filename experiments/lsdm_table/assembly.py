@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
 from locate.errors import LocateError
 from locate.evaluate.change import EvaluationChange
-from locate.files import write_text
 
 ORIGINAL = "original"
-START, END = "<!-- {} -->", "<!-- end of {} -->"
 
 
 @dataclass(frozen=True)
@@ -142,16 +139,3 @@ def markdown(table: pd.DataFrame, lines: Sequence[Line]) -> str:
         title = f"{line.title} ({line.ideal})" if line.ideal else line.title
         body.append(f"| {title} | {count} | {' | '.join(cell(row) for row in found)} |")
     return "\n".join([*head, *body]) + "\n"
-
-
-def put(path: Path, name: str, text: str) -> None:
-    """Write a text between the marks of that name in a README.
-
-    Raises LocateError where the marks are not there.
-    """
-    start, end = START.format(name), END.format(name)
-    content = path.read_text(encoding="utf-8")
-    if start not in content or end not in content:
-        raise LocateError(f"{path} lacks the marks {start} and {end}: put them where the table belongs")
-    before, rest = content.split(start, 1)
-    write_text(path, f"{before}{start}\n\n{text}\n{end}{rest.split(end, 1)[1]}")

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from assembly import ABILITY, BIAS, ORIGINAL, markdown, put, rows_of, table_of
+from assembly import ABILITY, BIAS, ORIGINAL, markdown, rows_of, table_of
 from panels import draw
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from editing import EDITORS, add_options, editor_of, lighter, prompts_for
+from editing import EDITORS, add_options, editor_of, lighter, prompts_for, put
 
 import locate
 from locate.causal import load_causal
