@@ -38,6 +38,7 @@ WORDS = ["tests/test_evaluate_occupations.py"]
 KEPT = ["tests/test_evaluate_biaske.py"]
 SETS = ["tests/test_evaluate_sets.py", "-k", "not published"]
 WRITTEN = ["tests/test_evaluate_generation.py"]
+BASELINES = ["tests/test_baselines.py", "-k", "not cuts and not located_matrices"]
 SWEEP = ["tests/test_sweep.py", "-k", "(random_rows and (gpt2 or llama)) or (traces and None)"]
 EVALUATION = ["tests/test_evaluate_run.py", "-k", "not package and not hub"]
 PERPLEXITY = ["tests/test_evaluate_perplexity.py", "-k", "not bundled"]
@@ -541,6 +542,29 @@ FAULTS = [
           "elif name not in allowed:", "elif False:", "tests/test_receipt.py", "-k", "does_not_name"),
     fault("edits: no effect is no error", "editors/receipt.py",
           "if moved < NOTHING:", "if False:", "tests/test_receipt.py", "-k", "without_effect"),
+    fault("baselines: DAMA adds its directions", "editors/dama.py",
+          "left, right = -basis, basis.T @ layer.weight", "left, right = basis, basis.T @ layer.weight", *BASELINES),
+    fault("baselines: DAMA's directions explain one another", "editors/dama.py",
+          "left = left - torch.outer(score, left.T @ score / length)", "left = left - 0 * score[:, None]", *BASELINES),
+    fault("baselines: DAMA's keys whitened without the text", "editors/dama.py",
+          "system = keys.T @ keys + moment", "system = keys.T @ keys + 0 * moment", *BASELINES),
+    fault("baselines: fine-tuning's difference rounded", "editors/finetune.py",
+          "Change((after.double() - before.detach().double(),))", "Change((after - before.detach(),))", *BASELINES),
+    fault("baselines: erasure without the bias", "editors/erase.py",
+          "if layer.module.bias is not None:", "if layer.module.bias is None:", *BASELINES),
+    fault("baselines: erasure forgets the bias that was there", "editors/erase.py",
+          "Change((left @ (right @ (mean - bias)),))", "Change((left @ (right @ mean),))", *BASELINES),
+    fault("baselines: random layers among the located", "editors/control.py",
+          "if layer not in {*located.layers, *exclude}]", "if layer not in {*exclude}]", *BASELINES),
+    fault("baselines: random twin of another size", "editors/control.py",
+          "left = directions(rows, len(sizes), stream) * sizes", "left = directions(rows, len(sizes), stream)",
+          *BASELINES),
+    fault("baselines: MIB's scores not turned", "editors/exports.py",
+          "return 1 if mean > 0 else -1", "return 1", *BASELINES),
+    fault("baselines: MIB's unscored nodes let through", "editors/exports.py",
+          "if name not in scores]", "if name in ()]", *BASELINES),
+    fault("baselines: the head named where it is tied", "editors/exports.py",
+          'return found[0].removesuffix(".weight")', 'return "lm_head"', *BASELINES),
 ]  # fmt: skip
 
 
