@@ -45,7 +45,7 @@ class FineTune:
 
     scope   "located": the output matrices of the located layers; "everything": every parameter
     layers  to be trained in scope "located"; None takes the strongest located ones, `most` of them
-    rate    step size of Adam
+    rate    largest step size of Adam; it rises over the first tenth of the run and falls to 0, as the stamp's does
     """
 
     scope: str = "located"
@@ -135,6 +135,7 @@ class FineTune:
             shuffled_forever(each, stream) for each in (neutral, preserved, [[i] for i in range(len(pools.text))])
         ]
         order = [places for _ in range(self.epochs) for places in shuffled_once(edited, stream)]
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.rate, total_steps=len(order) + 1, pct_start=0.1)
         seen = []
         for done, places in enumerate(order, start=1):
             passages = [pools.text[next(others[2])[0]] for _ in range(PASSAGES)]
@@ -147,6 +148,7 @@ class FineTune:
             optimiser.zero_grad()
             torch.stack(parts).sum().backward()
             optimiser.step()
+            schedule.step()
             seen.append({name: float(part.detach()) for name, part in zip(PARTS, parts, strict=True)})
             progress("training", done, len(order))
         return thinned(seen)
