@@ -246,6 +246,17 @@ def test_every_line_of_the_table_is_a_score_of_its_test():
     assert {line.test for line in (*assembly.BIAS, *assembly.ABILITY)} == asked
 
 
+def test_a_model_edited_in_another_way_is_not_taken_up(tmp_path):
+    run, folder = script("lsdm_table"), tmp_path / "lsdm"
+    assert not run.same_recipe(folder, {"editor": "LSDM(rounds=1)"})
+    folder.mkdir()
+    (folder / "receipt.json").write_text("{}")
+    run.recipe_of(folder).write_text('{"editor": "LSDM(rounds=1)"}')
+    assert run.same_recipe(folder, {"editor": "LSDM(rounds=1)"})
+    with pytest.raises(LocateError, match=r"LSDM\(rounds=1\)', now 'LSDM\(rounds=2\)'"):
+        run.same_recipe(folder, {"editor": "LSDM(rounds=2)"})
+
+
 def test_a_table_is_put_between_its_marks_and_nowhere_else(tmp_path):
     path = tmp_path / "README.md"
     path.write_text("a\n<!-- bias -->\nold\n<!-- end of bias -->\nb\n")

@@ -66,6 +66,25 @@ def test_the_readme_speaks_of_the_project_alone(word):
     assert not re.search(rf"\b{word}\b", README.read_text())
 
 
+def test_what_it_tells_of_an_edit_is_in_the_committed_receipt():
+    import json
+
+    from locate.schema import validate
+
+    told = json.loads((README.parent / "figures" / "receipt_fast.json").read_text())
+    validate(told, "receipt", "receipt_fast.json")
+    scores, text = told["scores"], " ".join(README.read_text().split())
+    for part, words in (("held_out", "never saw by {}"), ("held_out_both", "never saw either by {}")):
+        assert words.format(percent(scores["cut"][part])) in text
+    (kept,) = [each for each in scores["kept"] if each["name"] == "kept_definition_words"]
+    assert f"; {percent(kept)} of the definitional words" in text
+    assert f"perplexity moves by {percent(scores['perplexity_change'], '+.2f')}" in text
+
+
+def percent(score, form=".0f"):
+    return f"{score['value']:{form}} % [{score['low']:{form}}, {score['high']:{form}}]"
+
+
 def test_the_effects_it_tells_are_those_of_the_committed_table():
     """Every row of its table, formatted anew from figures/effects_mini.csv."""
     import pandas as pd

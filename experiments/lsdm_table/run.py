@@ -34,8 +34,9 @@ from locate.evaluate.evaluation import Evaluation
 from locate.evaluate.run import evaluate
 from locate.evaluate.scores import Items, Test
 from locate.evaluate.tests import named
-from locate.files import read_json, write_whole
+from locate.files import read_json, write_json, write_whole
 from locate.report.change_maps import write_comparison
+from locate.schema import locate_version
 
 HERE = Path(__file__).resolve().parent
 OWN = ("occupations", "biaske", "perplexity")
@@ -57,18 +58,45 @@ def gender_only(name: str) -> Test:
 
 
 def edited(options: argparse.Namespace, located: locate.Located, method: str) -> Path:
-    """The folder of the model edited by a method, made unless it is there."""
+    """The folder of the model edited by a method, made unless it is there.
+
+    Raises LocateError when what is there was made of another model or with other settings.
+    """
     folder: Path = options.work / "models" / method
-    if (folder / "receipt.json").is_file():
-        return folder
     model = load_causal(options.model, device=options.device)
+    editor = editor_of(method, lighter(options) | {"seed": options.seed})
+    recipe = {"weights_sha256": model.checkpoint.weights_sha256, "editor": repr(editor), "locate": locate_version()}
+    recipe |= {"persons": options.persons, "seed": options.seed, "located": list(located.layers)}
+    if same_recipe(folder, recipe):
+        return folder
     fitting = prompts_for(options.seed, options.persons)
     started = time.monotonic()
-    editor = editor_of(method, lighter(options) | {"seed": options.seed})
     made = editor.edit(model, located, fitting.edited, preserved=fitting.preserved)
     print(f"{method}: edited in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    write_json(recipe_of(folder), recipe)
     save_edited(made, model, folder)
     return folder
+
+
+def recipe_of(folder: Path) -> Path:
+    """Where it is kept how a model was edited: beside its folder."""
+    return folder.with_name(f"{folder.name}.recipe.json")
+
+
+def same_recipe(folder: Path, recipe: dict[str, object]) -> bool:
+    """Whether an edited model is there already.
+
+    Raises LocateError, with both values, when it was made in another way.
+    """
+    if not (folder / "receipt.json").is_file():
+        return False
+    kept = read_json(recipe_of(folder))
+    odd = [name for name in recipe if kept.get(name) != recipe[name]]
+    if odd:
+        raise LocateError(
+            f"{folder} was made with {odd[0]} {kept.get(odd[0])!r}, now {recipe[odd[0]]!r}: name another --work"
+        )
+    return True
 
 
 def evaluations(options: argparse.Namespace, name: str, model: str) -> list[Evaluation]:

@@ -128,9 +128,8 @@ def receipt_lines(receipt: dict[str, Any]) -> list[str]:
     lines += [f"{each['name'].replace('_', ' ')}: {interval(each)} %, n {each['n']}" for each in scores["kept"]]
     lines.append(f"perplexity: {interval(scores['perplexity_change'])} %")
     layers = ", ".join(map(str, receipt["located"]["edited_layers"]))
-    lines.append(
-        f"layers {layers}: {len(tensors['changed'])} tensors changed, {tensors['unchanged']} bit for bit as before"
-    )
+    lines.append(f"layers {layers}: {len(tensors['changed'])} tensors changed or widened")
+    lines.append(f"bit for bit as before: {tensors['unchanged']} of the original's tensors")
     lines.append(
         f"reloaded from disk: log-probabilities {receipt['reload']['largest_difference']:.1g} nats apart at most"
     )

@@ -37,7 +37,8 @@ class DAMA:
     values  how the values of he and she are found; the solver is adam
     text    file whose keys are the covariance; None for the package's prose
 
-    The paper projects 256 of 4096 directions in 9 layers of LLaMA-7B; the defaults here are for a small model.
+    The paper edits layers 21 to 29 of LLaMA-7B; how many directions it takes there, and its lambda, are not confirmed
+    here. The defaults are for a small model.
     """
 
     layers: tuple[int, ...] | None = None
