@@ -39,7 +39,7 @@ class LSDM:
               far, and takes its share of the log-odds that are left; "top": targets of the last layer's block alone,
               whose residual is spread over the layers below, as MEMIT does
     rounds    how often the layers are visited, in the model edited so far; 1 as published
-    prefixes  random beginnings before each prompt, drawn from the model
+    prefixes  random beginnings, drawn from the model, before each prompt whose keys are averaged
     values    how v* is found
     text      file whose keys are preserved; None for the package's prose and what the model writes itself
     """
@@ -88,6 +88,7 @@ class LSDM:
         neutral = neutral_readings(model, prompts) if self.values.solver == "adam" else []
         work = Work(
             hand,
+            readings(model, prompts.pairs),
             readings(model, prompts.pairs, prefixes),
             readings(model, preserved.pairs, prefixes),
             neutral,
@@ -135,7 +136,7 @@ class LSDM:
         for place, name in enumerate(names):
             with written(model, parts):
                 rest = (goal - at_subject(model, work.edited, top, inputs=False)) / (len(names) - place)
-                keys = at_subject(model, work.edited, name, inputs=True).T
+                keys = at_subject(model, work.behind, name, inputs=True).T
                 fixed = at_subject(model, work.kept, name, inputs=True).T * self.preserve**0.5
             parts[name].append(least_squares(keys, rest.T, fixed, self.ridge * work.moments[name]))
         with written(model, parts):
@@ -145,10 +146,14 @@ class LSDM:
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What every visit of a layer needs: prompts as tokens, the covariances, and where the layers are."""
+    """What every visit of a layer needs: prompts as tokens, the covariances, and where the layers are.
+
+    edited  prompts alone, in which targets are found; behind, each prefix too, from which keys are averaged
+    """
 
     hand: Handoff
     edited: list[Reading]
+    behind: list[Reading]
     kept: list[Reading]
     neutral: list[Reading]
     moments: Mapping[str, torch.Tensor]
