@@ -577,6 +577,7 @@ def copy_project(target: Path) -> None:
         shutil.copytree(ROOT / "experiments" / name, target / "experiments" / name)
     shutil.copy(ROOT / "experiments" / "editing.py", target / "experiments")
     shutil.copy(ROOT / "pyproject.toml", target)
+    (target / "figures").symlink_to(ROOT / "figures")
     shared = ROOT.parent / "shared"
     if shared.is_dir():
         (target.parent / "shared").symlink_to(shared)
