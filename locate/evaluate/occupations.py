@@ -277,7 +277,7 @@ def log_odds_cut(
     words, templates  only these; None for all
 
     The interval is of the ratio of sums, over resampled occupations, each with its prompts before and after. It is
-    negative where the size grew, and nan where it was 0.
+    negative where the size grew, and nan where it was 0 or no prompt is about an occupation.
 
     Raises LocateError for tables of other prompts, or words and templates of which none is there.
     """
@@ -287,7 +287,7 @@ def log_odds_cut(
         chosen &= was["word"].isin(words)
     if templates is not None:
         chosen &= was["template"].isin(templates)
-    if not chosen.any():
+    if not chosen.any() and (words is not None or templates is not None):
         raise LocateError(f"no prompt about an occupation has these words ({words}) and templates ({templates})")
     size, left = (each.loc[chosen, "odds"].abs().to_numpy() for each in (was, now))
     group = was.loc[chosen, "word"].to_numpy()

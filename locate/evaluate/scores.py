@@ -155,8 +155,17 @@ def mean_with_interval(
 
 
 def share_with_interval(
-    wins: Sequence[bool] | np.ndarray, groups: Sequence[Any] | np.ndarray, **settings: Any
+    wins: Sequence[bool] | np.ndarray, groups: Sequence[Any] | np.ndarray, level: float = LEVEL
 ) -> tuple[float, float, float]:
-    """Share of items that win, in percent, with its interval kept within 0 and 100."""
-    mean, low, high = mean_with_interval(np.asarray(wins, dtype=float) * 100, groups, **settings)
-    return mean, max(low, 0.0) if low == low else low, min(high, 100.0) if high == high else high
+    """Share of items that win, in percent, with its interval kept within 0 and 100.
+
+    Where all win, or none, resampling says nothing of what other groups would do: the end inside is then that of
+    Clopper and Pearson (1934) over the groups.
+    """
+    mean, low, high = mean_with_interval(np.asarray(wins, dtype=float) * 100, groups, level=level)
+    if low != low:
+        return mean, low, high
+    if mean in (0.0, 100.0):
+        inside = 100 * ((1 - level) / 2) ** (1 / len(pd.unique(np.asarray(groups))))
+        return (mean, inside, mean) if mean else (mean, mean, 100 - inside)
+    return mean, max(low, 0.0), min(high, 100.0)
