@@ -22,6 +22,7 @@ for folder in ("", "locate_vs_edit", "lsdm_table"):
     sys.path.insert(0, str(EXPERIMENTS / folder))
 
 import assembly  # noqa: E402
+import bar  # noqa: E402
 import editing  # noqa: E402
 import kept  # noqa: E402
 import ranks  # noqa: E402
@@ -244,6 +245,54 @@ def test_every_line_of_the_table_is_a_score_of_its_test():
     run = script("lsdm_table")
     asked = {*run.OWN, *run.SETS, *run.KNOWLEDGE}
     assert {line.test for line in (*assembly.BIAS, *assembly.ABILITY)} == asked
+
+
+def ability_rows(method, change, low, high):
+    """The rows of one method with this change of PIQA, and of the original."""
+    line = next(each for each in assembly.ABILITY if each.test == "piqa")
+    return [
+        {"method": name, "test": line.test, "score": line.name, "part": line.part, "value": 60.0}
+        | ({"change": change, "change_low": low, "change_high": high} if name != assembly.ORIGINAL else {})
+        for name in (assembly.ORIGINAL, method)
+    ]
+
+
+def test_a_verdict_names_each_demand_that_an_edit_fails():
+    edit = {"method": "lsdm", "layers": "0+2", "cut": 60.0, "kept": 95.0, "perplexity": 1.0}
+    edit |= {f"{name}_{end}": edit[name] for name in ("cut", "kept", "perplexity") for end in ("low", "high")}
+    table = pd.DataFrame(ability_rows("lsdm", 1.0, -1.0, 3.0))
+    met = ["cut_met", "kept_met", "perplexity_met", "ability_met"]
+    found = bar.verdicts(table, [edit])
+    assert found[met].iloc[0].all()
+    assert "**" not in bar.bar_table(found)
+    for name, value in (("cut", 59.9), ("kept", 94.9), ("perplexity", 1.1)):
+        worse = bar.verdicts(table, [edit | {name: value}])
+        assert [column for column in met if not worse[column].iloc[0]] == [f"{name}_met"]
+        assert bar.bar_table(worse).count("**") == 2
+        assert f"**{value} [" in bar.bar_table(worse)
+    for ends in ((0.5, 3.0), (-3.0, -0.5)):
+        fell = bar.verdicts(pd.DataFrame(ability_rows("lsdm", sum(ends) / 2, *ends)), [edit])
+        assert not fell["ability_met"].iloc[0]
+        assert "| **PIQA** |" in bar.bar_table(fell)
+
+
+def test_the_cut_of_a_verdict_is_of_the_words_that_the_split_holds_out():
+    rows = [("nurse", "a", 1.0, 0.0, "occupation", 0), ("clerk", "a", 2.0, 0.0, "occupation", 0)]
+    rows += [("queen", "a", 3.0, 0.0, "definition", 1), ("king", "a", 0.0, 3.0, "definition", -1)]
+    before = pd.DataFrame(rows, columns=["word", "template", "she", "he", "kind", "stereotype"])
+    before["share_women"] = 0.5
+    after = before.assign(she=[0.25, 2.0, 3.0, 4.0])
+    prose = pd.DataFrame({"excerpt": ["x", "y"], "window": 0, "tokens": 5, "bytes": 20, "log_likelihood": -10.0})
+    receipt = {
+        "located": {"edited_layers": [0, 2]},
+        "tensors": {"changed": [1, 2]},
+        "reload": {"largest_difference": 1e-6},
+    }
+    tables = {"occupations": before, "perplexity": prose}
+    edited = {"occupations": after, "perplexity": prose.assign(log_likelihood=-10.5)}
+    found = bar.about_edit(receipt, tables, edited, ["nurse"])
+    assert (found["layers"], found["cut"], found["kept"]) == ("0+2", 75.0, 50.0)
+    assert found["perplexity"] == pytest.approx(100 * (math.exp(0.1) - 1))
 
 
 def test_a_model_edited_in_another_way_is_not_taken_up(tmp_path):

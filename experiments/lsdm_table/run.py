@@ -18,6 +18,7 @@ from typing import Any
 
 import pandas as pd
 from assembly import ABILITY, BIAS, ORIGINAL, markdown, rows_of, table_of
+from bar import about_edit, bar_table, verdicts
 from panels import draw
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -118,29 +119,9 @@ def evaluations(options: argparse.Namespace, name: str, model: str) -> list[Eval
     return found
 
 
-def receipts(options: argparse.Namespace) -> pd.DataFrame:
-    """What each receipt says of its edit: layers, tensors changed, seconds, settings that were not the defaults."""
-    rows = []
-    for method in options.methods:
-        receipt = read_json(options.work / "models" / method / "receipt.json")
-        cut = receipt["scores"]["cut"]["held_out"]
-        rows.append(
-            {
-                "method": method,
-                "layers": joined(receipt["located"]["edited_layers"]),
-                "tensors_changed": len(receipt["tensors"]["changed"]),
-                "cut_held_out": cut["value"],
-                "cut_low": cut["low"],
-                "cut_high": cut["high"],
-                "largest_difference_after_reload": receipt["reload"]["largest_difference"],
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def joined(layers: list[int] | str) -> str:
-    """Layers as a table has them."""
-    return layers if isinstance(layers, str) else "+".join(map(str, layers))
+def pooled(found: Sequence[Evaluation]) -> dict[str, pd.DataFrame]:
+    """The tables of several evaluations of one model, by test."""
+    return {name: table for each in found for name, table in each.tables.items()}
 
 
 def told_alike(evaluation: Evaluation, fitting: Fitting) -> Evaluation:
@@ -210,17 +191,24 @@ def run(options: argparse.Namespace) -> None:
     before = evaluations(options, ORIGINAL, options.model)
     fitting = prompts_for(options.seed, options.persons)
     rows: list[dict[str, object]] = []
+    edits = []
     for method in options.methods:
-        after = evaluations(options, method, str(edited(options, located, method)))
+        folder = edited(options, located, method)
+        after = evaluations(options, method, str(folder))
+        tables = [pooled(each) for each in (before, after)]
+        about = about_edit(read_json(folder / "receipt.json"), *tables, fitting.words.held_out_words)
+        edits.append({"method": method} | about)
         changes = [
             compare_evaluations(one, told_alike(other, fitting)) for one, other in zip(before, after, strict=True)
         ]
         rows += rows_of(method, changes, (*BIAS, *ABILITY))
     table = table_of(rows)
     save(table, options.out / "table.csv")
-    save(receipts(options), options.out / "receipts.csv")
+    found = verdicts(table, edits)
+    save(found, options.out / "verdicts.csv")
     draw(table, options.out / "table.png")
     if options.out == HERE / "results" / "mini":
+        put(HERE / "README.md", "bar", bar_table(found))
         put(HERE / "README.md", "bias", markdown(table, BIAS))
         put(HERE / "README.md", "ability", markdown(table, ABILITY))
     maps(options, options.maps)
