@@ -524,7 +524,7 @@ FAULTS = [
           "if asked != found:", "if False:", *APPLIED),
     fault("edits: a covariance of other text is taken", "editors/covariance.py",
           "name, list(rows), model.dtype", "name, model.dtype", "tests/test_editors.py", "-k", "second_moment"),
-    fault("edits: gate and factor exchanged", "editors/stamp.py",
+    fault("edits: gate and factor exchanged", "stamp.py",
           "return [gates[0], next(each for each in found if each is not gates[0])]",
           "return [next(each for each in found if each is not gates[0]), gates[0]]", *STAMPED),
     fault("edits: stamp's values scaled", "editors/stamp.py",
