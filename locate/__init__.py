@@ -55,6 +55,7 @@ HOME = {
     "load_edit": "locate.editors.edit",
     "load_evaluation": "locate.evaluate.evaluation",
     "load_located": "locate.located",
+    "load_stamped": "locate.causal",
     "load_trace": "locate.tracing",
     "neutral_pairs": "locate.prompts",
     "next_log_probs": "locate.likelihood",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from locate.checkpoint import Checkpoint, find
@@ -10,6 +11,7 @@ from locate.errors import LocateError
 from locate.models import DTYPES, SHORT_DTYPES, Encoder, chosen_device, custom_bos
 from locate.products import precise
 from locate.sites import check
+from locate.stamp import read_edit, stamps_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +82,8 @@ def load_causal(
 ) -> CausalModel:
     """Load a causal language model without hooks, to be evaluated or edited; the arguments are those of `load`.
 
+    Stamps that lie beside it in its folder (see `load_stamped`) are put beside its MLPs for good.
+
     Raises LocateError as `load` does, but for the start-up check, which is about hooks.
     """
     from locate.startup import boot_tokenizer, read_network
@@ -91,5 +95,34 @@ def load_causal(
     tokenizer, settings = boot_tokenizer(checkpoint.folder, checkpoint.architecture, trust_remote_code)
     with precise(dtype):
         network = read_network(checkpoint, device, DTYPES[dtype], allow_pickle, trust_remote_code)
+    for stamp in () if checkpoint.stamps is None else stamps_in(*read_edit(checkpoint.stamps)):
+        stamp.stay(network)
     encoder = Encoder(tokenizer, custom_bos(settings, tokenizer))
     return CausalModel(name, checkpoint, network, encoder, dtype, device)
+
+
+def load_stamped(
+    name: str | Path,
+    *,
+    device: str | None = None,
+    dtype: str = "float32",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[Any, Any]:
+    """The Hugging Face model and tokenizer of a folder whose receipt says that it is loaded by this.
+
+    An edit by a stamp is folded into wider MLPs where the architecture has such, and plain `from_pretrained` loads it.
+    Elsewhere (BLOOM, MPT, Phi-3) the folder holds edit.safetensors with the stamp and, in `unstamped`, the model that
+    it stands beside; `from_pretrained` finds no model at its top. What is returned is that model with its stamp: it
+    runs, generates and moves as any other, but `save_pretrained` is refused, since it would leave the stamp out.
+
+    The arguments are those of `load`.
+
+    Raises LocateError as `load_causal` does, and for an ordinary checkpoint.
+    """
+    model = load_causal(
+        str(name), device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code
+    )  # fmt: skip
+    if model.checkpoint.stamps is None:
+        raise LocateError(f"model {str(name)!r} has no stamp beside it: load it with from_pretrained or load_causal")
+    return model.network, model.encoder.tokenizer

@@ -19,6 +19,7 @@ TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "tokenizer_config.json",
     "special_tokens_map.json", "added_tokens.json",
 )  # fmt: skip
+EDIT, UNSTAMPED = "edit.safetensors", "unstamped"
 VOLATILE = ("transformers_version", "dtype", "torch_dtype", "_name_or_path")
 
 
@@ -26,10 +27,11 @@ VOLATILE = ("transformers_version", "dtype", "torch_dtype", "_name_or_path")
 class Checkpoint:
     """A folder of model files, checked before anything heavy is loaded.
 
-    weights_sha256    over the bytes of the weight files, by name
+    weights_sha256    over the bytes of the weight files, by name, and of the stamps' file
     tokenizer_sha256  over the bytes of the tokenizer files, by name
     config_sha256     of what config.json says of the model
     parameters        number of parameters stored
+    stamps            file of the stamps beside its MLPs; None for an ordinary checkpoint
     """
 
     folder: Path
@@ -39,6 +41,12 @@ class Checkpoint:
     tokenizer_sha256: str
     config_sha256: str
     parameters: int
+    stamps: Path | None = None
+
+    @property
+    def home(self) -> Path:
+        """The folder that the user named, where an edited model's receipt lies."""
+        return self.folder if self.stamps is None else self.stamps.parent
 
 
 def find(name: str, *, revision: str | None, allow_pickle: bool, trust_remote_code: bool) -> Checkpoint:
@@ -46,10 +54,11 @@ def find(name: str, *, revision: str | None, allow_pickle: bool, trust_remote_co
 
     Raises LocateError when it cannot be found or is not a causal language model with safe weights.
     """
-    folder, commit = folder_of(name, revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    home, commit = folder_of(name, revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    folder, stamps = model_folder(home), stamps_of(name, home)
     architecture = architecture_of(name, folder, trust_remote_code)
     tokenizer_files = tokenizer_files_of(name, folder)
-    weights = weight_files(name, folder, allow_pickle)
+    weights = weight_files(name, folder, allow_pickle) + ([] if stamps is None else [stamps])
     return Checkpoint(
         folder,
         commit,
@@ -58,6 +67,7 @@ def find(name: str, *, revision: str | None, allow_pickle: bool, trust_remote_co
         hash_of_files(tokenizer_files),
         config_hash(folder),
         sum(parameters_in(path) for path in weights),
+        stamps,
     )
 
 
@@ -85,6 +95,31 @@ def folder_of(
     if revision is not None and commit is None:
         raise LocateError(f"revision {revision!r} of {name!r}: only Hugging Face ids have revisions: leave it out")
     return folder, commit
+
+
+def is_stamped(folder: Path) -> bool:
+    """Whether a folder is a model with stamps beside its MLPs: nothing at its top for Hugging Face to load."""
+    return (folder / UNSTAMPED / "config.json").is_file() and not (folder / "config.json").is_file()
+
+
+def model_folder(folder: Path) -> Path:
+    """Where the configuration, weights and tokenizer of a model's folder are."""
+    return folder / UNSTAMPED if is_stamped(folder) else folder
+
+
+def stamps_of(name: str, folder: Path) -> Path | None:
+    """The file of a model's stamps; None for an ordinary checkpoint.
+
+    Raises LocateError when it is missing: what is left is the model before the edit.
+    """
+    if not is_stamped(folder):
+        return None
+    if not (folder / EDIT).is_file():
+        raise LocateError(
+            f"model {name!r} lacks {EDIT}, the stamp that edits it: copy the whole folder, or give "
+            f"{folder / UNSTAMPED} for the model without it"
+        )
+    return folder / EDIT
 
 
 def tokenizer_files_of(name: str, folder: Path) -> list[Path]:

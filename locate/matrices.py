@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from locate.errors import LocateError
 
 WIDTHS = ("n_inner", "intermediate_size", "ffn_dim", "ffn_hidden_size")
+NO_ACTIVATION = (torch.nn.Dropout, torch.nn.Identity)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,12 @@ class Matrix:
     def parameter(self) -> str:
         """Name of its weight among the model's parameters."""
         return f"{self.name}.weight"
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """How many numbers it gives, and how many it is fed."""
+        rows, columns = self.module.weight.shape
+        return (int(columns), int(rows)) if self.transposed else (int(rows), int(columns))
 
     @property
     def weight(self) -> Float[torch.Tensor, "out in"]:
@@ -62,37 +69,69 @@ def matrix(network: Any, name: str) -> Matrix:
     return Matrix(name, module, kind == "Conv1D")
 
 
-def siblings(network: Any, name: str) -> list[Matrix]:
-    """The linear layers beside one, whose outputs are as wide as its input: what feeds an MLP's output matrix."""
-    below = matrix(network, name)
-    width = below.weight.shape[1]
+def siblings(network: Any, name: str, times: int = 1) -> list[Matrix]:
+    """The linear layers beside one, whose outputs are as wide as its input: what feeds an MLP's output matrix.
+
+    times  how often as wide: 2 where one layer makes gate and factor
+    """
+    width = times * matrix(network, name).shape[1]
     parent, _, own = name.rpartition(".")
     found = []
     for child, module in network.get_submodule(parent).named_children():
         linear = type(module) is torch.nn.Linear or type(module).__name__ == "Conv1D"
         if child != own and linear:
             beside = matrix(network, f"{parent}.{child}" if parent else child)
-            if beside.weight.shape[0] == width:
+            if beside.shape[0] == width:
                 found.append(beside)
     return found
 
 
-def activation(network: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The activation function of a model's MLPs, from its configuration.
+def activation(network: Any, name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The activation function of a model's MLPs: that of its configuration, else the MLP's own module.
 
-    Raises LocateError where the configuration does not name one.
+    name  of an MLP's output matrix; BLOOM and MPT have a module beside it and nothing in the configuration
+
+    Raises LocateError where there is neither.
     """
     from transformers.activations import ACT2FN
 
     names = ("hidden_act", "activation_function", "hidden_activation", "ffn_act")
     said = next((getattr(network.config, name) for name in names if getattr(network.config, name, None)), None)
-    if said not in ACT2FN:
+    if said in ACT2FN:
+        function: Callable[[torch.Tensor], torch.Tensor] = ACT2FN[said]
+        return function
+    beside = network.get_submodule(name.rpartition(".")[0]).children()
+    own = [each for each in beside if not list(each.parameters()) and not isinstance(each, NO_ACTIVATION)]
+    if len(own) != 1:
         raise LocateError(
-            f"the configuration of {type(network).__name__} names no activation of its MLPs (found {said!r}): expected "
-            f"one of {', '.join(names)}"
+            f"the configuration of {type(network).__name__} names no activation of its MLPs (found {said!r}), and "
+            f"{len(own)} modules beside {name} may be it: expected one of {', '.join(names)}, or one module"
         )
-    function: Callable[[torch.Tensor], torch.Tensor] = ACT2FN[said]
-    return function
+    return own[0]
+
+
+def wider(network: Any, more: int) -> Any:
+    """The configuration of the same model with MLPs that have so many units more; None where it names no width."""
+    config = copy.deepcopy(network.config)
+    name = next((each for each in WIDTHS if hasattr(config, each)), None)
+    if name is None:
+        return None
+    usual = 4 * int(getattr(config, "hidden_size", 0) or getattr(config, "n_embd", 0))
+    setattr(config, name, int(getattr(config, name) or usual) + more)
+    return config
+
+
+def widens(network: Any, names: Sequence[str], more: int) -> bool:
+    """Whether the architecture takes the width of its MLPs from its configuration; BLOOM's may name one that is unused.
+
+    names  of the MLPs' output matrices
+    """
+    config = wider(network, more)
+    if config is None:
+        return False
+    with torch.device("meta"):
+        built = type(network)(config)
+    return all(matrix(built, name).shape[1] == matrix(network, name).shape[1] + more for name in names)
 
 
 def widened(network: Any, more: int, tensors: Callable[[str, torch.Tensor], torch.Tensor]) -> Any:
@@ -105,12 +144,9 @@ def widened(network: Any, more: int, tensors: Callable[[str, torch.Tensor], torc
     """
     from transformers import AutoModelForCausalLM
 
-    config = copy.deepcopy(network.config)
-    name = next((each for each in WIDTHS if hasattr(config, each)), None)
-    if name is None:
+    config = wider(network, more)
+    if config is None:
         raise LocateError(f"{type(network).__name__} has no width of its MLPs among {', '.join(WIDTHS)}")
-    usual = 4 * int(getattr(config, "hidden_size", 0) or getattr(config, "n_embd", 0))
-    setattr(config, name, int(getattr(config, name) or usual) + more)
     wide = AutoModelForCausalLM.from_config(config).to(network.dtype).to(network.device).eval().requires_grad_(False)
     state = {key: tensors(key, tensor) for key, tensor in network.state_dict().items()}
     wide.load_state_dict(state)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 
-from locate.checkpoint import Checkpoint, architecture_of, find, folder_of, tokenizer_files_of
+from locate.checkpoint import Checkpoint, architecture_of, find, folder_of, model_folder, tokenizer_files_of
 from locate.errors import LocateError
 from locate.products import precise
 from locate.sites import UNITS, check
@@ -273,7 +273,7 @@ def load(
     trust_remote_code  run the model's own Python code
 
     Raises LocateError when the model is missing, gated, not a causal language model, too large for the memory, or
-    fails the start-up check.
+    fails the start-up check, or has a stamp beside an MLP (see `load_stamped`).
     """
     from locate.startup import boot, countable_units, verify
 
@@ -283,6 +283,11 @@ def load(
     if dtype == "tf32" and not device.startswith("cuda"):
         raise LocateError(f"dtype tf32 on {device}: it needs an NVIDIA GPU: choose float32 or bfloat16")
     checkpoint = find(name, revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    if checkpoint.stamps is not None:
+        raise LocateError(
+            f"model {name!r} has a stamp beside an MLP, where no hook sees it, and cannot be traced: trace the model "
+            "that was edited, and judge this one with locate-bias evaluate"
+        )
     with precise(dtype):
         bridge, tokenizer, plain = boot(checkpoint, device, DTYPES[dtype], allow_pickle, trust_remote_code)
     if prepend_bos is None:
@@ -314,7 +319,8 @@ def load_encoder(name: str = "mini", *, revision: str | None = None, trust_remot
     """
     from locate.startup import boot_tokenizer
 
-    folder, _ = folder_of(name, revision=revision, trust_remote_code=trust_remote_code, weights=False)
+    home, _ = folder_of(name, revision=revision, trust_remote_code=trust_remote_code, weights=False)
+    folder = model_folder(home)
     architecture = architecture_of(name, folder, trust_remote_code)
     tokenizer_files_of(name, folder)
     tokenizer, settings = boot_tokenizer(folder, architecture, trust_remote_code)

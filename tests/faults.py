@@ -53,6 +53,8 @@ CLOSED = ["tests/test_editors.py", "-k", "LeastSquares"]
 TARGETS = ["tests/test_editors.py", "-k", "pseudoinverse or solvers"]
 APPLIED = ["tests/test_editors.py", "-k", "TestEdit"]
 STAMPED = ["tests/test_editors.py", "-k", "TestStamp and (gpt2 or llama)"]
+BESIDE = ["tests/test_stamped.py", "-k", "TestBeside and not phi3"]
+STAYING = ["tests/test_stamped.py", "-k", "TestFolder and bloom"]
 
 
 @dataclass(frozen=True)
@@ -524,11 +526,24 @@ FAULTS = [
           "if asked != found:", "if False:", *APPLIED),
     fault("edits: a covariance of other text is taken", "editors/covariance.py",
           "name, list(rows), model.dtype", "name, model.dtype", "tests/test_editors.py", "-k", "second_moment"),
-    fault("edits: gate and factor exchanged", "editors/stamp.py",
+    fault("edits: gate and factor exchanged", "stamp.py",
           "return [gates[0], next(each for each in found if each is not gates[0])]",
           "return [next(each for each in found if each is not gates[0]), gates[0]]", *STAMPED),
     fault("edits: stamp's values scaled", "editors/stamp.py",
           "padded(stamp.values.T, more).T", "2 * padded(stamp.values.T, more).T", *STAMPED),
+    fault("stamps: another gelu than BLOOM's", "matrices.py", "return own[0]", "return torch.nn.GELU()", *BESIDE),
+    fault("stamps: one in memory is not in the network's hash", "evaluate/run.py",
+          "(model.network.state_dict() | stamp_tensors(model.network))", "model.network.state_dict()", *BESIDE),
+    fault("stamps: not in the weights' hash", "checkpoint.py",
+          "([] if stamps is None else [stamps])", "[]", *STAYING),
+    fault("stamps: left out by the loader", "causal.py", "stamp.stay(network)", "stamp.about()", *STAYING),
+    fault("stamps: the model without it where Hugging Face loads it", "editors/receipt.py",
+          "written(model.network, model, place / UNSTAMPED)", "written(model.network, model, place)", *STAYING),
+    fault("stamps: save_pretrained leaves it out", "stamp.py",
+          "network.save_pretrained = not_saved", "network.saved = not_saved", *STAYING),
+    fault("stamps: a width that is not read is folded into", "matrices.py",
+          "return all(matrix(built, name).shape[1] == matrix(network, name).shape[1] + more for name in names)",
+          "return True", "tests/test_stamped.py", "-k", "is_no_width"),
     fault("edits: KL of the wrong way", "editors/fast.py",
           "found = (before.exp() * (before - after)).sum(-1)", "found = (after.exp() * (after - before)).sum(-1)",
           "tests/test_editors.py", "-k", "divergence"),

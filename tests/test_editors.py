@@ -20,10 +20,11 @@ from locate.editors.lsdm import LSDM, least_squares
 from locate.editors.methods import editor
 from locate.editors.readings import answer_log_probs, at_subject, readings, words_of
 from locate.editors.split import split, without
-from locate.editors.stamp import Stamp, empty_stamp, fold
+from locate.editors.stamp import empty_stamp, fold
 from locate.editors.values import Values, odds_and_slopes, smallest, wanted_values
 from locate.matrices import matrix
 from locate.prompts import Pair, Prompts, definitional_pairs
+from locate.stamp import Stamp
 
 LOCATED = Path(__file__).parents[1] / "figures" / "located_opposite.json"
 TEMPLATE = "transformer.h.{}.mlp.c_proj"
@@ -265,9 +266,10 @@ class TestStamp:
         assert torch.equal(self.logits(network), plain)
 
     def test_an_mlp_of_another_shape_is_refused(self, folder_of):
-        network = load_causal(str(folder_of("phi3")), device="cpu").network
-        with pytest.raises(LocateError, match="to put a stamp beside"):
-            empty_stamp(network, "model.layers.{}.mlp.down_proj", 0, 4, seed=0)
+        """One matrix makes queries, keys and values: neither as wide as what is fed nor twice."""
+        network = load_causal(str(folder_of("gpt2")), device="cpu").network
+        with pytest.raises(LocateError, match=r"is fed by none: expected one linear layer.*to put a stamp beside"):
+            empty_stamp(network, "transformer.h.{}.attn.c_proj", 0, 4, seed=0)
 
     def test_it_says_what_is_saved_of_it(self, tiny):
         stamp = self.filled(tiny.network, TEMPLATE)

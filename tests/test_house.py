@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = [
     {"errors", "files", "schema", "sites", "metrics", "prompts", "products", "datasets"},
     {"models", "checkpoint", "startup", "memory", "rows", "plain", "sweep", "untrained"}
-    | {"causal", "likelihood", "matrices"},
+    | {"causal", "likelihood", "matrices", "stamp"},
     {"tracing"},
     {"mediation"},
     {"located", "evaluate", "editors"},

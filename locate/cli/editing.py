@@ -23,6 +23,7 @@ __all__ = ["app"]
 
 Edited = Annotated[str, typer.Argument(metavar="MODEL", help="'mini' (bundled), a folder, or a Hugging Face id")]
 WORDS = {"before": "measuring the original", "after": "measuring what was written"}
+WRITTEN = ("model.safetensors", "unstamped", "edit.safetensors", "receipt.json")
 MAIN = ("log_odds", "abs_log_odds", "abs_log_odds_word", "definition_words", "definition_prompts", "perplexity")
 
 
@@ -50,7 +51,7 @@ def edit(
     trust_remote_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
-    """Edit a model where its bias was located; the edited model is an ordinary checkpoint with a receipt."""
+    """Edit a model where its bias was located; the edited model comes with a receipt, which says how it is loaded."""
     from locate.cli.show import Steps, print_paths, stdout
 
     if seed < 0:
@@ -82,7 +83,7 @@ def edit(
     console.print(receipt_table(receipt))
     for line in receipt_lines(receipt):
         console.print(line, soft_wrap=True)
-    print_paths([output / name for name in ("model.safetensors", "edit.safetensors", "receipt.json")], "")
+    print_paths([path for name in WRITTEN if (path := output / name).exists()], "")
 
 
 def told(steps: Steps) -> Callable[[str, int, int], None]:
@@ -128,9 +129,12 @@ def receipt_lines(receipt: dict[str, Any]) -> list[str]:
     lines += [f"{each['name'].replace('_', ' ')}: {interval(each)} %, n {each['n']}" for each in scores["kept"]]
     lines.append(f"perplexity: {interval(scores['perplexity_change'])} %")
     layers = ", ".join(map(str, receipt["located"]["edited_layers"]))
-    lines.append(f"layers {layers}: {len(tensors['changed'])} tensors changed or widened")
+    beside = f", {len(tensors['added'])} added beside the MLP" if tensors["added"] else ""
+    lines.append(f"layers {layers}: {len(tensors['changed'])} tensors changed or widened{beside}")
     lines.append(f"bit for bit as before: {tensors['unchanged']} of the original's tensors")
     lines.append(
         f"reloaded from disk: log-probabilities {receipt['reload']['largest_difference']:.1g} nats apart at most"
     )
+    if "reason" in receipt["load"]:
+        lines.append(f"load it with {receipt['load']['with']}, not from_pretrained: {receipt['load']['reason']}")
     return lines

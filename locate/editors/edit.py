@@ -12,14 +12,13 @@ from typing import Any
 import pandas as pd
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from locate.causal import CausalModel
-from locate.editors.stamp import Stamp
 from locate.errors import LocateError
 from locate.files import strict, write_whole
 from locate.schema import EDIT_VERSION, locate_version
+from locate.stamp import Stamp, read_edit, stamps_in
 
 Tensors = dict[str, torch.Tensor]
 
@@ -149,27 +148,15 @@ def load_edit(path: str | Path) -> Edit:
 
     Raises LocateError for a file that is missing, damaged, or of another schema.
     """
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            about = json.loads((file.metadata() or {})["locate_edit"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
-    except (FileNotFoundError, SafetensorError, KeyError, ValueError, OSError) as error:
-        raise LocateError(f"{path} is not an edit ({error}): expected edit.safetensors as locate writes it") from None
-    if about["schema"] != EDIT_VERSION:
-        raise LocateError(f"{path} has schema {about['schema']}, expected {EDIT_VERSION}: make the edit again")
+    about, tensors = read_edit(path)
     factors: dict[str, list[torch.Tensor]] = {}
     for key in sorted(name for name in tensors if name.startswith("change.")):
         factors.setdefault(key.removeprefix("change.").rpartition(".")[0], []).append(tensors[key])
-    stamps = []
-    for number, said in enumerate(about["stamps"]):
-        own = f"stamp.{number}."
-        held = {name.removeprefix(own): tensor for name, tensor in tensors.items() if name.startswith(own)}
-        stamps.append(Stamp.of(said, held))
     return Edit(
         method=about["method"],
         model=about["model"],
         changes={name: Change(tuple(parts)) for name, parts in factors.items()},
-        stamps=tuple(stamps),
+        stamps=stamps_in(about, tensors),
         edited=about["edited"],
         located=about["located"],
         settings=about["settings"],

@@ -18,12 +18,13 @@ from locate.editors.handoff import hand_off
 from locate.editors.progress import Progress, no_progress
 from locate.editors.readings import Reading, batch_of, equal_batches, neutral_readings, readings
 from locate.editors.split import fitted_on
-from locate.editors.stamp import Stamp, empty_stamp
+from locate.editors.stamp import empty_stamp
 from locate.errors import LocateError
 from locate.located import Located
 from locate.products import precise
 from locate.prompts import Prompts
 from locate.sites import check
+from locate.stamp import Stamp
 
 LOSSES = ("log_odds", "probability")
 PARTS = ("edit", "same", "neutral", "preserved", "text")

@@ -48,8 +48,9 @@ def hand_off(model: CausalModel, located: Located, *, layers: Sequence[int] | No
     most    how many of those at most
 
     Raises LocateError when the located.json is of other weights, names no layer, is not about MLPs, or names modules
-    that the model lacks.
+    that the model lacks, and for a model with a stamp.
     """
+    unstamped(model)
     same_model(model, located)
     template = located.module_template
     if located.component != "mlp_out" or "{}" not in template:
@@ -79,6 +80,15 @@ def hand_off(model: CausalModel, located: Located, *, layers: Sequence[int] | No
         "module_template": template,
     }
     return Handoff(tuple(chosen), template, located.layers, origin)
+
+
+def unstamped(model: CausalModel) -> None:
+    """Raise LocateError for a model with a stamp beside an MLP, which cannot be traced, nor saved with another edit."""
+    if model.checkpoint.stamps is not None:
+        raise LocateError(
+            f"model {model.name!r} has a stamp beside an MLP, which a further edit would lose: edit the model that it "
+            f"was made of, or the one without the stamp in {model.checkpoint.folder}"
+        )
 
 
 def same_model(model: CausalModel, located: Located) -> None:

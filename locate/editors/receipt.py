@@ -15,22 +15,25 @@ import pandas as pd
 import torch
 
 from locate.causal import CausalModel, load_causal
-from locate.checkpoint import tokenizer_files_of
+from locate.checkpoint import EDIT, UNSTAMPED, tokenizer_files_of
 from locate.editors.edit import Edit
+from locate.editors.handoff import unstamped
 from locate.editors.progress import Progress, no_progress
-from locate.editors.stamp import fold
+from locate.editors.stamp import fold, unfoldable
 from locate.errors import LocateError
 from locate.evaluate import occupations, perplexity
 from locate.evaluate.scores import Score
 from locate.files import strict, write_json
-from locate.schema import EDIT_VERSION, library_version, locate_version, validate
+from locate.schema import RECEIPT_VERSION, library_version, locate_version, validate
+from locate.stamp import STAMP, stamp_tensors
 from locate.startup import quiet
 
-RECEIPT, EDIT = "receipt.json", "edit.safetensors"
+RECEIPT = "receipt.json"
 PROBES = ("The nurse said that", "The king was angry because", "It was late when", "Water boils at")
 SAME = 1e-4  # nats that the reloaded model may differ from the edited one in memory, fp32
 NOTHING = 1e-4  # nats: a mean change of log-odds below this is no effect
 JUDGES = (occupations.TEST, perplexity.TEST)
+PLAIN, OWN = "transformers.AutoModelForCausalLM.from_pretrained", "locate.load_stamped"
 LIBRARIES = ("torch", "transformers", "safetensors")
 
 
@@ -38,6 +41,9 @@ def save_edited(
     edit: Edit, model: CausalModel, folder: str | Path, *, text: Path | None = None, progress: Progress = no_progress
 ) -> dict[str, Any]:
     """Write the edited model as an ordinary checkpoint with its receipt; returns the receipt.
+
+    Where no wider MLP computes an edit's stamp, the folder is no checkpoint: it holds the model without the stamp one
+    folder below, where `from_pretrained` does not find it, and is loaded by `load_stamped`. The receipt says which.
 
     edit    of this model
     folder  new or empty; it holds config, weights, tokenizer, edit.safetensors and receipt.json, or is not there at all
@@ -47,10 +53,12 @@ def save_edited(
     edited model in memory and tensor by tensor with the original, and measured.
 
     Raises LocateError when the folder is not empty, the disk refuses, the edit has no effect, another tensor than it
-    names changed, or the reloaded model is not the edited one.
+    names changed, the reloaded model is not the edited one, or the model itself has a stamp already.
     """
     target = Path(folder)
     free(target)
+    unstamped(model)
+    reason = unfoldable(model.network, edit.stamps)
     started = time.perf_counter()
     progress("before", 0, 1)
     before = measured(model, text)
@@ -58,8 +66,10 @@ def save_edited(
     with staging(target) as place:
         with edit.applied(model):
             said = probe(model)
-            after_edit = network_of(edit, model)
-            written(after_edit, model, place)
+            if reason is None:
+                written(network_of(edit, model), model, place)
+            else:
+                written(model.network, model, place / UNSTAMPED)
         edit.save(place / EDIT)
         again = load_causal(str(place), device=model.device, dtype=model.dtype)
         tensors = compared(edit, model, again)
@@ -73,10 +83,11 @@ def save_edited(
         after = measured(again, text)
         progress("after", 1, 1)
         receipt = {
-            "schema": EDIT_VERSION,
+            "schema": RECEIPT_VERSION,
             "locate": locate_version(),
             "method": edit.method,
             "model": edit.model,
+            "load": {"with": PLAIN} if reason is None else {"with": OWN, "reason": reason},
             "edited_weights_sha256": again.checkpoint.weights_sha256,
             "located": edit.located,
             "settings": edit.settings,
@@ -158,11 +169,13 @@ def digest(tensor: torch.Tensor) -> str:
 def compared(edit: Edit, model: CausalModel, again: CausalModel) -> dict[str, Any]:
     """Every tensor of the reloaded model against the original: which changed, by how much, and that no other did.
 
-    An MLP that was widened for a stamp counts as unchanged where its own part is bit for bit the same.
+    An MLP that was widened for a stamp counts as unchanged where its own part is bit for bit the same. The matrices of
+    stamps beside MLPs are added.
 
-    Raises LocateError when nothing changed, or a tensor that the edit does not name.
+    Raises LocateError when nothing changed, or a tensor that the edit does not name, or a stamp is not the edit's.
     """
-    original, edited = model.network.state_dict(), again.network.state_dict()
+    original, edited, added = model.network.state_dict(), again.network.state_dict(), stamp_tensors(again.network)
+    edited = {name: tensor for name, tensor in edited.items() if name not in added}
     if set(original) != set(edited):
         raise LocateError(f"the saved model has other tensors: {sorted(set(original) ^ set(edited))[:3]}")
     allowed = allowed_tensors(edit, original)
@@ -176,16 +189,43 @@ def compared(edit: Edit, model: CausalModel, again: CausalModel) -> dict[str, An
         elif name not in allowed:
             raise LocateError(f"tensor {name} changed, which the edit does not name: nothing was kept")
         changed.append(about_change(name, was, edited[name]))
-    if not any(row["norm"] > 0 for row in changed):
+    beside = stamps_beside(edit, added)
+    moving = [*changed, *(row for row in beside if row["name"].endswith(".values"))]
+    if not any(row["norm"] > 0 for row in moving):
         raise LocateError("the edit changed no tensor: nothing was kept; give it more prompts or other layers")
     lacking = sorted(name for name in edit.changes if name not in {row["name"] for row in changed})
     return {
         "changed": changed,
+        "added": beside,
         "allowed": sorted(allowed),
         "unchanged": len(original) - sum(row["own_part_changed"] for row in changed),
         "unchanged_sha256": same.hexdigest(),
         "named_but_unchanged": lacking,
     }
+
+
+def stamps_beside(edit: Edit, added: Mapping[str, torch.Tensor]) -> list[dict[str, Any]]:
+    """The matrices of the stamps beside MLPs: names, shapes, hashes and norms.
+
+    Raises LocateError when they are not those of the edit.
+    """
+    if not added:
+        return []
+    wanted = {
+        f"{each.module}.{STAMP}.{name}": tensor for each in edit.stamps for name, tensor in each.tensors().items()
+    }
+    other = [name for name in wanted.keys() | added.keys() if not same_bits(wanted.get(name), added.get(name))]
+    if other:
+        raise LocateError(f"{min(other)} is not the stamp of the edit: nothing was kept; try again")
+    return [
+        {"name": name, "shape": list(tensor.shape), "sha256": digest(tensor), "norm": float(tensor.double().norm())}
+        for name, tensor in added.items()
+    ]
+
+
+def same_bits(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
+    """Whether both tensors are there and the same."""
+    return one is not None and other is not None and digest(one) == digest(other)
 
 
 def own_part(now: torch.Tensor, was: torch.Tensor) -> torch.Tensor:
@@ -254,13 +294,20 @@ def judged(edit: Edit, before: Measured, after: Measured) -> dict[str, Any]:
         "cut": {
             part: as_json(occupations.log_odds_cut(was, now, *names))
             for part, names in changes.items()
-            if names[0] is None or any(word in set(jobs["word"]) for word in names[0])
+            if among(jobs, *names)
         },
         "kept": [as_json(each) for each in occupations.kept_definitions(was, now)],
         "perplexity_change": as_json(perplexity.perplexity_change(before["perplexity"], after["perplexity"])),
         "before": [as_json(each) for each in (*occupations.score(was, seen), *perplexity.score(before["perplexity"]))],
         "after": [as_json(each) for each in (*occupations.score(now, seen), *perplexity.score(after["perplexity"]))],
     }
+
+
+def among(jobs: pd.DataFrame, words: list[str] | None, templates: list[str] | None) -> bool:
+    """Whether any prompt is about one of the words, in one of the templates; None is all of them."""
+    parts = {"word": words, "template": templates}
+    chosen = [jobs[name].isin(part) for name, part in parts.items() if part is not None]
+    return not chosen or bool(pd.concat(chosen, axis=1).all(axis=1).any())
 
 
 def as_json(score: Score) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def edited_of(model: CausalModel) -> dict[str, list[str]] | None:
 
     Raises LocateError for a receipt without them.
     """
-    path = model.checkpoint.folder / RECEIPT
+    path = model.checkpoint.home / RECEIPT
     if not path.is_file():
         return None
     content = read_json(path)
@@ -146,11 +146,16 @@ def starting_meta(
 
 
 def network_hash(model: CausalModel) -> str:
-    """sha256 of the parameters as they are in memory, which an edit may have changed since they were read."""
+    """sha256 of the parameters as they are in memory, which an edit may have changed since they were read.
+
+    Stamps beside MLPs count, for a while or for good.
+    """
     import torch
 
+    from locate.stamp import stamp_tensors
+
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.network.state_dict().items()):
+    for name, tensor in sorted((model.network.state_dict() | stamp_tensors(model.network)).items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
