@@ -15,8 +15,16 @@ from locate.causal import CausalModel
 from locate.editors.covariance import covariances, preserved_windows
 from locate.editors.edit import Change, Edit, changed, product
 from locate.editors.handoff import Handoff, hand_off
+from locate.editors.joint import ROLES, Factors, cheapest, slopes_of
 from locate.editors.progress import Progress, no_progress
-from locate.editors.readings import Reading, at_subject, neutral_readings, random_prefixes, readings
+from locate.editors.readings import (
+    Reading,
+    answer_log_probs,
+    at_subject,
+    neutral_readings,
+    random_prefixes,
+    readings,
+)
 from locate.editors.split import fitted_on
 from locate.editors.values import Values, wanted_values
 from locate.errors import LocateError
@@ -25,7 +33,8 @@ from locate.matrices import matrix
 from locate.prompts import Prompts
 from locate.sites import check
 
-SPREADS = ("each", "top")
+SPREADS = ("joint", "each", "top")
+FLOOR = 1e-6  # of the mean second moment, added to each: keys that the text never has cost something too
 
 
 @dataclass(frozen=True)
@@ -33,24 +42,30 @@ class LSDM:
     """Settings of LSDM.
 
     layers    to be edited; None takes the strongest located ones, `most` of them
-    ridge     lambda: weight of C = E[k k^T] over the preserved text, against one key of an edited word
-    preserve  weight of one key of a preserved definitional word
-    spread    over several layers, ascending. "each": every layer has targets of its own, found in the model edited so
-              far, and takes its share of the log-odds that are left; "top": targets of the last layer's block alone,
-              whose residual is spread over the layers below, as MEMIT does
+    ridge     lambda: weight of C = E[k k^T] over the preserved text, against one prompt ("joint") or one key of an
+              edited word
+    preserve  weight of one prompt ("joint") or one key of a preserved definitional word
+    spread    over several layers. "joint": all at once, fitted to the log-odds after each prompt (`cheapest`). The
+              others fit values v* that were found before, layer by layer, ascending, as published. "each": every layer
+              has targets of its own, found in the model edited so far, and takes its share of the log-odds that are
+              left; "top": targets of the last layer's block alone, whose residual is spread over the layers below, as
+              MEMIT does
+    roles     "joint": tokens at which the change is reckoned with: an edited matrix acts at all of them. LSDM itself,
+              and the other spreads, have the subject's last token alone
     rounds    how often the layers are visited, in the model edited so far; 1 as published
-    prefixes  random beginnings, drawn from the model, before each prompt whose keys are averaged
-    values    how v* is found
+    prefixes  random beginnings, drawn from the model, before each prompt
+    values    how v* is found, unless the spread is "joint", which needs none
     text      file whose keys are preserved; None for the package's prose and what the model writes itself
     """
 
     layers: tuple[int, ...] | None = None
     most: int = 3
-    ridge: float = 1000.0
-    preserve: float = 4.0
-    spread: str = "each"
-    rounds: int = 2
-    prefixes: int = 1
+    ridge: float = 300.0
+    preserve: float = 1.0
+    spread: str = "joint"
+    roles: tuple[str, ...] = ROLES
+    rounds: int = 3
+    prefixes: int = 0
     values: Values = field(default_factory=Values)
     text: Path | None = None
     seed: int = 0
@@ -59,10 +74,16 @@ class LSDM:
 
     def __post_init__(self) -> None:
         check("spread", self.spread, SPREADS)
+        for role in self.roles:
+            check("role", role, ROLES)
         if self.ridge < 0 or self.preserve < 0 or self.rounds < 1 or self.most < 1 or self.prefixes < 0:
             raise LocateError(
                 f"ridge {self.ridge}, preserve {self.preserve}, rounds {self.rounds}, most {self.most}, prefixes "
                 f"{self.prefixes}: expected none negative, and at least one round and layer"
+            )
+        if self.spread == "joint" and not (self.ridge and self.roles):
+            raise LocateError(
+                f"ridge {self.ridge}, roles {list(self.roles)}: all layers at once need a ridge above 0 and a role"
             )
 
     def edit(
@@ -95,11 +116,8 @@ class LSDM:
             moments,
             progress,
         )
-        parts: dict[str, list[Pieces]] = {name: [] for name in hand.modules}
-        report = []
-        for turn in range(self.rounds):
-            report += [{"round": turn} | said for said in self.round(model, work, parts)]
-            progress("rounds", turn + 1, self.rounds)
+        parts: dict[str, list[Factors]] = {name: [] for name in hand.modules}
+        report = (self.joint if self.spread == "joint" else self.layered)(model, work, parts)
         return Edit(
             method=self.method,
             model=model.provenance(),
@@ -107,10 +125,45 @@ class LSDM:
             edited=fitted_on(prompts, preserved),
             located=hand.origin,
             settings=asdict(replace(self, text=None)) | {"text": str(self.text or "bundled")},
-            report={"targets": report},
+            report={"rounds": report},
         )
 
-    def round(self, model: CausalModel, work: Work, parts: dict[str, list[Pieces]]) -> list[dict[str, Any]]:
+    def joint(self, model: CausalModel, work: Work, parts: dict[str, list[Factors]]) -> list[dict[str, Any]]:
+        """Find all changes at once, anew from the slopes of the model edited so far; returns how far each round came.
+
+        The log-odds of edited prompts are to become 0, those of the preserved ones what they were. What a round
+        changes is weighed against the original model, not against the last round.
+        """
+        rows = [*work.behind, *(work.kept if self.preserve else [])]
+        edited = len(work.behind)
+        weights = torch.tensor([1.0] * edited + [self.preserve] * (len(rows) - edited)).double().to(model.device)
+        moments = {name: self.ridge * floored(moment) for name, moment in work.moments.items()}
+        goal, said = torch.zeros(len(rows), dtype=torch.float64, device=model.device), []
+        for turn in range(self.rounds):
+            with written(model, parts):
+                here = slopes_of(model, rows, work.hand.modules, self.roles)
+            if turn == 0:
+                goal[edited:] = here.odds[edited:]
+            said.append({"round": turn, "modules": list(parts)} | distances(here.odds, goal, edited))
+            found = cheapest(here, goal - here.odds + here.response(current(parts)), weights, moments)
+            parts |= {name: [pieces] for name, pieces in found.items()}
+            work.progress("rounds", turn + 1, self.rounds)
+        with written(model, parts):
+            pair = answer_log_probs(model, rows).to(model.device)
+        return [
+            *said,
+            {"round": self.rounds, "modules": list(parts)} | distances(pair[:, 0] - pair[:, 1], goal, edited),
+        ]
+
+    def layered(self, model: CausalModel, work: Work, parts: dict[str, list[Factors]]) -> list[dict[str, Any]]:
+        """Visit the layers one after the other, in rounds; returns what was found of the targets, per set of them."""
+        report = []
+        for turn in range(self.rounds):
+            report += [{"round": turn} | said for said in self.round(model, work, parts)]
+            work.progress("rounds", turn + 1, self.rounds)
+        return report
+
+    def round(self, model: CausalModel, work: Work, parts: dict[str, list[Factors]]) -> list[dict[str, Any]]:
         """Visit every layer once; returns what was found of the targets, per set of targets."""
         if self.spread == "top":
             return [self.visit(model, work, parts, work.hand.modules, 1.0)]
@@ -120,7 +173,7 @@ class LSDM:
         ]
 
     def visit(
-        self, model: CausalModel, work: Work, parts: dict[str, list[Pieces]], names: Sequence[str], share: float
+        self, model: CausalModel, work: Work, parts: dict[str, list[Factors]], names: Sequence[str], share: float
     ) -> dict[str, Any]:
         """Find targets of the last module's block, and spread what is missing over the modules (MEMIT's algorithm 1).
 
@@ -160,8 +213,25 @@ class Work:
     progress: Progress
 
 
-Pieces = tuple[torch.Tensor, torch.Tensor]
-"""two factors [d_model, word], [word, d_mlp] of a change of an output matrix"""
+def current(parts: Mapping[str, Sequence[Factors]]) -> dict[str, Factors]:
+    """The change of each matrix that has one."""
+    return {name: pieces[0] for name, pieces in parts.items() if pieces}
+
+
+def distances(
+    odds: Float[torch.Tensor, " reading"], goal: Float[torch.Tensor, " reading"], edited: int
+) -> dict[str, float]:
+    """Mean |log-odds| of the edited prompts, and by how much those of the preserved ones moved; nats."""
+    away = (odds - goal).abs()
+    return {
+        "log_odds": float(away[:edited].mean()),
+        "preserved_moved": float(away[edited:].sum()) / max(1, len(away) - edited),
+    }
+
+
+def floored(moment: Float[torch.Tensor, "d_mlp d_mlp"]) -> Float[torch.Tensor, "d_mlp d_mlp"]:
+    """A second moment that is positive definite: of a unit that text never reaches too."""
+    return moment + FLOOR * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
 
 
 def least_squares(
@@ -169,7 +239,7 @@ def least_squares(
     rest: Float[torch.Tensor, "d_model word"],
     fixed: Float[torch.Tensor, "d_mlp kept"],
     moment: Float[torch.Tensor, "d_mlp d_mlp"],
-) -> Pieces:
+) -> Factors:
     """The change of W that minimises |(W + Delta) E - V*|^2 + |Delta P|^2 + tr(Delta C Delta^T), as its two factors.
 
     keys    E, a column per word
@@ -189,7 +259,7 @@ def least_squares(
 
 
 @contextmanager
-def written(model: CausalModel, parts: Mapping[str, Sequence[Pieces]]) -> Any:
+def written(model: CausalModel, parts: Mapping[str, Sequence[Factors]]) -> Any:
     """While it lasts, the model has the changes made so far; each rounded once from its original weight."""
     before = {}
     try:
@@ -204,7 +274,7 @@ def written(model: CausalModel, parts: Mapping[str, Sequence[Pieces]]) -> Any:
             matrix(model.network, name).module.weight.data = tensor
 
 
-def joined(model: CausalModel, name: str, pieces: Sequence[Pieces]) -> Change:
+def joined(model: CausalModel, name: str, pieces: Sequence[Factors]) -> Change:
     """The sum of several changes of one matrix, in the orientation in which it is stored."""
     left = torch.cat([each[0] for each in pieces], dim=1)
     right = torch.cat([each[1] for each in pieces], dim=0)

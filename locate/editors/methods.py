@@ -113,7 +113,8 @@ def parsed(kind: Any, name: str, text: str) -> Any:
         hint = next(each for each in typing.get_args(hint) if each is not type(None))
     try:
         if typing.get_origin(hint) is tuple:
-            return tuple(int(part) for part in text.split(","))
+            inner = typing.get_args(hint)[0]
+            return tuple(inner(part) for part in text.split(","))
         if hint is bool:
             return {"true": True, "false": False}[text.lower()]
         return hint(text) if hint in (int, float, str, Path) else unreadable(hint)

@@ -1,0 +1,118 @@
+"""Least squares on the log-odds themselves: the cheapest change of several MLPs' output matrices, all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+
+from locate.causal import CausalModel
+from locate.editors.readings import Reading, batch_of, equal_batches
+from locate.products import precise
+from locate.sites import LAST, LAST_SUBJECT
+
+ROLES = (LAST_SUBJECT, LAST)
+Factors = tuple[torch.Tensor, torch.Tensor]
+"""two factors [d_model, site], [site, d_mlp] of a change of an output matrix; a site is a role of a prompt"""
+
+
+@dataclass(frozen=True, eq=False)
+class Slopes:
+    """Log-odds after prompts, and how they answer to what MLPs say at some of their tokens; float64.
+
+    odds    log p(female) - log p(male), nats
+    slopes  module: nats per unit of its output there; 0 where a token has two roles, at the second
+    keys    module: what it is fed there
+    """
+
+    odds: Float[torch.Tensor, " reading"]
+    slopes: Mapping[str, Float[torch.Tensor, "reading role d_model"]]
+    keys: Mapping[str, Float[torch.Tensor, "reading role d_mlp"]]
+
+    def response(self, changes: Mapping[str, Factors]) -> Float[torch.Tensor, " reading"]:
+        """What changes of the matrices do to the log-odds, to first order: the sum of s Delta k, nats."""
+        total = torch.zeros_like(self.odds)
+        for name, (left, right) in changes.items():
+            total += torch.einsum("nrd,nrd->n", self.slopes[name] @ (left @ right), self.keys[name])
+        return total
+
+
+def slopes_of(model: CausalModel, rows: Sequence[Reading], modules: Sequence[str], roles: Sequence[str]) -> Slopes:
+    """Log-odds and slopes of readings, from one pass forwards and one back for all modules."""
+    odds: dict[int, torch.Tensor] = {}
+    slopes: dict[str, dict[int, torch.Tensor]] = {name: {} for name in modules}
+    keys: dict[str, dict[int, torch.Tensor]] = {name: {} for name in modules}
+    for places in equal_batches(rows):
+        ids, subject, answers = batch_of(model, rows, places)
+        last = torch.full_like(subject, ids.shape[1] - 1)
+        at = torch.stack([{LAST_SUBJECT: subject, LAST: last}[role] for role in roles], dim=1)
+        first = torch.tensor([[row.tolist().index(each) == i for i, each in enumerate(row)] for row in at])
+        with precise(model.dtype), ExitStack() as stack:
+            felt = [stack.enter_context(touched(model.network, name, at)) for name in modules]
+            said = model.network(ids, logits_to_keep=1).logits[:, -1].gather(-1, answers).double()
+            here = said[:, 0] - said[:, 1]
+            found = torch.autograd.grad(here.sum(), [each["extra"] for each in felt])
+        odds |= dict(zip(places, here.detach(), strict=True))
+        for name, each, slope in zip(modules, felt, found, strict=True):
+            slopes[name] |= dict(zip(places, slope.double() * first.to(slope.device)[..., None], strict=True))
+            keys[name] |= dict(zip(places, each["keys"].double(), strict=True))
+    return Slopes(ordered(odds), *({name: ordered(own) for name, own in of.items()} for of in (slopes, keys)))
+
+
+def ordered(by_place: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    """Rows in the order of their places."""
+    return torch.stack([by_place[place] for place in range(len(by_place))])
+
+
+@contextmanager
+def touched(network: Any, name: str, at: torch.Tensor) -> Iterator[dict[str, torch.Tensor]]:
+    """While it lasts, zeros are added to a module's output at these tokens [row, role], to be asked for their slope.
+
+    What it gives holds "extra", these zeros, and "keys", what the module is fed there, once the network has run.
+    """
+    seen: dict[str, torch.Tensor] = {}
+    rows = torch.arange(len(at), device=at.device)[:, None]
+
+    def add(module: Any, args: tuple[torch.Tensor, ...], result: torch.Tensor) -> torch.Tensor:
+        seen["keys"] = args[0].detach()[rows, at]
+        seen["extra"] = torch.zeros_like(result[rows, at], requires_grad=True)
+        return result.index_put((rows, at), seen["extra"], accumulate=True)
+
+    hook = network.get_submodule(name).register_forward_hook(add)
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def cheapest(
+    here: Slopes,
+    wanted: Float[torch.Tensor, " reading"],
+    weights: Float[torch.Tensor, " reading"],
+    moments: Mapping[str, Float[torch.Tensor, "d_mlp d_mlp"]],
+) -> dict[str, Factors]:
+    """The changes Delta of the matrices that minimise sum w (wanted - sum s Delta k)^2 + sum tr(Delta C Delta^T).
+
+    wanted   by how much each log-odds should change, nats
+    weights  w, positive
+    moments  module: lambda C, positive definite
+
+    LSDM's equation 12 has values that were found before in the place of `wanted`, and the distance between vectors in
+    that of nats. Here a change is fitted to what the answer makes of it, in all matrices and at all roles together.
+    The solution is Delta = sum_i a_i s_i k_i^T C^-1 with (G + 1/w) a = wanted, where
+    G_ij = sum over matrices and roles of (s_i s_j) (k_i^T C^-1 k_j): a system of the size of the prompts, in float64.
+    """
+    count, roles = next(iter(here.slopes.values())).shape[:2]
+    gram = torch.diag(1 / weights)
+    solved = {}
+    for name, moment in moments.items():
+        slopes, keys = here.slopes[name].flatten(0, 1), here.keys[name].flatten(0, 1)
+        solved[name] = torch.cholesky_solve(keys.T, torch.linalg.cholesky(moment)).T
+        sites = (slopes @ slopes.T) * (solved[name] @ keys.T)
+        gram = gram + sites.view(count, roles, count, roles).sum((1, 3))
+    shares = torch.linalg.solve(gram, wanted).repeat_interleave(roles)
+    return {name: ((here.slopes[name].flatten(0, 1) * shares[:, None]).T, right) for name, right in solved.items()}
