@@ -50,6 +50,7 @@ ABILITY = [
 JUDGED = ["tests/test_evaluate_cli.py", "-k", "figure or main or panel"]
 
 CLOSED = ["tests/test_editors.py", "-k", "LeastSquares"]
+JOINT = ["tests/test_joint.py"]
 TARGETS = ["tests/test_editors.py", "-k", "pseudoinverse or solvers"]
 APPLIED = ["tests/test_editors.py", "-k", "TestEdit"]
 STAMPED = ["tests/test_editors.py", "-k", "TestStamp and (gpt2 or llama)"]
@@ -514,6 +515,19 @@ FAULTS = [
           "keys @ keys.T + fixed @ fixed.T + moment", "keys @ keys.T + moment", *CLOSED),
     fault("edits: lambda left out", "editors/lsdm.py",
           "keys @ keys.T + fixed @ fixed.T + moment", "keys @ keys.T + fixed @ fixed.T", *CLOSED),
+    fault("edits: definitional words are to become equal too", "editors/lsdm.py",
+          "goal[edited:] = here.odds[edited:]", "goal[edited:] = 0", *JOINT),
+    fault("edits: each round starts from the last one's log-odds alone", "editors/lsdm.py",
+          "goal - here.odds + here.response(current(parts))", "goal - here.odds", *JOINT),
+    fault("edits: the weight of preserved prompts turned over", "editors/joint.py",
+          "gram = torch.diag(1 / weights)", "gram = torch.diag(weights)", *JOINT),
+    fault("edits: roles of a prompt kept apart", "editors/joint.py",
+          "sites.view(count, roles, count, roles).sum((1, 3))",
+          "sites.view(count, roles, count, roles).diagonal(dim1=1, dim2=3).sum(-1)", *JOINT),
+    fault("edits: a token of two roles counts twice", "editors/joint.py",
+          "slope.double() * first.to(slope.device)[..., None]", "slope.double()", *JOINT),
+    fault("edits: units that text never reaches are free", "editors/lsdm.py",
+          "return moment + FLOOR", "return moment + 0", *JOINT),
     fault("edits: v* away from the answers", "editors/values.py",
           "return -slopes.T @ torch.linalg.solve(", "return slopes.T @ torch.linalg.solve(", *TARGETS),
     fault("edits: linearised around nothing", "editors/values.py",

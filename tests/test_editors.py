@@ -390,7 +390,8 @@ def mean_size(model, prompts):
 
 @pytest.mark.parametrize(
     "how",
-    [LSDM(layers=(0, 2), ridge=30.0), LSDM(layers=(2,), ridge=100.0, preserve=4.0, spread="each", rounds=1),
+    [LSDM(layers=(0, 2), ridge=30.0, prefixes=0),
+     LSDM(layers=(2,), ridge=100.0, preserve=4.0, spread="each", rounds=1, prefixes=0),
      LSDM(layers=(1, 2), ridge=100.0, preserve=4.0, rounds=1, prefixes=1, spread="top"),
      FAST(layers=(4,), epochs=12, width=32, rate=1e-2, batch=8)],
     ids=["lsdm", "lsdm-each", "lsdm-top", "fast"],

@@ -182,7 +182,7 @@ class TestJoint:
     def edit(self, how, mini, small, tmp_path, monkeypatch):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         text, prompts, kept = small
-        return replace(how, text=text).edit(mini, load_located(LOCATED), prompts, preserved=kept)
+        return replace(how, text=text, prefixes=0).edit(mini, load_located(LOCATED), prompts, preserved=kept)
 
     def test_its_report_is_what_is_measured(self, mini, small, tmp_path, monkeypatch):
         made = self.edit(LSDM(layers=(0, 2), ridge=30.0, rounds=2), mini, small, tmp_path, monkeypatch)

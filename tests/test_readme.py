@@ -76,9 +76,18 @@ def test_what_it_tells_of_an_edit_is_in_the_committed_receipt():
     scores, text = told["scores"], " ".join(README.read_text().split())
     for part, words in (("held_out", "never saw by {}"), ("held_out_both", "never saw either by {}")):
         assert words.format(percent(scores["cut"][part])) in text
-    lsdm = json.loads((README.parent / "figures" / "receipt_lsdm.json").read_text())
-    validate(lsdm, "receipt", "receipt_lsdm.json")
-    assert f"LSDM cuts {percent(lsdm['scores']['cut']['held_out'])}" in text
+    for name, said in (
+        (
+            "receipt_lsdm.json",
+            "LSDM cuts {held_out}, in unseen templates {held_out_both}, at {perplexity} of perplexity",
+        ),
+        ("receipt_lsdm_each.json", "layer by layer, it cuts {held_out} at {perplexity}"),
+    ):
+        lsdm = json.loads((README.parent / "figures" / name).read_text())
+        validate(lsdm, "receipt", name)
+        parts = {part: percent(score) for part, score in lsdm["scores"]["cut"].items()}
+        rise = percent(lsdm["scores"]["perplexity_change"], "+.2f")
+        assert said.format(**parts, perplexity=rise) in text
     (kept,) = [each for each in scores["kept"] if each["name"] == "kept_definition_words"]
     assert f"; {percent(kept)} of the definitional words" in text
     assert f"perplexity moves by {percent(scores['perplexity_change'], '+.2f')}" in text

@@ -64,8 +64,8 @@ class LSDM:
     preserve: float = 1.0
     spread: str = "joint"
     roles: tuple[str, ...] = ROLES
-    rounds: int = 3
-    prefixes: int = 0
+    rounds: int = 2
+    prefixes: int = 1
     values: Values = field(default_factory=Values)
     text: Path | None = None
     seed: int = 0
