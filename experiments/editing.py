@@ -22,6 +22,7 @@ from locate.prompts import Prompts
 
 EDITORS: dict[str, tuple[Any, dict[str, Any]]] = {
     "lsdm": (LSDM, {}),
+    "lsdm-values": (LSDM, {"spread": "each", "ridge": 1000.0, "preserve": 4.0}),
     "fast": (FAST, {}),
     "memit": (MEMIT, {}),
     "dama": (DAMA, {}),
