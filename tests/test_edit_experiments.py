@@ -22,10 +22,10 @@ for folder in ("", "locate_vs_edit", "lsdm_table"):
     sys.path.insert(0, str(EXPERIMENTS / folder))
 
 import assembly  # noqa: E402
-import bar  # noqa: E402
 import editing  # noqa: E402
 import kept  # noqa: E402
 import ranks  # noqa: E402
+import verdicts  # noqa: E402
 
 WORDS = [f"job {number}" for number in range(30)]
 
@@ -262,18 +262,18 @@ def test_a_verdict_names_each_demand_that_an_edit_fails():
     edit |= {f"{name}_{end}": edit[name] for name in ("cut", "kept", "perplexity") for end in ("low", "high")}
     table = pd.DataFrame(ability_rows("lsdm", 1.0, -1.0, 3.0))
     met = ["cut_met", "kept_met", "perplexity_met", "ability_met"]
-    found = bar.verdicts(table, [edit])
+    found = verdicts.verdicts(table, [edit])
     assert found[met].iloc[0].all()
-    assert "**" not in bar.bar_table(found)
+    assert "**" not in verdicts.verdict_table(found)
     for name, value in (("cut", 59.9), ("kept", 94.9), ("perplexity", 1.1)):
-        worse = bar.verdicts(table, [edit | {name: value}])
+        worse = verdicts.verdicts(table, [edit | {name: value}])
         assert [column for column in met if not worse[column].iloc[0]] == [f"{name}_met"]
-        assert bar.bar_table(worse).count("**") == 2
-        assert f"**{value} [" in bar.bar_table(worse)
+        assert verdicts.verdict_table(worse).count("**") == 2
+        assert f"**{value} [" in verdicts.verdict_table(worse)
     for ends in ((0.5, 3.0), (-3.0, -0.5)):
-        fell = bar.verdicts(pd.DataFrame(ability_rows("lsdm", sum(ends) / 2, *ends)), [edit])
+        fell = verdicts.verdicts(pd.DataFrame(ability_rows("lsdm", sum(ends) / 2, *ends)), [edit])
         assert not fell["ability_met"].iloc[0]
-        assert "| **PIQA** |" in bar.bar_table(fell)
+        assert "| **PIQA** |" in verdicts.verdict_table(fell)
 
 
 def test_the_cut_of_a_verdict_is_of_the_words_that_the_split_holds_out():
@@ -290,7 +290,7 @@ def test_the_cut_of_a_verdict_is_of_the_words_that_the_split_holds_out():
     }
     tables = {"occupations": before, "perplexity": prose}
     edited = {"occupations": after, "perplexity": prose.assign(log_likelihood=-10.5)}
-    found = bar.about_edit(receipt, tables, edited, ["nurse"])
+    found = verdicts.about_edit(receipt, tables, edited, ["nurse"])
     assert (found["layers"], found["cut"], found["kept"]) == ("0+2", 75.0, 50.0)
     assert found["perplexity"] == pytest.approx(100 * (math.exp(0.1) - 1))
 

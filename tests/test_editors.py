@@ -360,8 +360,10 @@ class TestSplit:
 
 class TestSettings:
     def test_they_are_read_from_texts(self):
-        found = editor("lsdm", ["ridge=50", "rounds=1", "values.solver=adam", "layers=0,2"], seed=4, text=None)
-        assert found == LSDM(layers=(0, 2), ridge=50.0, rounds=1, values=Values(solver="adam"), seed=4)
+        found = editor(
+            "lsdm", ["spread=top", "ridge=50", "rounds=1", "values.solver=adam", "layers=0,2"], seed=4, text=None
+        )
+        assert found == LSDM(layers=(0, 2), spread="top", ridge=50.0, rounds=1, values=Values(solver="adam"), seed=4)
         assert editor("fast", ["loss=probability"], layers=(1,)) == FAST(layers=(1,), loss="probability")
 
     @pytest.mark.parametrize(

@@ -176,6 +176,10 @@ def test_definitions_kept_are_of_those_right_before():
 def test_cut_is_of_the_mean_size_and_paired():
     halved = TABLE.assign(she=TABLE["he"] + (TABLE["she"] - TABLE["he"]) / 2)
     assert log_odds_cut(TABLE, halved.sample(frac=1, random_state=0)).value == pytest.approx(50)
+    gendered = [table[table["kind"] != "occupation"] for table in (TABLE, halved)]
+    assert math.isnan(log_odds_cut(*gendered).value)
+    with pytest.raises(LocateError, match="no prompt about an occupation has these words"):
+        log_odds_cut(*gendered, words=["nurse"])
     cut = log_odds_cut(TABLE, halved)
     assert (cut.low, cut.high) == pytest.approx((50, 50))
     assert (cut.n, cut.groups) == (8, 4)

@@ -17,7 +17,7 @@ from locate.evaluate.change import BLOCKS, blocks_of, change_of, compare_evaluat
 from locate.evaluate.evaluation import Evaluation, load_evaluation
 from locate.evaluate.perplexity import TEST as PERPLEXITY
 from locate.evaluate.run import evaluate, network_hash
-from locate.evaluate.scores import Items, Score, mean_with_interval, points_only
+from locate.evaluate.scores import Items, Score, mean_with_interval, points_only, share_with_interval
 from locate.evaluate.tests import HOME, at_hand, named, place_of, sampled
 from locate.schema import validate
 
@@ -386,6 +386,19 @@ def test_many_groups_are_left_out_in_blocks_of_nearly_one_size():
     assert set(blocks) == set(range(BLOCKS))
     assert set(np.bincount(blocks)) == {24, 25}
     assert sorted(blocks_of(7, 0)) == list(range(7))
+
+
+def test_a_share_that_all_or_none_win_has_the_interval_of_clopper_and_pearson():
+    from scipy.stats import binomtest
+
+    groups = np.repeat(np.arange(12), 3)
+    for wins, count in ((np.ones(36), 12), (np.zeros(36), 0)):
+        exact = binomtest(count, 12).proportion_ci(0.95, "exact")
+        found = share_with_interval(wins, groups)
+        assert found == pytest.approx((100 * count / 12, 100 * exact.low, 100 * exact.high))
+    assert all(math.isnan(end) for end in share_with_interval(np.ones(3), ["a", "a", "a"])[1:])
+    mean, low, high = share_with_interval(np.arange(36) > 0, groups)
+    assert 0 < low < mean < high <= 100
 
 
 def test_a_score_without_interval_is_the_same_number():

@@ -1,5 +1,6 @@
 """LSDM's joint spread: slopes by finite differences, the dual solution beside the primal one, and what it does."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -208,6 +209,10 @@ class TestJoint:
         ]  # fmt: skip
         assert moved[1] < 0.6 * moved[0]
 
+    def test_what_is_not_preserved_is_not_said_to_have_stayed(self, mini, small, tmp_path, monkeypatch):
+        made = self.edit(LSDM(layers=(2,), rounds=1, preserve=0.0), mini, small, tmp_path, monkeypatch)
+        assert all(math.isnan(each["preserved_moved"]) for each in made.report["rounds"])
+
     def test_the_last_layer_reaches_the_answer_from_the_last_token_alone(self, mini, small, tmp_path, monkeypatch):
         below, both = (
             self.edit(LSDM(layers=(5,), ridge=30.0, rounds=1, roles=roles), mini, small, tmp_path, monkeypatch)
@@ -223,5 +228,9 @@ class TestJoint:
             LSDM(ridge=0.0)
         with pytest.raises(LocateError, match="need a ridge above 0 and a role"):
             LSDM(roles=())
+        with pytest.raises(LocateError, match=r"roles .*: spread 'top' makes no use of them"):
+            LSDM(roles=("last",), spread="top")
+        with pytest.raises(LocateError, match=r"values .*: spread 'joint' makes no use of them"):
+            editor("lsdm", ["values.steps=9"])
         assert editor("lsdm", ["roles=subject_last"]).roles == ("subject_last",)
         assert editor("lsdm", ["roles=subject_last,last", "spread=top", "ridge=0"]).spread == "top"

@@ -18,8 +18,8 @@ from typing import Any
 
 import pandas as pd
 from assembly import ABILITY, BIAS, ORIGINAL, markdown, rows_of, table_of
-from bar import about_edit, bar_table, verdicts
 from panels import draw
+from verdicts import about_edit, verdict_table, verdicts
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -208,7 +208,7 @@ def run(options: argparse.Namespace) -> None:
     save(found, options.out / "verdicts.csv")
     draw(table, options.out / "table.png")
     if options.out == HERE / "results" / "mini":
-        put(HERE / "README.md", "bar", bar_table(found))
+        put(HERE / "README.md", "verdicts", verdict_table(found))
         put(HERE / "README.md", "bias", markdown(table, BIAS))
         put(HERE / "README.md", "ability", markdown(table, ABILITY))
     maps(options, options.maps)

@@ -45,16 +45,16 @@ class LSDM:
     ridge     lambda: weight of C = E[k k^T] over the preserved text, against one prompt ("joint") or one key of an
               edited word
     preserve  weight of one prompt ("joint") or one key of a preserved definitional word
-    spread    over several layers. "joint": all at once, fitted to the log-odds after each prompt (`cheapest`). The
-              others fit values v* that were found before, layer by layer, ascending, as published. "each": every layer
-              has targets of its own, found in the model edited so far, and takes its share of the log-odds that are
-              left; "top": targets of the last layer's block alone, whose residual is spread over the layers below, as
-              MEMIT does
-    roles     "joint": tokens at which the change is reckoned with: an edited matrix acts at all of them. LSDM itself,
-              and the other spreads, have the subject's last token alone
+    spread    over several layers. "joint", which is not of the paper: all at once, fitted to the log-odds after each
+              prompt (`cheapest`). The others fit values v* that were found before, layer by layer, ascending. "top", as
+              published: targets of the last layer's block alone, whose residual is spread over the layers below, as
+              MEMIT does; "each": every layer has targets of its own, found in the model edited so far, and takes its
+              share of the log-odds that are left
+    roles     "joint" alone: tokens at which the change is reckoned with: an edited matrix acts at all of them. The
+              paper, and the other spreads, have the subject's last token
     rounds    how often the layers are visited, in the model edited so far; 1 as published
     prefixes  random beginnings, drawn from the model, before each prompt
-    values    how v* is found, unless the spread is "joint", which needs none
+    values    "each" and "top" alone: how v* is found
     text      file whose keys are preserved; None for the package's prose and what the model writes itself
     """
 
@@ -85,6 +85,12 @@ class LSDM:
             raise LocateError(
                 f"ridge {self.ridge}, roles {list(self.roles)}: all layers at once need a ridge above 0 and a role"
             )
+        unused = "values" if self.spread == "joint" else "roles"
+        if getattr(self, unused) != {"values": Values(), "roles": ROLES}[unused]:
+            raise LocateError(
+                f"{unused} {getattr(self, unused)}: spread {self.spread!r} makes no use of them: leave them out, or "
+                f"choose another spread of {', '.join(SPREADS)}"
+            )
 
     def edit(
         self,
@@ -95,10 +101,10 @@ class LSDM:
         preserved: Prompts,
         progress: Progress = no_progress,
     ) -> Edit:
-        """Move the occupations' values to where both pronouns are equally likely, and nothing else.
+        """Make both pronouns equally likely after the clean sides of prompts, and leave the rest.
 
-        prompts    their clean sides are edited, grouped by word
-        preserved  whose words' keys keep their values
+        prompts    what is edited; values and their keys ("each", "top") are means over the prompts of a word
+        preserved  prompts whose log-odds ("joint"), or whose words' values, stay
 
         Raises LocateError as `hand_off` and `readings` do.
         """
@@ -199,9 +205,11 @@ class LSDM:
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What every visit of a layer needs: prompts as tokens, the covariances, and where the layers are.
+    """What every round needs: prompts as tokens, the covariances, and where the layers are.
 
-    edited  prompts alone, in which targets are found; behind, each prefix too, from which keys are averaged
+    edited  prompts alone, in which targets are found
+    behind  the same prompts alone and behind each prefix: what "joint" fits, and whose keys the others average
+    kept    preserved prompts, alone and behind each prefix
     """
 
     hand: Handoff
@@ -221,12 +229,9 @@ def current(parts: Mapping[str, Sequence[Factors]]) -> dict[str, Factors]:
 def distances(
     odds: Float[torch.Tensor, " reading"], goal: Float[torch.Tensor, " reading"], edited: int
 ) -> dict[str, float]:
-    """Mean |log-odds| of the edited prompts, and by how much those of the preserved ones moved; nats."""
+    """Mean |log-odds| of the edited prompts, and by how much those of the preserved ones moved (nan for none); nats."""
     away = (odds - goal).abs()
-    return {
-        "log_odds": float(away[:edited].mean()),
-        "preserved_moved": float(away[edited:].sum()) / max(1, len(away) - edited),
-    }
+    return {"log_odds": float(away[:edited].mean()), "preserved_moved": float(away[edited:].mean())}
 
 
 def floored(moment: Float[torch.Tensor, "d_mlp d_mlp"]) -> Float[torch.Tensor, "d_mlp d_mlp"]:

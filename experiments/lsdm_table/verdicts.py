@@ -76,7 +76,7 @@ def verdicts(table: pd.DataFrame, edits: Sequence[Mapping[str, Any]]) -> pd.Data
     return pd.DataFrame(rows)
 
 
-def bar_table(found: pd.DataFrame) -> str:
+def verdict_table(found: pd.DataFrame) -> str:
     """The verdicts for people; what a method fails is bold."""
     head = ["method", "layers", *ASKED.values()]
     body = []
