@@ -1,7 +1,7 @@
 """The job that every engine is given: random weights in a known shape, and pairs of prompts of one length."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -38,6 +38,10 @@ class Job:
     answers: tuple[int, int]
     n_layers: int
     first: int
+
+    def on(self, device: str) -> "Job":
+        """The same job with its prompts on a device."""
+        return replace(self, clean=self.clean.to(device), corrupted=self.corrupted.to(device))
 
     @property
     def cells(self) -> list[Cell]:

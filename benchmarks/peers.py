@@ -17,11 +17,17 @@ def log_odds(logits: torch.Tensor, job: Job) -> torch.Tensor:
     return logits[:, -1, job.answers[0]] - logits[:, -1, job.answers[1]]
 
 
+def plain(folder: str, job: Job) -> torch.nn.Module:
+    """The model as transformers has it, where the job's prompts are."""
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    return model.to(job.clean.device).eval()
+
+
 def transformer_lens(folder: str, job: Job) -> Engine:
     """transformer_lens.patching, all pairs in one batch."""
     from transformer_lens import patching
 
-    model = locate.load(folder)
+    model = locate.load(folder, device=str(job.clean.device))
     names = {"resid_pre": "resid_pre", "attn_out": "attn_out", "mlp_out": "mlp_out"}
     hooks = {model.hook(each, layer) for each in names for layer in range(job.n_layers)}
     cache = model.bridge.run_with_cache(job.clean, names_filter=lambda name: name in hooks, prepend_bos=False)[1]
@@ -47,7 +53,7 @@ def nnsight(folder: str, job: Job) -> Engine:
     """nnsight, all pairs in one batch."""
     from nnsight import NNsight
 
-    model = NNsight(AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval())
+    model = NNsight(plain(folder, job))
     blocks = model.transformer.h
     kept: dict[tuple[str, int], torch.Tensor] = {}
     for layer in range(job.n_layers):
@@ -77,7 +83,7 @@ def pyvene(folder: str, job: Job) -> Engine:
     """pyvene as in its tutorials: an intervenable model for each cell, source and base given as prompts."""
     import pyvene as pv
 
-    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    model = plain(folder, job)
     names = {"resid_pre": "block_input", "attn_out": "attention_output", "mlp_out": "mlp_output"}
 
     def one(cell: Cell) -> torch.Tensor:
@@ -92,7 +98,7 @@ def pyvene(folder: str, job: Job) -> Engine:
 
 def rome(folder: str, job: Job) -> Engine:
     """ROME's own loop: one prompt at a time, its clean row in every pass, hooks on the modules."""
-    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    model = plain(folder, job)
     blocks = model.transformer.h
 
     def one(cell: Cell) -> torch.Tensor:

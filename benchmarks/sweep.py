@@ -38,13 +38,21 @@ OURS, WITH = "locate, sweep", "locate, sweep with probabilities"
 TL = "transformer_lens.patching"
 
 
-def product_speed(d: int, rows: int = 4096) -> float:
+def wait(device: str) -> None:
+    """Until a GPU has done what it was told."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def product_speed(d: int, device: str, rows: int = 4096) -> float:
     """Floating-point operations a second of a large fp32 product, the best of several."""
-    a, b = torch.randn(rows, d), torch.randn(d, 4 * d)
+    a, b = torch.randn(rows, d, device=device), torch.randn(d, 4 * d, device=device)
     best = np.inf
     for _ in range(8):
+        wait(device)
         started = time.perf_counter()
         a @ b
+        wait(device)
         best = min(best, time.perf_counter() - started)
     return 2 * rows * d * 4 * d / best
 
@@ -72,7 +80,7 @@ def by_peer(name: str, folder: Path, job: Job, expected: np.ndarray, allowed: fl
             found = one(cell)
             spent += time.perf_counter() - started
             done += 1
-            apart = max(apart, float(np.abs(found.double().numpy() - expected[place[cell]]).max()))
+            apart = max(apart, float(np.abs(found.double().cpu().numpy() - expected[place[cell]]).max()))
             if spent > allowed:
                 break
     return {"engine": name, "seconds": spent / done * len(cells), "cells run": done, "largest difference": apart}
@@ -81,8 +89,9 @@ def by_peer(name: str, folder: Path, job: Job, expected: np.ndarray, allowed: fl
 def measured(
     shape: str, folder: Path, job: Job, allowed: float, peers: list[str], repeats: int, probabilities: bool
 ) -> pd.DataFrame:
-    """One row for each engine; the sweep's seconds are the median of some repeats."""
-    model = locate.load(str(folder), device="cpu")
+    """One row for each engine, where the job's prompts are; the sweep's seconds are the median of some repeats."""
+    device = str(job.clean.device)
+    model = locate.load(str(folder), device=device)
     by_locate(model, make_job(2, job.clean.shape[1], job.n_layers, job.first), 1, probabilities=True)
     seconds, expected = by_locate(model, job, repeats, probabilities=False)
     cells = len(job.cells)
@@ -95,7 +104,7 @@ def measured(
     result = pd.DataFrame(table)
     assert result["largest difference"].max() <= EXACT, result
     least = operations(shape, job) + (result["engine"] == WITH) * 2 * model.d_model * model.d_vocab * len(job.rows())
-    speed = product_speed(SHAPES[shape].get("n_embd") or SHAPES[shape]["hidden_size"])
+    speed = product_speed(SHAPES[shape].get("n_embd") or SHAPES[shape]["hidden_size"], device)
     return result.assign(
         tokens=job.clean.shape[1],
         first=job.first,
@@ -109,7 +118,7 @@ def measured(
     )
 
 
-def curves(shape: str, folder: Path, pairs: int, allowed: float) -> pd.DataFrame:
+def curves(shape: str, folder: Path, pairs: int, allowed: float, device: str) -> pd.DataFrame:
     """The sweep beside transformer_lens.patching over tokens, layers and pairs."""
     settings = SHAPES[shape]
     depth = settings.get("n_layer") or settings["num_hidden_layers"]
@@ -119,7 +128,7 @@ def curves(shape: str, folder: Path, pairs: int, allowed: float) -> pd.DataFrame
     parts = []
     for over, n_pos, layers, count in jobs:
         here = folder if layers == depth else make_model(shape, folder.with_name(f"{folder.name}-{layers}"), layers)
-        part = measured(shape, here, make_job(count, n_pos, layers, 0), allowed, [TL], 1, False)
+        part = measured(shape, here, make_job(count, n_pos, layers, 0).on(device), allowed, [TL], 1, False)
         parts.append(part.assign(over=over))
         print(part[["engine", "tokens", "layers", "pairs", "seconds"]].to_string(index=False), flush=True)
     return pd.concat(parts, ignore_index=True)
@@ -132,10 +141,26 @@ def processor() -> str:
     return names[0] if names else platform.machine()
 
 
+def machine(device: str) -> str:
+    """What the job ran on."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{processor()}, {torch.get_num_threads()} threads"
+
+
 def main() -> None:
     """Measure, print and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="gpt2-small")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument(
+        "--peers",
+        nargs="+",
+        choices=PEERS,
+        default=list(PEERS),
+        metavar="PEER",
+        help="beside transformer_lens.patching",
+    )
     parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--tokens", default="8,16")
     parser.add_argument("--peer-seconds", type=float, default=30.0)
@@ -148,18 +173,18 @@ def main() -> None:
         parts = []
         for n_pos in [int(each) for each in options.tokens.split(",")]:
             for first in (0, 2):
-                job = make_job(options.pairs, n_pos, depth, first)
-                peers = list(PEERS) if first == 0 else [TL]
-                parts.append(measured(options.shape, folder, job, options.peer_seconds, peers, 3, True))
+                job = make_job(options.pairs, n_pos, depth, first).on(options.device)
+                others = [each for each in options.peers if each != TL] if first == 0 else []
+                parts.append(measured(options.shape, folder, job, options.peer_seconds, [TL, *others], 3, True))
                 print(parts[-1].drop(columns=["least_operations", "product_speed"]).to_string(index=False), flush=True)
         pd.concat(parts, ignore_index=True).to_csv(options.out / "sweep.csv", index=False)
         if not options.no_curves:
-            curve = curves(options.shape, folder, options.pairs, options.peer_seconds / 3)
+            curve = curves(options.shape, folder, options.pairs, options.peer_seconds / 3, options.device)
             curve.to_csv(options.out / "sweep_curves.csv", index=False)
     about = {
-        "machine": f"{processor()}, {torch.get_num_threads()} threads",
+        "machine": machine(options.device),
         "torch": torch.__version__,
-        "products by": library("float32", "cpu"),
+        "products by": library("float32", torch.device(options.device).type),
         "shape": options.shape,
         "peak memory (MiB)": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from locate.editors.lsdm import LSDM
 from locate.editors.memit import MEMIT
 from locate.editors.split import shuffled
 from locate.errors import LocateError
-from locate.files import write_text
+from locate.files import hash_of_files, write_text
 from locate.prompts import Prompts
 
 EDITORS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -55,6 +56,11 @@ def editor_of(name: str, given: Mapping[str, Any]) -> Any:
     kind, own = EDITORS[name]
     known = {field.name for field in fields(kind)}
     return kind(**own | {key: value for key, value in given.items() if key in known and value is not None})
+
+
+def editors_sha256() -> str:
+    """A hash of the editors' code: edits made by other code are not of the same table."""
+    return hash_of_files(sorted(Path(inspect.getfile(LSDM)).parent.glob("*.py")))
 
 
 def prompts_for(seed: int, persons: int | None) -> Fitting:

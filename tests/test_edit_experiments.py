@@ -24,6 +24,7 @@ for folder in ("", "locate_vs_edit", "lsdm_table"):
 import assembly  # noqa: E402
 import editing  # noqa: E402
 import kept  # noqa: E402
+import making  # noqa: E402
 import ranks  # noqa: E402
 import verdicts  # noqa: E402
 
@@ -132,7 +133,7 @@ def test_cuts_are_ratios_of_sums_and_equal_the_packages_own():
     before = pd.DataFrame(rows)
     after = before.assign(she=before["she"] * 0.3, he=before["he"] * 0.5)
     split = SimpleNamespace(held_out_words=WORDS[:4], held_out_templates=forms[:1])
-    words = script("locate_vs_edit").words_of(before, after, SimpleNamespace(words=split)).assign(layers="0")
+    words = making.words_of(before, after, SimpleNamespace(words=split)).assign(layers="0")
     weights = ranks.weights_of(WORDS[:6], 10, 0)
     for success, templates in (("cut", None), ("cut_both", forms[:1])):
         wanted = occupations.log_odds_cut(before, after, WORDS[:4], templates)
@@ -180,6 +181,24 @@ def test_a_run_goes_on_where_it_was_cut_off(tmp_path):
     assert len(last.words) == 4
     with pytest.raises(LocateError, match="holds edits with weights 'abc', these have 'xyz'"):
         kept.Kept.open(tmp_path, recipe | {"weights": "xyz"})
+
+
+def test_edits_are_kept_in_one_order_whichever_is_finished_first(tmp_path):
+    tasks = [("fast", (0,), 0), ("lsdm", (0,), 1), ("lsdm", (0, 2), 0)]
+    words = pd.DataFrame({"word": ["nurse", "clerk"], "before": [2.0, 1.0], "after": [1.0, 0.5]})
+    for name, order in (("a", tasks), ("b", tasks[::-1])):
+        folder = kept.Kept.open(tmp_path / name, {})
+        for number, task in sorted(enumerate(tasks), key=lambda each: order.index(each[1])):
+            folder.add(*task, {"cut": float(number)}, words)
+    for name in kept.FILES:
+        assert (tmp_path / "a" / name).read_text() == (tmp_path / "b" / name).read_text()
+
+
+def test_edits_made_by_other_code_are_not_gone_on_with(tmp_path, monkeypatch):
+    before = editing.editors_sha256()
+    (tmp_path / "lsdm.py").write_text("")
+    monkeypatch.setattr(editing.inspect, "getfile", lambda _: tmp_path / "lsdm.py")
+    assert editing.editors_sha256() != before
 
 
 def test_layers_have_one_label_each():

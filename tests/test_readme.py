@@ -4,6 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -95,6 +96,29 @@ def test_what_it_tells_of_an_edit_is_in_the_committed_receipt():
 
 def percent(score, form=".0f"):
     return f"{score['value']:{form}} % [{score['low']:{form}}, {score['high']:{form}}]"
+
+
+def test_what_it_tells_of_a_gpu_is_in_the_committed_files():
+    import json
+
+    from locate.schema import validate
+
+    figures = README.parent / "figures"
+    table = pd.read_csv(figures / "sweep_gpu.csv")
+    ours = table[table["engine"] == "locate, sweep"]
+    ratio, seconds = "times_as_fast_as_transformer_lens", "seconds"
+    few, more = (ours[ours["tokens"] == tokens] for tokens in (8, 16))
+    said = " ".join(README.read_text().split())
+    spans = [f"{each.min():.1f} to {each.max():.1f}" for each in (few[ratio], more[ratio], ours["times_the_limit"])]
+    assert f"takes {few[seconds].mean():.1f} s at 8 tokens" in said
+    assert f"and {more[seconds].min():.1f} to {more[seconds].max():.1f} s at 16, {spans[0]} and {spans[1]} times" in said
+    assert f"and {spans[2]} times the limit" in said
+    assert f"equal to {table['largest difference'].max():.0e} nats".replace("e-0", "e-") in said
+    there, here = (json.loads((figures / f"receipt_lsdm{name}.json").read_text()) for name in ("_h100", ""))
+    validate(there, "receipt", "receipt_lsdm_h100.json")
+    assert there["settings"] == here["settings"]
+    for name, cut in here["scores"]["cut"].items():
+        assert there["scores"]["cut"][name]["value"] == pytest.approx(cut["value"], abs=1e-4)
 
 
 def test_the_effects_it_tells_are_those_of_the_committed_table():

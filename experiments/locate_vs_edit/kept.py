@@ -71,10 +71,14 @@ class Kept:
         return bool((self.edits[KEY] == [editor, label(layers), seed]).all(axis=1).any())
 
     def add(self, editor: str, layers: tuple[int, ...], seed: int, row: dict[str, Any], words: pd.DataFrame) -> None:
-        """Add a finished edit; its words are on the disk before its row says that they are."""
+        """Add a finished edit, in an order that does not depend on which was finished first.
+
+        Its words are on the disk before its row says that they are.
+        """
         about = {"editor": editor, "layers": label(layers), "seed": seed}
-        self.words = pd.concat([self.words, words.assign(**about)[[*KEY, *words.columns]]], ignore_index=True)
-        self.edits = pd.concat([self.edits, pd.DataFrame([about | row])], ignore_index=True)
+        new = words.assign(**about)[[*KEY, *words.columns]]
+        self.words = pd.concat([self.words, new]).sort_values(KEY, kind="stable", ignore_index=True)
+        self.edits = pd.concat([self.edits, pd.DataFrame([about | row])]).sort_values(KEY, ignore_index=True)
         for name, table in reversed(list(zip(FILES, (self.edits, self.words), strict=True))):
             write_csv(table, self.folder / name)
 

@@ -12,8 +12,7 @@ import argparse
 import itertools
 import random
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +24,17 @@ from written import correlation_table, edit_table, set_table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from editing import EDITORS, HELD_OUT, add_options, editor_of, lighter, prompts_for, put
+from editing import EDITORS, HELD_OUT, add_options, editor_of, editors_sha256, lighter, put
+from making import Bench, Task, every, measured
 
 import locate
-from locate.causal import CausalModel, load_causal
-from locate.editors.fit import Fitting
 from locate.errors import LocateError
-from locate.evaluate import biaske, occupations, perplexity
-from locate.evaluate.scores import Items, Score
 from locate.schema import locate_version
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "mini"
 LAYERED = [name for name in EDITORS if name != "finetune-everything"]  # which can be told a layer
 ROLES = ("subject_last", "last")
-Tables = dict[str, pd.DataFrame]
 
 
 def traced(options: argparse.Namespace) -> locate.Trace:
@@ -73,8 +68,8 @@ def sets_of(n_layers: int, located: tuple[int, ...], random_sets: int, seed: int
     return [located, *random.Random(seed).sample(others, min(random_sets, len(others)))]
 
 
-def plan(options: argparse.Namespace, located: locate.Located, n_layers: int) -> Iterator[tuple[str, tuple, int, bool]]:
-    """Editor, layers, seed, and whether they are the located set: every layer alone before any set of them."""
+def plan(options: argparse.Namespace, located: locate.Located, n_layers: int) -> Iterator[Task]:
+    """Every layer alone before any set of them."""
     for seed in options.seeds:
         own = {name: tuple(sorted(located.layers[: most_of(name)])) for name in options.editors}
         for name in options.editors:
@@ -85,106 +80,38 @@ def plan(options: argparse.Namespace, located: locate.Located, n_layers: int) ->
                 yield name, layers, seed, layers == own[name]
 
 
-def tests_of(words: set[str]) -> dict[str, tuple[Any, Items]]:
-    """What an edit is judged by: these occupations and words that say their gender, perplexity, BiasKE-style facts."""
-    chosen: dict[str, tuple[Any, Callable[[Any], bool]]] = {
-        occupations.NAME: (
-            occupations.TEST, lambda row: row.kind == occupations.DEFINITION or row.word in words
-        ),
-        "perplexity": (perplexity.TEST, lambda row: True),
-        biaske.NAME: (biaske.TEST, lambda row: row.kind == "facts"),
-    }  # fmt: skip
-    found = {}
-    for name, (test, wanted) in chosen.items():
-        items = test.read(None)
-        found[name] = test, Items(tuple(filter(wanted, items.rows)), source=items.source)
-    return found
-
-
-def measured(model: CausalModel, tests: dict[str, tuple[Any, Items]]) -> Tables:
-    """The tables of one model."""
-    return {name: test.measure(model, items, lambda done, of: None) for name, (test, items) in tests.items()}
-
-
-def scores_of(before: Tables, after: Tables, fitting: Fitting) -> dict[str, Score]:
-    """Success and cost of an edit; words and templates held out are those that it never saw."""
-    unseen, forms = fitting.words.held_out_words, fitting.words.held_out_templates
-    jobs = [tables[occupations.NAME] for tables in (before, after)]
-    kept = occupations.kept_definitions(*jobs)
-    own = [table[table["word"].isin(unseen)] for table in jobs]
-    afgb = [next(each for each in occupations.score(table) if each.name == "afgb") for table in own]
-    return {
-        "cut": occupations.log_odds_cut(*jobs, unseen),
-        "cut_both": occupations.log_odds_cut(*jobs, unseen, forms),
-        "afgb_before": afgb[0],
-        "afgb": afgb[1],
-        "kept_words": kept[0],
-        "kept_prompts": kept[1],
-        "perplexity": perplexity.perplexity_change(before["perplexity"], after["perplexity"]),
-        "ds": biaske.retained(before[biaske.NAME], after[biaske.NAME]),
-    }
-
-
-def row_of(scores: dict[str, Score]) -> dict[str, float]:
-    """Scores as one row: each with the ends of its interval."""
-    row: dict[str, float] = {}
-    for name, score in scores.items():
-        row |= {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high}
-    return row
-
-
-def words_of(before: pd.DataFrame, after: pd.DataFrame, fitting: Fitting) -> pd.DataFrame:
-    """Per held-out occupation: summed |log-odds| before and after (nats) and prompts, in all and in held-out templates.
-
-    Resampling these sums gives the draws of `log_odds_cut`.
-    """
-    was, now = occupations.paired_tables(before, after)
-    rows = was[["word", "template"]].assign(before=was["odds"].abs(), after=now["odds"].abs(), prompts=1)
-    rows = rows[(was["kind"] == occupations.OCCUPATION) & was["word"].isin(fitting.words.held_out_words)]
-    other = rows[rows["template"].isin(fitting.words.held_out_templates)]
-    sums = [each.drop(columns="template").groupby("word", sort=False).sum() for each in (rows, other)]
-    return sums[0].join(sums[1].add_suffix("_both")).reset_index()
-
-
-def recipe_of(options: argparse.Namespace, model: CausalModel, located: locate.Located) -> dict[str, Any]:
+def recipe_of(bench: Bench) -> dict[str, Any]:
     """What all edits of a folder have in common."""
     return {
-        "weights_sha256": model.checkpoint.weights_sha256,
-        "traced_prompts_sha256": located.trace["prompts"]["sha256"],
-        "located_layers": list(located.layers),
+        "weights_sha256": bench.model.checkpoint.weights_sha256,
+        "traced_prompts_sha256": bench.located.trace["prompts"]["sha256"],
+        "located_layers": list(bench.located.layers),
         "held_out": HELD_OUT,
         "locate": locate_version(),
-    } | lighter(options)
+        "editors_sha256": editors_sha256(),
+    } | lighter(bench.options)
 
 
-def run(options: argparse.Namespace) -> Kept:
-    """Make and measure every edit that is not kept yet."""
+def run(options: argparse.Namespace) -> None:
+    """Make and measure every edit that is not kept yet.
+
+    Raises LocateError for less than one process, and where --out holds edits made in another way.
+    """
+    if options.jobs < 1:
+        raise LocateError(f"--jobs {options.jobs}: expected a number of processes from 1 up")
     trace = traced(options)
     located, effects = locate.rank(trace), effects_of(trace)
-    model = load_causal(options.model, device=options.device)
-    n_layers = int(trace.meta["model"]["n_layers"])
-    kept = Kept.open(options.out, recipe_of(options, model, located))
+    bench = Bench.of(options, located)
+    kept = Kept.open(options.out, recipe_of(bench))
     write_csv(effects, options.out / "effects.csv")
-    todo = [each for each in plan(options, located, n_layers) if not kept.has(*each[:3])]
-    splits = [prompts_for(seed, options.persons).words for seed in options.seeds]
-    tests = tests_of({word for each in splits for word in each.held_out_words})
-    before = measured(model, tests) if todo else {}
-    for done, (name, layers, seed, own) in enumerate(todo, start=1):
-        started = time.monotonic()
-        fitting = prompts_for(seed, options.persons)
-        editor = editor_of(name, lighter(options) | {"layers": layers, "seed": seed})
-        made = editor.edit(model, located, fitting.edited, preserved=fitting.preserved)
-        fitted = time.monotonic() - started
-        with made.applied(model):
-            after = measured(model, tests)
-        row: dict[str, Any] = {"size": len(layers), "located": own, "fit_seconds": round(fitted, 1)}
-        row |= row_of(scores_of(before, after, fitting))
-        row["seconds"] = round(time.monotonic() - started, 1)
-        words = words_of(before[occupations.NAME], after[occupations.NAME], fitting)
-        kept.add(name, layers, seed, row, words)
-        said = f"{name} {label(layers)} seed {seed}: cut {row['cut']:.1f} %, {row['seconds']:.0f} s"
-        print(f"{done} of {len(todo)}: {said}", file=sys.stderr, flush=True)
-    return kept
+    tasks = plan(options, located, int(trace.meta["model"]["n_layers"]))
+    todo = [each for each in tasks if not kept.has(*each[:3])]
+    if todo:
+        bench.before = measured(bench.model, bench.tests)
+        for done, ((name, layers, seed, _), row, words) in enumerate(every(bench, todo, options.jobs), start=1):
+            kept.add(name, layers, seed, row, words)
+            said = f"{name} {label(layers)} seed {seed}: cut {row['cut']:.1f} %, {row['seconds']:.0f} s"
+            print(f"{done} of {len(todo)}: {said}", file=sys.stderr, flush=True)
 
 
 def tables(folder: Path) -> None:
@@ -218,6 +145,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="of the held-out split and of training")
     parser.add_argument("--random-sets", type=int, default=3, help="sets of the located set's size, per seed")
     add_options(parser)
+    parser.add_argument("--jobs", type=int, default=1, help="processes, each with a model of its own and one thread")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--tables-only", action="store_true", help="no edits: tables and figure from --out")
     options = parser.parse_args()

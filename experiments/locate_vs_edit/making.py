@@ -1,0 +1,154 @@
+"""Edits made and measured: one after another, or by several processes at once."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pandas as pd
+import torch
+from editing import editor_of, lighter, prompts_for
+
+import locate
+from locate.causal import CausalModel, load_causal
+from locate.editors.fit import Fitting
+from locate.evaluate import biaske, occupations, perplexity
+from locate.evaluate.scores import Items, Score
+
+Tables = dict[str, pd.DataFrame]
+Task = tuple[str, tuple[int, ...], int, bool]
+"""Editor, layers, seed, and whether the layers are the located set."""
+Made = tuple[Task, dict[str, Any], pd.DataFrame]
+"""A task, its row of scores, and its rows of words."""
+
+
+@dataclass
+class Bench:
+    """What an edit is made on and judged by.
+
+    before  the tests' tables of the model without an edit
+    """
+
+    model: CausalModel
+    located: locate.Located
+    options: argparse.Namespace
+    tests: dict[str, tuple[Any, Items]]
+    before: Tables = field(default_factory=dict)
+
+    @staticmethod
+    def of(options: argparse.Namespace, located: locate.Located) -> Bench:
+        """Load the model and the tests."""
+        splits = [prompts_for(seed, options.persons).words for seed in options.seeds]
+        tests = tests_of({word for each in splits for word in each.held_out_words})
+        return Bench(load_causal(options.model, device=options.device), located, options, tests)
+
+    def make(self, task: Task) -> Made:
+        """Edit, measure with the edit on, and take it off."""
+        name, layers, seed, own = task
+        started = time.monotonic()
+        fitting = prompts_for(seed, self.options.persons)
+        editor = editor_of(name, lighter(self.options) | {"layers": layers, "seed": seed})
+        made = editor.edit(self.model, self.located, fitting.edited, preserved=fitting.preserved)
+        fitted = time.monotonic() - started
+        with made.applied(self.model):
+            after = measured(self.model, self.tests)
+        row: dict[str, Any] = {"size": len(layers), "located": own, "fit_seconds": round(fitted, 1)}
+        row |= row_of(scores_of(self.before, after, fitting))
+        row["seconds"] = round(time.monotonic() - started, 1)
+        return task, row, words_of(self.before[occupations.NAME], after[occupations.NAME], fitting)
+
+
+BENCH: list[Bench] = []  # that of this process, where it is one of several
+
+
+def begin(options: argparse.Namespace, located: locate.Located, before: Tables) -> None:
+    """Set up one of several processes, which has one thread."""
+    torch.set_num_threads(1)
+    BENCH.append(replace(Bench.of(options, located), before=before))
+
+
+def take(task: Task) -> Made:
+    """Make an edit on this process's model."""
+    return BENCH[0].make(task)
+
+
+def every(bench: Bench, tasks: Iterable[Task], jobs: int) -> Iterator[Made]:
+    """Each task as it is finished, by so many processes with a model each."""
+    if jobs == 1:
+        yield from map(bench.make, tasks)
+        return
+    given = (bench.options, bench.located, bench.before)
+    start = multiprocessing.get_context("spawn")  # a fork would share CUDA and the threads of torch
+    with ProcessPoolExecutor(jobs, mp_context=start, initializer=begin, initargs=given) as pool:
+        waiting = [pool.submit(take, task) for task in tasks]
+        try:
+            for each in as_completed(waiting):
+                yield each.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def tests_of(words: set[str]) -> dict[str, tuple[Any, Items]]:
+    """What an edit is judged by: these occupations and words that say their gender, perplexity, BiasKE-style facts."""
+    chosen: dict[str, tuple[Any, Callable[[Any], bool]]] = {
+        occupations.NAME: (
+            occupations.TEST, lambda row: row.kind == occupations.DEFINITION or row.word in words
+        ),
+        "perplexity": (perplexity.TEST, lambda row: True),
+        biaske.NAME: (biaske.TEST, lambda row: row.kind == "facts"),
+    }  # fmt: skip
+    found = {}
+    for name, (test, wanted) in chosen.items():
+        items = test.read(None)
+        found[name] = test, Items(tuple(filter(wanted, items.rows)), source=items.source)
+    return found
+
+
+def measured(model: CausalModel, tests: dict[str, tuple[Any, Items]]) -> Tables:
+    """The tables of one model."""
+    return {name: test.measure(model, items, lambda done, of: None) for name, (test, items) in tests.items()}
+
+
+def scores_of(before: Tables, after: Tables, fitting: Fitting) -> dict[str, Score]:
+    """Success and cost of an edit; words and templates held out are those that it never saw."""
+    unseen, forms = fitting.words.held_out_words, fitting.words.held_out_templates
+    jobs = [tables[occupations.NAME] for tables in (before, after)]
+    kept = occupations.kept_definitions(*jobs)
+    own = [table[table["word"].isin(unseen)] for table in jobs]
+    afgb = [next(each for each in occupations.score(table) if each.name == "afgb") for table in own]
+    return {
+        "cut": occupations.log_odds_cut(*jobs, unseen),
+        "cut_both": occupations.log_odds_cut(*jobs, unseen, forms),
+        "afgb_before": afgb[0],
+        "afgb": afgb[1],
+        "kept_words": kept[0],
+        "kept_prompts": kept[1],
+        "perplexity": perplexity.perplexity_change(before["perplexity"], after["perplexity"]),
+        "ds": biaske.retained(before[biaske.NAME], after[biaske.NAME]),
+    }
+
+
+def row_of(scores: dict[str, Score]) -> dict[str, float]:
+    """Scores as one row: each with the ends of its interval."""
+    row: dict[str, float] = {}
+    for name, score in scores.items():
+        row |= {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high}
+    return row
+
+
+def words_of(before: pd.DataFrame, after: pd.DataFrame, fitting: Fitting) -> pd.DataFrame:
+    """Per held-out occupation: summed |log-odds| before and after (nats) and prompts, in all and in held-out templates.
+
+    Resampling these sums gives the draws of `log_odds_cut`.
+    """
+    was, now = occupations.paired_tables(before, after)
+    rows = was[["word", "template"]].assign(before=was["odds"].abs(), after=now["odds"].abs(), prompts=1)
+    rows = rows[(was["kind"] == occupations.OCCUPATION) & was["word"].isin(fitting.words.held_out_words)]
+    other = rows[rows["template"].isin(fitting.words.held_out_templates)]
+    sums = [each.drop(columns="template").groupby("word", sort=False).sum() for each in (rows, other)]
+    return sums[0].join(sums[1].add_suffix("_both")).reset_index()
