@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
+from locate.datasets.sentence_pairs import read_sentence_pairs
 from locate.errors import LocateError
 from locate.evaluate import occupations
 from locate.evaluate.change import Change
@@ -25,6 +26,7 @@ import assembly  # noqa: E402
 import editing  # noqa: E402
 import kept  # noqa: E402
 import making  # noqa: E402
+import natural  # noqa: E402
 import ranks  # noqa: E402
 import verdicts  # noqa: E402
 
@@ -262,8 +264,47 @@ def test_every_line_of_the_table_is_a_score_of_its_test():
 
     assert {line.test for line in (*assembly.BIAS, *assembly.ABILITY)} <= set(HOME)
     run = script("lsdm_table")
-    asked = {*run.OWN, *run.SETS, *run.KNOWLEDGE}
+    asked = {*run.OWN, *run.SETS, *run.OTHERS, *run.KNOWLEDGE}
     assert {line.test for line in (*assembly.BIAS, *assembly.ABILITY)} == asked
+
+
+def corpora(folder, texts):
+    """The two corpora, each with these texts."""
+    import gzip
+    import json
+
+    for name, kept_texts in zip(natural.CORPORA, texts, strict=True):
+        (folder / name).parent.mkdir(parents=True)
+        with gzip.open(folder / name, "wt") as file:
+            file.writelines(json.dumps({"text": text}) + "\n" for text in kept_texts)
+    return folder
+
+
+def test_sentences_of_others_end_before_the_pronoun_and_tell_no_gender_before_it(tmp_path):
+    novels = ["It rained. The nurse said that\nshe was late. A CEO came when he could; he left."]
+    novels += ["The nurse spoke to a man before she left. The nurse slept. She woke. The clerks say he is ill."]
+    other = ["His clerk hoped that he had won. Our clerk hoped that he had won, he said. The nurse hoped he would."]
+    data = corpora(tmp_path, [novels, other])
+    table = pd.DataFrame({"occupation": ["nurse", "clerk", "CEO"], "stereotype": [1, 0, -1]})
+    found = natural.natural_sentences(data, ["CEO"], table)
+    assert found["context"].tolist() == [
+        "The nurse said that", "A CEO came when", "Our clerk hoped that", "The nurse hoped",
+    ]  # fmt: skip
+    assert found["group"].tolist() == ["nurse", "ceo", "clerk", "nurse"]
+    assert found["stereotype"].tolist() == [1, -1, 0, 1]
+    assert found["domain"].tolist() == ["seen", "held out", "seen", "seen"]
+    found.to_csv(tmp_path / "sentences.csv", index=False)
+    pairs = read_sentence_pairs(tmp_path / "sentences.csv")
+    assert [(each.one, each.other) for each in pairs] == [("she", "he")] * 4
+    with pytest.raises(LocateError, match="no sentence of"):
+        natural.natural_sentences(data, [], table.assign(occupation=["x", "y", "z"]))
+
+
+def test_of_an_occupation_so_many_sentences_are_taken_and_no_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(natural, "MOST", 2)
+    data = corpora(tmp_path, [[f"The nurse said {number} times that she was late." for number in range(5)], []])
+    table = pd.DataFrame({"occupation": ["nurse"], "stereotype": [1]})
+    assert len(natural.natural_sentences(data, [], table)) == 2
 
 
 def ability_rows(method, change, low, high):

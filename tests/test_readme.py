@@ -111,7 +111,9 @@ def test_what_it_tells_of_a_gpu_is_in_the_committed_files():
     said = " ".join(README.read_text().split())
     spans = [f"{each.min():.1f} to {each.max():.1f}" for each in (few[ratio], more[ratio], ours["times_the_limit"])]
     assert f"takes {few[seconds].mean():.1f} s at 8 tokens" in said
-    assert f"and {more[seconds].min():.1f} to {more[seconds].max():.1f} s at 16, {spans[0]} and {spans[1]} times" in said
+    assert (
+        f"and {more[seconds].min():.1f} to {more[seconds].max():.1f} s at 16, {spans[0]} and {spans[1]} times" in said
+    )
     assert f"and {spans[2]} times the limit" in said
     assert f"equal to {table['largest difference'].max():.0e} nats".replace("e-0", "e-") in said
     there, here = (json.loads((figures / f"receipt_lsdm{name}.json").read_text()) for name in ("_h100", ""))

@@ -18,6 +18,7 @@ from typing import Any
 
 import pandas as pd
 from assembly import ABILITY, BIAS, ORIGINAL, markdown, rows_of, table_of
+from natural import natural_sentences
 from panels import draw
 from verdicts import about_edit, verdict_table, verdicts
 
@@ -42,8 +43,10 @@ from locate.schema import locate_version
 HERE = Path(__file__).resolve().parent
 OWN = ("occupations", "biaske", "perplexity")
 SETS = ("winobias", "winogender", "stereoset", "crows_pairs")
+OTHERS = ("bec_pro", "sentences")
 KNOWLEDGE = ("lambada", "hellaswag", "piqa", "arc_easy", "openbookqa", "winogrande", "blimp")
 GENDER = ("stereoset", "crows_pairs")  # of which only the items about gender are taken
+NATURAL = "sentences.csv"
 MAPPED = ("mlp_out", "attn_out")
 
 
@@ -107,6 +110,7 @@ def evaluations(options: argparse.Namespace, name: str, model: str) -> list[Eval
     asked: dict[str, tuple[Sequence[str | Test], int | None]] = {
         "own": (OWN, None),
         "bias": (sets, options.bias_limit),
+        "others": (OTHERS, options.bias_limit),
         "knowledge": (KNOWLEDGE[:-1], options.limit),
         "blimp": (KNOWLEDGE[-1:], None),  # its limit is for each of its 67 paradigms
     }
@@ -115,7 +119,11 @@ def evaluations(options: argparse.Namespace, name: str, model: str) -> list[Eval
     for kind, (tests, limit) in asked.items():
         started = time.monotonic()
         folder = options.work / "evaluations" / name / kind
-        found.append(evaluate(loaded, tests=tests, data=options.data, limit=limit, seed=options.seed, folder=folder))
+        own = {"sentences": options.work / NATURAL} if "sentences" in tests else {}
+        done = evaluate(
+            loaded, tests=tests, data=options.data, sources=own, limit=limit, seed=options.seed, folder=folder
+        )
+        found.append(done)
         print(f"{name}: {kind} in {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     return found
 
@@ -189,8 +197,11 @@ def located_of(options: argparse.Namespace) -> locate.Located:
 def run(options: argparse.Namespace) -> None:
     """Edit, evaluate, compare, write the tables, and trace the edited models again."""
     located = located_of(options)
-    before = evaluations(options, ORIGINAL, options.model)
     fitting = prompts_for(options.seed, options.persons)
+    if not (options.work / NATURAL).is_file():
+        found = natural_sentences(options.data, fitting.words.held_out_words, locate.occupation_table())
+        save(found, options.work / NATURAL)
+    before = evaluations(options, ORIGINAL, options.model)
     rows: list[dict[str, object]] = []
     edits = []
     for method in options.methods:
