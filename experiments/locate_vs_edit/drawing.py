@@ -1,4 +1,4 @@
-"""The figure: cut by an edit of one layer against the traced effect of that layer, an editor to a panel."""
+"""The figure: cut by an edit of one layer beside the traced effect of that layer, an editor to a panel."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from locate.report import save_figures
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 MARKS = ("circle", "square", "diamond", "cross")
+ACROSS = 4  # panels in a row
+DODGE = 0.18  # between the seeds of a layer
 
 
 def points(edits: pd.DataFrame, words: pd.DataFrame, effects: pd.DataFrame, role: str) -> pd.DataFrame:
-    """One row an editor, seed and layer edited alone: effect and cut, each with its interval."""
+    """One row an editor, seed and layer edited alone: effect, and cut with its interval."""
     weights = weights_of(sorted({*words["word"], *effects["word"]}), SAMPLES, 0)
     effect = effects_drawn(weights, effects, role)
     rows = []
@@ -24,59 +26,63 @@ def points(edits: pd.DataFrame, words: pd.DataFrame, effects: pd.DataFrame, role
         cuts = cuts_drawn(weights, own)
         single = edits[(edits["editor"] == editor) & (edits["seed"] == seed) & (edits["size"] == 1)]
         for name in single["layers"]:
-            row = {"editor": editor, "seed": seed, "layer": int(name)}
-            for side, drawn in (("effect", effect[int(name)]), ("cut", cuts[name])):
-                low, high = spans(drawn.to_numpy())
-                row |= {side: float(drawn.iloc[0]), f"{side}_low": low, f"{side}_high": high}
-            rows.append(row)
+            low, high = spans(cuts[name].to_numpy())
+            about = {"editor": editor, "seed": seed, "layer": int(name), "effect": float(effect[int(name)].iloc[0])}
+            rows.append(about | {"cut": float(cuts[name].iloc[0]), "cut_low": low, "cut_high": high})
     return pd.DataFrame(rows)
 
 
-def bars(rows: pd.DataFrame, side: str) -> dict[str, object]:
-    """Error bars from the interval of a column."""
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": rows[f"{side}_high"] - rows[side],
-        "arrayminus": rows[side] - rows[f"{side}_low"],
-        "thickness": 1,
-        "width": 2,
-    }
+def bars(rows: pd.DataFrame) -> dict[str, object]:
+    """Error bars from the interval of the cut."""
+    above, below = rows["cut_high"] - rows["cut"], rows["cut"] - rows["cut_low"]
+    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1, "width": 2}
 
 
 def draw(
     edits: pd.DataFrame, words: pd.DataFrame, effects: pd.DataFrame, found: pd.DataFrame, path: Path,
     role: str = "subject_last",
 ) -> None:  # fmt: skip
-    """Write the figure beside the tables."""
+    """Write the figure beside the tables: layers stand in the order of their effect, which is what rho sees of it."""
     rows = points(edits, words, effects, role)
     editors = list(dict.fromkeys(rows["editor"]))
+    order = rows.drop_duplicates("layer").sort_values("effect")
+    place_of = dict(zip(order["layer"], range(len(order)), strict=True))
     said = found[(found["effect_at"] == role) & (found["success"] == "cut")].set_index("editor")
     titles = [
         f"{editor}: rho {row['rho']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
         for editor, row in said.loc[editors].iterrows()
     ]
-    figure = make_subplots(1, len(editors), shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.03)
-    for column, editor in enumerate(editors, start=1):
-        for place, (seed, own) in enumerate(rows[rows["editor"] == editor].groupby("seed")):
+    seeds = sorted(set(rows["seed"]))
+    down, across = -(-len(editors) // ACROSS), min(ACROSS, len(editors))
+    figure = make_subplots(
+        down, across, shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.03, vertical_spacing=0.3 / down
+    )
+    for index, editor in enumerate(editors):
+        row, column = divmod(index, across)
+        for place, seed in enumerate(seeds):
+            own = rows[(rows["editor"] == editor) & (rows["seed"] == seed)]
+            beside = DODGE * (place - (len(seeds) - 1) / 2)
             figure.add_trace(
                 go.Scatter(
-                    x=own["effect"], y=own["cut"], text=own["layer"], mode="markers+text", name=f"seed {seed}",
-                    textposition="top right", showlegend=column == 1, legendgroup=str(seed),
-                    marker={"size": 9, "color": COLOURS[place % 4], "symbol": MARKS[place % 4]},
-                    error_x=bars(own, "effect"), error_y=bars(own, "cut"),
+                    x=own["layer"].map(place_of) + beside, y=own["cut"], mode="markers", name=f"seed {seed}",
+                    showlegend=index == 0, legendgroup=str(seed), error_y=bars(own),
+                    marker={"size": 8, "color": COLOURS[place % 4], "symbol": MARKS[place % 4]},
                 ),
-                row=1, col=column,
+                row=row + 1, col=column + 1,
             )  # fmt: skip
-        figure.update_xaxes(title=f"effect of the MLP at {role} (nats)", row=1, col=column)
+    ticks = [f"{row.layer}<br>{row.effect:.2f}" for row in order.itertuples()]
+    figure.update_xaxes(tickvals=list(range(len(order))), ticktext=ticks)
+    figure.update_xaxes(title="layer, and its effect (nats)", row=down)
     figure.add_hline(y=0, line={"width": 1, "color": "grey"})
-    figure.update_yaxes(title="cut of held-out mean |log-odds| (%)", col=1)
+    figure.update_yaxes(title="cut of held-out<br>mean |log-odds| (%)", col=1)
+    figure.update_annotations(font_size=13)
     figure.update_layout(
         template="simple_white",
-        title="Does the layer that carries the bias edit best?<br><sup>numbers are layers; 95 % intervals resample "
-        f"occupations: {effects['word'].nunique()} traced, {words['word'].nunique()} held out in some seed</sup>",
-        width=120 + 330 * len(editors),
-        height=480,
-        margin={"t": 100},
+        title="Does the layer that carries the bias edit best?<br><sup>layers in the order of the effect of their MLP "
+        f"at {role}; 95 % intervals resample occupations: {effects['word'].nunique()} traced, "
+        f"{words['word'].nunique()} held out in some seed</sup>",
+        width=160 + 310 * across,
+        height=160 + 300 * down,
+        margin={"t": 110},
     )
     save_figures({path.stem: figure}, path.parent, ("png",))

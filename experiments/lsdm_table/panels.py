@@ -49,14 +49,14 @@ def draw(table: pd.DataFrame, path: Path) -> None:
         if line.ideal and float(line.ideal) in (0.0, 50.0):
             figure.add_vline(x=float(line.ideal), line={"width": 1, "dash": "dot", "color": "grey"}, **where)
     methods = list(dict.fromkeys([ORIGINAL, *table["method"]]))
-    figure.update_yaxes(categoryorder="array", categoryarray=methods[::-1])
+    figure.update_yaxes(categoryorder="array", categoryarray=methods[::-1], dtick=1, tickfont_size=11)
     figure.update_annotations(font_size=11)
     figure.update_layout(
         template="simple_white",
         title="Before and after each edit<br><sup>95 % intervals; orange: the paired change leaves out 0; dotted: what "
         "an unbiased model has</sup>",
         width=1400,
-        height=120 + 190 * height,
+        height=120 + (70 + 16 * len(methods)) * height,
         margin={"t": 110},
     )
     save_figures({path.stem: figure}, path.parent, ("png",))
