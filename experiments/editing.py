@@ -23,6 +23,7 @@ from locate.prompts import Prompts
 
 EDITORS: dict[str, tuple[Any, dict[str, Any]]] = {
     "lsdm": (LSDM, {}),
+    "lsdm-subject": (LSDM, {"roles": ("subject_last",)}),
     "lsdm-values": (LSDM, {"spread": "each", "ridge": 1000.0, "preserve": 4.0}),
     "fast": (FAST, {}),
     "memit": (MEMIT, {}),
