@@ -296,6 +296,8 @@ def test_sentences_of_others_end_before_the_pronoun_and_tell_no_gender_before_it
     found.to_csv(tmp_path / "sentences.csv", index=False)
     pairs = read_sentence_pairs(tmp_path / "sentences.csv")
     assert [(each.one, each.other) for each in pairs] == [("she", "he")] * 4
+    with pytest.raises(LocateError, match=r"no file .*: expected corpus_english_novels"):
+        natural.natural_sentences(tmp_path / "elsewhere", [], table)
     with pytest.raises(LocateError, match="no sentence of"):
         natural.natural_sentences(data, [], table.assign(occupation=["x", "y", "z"]))
 

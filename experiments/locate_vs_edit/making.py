@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -68,6 +69,7 @@ BENCH: list[Bench] = []  # that of this process, where it is one of several
 
 def begin(options: argparse.Namespace, located: locate.Located, before: Tables) -> None:
     """Set up one of several processes, which has one thread."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback of its own
     torch.set_num_threads(1)
     BENCH.append(replace(Bench.of(options, located), before=before))
 

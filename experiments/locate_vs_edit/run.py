@@ -155,6 +155,8 @@ def main() -> None:
         tables(options.out)
     except LocateError as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(f"stopped: finished edits are in {options.out}, and the same command goes on there")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from locate.datasets.opened import json_lines
+from locate.datasets.opened import file_of, json_lines
 from locate.errors import LocateError
 
 CORPORA = (
@@ -51,12 +51,12 @@ def natural_sentences(data: Path, held_out: Collection[str], table: pd.DataFrame
 
     A text that tells a gender before the pronoun is left out. Which pronoun its author wrote is not used.
 
-    Raises LocateError where the corpora hold no such sentence.
+    Raises LocateError where a corpus is not there, and where they hold no such sentence.
     """
     signs = dict(zip(table["occupation"].str.lower(), table["stereotype"], strict=True))
     unseen = {word.lower() for word in held_out}
     pattern, counts, rows = occupation_then_pronoun(signs), Counter[str](), []
-    for sentence in (each for name in CORPORA for each in sentences(data / name)):
+    for sentence in (each for name in CORPORA for each in sentences(file_of(data, [name]))):
         found = pattern.search(sentence)
         if found is None or len(sentence) > LONGEST or GENDERED.search(sentence[: found.start(2)]):
             continue

@@ -198,9 +198,8 @@ def run(options: argparse.Namespace) -> None:
     """Edit, evaluate, compare, write the tables, and trace the edited models again."""
     located = located_of(options)
     fitting = prompts_for(options.seed, options.persons)
-    if not (options.work / NATURAL).is_file():
-        found = natural_sentences(options.data, fitting.words.held_out_words, locate.occupation_table())
-        save(found, options.work / NATURAL)
+    others = natural_sentences(options.data, fitting.words.held_out_words, locate.occupation_table())
+    save(others, options.work / NATURAL)
     before = evaluations(options, ORIGINAL, options.model)
     rows: list[dict[str, object]] = []
     edits = []
