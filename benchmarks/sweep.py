@@ -38,14 +38,20 @@ OURS, WITH = "locate, sweep", "locate, sweep with probabilities"
 TL = "transformer_lens.patching"
 
 
+def on_gpu(device: str) -> bool:
+    """Whether a device is an NVIDIA GPU."""
+    return torch.device(device).type == "cuda"
+
+
 def wait(device: str) -> None:
     """Until a GPU has done what it was told."""
-    if torch.device(device).type == "cuda":
+    if on_gpu(device):
         torch.cuda.synchronize(device)
 
 
-def product_speed(d: int, device: str, rows: int = 4096) -> float:
+def product_speed(d: int, device: str) -> float:
     """Floating-point operations a second of a large fp32 product, the best of several."""
+    rows = 65536 if on_gpu(device) else 4096
     a, b = torch.randn(rows, d, device=device), torch.randn(d, 4 * d, device=device)
     best = np.inf
     for _ in range(8):
@@ -69,15 +75,18 @@ def by_locate(model: locate.models.Model, job: Job, repeats: int, probabilities:
 
 def by_peer(name: str, folder: Path, job: Job, expected: np.ndarray, allowed: float) -> dict[str, object]:
     """Seconds a peer would take for the whole job, from random cells, and how far it is from the sweep there."""
+    device = str(job.clean.device)
     place = {cell: index for index, cell in enumerate(job.cells)}
     cells: list[Cell] = random.Random(0).sample(job.cells, len(job.cells))
     with torch.no_grad():
         one = PEERS[name](str(folder), job)
         one(cells[0])
+        wait(device)
         spent, done, apart = 0.0, 0, 0.0
         for cell in cells:
             started = time.perf_counter()
             found = one(cell)
+            wait(device)
             spent += time.perf_counter() - started
             done += 1
             apart = max(apart, float(np.abs(found.double().cpu().numpy() - expected[place[cell]]).max()))
@@ -143,9 +152,16 @@ def processor() -> str:
 
 def machine(device: str) -> str:
     """What the job ran on."""
-    if torch.device(device).type == "cuda":
+    if on_gpu(device):
         return torch.cuda.get_device_name(device)
     return f"{processor()}, {torch.get_num_threads()} threads"
+
+
+def peak(device: str) -> int:
+    """Most memory of the device that was in use at once, MiB."""
+    if on_gpu(device):
+        return round(torch.cuda.max_memory_allocated(device) / 2**20)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def main() -> None:
@@ -167,6 +183,7 @@ def main() -> None:
     parser.add_argument("--no-curves", action="store_true")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "figures")
     options = parser.parse_args()
+    kind = "_gpu" if on_gpu(options.device) else ""
     with tempfile.TemporaryDirectory() as temporary:
         folder = make_model(options.shape, Path(temporary) / options.shape)
         depth = locate.load(str(folder), device="cpu").n_layers
@@ -177,18 +194,18 @@ def main() -> None:
                 others = [each for each in options.peers if each != TL] if first == 0 else []
                 parts.append(measured(options.shape, folder, job, options.peer_seconds, [TL, *others], 3, True))
                 print(parts[-1].drop(columns=["least_operations", "product_speed"]).to_string(index=False), flush=True)
-        pd.concat(parts, ignore_index=True).to_csv(options.out / "sweep.csv", index=False)
+        pd.concat(parts, ignore_index=True).to_csv(options.out / f"sweep{kind}.csv", index=False)
         if not options.no_curves:
             curve = curves(options.shape, folder, options.pairs, options.peer_seconds / 3, options.device)
-            curve.to_csv(options.out / "sweep_curves.csv", index=False)
+            curve.to_csv(options.out / f"sweep_curves{kind}.csv", index=False)
     about = {
         "machine": machine(options.device),
         "torch": torch.__version__,
         "products by": library("float32", torch.device(options.device).type),
         "shape": options.shape,
-        "peak memory (MiB)": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak memory (MiB)": peak(options.device),
     }
-    (options.out / "sweep.json").write_text(json.dumps(about, indent=2) + "\n")
+    (options.out / f"sweep{kind}.json").write_text(json.dumps(about, indent=2) + "\n")
     print(about)
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import inspect
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import locate
 from locate.editors.dama import DAMA
 from locate.editors.erase import Erase
 from locate.editors.fast import FAST
@@ -59,9 +59,11 @@ def editor_of(name: str, given: Mapping[str, Any]) -> Any:
     return kind(**own | {key: value for key, value in given.items() if key in known and value is not None})
 
 
-def editors_sha256() -> str:
-    """A hash of the editors' code: edits made by other code are not of the same table."""
-    return hash_of_files(sorted(Path(inspect.getfile(LSDM)).parent.glob("*.py")))
+def code_sha256() -> str:
+    """A hash of the code and tables that edits are prompted, made and judged by: others do not belong in one table."""
+    home = Path(locate.__file__).parent
+    rooms = (home / name for name in ("editors", "evaluate", "prompts"))
+    return hash_of_files([path for room in rooms for path in sorted(room.rglob("*")) if path.suffix in (".py", ".csv")])
 
 
 def prompts_for(seed: int, persons: int | None) -> Fitting:

@@ -1,5 +1,6 @@
 """The two experiments on editing: correlation over layers, resuming, and the assembly of the table."""
 
+import argparse
 import importlib.util
 import itertools
 import math
@@ -12,7 +13,9 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
+import locate
 from locate.datasets.sentence_pairs import read_sentence_pairs
+from locate.editors.lsdm import LSDM
 from locate.errors import LocateError
 from locate.evaluate import occupations
 from locate.evaluate.change import Change
@@ -196,11 +199,57 @@ def test_edits_are_kept_in_one_order_whichever_is_finished_first(tmp_path):
         assert (tmp_path / "a" / name).read_text() == (tmp_path / "b" / name).read_text()
 
 
-def test_edits_made_by_other_code_are_not_gone_on_with(tmp_path, monkeypatch):
-    before = editing.editors_sha256()
-    (tmp_path / "lsdm.py").write_text("")
-    monkeypatch.setattr(editing.inspect, "getfile", lambda _: tmp_path / "lsdm.py")
-    assert editing.editors_sha256() != before
+def test_edits_made_by_other_code_or_settings_are_not_gone_on_with(tmp_path, monkeypatch):
+    run = script("locate_vs_edit")
+    model = SimpleNamespace(checkpoint=SimpleNamespace(weights_sha256="abc"))
+    located = SimpleNamespace(trace={"prompts": {"sha256": "def"}}, layers=(0, 2))
+    options = SimpleNamespace(persons=3, rounds=1, prefixes=0, steps=None, epochs=None)
+    trial = making.Trial(model, located, options, {})
+    kept.Kept.open(tmp_path, run.recipe_of(trial))
+    kept.Kept.open(tmp_path, run.recipe_of(trial))
+    with monkeypatch.context() as patch:
+        patch.setitem(editing.EDITORS, "lsdm", (LSDM, {"ridge": 5.0}))
+        with pytest.raises(LocateError, match=r"holds edits with editors .*these have .*ridge=5.0"):
+            kept.Kept.open(tmp_path, run.recipe_of(trial))
+    home = tmp_path / "locate"
+    for room in ("editors", "evaluate", "prompts"):
+        (home / room).mkdir(parents=True)
+    monkeypatch.setattr(editing.locate, "__file__", str(home / "__init__.py"))
+    hashes = {editing.code_sha256()}
+    for place in ("editors/lsdm.py", "evaluate/facts.csv", "prompts/build.py"):
+        (home / place).write_text(place)
+        hashes.add(editing.code_sha256())
+    assert len(hashes) == 4
+    with pytest.raises(LocateError, match="holds edits with code_sha256"):
+        kept.Kept.open(tmp_path, run.recipe_of(trial))
+
+
+def test_several_processes_make_the_edits_that_one_makes_also_beside_one_that_fails(folder_of):
+    model = str(folder_of("gpt2"))
+    prompts = locate.occupation_pairs("anti", templates_each=1).first(6)
+    map = locate.Map(components=("mlp_out",))
+    located = locate.rank(locate.trace(locate.load(model, device="cpu"), prompts, map, controls=None))
+    options = argparse.Namespace(
+        model=model, device="cpu", seeds=[0], persons=0, rounds=1, prefixes=0, steps=None, epochs=None
+    )
+    trial = making.Trial.of(options, located)
+    trial.before = making.measured(trial.model, trial.tests)
+    tasks = [("leace", (0,), 0, False), ("leace", (1,), 0, True)]
+    one = {task[1]: (row, words) for task, row, words in making.every(trial, tasks, 1)}
+    several = {}
+
+    def take_all():
+        for task, row, words in making.every(trial, [*tasks, ("leace", (9,), 0, False)], 2):
+            several[task[1]] = row, words
+
+    with pytest.raises(LocateError, match=r"an edit failed \(module 'transformer.h.9"):
+        take_all()
+    assert set(one) == set(several) == {(0,), (1,)}
+    for layers, (row, words) in one.items():
+        assert row["cut"] != 0
+        for name in set(row) - {"seconds", "fit_seconds"}:
+            assert several[layers][0][name] == pytest.approx(row[name], abs=1e-4), name
+        pd.testing.assert_frame_equal(several[layers][1], words, rtol=0, atol=1e-4)
 
 
 def test_layers_have_one_label_each():
@@ -282,7 +331,8 @@ def corpora(folder, texts):
 
 def test_sentences_of_others_end_before_the_pronoun_and_tell_no_gender_before_it(tmp_path):
     novels = ["It rained. The nurse said that\nshe was late. A CEO came when he could; he left."]
-    novels += ["The nurse spoke to a man before she left. The nurse slept. She woke. The clerks say he is ill."]
+    novels += ["The nurse spoke to two gentlemen before she left. The nurse saw Jane, so she left. The nurse slept."]
+    novels += ["She woke. The clerks say he is ill."]
     other = ["His clerk hoped that he had won. Our clerk hoped that he had won, he said. The nurse hoped he would."]
     data = corpora(tmp_path, [novels, other])
     table = pd.DataFrame({"occupation": ["nurse", "clerk", "CEO"], "stereotype": [1, 0, -1]})
@@ -298,6 +348,8 @@ def test_sentences_of_others_end_before_the_pronoun_and_tell_no_gender_before_it
     assert [(each.one, each.other) for each in pairs] == [("she", "he")] * 4
     with pytest.raises(LocateError, match=r"no file .*: expected corpus_english_novels"):
         natural.natural_sentences(tmp_path / "elsewhere", [], table)
+    with pytest.raises(LocateError, match="line 1: expected an object with a text"):
+        natural.natural_sentences(corpora(tmp_path / "odd", [[3], []]), [], table)
     with pytest.raises(LocateError, match="no sentence of"):
         natural.natural_sentences(data, [], table.assign(occupation=["x", "y", "z"]))
 

@@ -7,7 +7,8 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from editing import editor_of, lighter, prompts_for
 import locate
 from locate.causal import CausalModel, load_causal
 from locate.editors.fit import Fitting
+from locate.errors import LocateError
 from locate.evaluate import biaske, occupations, perplexity
 from locate.evaluate.scores import Items, Score
 
@@ -29,7 +31,7 @@ Made = tuple[Task, dict[str, Any], pd.DataFrame]
 
 
 @dataclass
-class Bench:
+class Trial:
     """What an edit is made on and judged by.
 
     before  the tests' tables of the model without an edit
@@ -42,11 +44,11 @@ class Bench:
     before: Tables = field(default_factory=dict)
 
     @staticmethod
-    def of(options: argparse.Namespace, located: locate.Located) -> Bench:
+    def of(options: argparse.Namespace, located: locate.Located) -> Trial:
         """Load the model and the tests."""
         splits = [prompts_for(seed, options.persons).words for seed in options.seeds]
         tests = tests_of({word for each in splits for word in each.held_out_words})
-        return Bench(load_causal(options.model, device=options.device), located, options, tests)
+        return Trial(load_causal(options.model, device=options.device), located, options, tests)
 
     def make(self, task: Task) -> Made:
         """Edit, measure with the edit on, and take it off."""
@@ -64,35 +66,45 @@ class Bench:
         return task, row, words_of(self.before[occupations.NAME], after[occupations.NAME], fitting)
 
 
-BENCH: list[Bench] = []  # that of this process, where it is one of several
+HERE: list[Trial] = []  # what a process of several works on: its own model, loaded once, for all tasks it is given
 
 
 def begin(options: argparse.Namespace, located: locate.Located, before: Tables) -> None:
     """Set up one of several processes, which has one thread."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback of its own
     torch.set_num_threads(1)
-    BENCH.append(replace(Bench.of(options, located), before=before))
+    HERE.append(replace(Trial.of(options, located), before=before))
 
 
 def take(task: Task) -> Made:
     """Make an edit on this process's model."""
-    return BENCH[0].make(task)
+    return HERE[0].make(task)
 
 
-def every(bench: Bench, tasks: Iterable[Task], jobs: int) -> Iterator[Made]:
-    """Each task as it is finished, by so many processes with a model each."""
+def every(trial: Trial, tasks: Iterable[Task], jobs: int) -> Iterator[Made]:
+    """Each task as it is finished, by so many processes with a model each.
+
+    Raises LocateError where one failed, when those that are under way are finished and passed on.
+    """
     if jobs == 1:
-        yield from map(bench.make, tasks)
+        yield from map(trial.make, tasks)
         return
-    given = (bench.options, bench.located, bench.before)
+    given = (trial.options, trial.located, trial.before)
     start = multiprocessing.get_context("spawn")  # a fork would share CUDA and the threads of torch
+    failed: Exception | None = None
     with ProcessPoolExecutor(jobs, mp_context=start, initializer=begin, initargs=given) as pool:
-        waiting = [pool.submit(take, task) for task in tasks]
+        waiting = {pool.submit(take, task) for task in tasks}
         try:
             for each in as_completed(waiting):
-                yield each.result()
+                try:
+                    yield each.result()
+                except (CancelledError, BrokenProcessPool, LocateError, RuntimeError) as error:
+                    failed = failed or error
+                    pool.shutdown(wait=False, cancel_futures=True)
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+    if failed is not None:
+        raise LocateError(f"an edit failed ({failed or type(failed).__name__}): try fewer --jobs, or one, to see it")
 
 
 def tests_of(words: set[str]) -> dict[str, tuple[Any, Items]]:

@@ -24,8 +24,8 @@ from written import correlation_table, edit_table, set_table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from editing import EDITORS, HELD_OUT, add_options, editor_of, editors_sha256, lighter, put
-from making import Bench, Task, every, measured
+from editing import EDITORS, HELD_OUT, add_options, code_sha256, editor_of, lighter, put
+from making import Task, Trial, every, measured
 
 import locate
 from locate.errors import LocateError
@@ -80,16 +80,17 @@ def plan(options: argparse.Namespace, located: locate.Located, n_layers: int) ->
                 yield name, layers, seed, layers == own[name]
 
 
-def recipe_of(bench: Bench) -> dict[str, Any]:
+def recipe_of(trial: Trial) -> dict[str, Any]:
     """What all edits of a folder have in common."""
     return {
-        "weights_sha256": bench.model.checkpoint.weights_sha256,
-        "traced_prompts_sha256": bench.located.trace["prompts"]["sha256"],
-        "located_layers": list(bench.located.layers),
+        "weights_sha256": trial.model.checkpoint.weights_sha256,
+        "traced_prompts_sha256": trial.located.trace["prompts"]["sha256"],
+        "located_layers": list(trial.located.layers),
         "held_out": HELD_OUT,
         "locate": locate_version(),
-        "editors_sha256": editors_sha256(),
-    } | lighter(bench.options)
+        "code_sha256": code_sha256(),
+        "editors": {name: repr(editor_of(name, lighter(trial.options))) for name in LAYERED},
+    } | lighter(trial.options)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -101,14 +102,14 @@ def run(options: argparse.Namespace) -> None:
         raise LocateError(f"--jobs {options.jobs}: expected a number of processes from 1 up")
     trace = traced(options)
     located, effects = locate.rank(trace), effects_of(trace)
-    bench = Bench.of(options, located)
-    kept = Kept.open(options.out, recipe_of(bench))
+    trial = Trial.of(options, located)
+    kept = Kept.open(options.out, recipe_of(trial))
     write_csv(effects, options.out / "effects.csv")
     tasks = plan(options, located, int(trace.meta["model"]["n_layers"]))
     todo = [each for each in tasks if not kept.has(*each[:3])]
     if todo:
-        bench.before = measured(bench.model, bench.tests)
-        for done, ((name, layers, seed, _), row, words) in enumerate(every(bench, todo, options.jobs), start=1):
+        trial.before = measured(trial.model, trial.tests)
+        for done, ((name, layers, seed, _), row, words) in enumerate(every(trial, todo, options.jobs), start=1):
             kept.add(name, layers, seed, row, words)
             said = f"{name} {label(layers)} seed {seed}: cut {row['cut']:.1f} %, {row['seconds']:.0f} s"
             print(f"{done} of {len(todo)}: {said}", file=sys.stderr, flush=True)

@@ -1,4 +1,7 @@
-"""Sentences that others wrote, with an occupation and then a pronoun, for the test of `evaluate` that takes a file."""
+"""Sentences that others wrote, with an occupation and then a pronoun, for the test of `evaluate` that takes a file.
+
+A pattern finds them, and nobody has read them.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import pandas as pd
 
 from locate.datasets.opened import file_of, json_lines
 from locate.errors import LocateError
+from locate.evaluate.generation import gendered_words
 
 CORPORA = (
     "corpus_english_novels/english_novels_1880_1928.jsonl.gz",
@@ -23,22 +27,34 @@ LONGEST = 220
 APART = 90
 """characters between an occupation and the pronoun"""
 SENTENCE = re.compile(r"(?<=[.!?])\s+")
-GENDERED = re.compile(
-    r"\b(he|she|him|her|his|hers|himself|herself|m[ae]n|wom[ae]n|boys?|girls?|mr|mrs|miss|sir|lady|lord|king|queen|"
-    r"father|mother|brother|sister|son|daughter|husband|wife|uncle|aunt|lad)\b",
-    re.IGNORECASE,
-)
+LEADING = re.compile(r"^\W+")
+"""quotation marks before the first word"""
+NAME = re.compile(r"(?<!^)\b(?!I\b)[A-Z]")
+"""a capital within a sentence, of a word other than I: where there are names, they tell genders"""
 
 
 def occupation_then_pronoun(occupations: Collection[str]) -> re.Pattern[str]:
-    """An occupation after the, a, an, or whose; then, in the same clause or quotation, she or he."""
+    """An occupation after the, a, an, their, our or my; then, before a sentence or quotation ends, she or he.
+
+    Whom the pronoun means is not known: as a rule, but not always, who holds the occupation.
+    """
     names = "|".join(sorted(map(re.escape, occupations), key=len, reverse=True))
     return re.compile(rf"\b(?:the|an?|their|our|my) ({names})\b[^.?!;\"“”]{{0,{APART}}}?\b(she|he)\b", re.IGNORECASE)
 
 
+def telling() -> re.Pattern[str]:
+    """Words that say a gender, and their plurals in s."""
+    return re.compile(rf"\b({'|'.join(map(re.escape, gendered_words()))})s?\b", re.IGNORECASE)
+
+
 def sentences(path: Path) -> Iterator[str]:
-    """The sentences of a corpus, in its order."""
-    for _, record in json_lines(path):
+    """The sentences of a corpus, in its order.
+
+    Raises LocateError for a line that is not an object with a text.
+    """
+    for line, record in json_lines(path):
+        if not (isinstance(record, dict) and isinstance(record.get("text"), str)):
+            raise LocateError(f"{path}, line {line}: expected an object with a text, as in the published file")
         yield from SENTENCE.split(" ".join(record["text"].split()))
 
 
@@ -49,22 +65,26 @@ def natural_sentences(data: Path, held_out: Collection[str], table: pd.DataFrame
     held_out  occupations whose domain is "held out"; the others' is "seen"
     table     columns occupation and stereotype (-1, 0, 1), as `occupation_table` has it
 
-    A text that tells a gender before the pronoun is left out. Which pronoun its author wrote is not used.
+    Texts with a word that says a gender, or with a name, before the pronoun are left out. Which pronoun their author
+    wrote is not used.
 
     Raises LocateError where a corpus is not there, and where they hold no such sentence.
     """
     signs = dict(zip(table["occupation"].str.lower(), table["stereotype"], strict=True))
     unseen = {word.lower() for word in held_out}
-    pattern, counts, rows = occupation_then_pronoun(signs), Counter[str](), []
+    pattern, gendered, counts, rows = occupation_then_pronoun(signs), telling(), Counter[str](), []
     for sentence in (each for name in CORPORA for each in sentences(file_of(data, [name]))):
         found = pattern.search(sentence)
-        if found is None or len(sentence) > LONGEST or GENDERED.search(sentence[: found.start(2)]):
+        if found is None or len(sentence) > LONGEST:
             continue
-        word = found[1].lower()
+        before, word = sentence[: found.start(2)], found[1].lower()
+        others = LEADING.sub("", before[: found.start(1)] + before[found.end(1) :])
+        if gendered.search(others) or NAME.search(others):
+            continue
         counts[word] += 1
         if counts[word] <= MOST:
             about = {"group": word, "stereotype": signs[word], "domain": "held out" if word in unseen else "seen"}
-            rows.append({"context": sentence[: found.start(2)].strip(), "female": "she", "male": "he"} | about)
+            rows.append({"context": before.strip(), "female": "she", "male": "he"} | about)
     if not rows:
         raise LocateError(f"{data}: no sentence of {' and '.join(CORPORA)} has an occupation and then she or he")
     return pd.DataFrame(rows)

@@ -24,7 +24,7 @@ from verdicts import about_edit, verdict_table, verdicts
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from editing import EDITORS, add_options, editor_of, editors_sha256, lighter, prompts_for, put
+from editing import EDITORS, add_options, code_sha256, editor_of, lighter, prompts_for, put
 
 import locate
 from locate.causal import load_causal
@@ -70,7 +70,7 @@ def edited(options: argparse.Namespace, located: locate.Located, method: str) ->
     model = load_causal(options.model, device=options.device)
     editor = editor_of(method, lighter(options) | {"seed": options.seed})
     recipe = {"weights_sha256": model.checkpoint.weights_sha256, "editor": repr(editor), "locate": locate_version()}
-    recipe |= {"editors_sha256": editors_sha256()}
+    recipe |= {"code_sha256": code_sha256()}
     recipe |= {"persons": options.persons, "seed": options.seed, "located": list(located.layers)}
     if same_recipe(folder, recipe):
         return folder
