@@ -239,7 +239,7 @@ def test_several_processes_make_the_edits_that_one_makes_also_beside_one_that_fa
     several = {}
 
     def take_all():
-        for task, row, words in making.every(trial, [*tasks, ("leace", (9,), 0, False)], 2):
+        for task, row, words in making.every(trial, [*tasks, ("leace", (9,), 0, False), *tasks * 3], 2):
             several[task[1]] = row, words
 
     with pytest.raises(LocateError, match=r"an edit failed \(module 'transformer.h.9"):
@@ -442,4 +442,64 @@ def test_the_readmes_tables_show_what_the_results_hold():
     beside = ranks.against_random(edits, words, 0, samples=20)
     assert written.set_table(beside).splitlines()[2] == (
         "| lsdm | 0 | 60.0 [60.0, 60.0] | 45.0 [45.0, 45.0], 2 edits | 15.0 [15.0, 15.0] |"
+    )
+
+
+def told_by(folder):
+    """The prose of an experiment's README, on one line, and where its results are."""
+    home = EXPERIMENTS / folder
+    return " ".join((home / "README.md").read_text(encoding="utf-8").split()), home / "results" / "mini"
+
+
+def test_the_answer_of_the_table_tells_what_its_results_hold():
+    said, results = told_by("lsdm_table")
+    rows = pd.read_csv(results / "verdicts.csv").set_index("method")
+    cut = {name: f"{value:.0f} %" for name, value in rows["cut"].items()}
+    met = rows[["cut_met", "kept_met", "perplexity_met", "ability_met"]].all(axis=1)
+    assert set(rows.index[met]) == {"lsdm", "fast", "finetune-located", "finetune-everything"}
+    assert f"LSDM ({cut['lsdm']} of the held-out occupations' mean |log-odds| is gone), FAST ({cut['fast']})" in said
+    assert f"the located matrices ({cut['finetune-located']}) or of everything ({cut['finetune-everything']})" in said
+    assert f"the subject alone takes {cut['lsdm-subject']}, fitted to values {cut['lsdm-values']}, MEMIT" in said
+    table = (
+        pd.read_csv(results / "table.csv")
+        .fillna({"part": ""})
+        .set_index(["test", "score", "part", "method"])
+        .sort_index()
+    )
+    lean, lead = (table.loc["sentences", name, ""] for name in ("log_odds", "gap"))
+    told = [f"{lean.loc[name, 'value']:.2f}" for name in ("original", "lsdm", "fast", "finetune-everything")]
+    assert f"took {lean.loc['original', 'n']:.0f} texts" in said
+    assert f"falls from {told[0]} to {told[1]} nats (LSDM), {told[2]} (FAST), {told[3]} (fine-tuning" in said
+    spans = []
+    for row in lead.loc[["lsdm", "fast", "finetune-everything"]].itertuples():
+        sign = "+" if row.change_high > 0 else ""
+        spans.append(f"{row.value:.2f} ({row.change:.2f} [{row.change_low:.2f}, {sign}{row.change_high:.2f}])")
+    assert f"from {lead.loc['original', 'value']:.2f} to {spans[0]}, {spans[1]} and {spans[2]}." in said
+    other = table.loc["sentences", "log_odds", "held out"].loc["lsdm"]
+    assert f"(by {other.change:.2f} [{other.change_low:.2f}, {other.change_high:.2f}];" in said
+
+
+def test_the_answer_about_layers_tells_what_its_results_hold():
+    said, results = told_by("locate_vs_edit")
+    found = pd.read_csv(results / "correlations.csv")
+    assert f"Of the {len(found)} correlations over all layers the smallest p is {found['p'].min():.3f}," in said
+    rho = found[(found["effect_at"] == "subject_last") & (found["success"] == "cut")].set_index("editor")
+    row = rho.loc["finetune-located"]
+    assert f"rho {row.rho:+.2f} [{row.low:+.2f}, {row.high:+.2f}], {row.rho_below:+.2f} without the last layer" in said
+    assert f"without it rho is {rho.loc['lsdm', 'rho_below']:+.2f} and {rho.loc['fast', 'rho_below']:.1f}." in said
+    for name in ("lsdm-subject", "memit"):
+        row = rho.loc[name]
+        assert f"{row.rho:+.2f}, and {row.rho_below:+.2f} [{row.low_below:+.2f}, {row.high_below:+.2f}]" in said
+    sets = pd.read_csv(results / "located_against_random.csv", dtype={"layers": str})
+    sets = sets[sets["layers"].str.count(r"\+") == 2].set_index("editor")
+    for name in sets.index:
+        row = sets.loc[name]
+        assert f"{row.difference:+.1f} [{row.difference_low:.1f}, {row.difference_high:.1f}]" in said, name
+    single = pd.read_csv(results / "edits.csv", dtype={"layers": str})
+    single = single[single["size"] == 1].groupby(["editor", "layers"])["cut"].mean().unstack()
+    middle = single[["1", "2", "3", "4"]].mean(axis=1)
+    lowest, between = (f"{each['lsdm']:.0f} and {each['fast']:.0f} %" for each in (single["0"], middle))
+    assert f"The lowest MLP cuts {lowest}, layers 1 to 4 {between}." in said
+    assert (
+        f"{single.loc['lsdm-subject', '0']:.0f} % at the lowest MLP, {middle['lsdm-subject']:.0f} % in layers" in said
     )

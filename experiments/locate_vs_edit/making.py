@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -66,45 +67,47 @@ class Trial:
         return task, row, words_of(self.before[occupations.NAME], after[occupations.NAME], fitting)
 
 
-HERE: list[Trial] = []  # what a process of several works on: its own model, loaded once, for all tasks it is given
+OWN: list[Trial] = []  # what a process of several works on: its own model, loaded once, for all tasks it is given
 
 
 def begin(options: argparse.Namespace, located: locate.Located, before: Tables) -> None:
     """Set up one of several processes, which has one thread."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback of its own
     torch.set_num_threads(1)
-    HERE.append(replace(Trial.of(options, located), before=before))
+    OWN.append(replace(Trial.of(options, located), before=before))
 
 
 def take(task: Task) -> Made:
     """Make an edit on this process's model."""
-    return HERE[0].make(task)
+    return OWN[0].make(task)
 
 
 def every(trial: Trial, tasks: Iterable[Task], jobs: int) -> Iterator[Made]:
     """Each task as it is finished, by so many processes with a model each.
 
-    Raises LocateError where one failed, when those that are under way are finished and passed on.
+    After one that fails none is begun. Raises LocateError then, when those under way are finished and passed on.
     """
     if jobs == 1:
         yield from map(trial.make, tasks)
         return
     given = (trial.options, trial.located, trial.before)
     start = multiprocessing.get_context("spawn")  # a fork would share CUDA and the threads of torch
-    failed: Exception | None = None
+    left, failed = iter(tasks), None
     with ProcessPoolExecutor(jobs, mp_context=start, initializer=begin, initargs=given) as pool:
-        waiting = {pool.submit(take, task) for task in tasks}
-        try:
-            for each in as_completed(waiting):
+        running = {pool.submit(take, task) for task in itertools.islice(left, jobs)}
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for each in done:
                 try:
                     yield each.result()
-                except (CancelledError, BrokenProcessPool, LocateError, RuntimeError) as error:
+                except (BrokenProcessPool, LocateError, RuntimeError) as error:
                     failed = failed or error
-                    pool.shutdown(wait=False, cancel_futures=True)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            if failed is None:
+                running |= {pool.submit(take, task) for task in itertools.islice(left, jobs - len(running))}
     if failed is not None:
-        raise LocateError(f"an edit failed ({failed or type(failed).__name__}): try fewer --jobs, or one, to see it")
+        raise LocateError(
+            f"an edit failed ({str(failed) or type(failed).__name__}): try fewer --jobs, or one, to see it"
+        )
 
 
 def tests_of(words: set[str]) -> dict[str, tuple[Any, Items]]:
