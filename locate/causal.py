@@ -32,6 +32,11 @@ class CausalModel:
     device: str
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the numbers has to know of how the model was read, a sentence each."""
+        return self.checkpoint.notes
+
+    @property
     def context(self) -> int:
         """The longest prompt it takes, in tokens."""
         config = self.network.config
@@ -65,6 +70,7 @@ class CausalModel:
             "tokenizer_sha256": self.checkpoint.tokenizer_sha256,
             "prepend_bos": self.encoder.prepend_bos,
             "dtype": self.dtype,
+            "notes": list(self.notes),
         }
 
     def __repr__(self) -> str:

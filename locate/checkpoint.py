@@ -32,6 +32,7 @@ class Checkpoint:
     config_sha256     of what config.json says of the model
     parameters        number of parameters stored
     stamps            file of the stamps beside its MLPs; None for an ordinary checkpoint
+    notes             what a reader of the numbers has to know of the files, a sentence each
     """
 
     folder: Path
@@ -42,6 +43,7 @@ class Checkpoint:
     config_sha256: str
     parameters: int
     stamps: Path | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def home(self) -> Path:

@@ -81,6 +81,11 @@ class Model:
     own_hooks: set[str] = field(default_factory=set, repr=False)
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the numbers has to know of how the model was read, a sentence each."""
+        return self.checkpoint.notes
+
+    @property
     def n_layers(self) -> int:
         """Number of blocks."""
         return int(self.bridge.cfg.n_layers)
@@ -243,6 +248,7 @@ class Model:
             "n_heads": self.n_heads,
             "d_model": self.d_model,
             "d_vocab": self.d_vocab,
+            "notes": list(self.notes),
         }
 
     def __repr__(self) -> str:

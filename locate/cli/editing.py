@@ -72,6 +72,7 @@ def edit(
         how = editor(method, setting or (), layers=chosen, seed=seed, text=text)
         trusted = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
         plain = load_causal(model, device=device, dtype=dtype, revision=revision, **trusted)
+        steps.notes(plain.notes)
         fitting = fitting_prompts(held_out, seed=seed, own=own)
         progress = told(steps)
         made = run_editor(plain, handed, how, fitting, progress=progress)

@@ -66,8 +66,10 @@ def evaluate(
         from locate.report.evaluation import write_evaluation_figure
 
         trusted = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
+        loaded = load_causal(model, device=device, dtype=dtype, revision=revision, **trusted)
+        steps.notes(loaded.notes)
         found = run_tests(
-            load_causal(model, device=device, dtype=dtype, revision=revision, **trusted),
+            loaded,
             tests=None if tests is None else split(tests),
             data=data,
             sources=sources,

@@ -57,6 +57,11 @@ class Steps:
         else:
             self.console.print(f"{step} ...", soft_wrap=True)
 
+    def notes(self, sentences: Sequence[str]) -> None:
+        """Sentences that stay on the screen: what a reader of the numbers has to know."""
+        for each in sentences:
+            self.console.print(f"note: {each}", markup=False, soft_wrap=True)
+
     def rows(self, done: int, planned: int, what: str = "measuring", of: str = " rows") -> None:
         """Rows (or other things) done so far, the rate, and an estimate of the time left."""
         now = time.monotonic()

@@ -162,6 +162,7 @@ def trace(
         corruption = Swap() if corrupt is Corrupt.swap else Noise(sigmas or 3.0, draws or 10, seed)
         trusted = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
         loaded = load(model, device=device, dtype=dtype, revision=revision, **trusted)
+        steps.notes(loaded.notes)
         settings: dict[str, Any] = {
             "directions": DIRECTIONS if direction is Direction.both else (direction.value,),
             "corruption": corruption,
