@@ -5,12 +5,21 @@ VENV := .venv
 BENCH := .venv-bench
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-DEMO := runs/demo
+MODEL ?= smollm2
+SITES := --components attn_out,mlp_out --roles subject_last,last --templates-each 1
 
-.PHONY: demo test check faults notebooks figures bench clean
+.PHONY: demo demo-smollm2 demo-mini test check faults notebooks figures bench clean
 
-demo: $(READY)  ## trace the bundled model: heatmaps, intervals and located.json in runs/demo
-	$(BIN)/locate-bias trace --model mini --output $(DEMO)
+demo: demo-$(MODEL)  ## trace a real model: heatmaps, controls and located.json in runs/demo; MODEL=mini needs no download
+
+demo-smollm2: smollm2
+	$(BIN)/locate-bias trace --model models/smollm2-135m-instruct --swap opposite $(SITES) --output runs/demo
+
+demo-mini: $(READY)
+	$(BIN)/locate-bias trace --model mini --swap anti --output runs/demo-mini
+
+demo-%:
+	@echo "MODEL=$*: expected smollm2 or mini (for another model: locate-bias trace --model FOLDER)" >&2; exit 1
 
 test: $(READY)  ## all tests, one process with one thread on each core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal

@@ -1,15 +1,16 @@
 """Draw the figures of this folder from the tables beside them.
 
     python figures/make.py                draw
-    python figures/make.py RUN            first take the tables from a run folder that `locate-bias trace` has written
+    python figures/make.py RUN NAME       first take the tables NAME from a run folder that `locate-bias trace` has written
 
-A table is effects_NAME.csv, as `locate.average` returns it with what it is in effects_NAME.json; controls_NAME.csv and
-sets_NAME.csv are as `locate.control_table` and `locate.set_table` return them.
+A table is effects_NAME.csv, as `locate.average` returns it with what it is in effects_NAME.json; controls_NAME.csv and,
+where sets were measured, sets_NAME.csv are as `locate.control_table` and `locate.set_table` return them.
+occupations_NAME.csv holds the log-odds of the unpatched prompts.
 """
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -49,13 +50,28 @@ def take(run: Path, name: str) -> None:
     averages[[*KEEP, "p", "q"]].to_csv(HERE / f"effects_{name}.csv", index=False, float_format="%.6g")
     controls, directions = locate.control_table(trace), trace.meta["directions"]
     controls.to_csv(HERE / f"controls_{name}.csv", index=False, float_format="%.6g")
-    locate.set_table(trace).to_csv(HERE / f"sets_{name}.csv", index=False, float_format="%.6g")
     about = dict(averages.attrs) | {"model": trace.meta["model"], "ledger": trace.meta["ledger"]["reasons"]}
     about |= {"foot": {each: controls_line(trace, controls, each) for each in directions}}
-    about |= {"areas": asdict(locate.areas(trace))}
+    about |= {"totals": totals(trace), "set_test": asdict(locate.set_test(trace))}
+    if trace.sets is not None:
+        locate.set_table(trace).to_csv(HERE / f"sets_{name}.csv", index=False, float_format="%.6g")
+        about |= {"areas": asdict(locate.areas(trace))}
     write_json(HERE / f"effects_{name}.json", about)
     log_odds = locate.pair_log_odds(trace).groupby("group", observed=True)["log_odds"]
     log_odds.agg(["mean", "sem", "size"]).to_csv(HERE / f"occupations_{name}.csv", float_format="%.6g")
+
+
+def totals(trace: locate.Trace) -> dict[str, list[float]]:
+    """Total effect, nats, with its interval: of the run's own words, and of the words that say their gender."""
+    found = {"own": locate.average(locate.effects(trace), "total")}
+    rows = trace.controls[trace.controls["control"] == "definitional words"].drop(columns="control")
+    definitional = replace(trace, table=rows, controls=None, sets=None)
+    found["definitional words"] = locate.average(locate.effects(definitional, kind="definition"), "total")
+    first = trace.meta["directions"][0]
+    return {
+        name: [float(table.loc[table["direction"] == first, each].iloc[0]) for each in ("effect", "low", "high")]
+        for name, table in found.items()
+    }
 
 
 def draw(name: str) -> list[Path]:
@@ -72,8 +88,9 @@ def draw(name: str) -> list[Path]:
             with_foot(figures[f"{kind}_{name}_{direction}"], about["foot"][direction])
     controls = pd.read_csv(HERE / f"controls_{name}.csv", keep_default_na=False)
     figures[f"controls_{name}"] = plot_controls(controls, averages, title=f"Controls of the strongest sites of {name}")
-    areas = Areas(**about["areas"])
-    figures[f"sets_{name}"] = plot_sets(pd.read_csv(HERE / f"sets_{name}.csv"), areas, title=f"Sets of sites in {name}")
+    if "areas" in about:
+        sets, areas = pd.read_csv(HERE / f"sets_{name}.csv"), Areas(**about["areas"])
+        figures[f"sets_{name}"] = plot_sets(sets, areas, title=f"Sets of sites in {name}")
     paths, missing = save_figures(figures, HERE, FORMATS)
     if missing:
         sys.exit(missing)
@@ -82,8 +99,10 @@ def draw(name: str) -> list[Path]:
 
 def main() -> None:
     """Take the tables of a run, if one is given, and draw."""
-    if len(sys.argv) > 1:
-        take(Path(sys.argv[1]), "mini")
+    if len(sys.argv) == 3:
+        take(Path(sys.argv[1]), sys.argv[2])
+    elif len(sys.argv) > 1:
+        sys.exit(__doc__)
     for table in sorted(HERE.glob("effects_*.json")):
         for path in draw(table.stem.removeprefix("effects_")):
             print(path.name)

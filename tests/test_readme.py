@@ -1,5 +1,6 @@
 """The README's Python and commands, run as they are written."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -68,8 +69,6 @@ def test_the_readme_speaks_of_the_project_alone(word):
 
 
 def test_what_it_tells_of_an_edit_is_in_the_committed_receipt():
-    import json
-
     from locate.schema import validate
 
     told = json.loads((README.parent / "figures" / "receipt_fast.json").read_text())
@@ -99,8 +98,6 @@ def percent(score, form=".0f"):
 
 
 def test_what_it_tells_of_a_gpu_is_in_the_committed_files():
-    import json
-
     from locate.schema import validate
 
     figures = README.parent / "figures"
@@ -120,50 +117,86 @@ def test_what_it_tells_of_a_gpu_is_in_the_committed_files():
         assert there["scores"]["cut"][name]["value"] == pytest.approx(cut["value"], abs=1e-4)
 
 
-def test_the_effects_it_tells_are_those_of_the_committed_table():
-    """Every row of its table, formatted anew from figures/effects_mini.csv."""
-    import pandas as pd
+def effects_of(name):
+    return pd.read_csv(README.parent / "figures" / f"effects_{name}.csv", keep_default_na=False)
 
+
+def about(name):
+    return json.loads((README.parent / "figures" / f"effects_{name}.json").read_text())
+
+
+def with_ends(effect, low, high):
+    return f"{effect:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+@pytest.mark.parametrize(("model", "layers", "rows"), [("smollm2", 30, 7), ("mini", 6, 4)])
+def test_the_effects_it_tells_are_those_of_the_committed_table(model, layers, rows):
+    """Every row of its tables, formatted anew from figures/effects_*.csv."""
     names = {"attn_out": "attention output", "mlp_out": "MLP output"}
     places = {"subject_last": "last token of the occupation", "last": "last token of the prompt"}
-    table = pd.read_csv(README.parent / "figures" / "effects_mini.csv", keep_default_na=False)
-    lines = [line for line in README.read_text().splitlines() if re.match(r"\| (MLP|attention) output, layer", line)]
-    assert len(lines) == 4
+    table = effects_of(model)
+    table = table[table["component"].isin(names) & table["role"].isin(places)]
+    sites = {
+        (f"{names[row['component']]}, layer {row['layer']} of {layers}, {places[row['role']]}", row["direction"]): row
+        for row in table.to_dict("records")
+    }
+    lines = [line for line in README.read_text().splitlines() if re.match(rf"\| .*, layer \d+ of {layers}, ", line)]
+    assert len(lines) == rows
     for line in lines:
-        site = line.split("|")[1].strip()
-        for direction, cell in (("denoising", 2), ("noising", 4)):
-            (row,) = [
-                row
-                for row in table[table["direction"] == direction].to_dict("records")
-                if row["component"] in names
-                and row["role"] in places
-                and site == f"{names[row['component']]}, layer {row['layer']}, {places[row['role']]}"
-            ]
-            told = f"{row['effect']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
-            assert line.split("|")[cell].strip() == told
+        site, denoising, share, noising = (cell.strip() for cell in line.split("|")[1:5])
+        for direction, told in (("denoising", denoising), ("noising", noising)):
+            row = sites[site, direction]
+            assert told == with_ends(row["effect"], row["low"], row["high"])
+        total = about(model)["totals"]["own"][0] if model == "smollm2" else 2.40
+        assert float(share) == pytest.approx(sites[site, "denoising"]["effect"] / total, abs=0.0051)
+
+
+def test_what_it_tells_of_smollm2_is_derived_from_the_committed_tables():
+    import numpy as np
+
+    import locate
+
+    text, found = " ".join(README.read_text().split()), about("smollm2")
+    effect, low, high = found["totals"]["own"]
+    assert f"{effect:.2f} [{low:.2f}, {high:.2f}] nats towards the stereotype" in text
+    rows = effects_of("smollm2")
+    assert set(rows["groups"]) == {104}
+    tested = found["set_test"]
+    assert f"in SmolLM2 MLPs {', '.join(map(str, tested['layers']))} carry" in text
+    told = with_ends(tested["effect"], tested["low"], tested["high"])
+    assert f"{told} nats together, the best of 99 random sets {tested['largest']:+.2f} (p = {tested['p']:.2f})" in text
+    odds = pd.read_csv(README.parent / "figures" / "occupations_smollm2.csv").set_index("group")["mean"]
+    shares = locate.occupation_table().set_index("occupation")["share_women"].loc[odds.index]
+    draws = np.random.default_rng(0).integers(len(odds), size=(2000, len(odds)))
+    ends = np.quantile([np.corrcoef(odds.to_numpy()[i], shares.to_numpy()[i])[0, 1] for i in draws], [0.025, 0.975])
+    r = np.corrcoef(odds, shares)[0, 1]
+    assert f"(r = {r:.2f} [{ends[0]:.2f}, {ends[1]:.2f}] over {len(odds)})" in text
+    with_bos = locate.load_located(README.parent / "figures" / "located_smollm2_bos.json")
+    effect, low, high = with_bos.total
+    assert f"and the total is {effect:.2f} [{low:.2f}, {high:.2f}] nats" in text
+    assert with_bos.trace["model"]["prepend_bos"]
+    assert not found["model"]["prepend_bos"]
 
 
 def test_the_controls_it_tells_are_those_of_the_committed_table():
-    import pandas as pd
-
-    controls = pd.read_csv(README.parent / "figures" / "controls_mini.csv", keep_default_na=False)
+    controls = pd.read_csv(README.parent / "figures" / "controls_smollm2.csv", keep_default_na=False)
     controls = controls[controls["direction"] == "denoising"]
     text = README.read_text()
     for name in ("shuffled source", "random direction", "definitional words", "neutral words"):
         (line,) = [line for line in text.splitlines() if line.startswith(f"| {name} | ")]
         for cell, (component, layer, role) in zip(
-            line.split("|")[2:4], (("mlp_out", 0, "subject_last"), ("attn_out", 5, "last")), strict=True
+            line.split("|")[2:4], (("mlp_out", 0, "subject_last"), ("attn_out", 26, "last")), strict=True
         ):
             rows = controls[(controls["control"] == name) & (controls["component"] == component)]
             (row,) = rows[(rows["layer"] == layer) & (rows["role"] == role)].to_dict("records")
-            assert cell.strip() == f"{row['effect']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
+            assert cell.strip() == with_ends(row["effect"], row["low"], row["high"])
+    mini = pd.read_csv(README.parent / "figures" / "controls_mini.csv", keep_default_na=False)
+    rows = mini[(mini["control"] == "shuffled source") & (mini["direction"] == "denoising")]
+    (row,) = rows[(rows["component"] == "mlp_out") & (rows["layer"] == 0)].to_dict("records")
+    assert f"({with_ends(row['effect'], row['low'], row['high'])} against {row['own']:+.2f})" in text
 
 
 def test_the_circuits_it_tells_are_those_of_the_committed_table():
-    import json
-
-    import pandas as pd
-
     sets = pd.read_csv(README.parent / "figures" / "sets_mini.csv")
     (row,) = sets[(sets["kind"] == "circuit") & (sets["size"] == 2)].to_dict("records")
     size = json.loads((README.parent / "figures" / "effects_mini.json").read_text())["areas"]
@@ -173,8 +206,6 @@ def test_the_circuits_it_tells_are_those_of_the_committed_table():
 
 
 def test_what_it_tells_of_mini_is_in_its_results():
-    import json
-
     summary = json.loads((README.parent / "experiments" / "mini" / "results" / "summary.json").read_text())
     text = " ".join(README.read_text().split())
     for name in ("text_she_share", "share_women"):
