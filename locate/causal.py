@@ -98,7 +98,7 @@ def load_causal(
     check("dtype", dtype, tuple(DTYPES))
     device = chosen_device(device)
     checkpoint = find(name, revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
-    tokenizer, settings = boot_tokenizer(checkpoint.folder, checkpoint.architecture, trust_remote_code)
+    tokenizer, settings = boot_tokenizer(checkpoint.files, checkpoint.architecture, trust_remote_code)
     with precise(dtype):
         network = read_network(checkpoint, device, DTYPES[dtype], allow_pickle, trust_remote_code)
     for stamp in () if checkpoint.stamps is None else stamps_in(*read_edit(checkpoint.stamps)):

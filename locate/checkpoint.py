@@ -10,45 +10,104 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from locate.adapters import adapter_settings, adapter_weights, base_of, has_adapter
 from locate.errors import LocateError
 from locate.files import hash_of, hash_of_files, read_json
+from locate.gguf_file import gguf_in, header, unpacked
 
 BUNDLED = "mini"
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "tokenizer_config.json",
-    "special_tokens_map.json", "added_tokens.json",
+    "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
 )  # fmt: skip
+MAKES_A_TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json")
+WEIGHTS = (
+    "*.safetensors",
+    "pytorch_model*.bin",
+    "*.gguf",
+    "*.pt",
+    "*.pth",
+    "tf_model.h5",
+    "flax_model.msgpack",
+    "*.onnx",
+)
+QUANTISED = ("quantize_config.json", "quant_config.json")
+WRITING = {
+    "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "suppress_tokens": [],
+    "begin_suppress_tokens": [], "bad_words_ids": [], "forced_bos_token_id": None, "forced_eos_token_id": None,
+    "forced_decoder_ids": None, "sequence_bias": None, "exponential_decay_length_penalty": None, "min_new_tokens": 0,
+    "min_length": 0, "guidance_scale": 1.0, "watermarking_config": None, "typical_p": 1.0, "length_penalty": 1.0,
+}  # fmt: skip
+"""settings of generation_config.json that change which words a model writes, and the value with which they do not"""
 EDIT, UNSTAMPED = "edit.safetensors", "unstamped"
 VOLATILE = ("transformers_version", "dtype", "torch_dtype", "_name_or_path")
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A folder of model files, checked before anything heavy is loaded.
+class Files:
+    """Where the files are that a model's name stands for; nothing is hashed yet.
 
-    weights_sha256    over the bytes of the weight files, by name, and of the stamps' file
+    home       the folder that the user named, where an edited model's receipt lies
+    folder     with the configuration and, for ordinary checkpoints, the weights
+    tokenizer  folder of the tokenizer
+    commit     on the hub; None for what is local
+    stamps     file of the stamps beside its MLPs; None for an ordinary checkpoint
+    gguf       file of quantised weights; None where they are in the folder
+    adapter    folder of the adapter that is merged into the weights
+    """
+
+    home: Path
+    folder: Path
+    tokenizer: Path
+    commit: str | None = None
+    stamps: Path | None = None
+    gguf: Path | None = None
+    adapter: Path | None = None
+    base: str | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model's files, checked before anything heavy is loaded.
+
+    files             where they are
+    weights_sha256    over the bytes of the weight files, by name, of the stamps' file and of the adapter
     tokenizer_sha256  over the bytes of the tokenizer files, by name
     config_sha256     of what config.json says of the model
     parameters        number of parameters stored
-    stamps            file of the stamps beside its MLPs; None for an ordinary checkpoint
+    quantisation      of a GGUF file, as it names it; None for other weights
     notes             what a reader of the numbers has to know of the files, a sentence each
     """
 
-    folder: Path
-    revision: str | None
+    files: Files
     architecture: str
     weights_sha256: str
     tokenizer_sha256: str
     config_sha256: str
     parameters: int
-    stamps: Path | None = None
+    quantisation: str | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """Of the configuration and, for ordinary checkpoints, the weights."""
+        return self.files.folder
+
+    @property
+    def revision(self) -> str | None:
+        """The commit on the hub; None for what is local."""
+        return self.files.commit
+
+    @property
+    def stamps(self) -> Path | None:
+        """The file of the stamps beside its MLPs; None for an ordinary checkpoint."""
+        return self.files.stamps
 
     @property
     def home(self) -> Path:
         """The folder that the user named, where an edited model's receipt lies."""
-        return self.folder if self.stamps is None else self.stamps.parent
+        return self.files.home
 
 
 def find(name: str, *, revision: str | None, allow_pickle: bool, trust_remote_code: bool) -> Checkpoint:
@@ -56,21 +115,137 @@ def find(name: str, *, revision: str | None, allow_pickle: bool, trust_remote_co
 
     Raises LocateError when it cannot be found or is not a causal language model with safe weights.
     """
-    home, commit = folder_of(name, revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
-    folder, stamps = model_folder(home), stamps_of(name, home)
-    architecture = architecture_of(name, folder, trust_remote_code)
-    tokenizer_files = tokenizer_files_of(name, folder)
-    weights = weight_files(name, folder, allow_pickle) + ([] if stamps is None else [stamps])
+    found = files_of(name, revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    architecture = architecture_of(name, found.folder, trust_remote_code)
+    if found.gguf is None:
+        check_unquantised(name, found.folder)
+        weights = weight_files(name, found.folder, allow_pickle)
+        parameters, quantisation = sum(parameters_in(path) for path in weights), None
+    else:
+        weights, about = [found.gguf], header(found.gguf)
+        parameters, quantisation = about.parameters, about.quantisation
+    notes = [*gguf_notes(found, quantisation), *notes_on(found, weights)]
+    if not read_config(name, found.folder).get("architectures"):
+        notes.append(f"config.json names no architecture; {architecture} was taken for its model_type")
+    for extra in (found.stamps, None if found.adapter is None else adapter_weights(found.adapter, allow_pickle)):
+        if extra is not None:
+            weights.append(extra)
+            parameters += parameters_in(extra)
     return Checkpoint(
-        folder,
-        commit,
+        found,
         architecture,
         hash_of_files(weights),
-        hash_of_files(tokenizer_files),
-        config_hash(folder),
-        sum(parameters_in(path) for path in weights),
-        stamps,
+        hash_of_files(tokenizer_files_of(name, found.tokenizer)),
+        config_hash(found.folder),
+        parameters,
+        quantisation,
+        tuple(notes),
     )
+
+
+def files_of(
+    name: str,
+    *,
+    revision: str | None,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    weights: bool = True,
+) -> Files:
+    """Where the files are that a name stands for; `weights` False downloads none.
+
+    Raises LocateError when they cannot be found.
+    """
+    home, commit = folder_of(
+        name, revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code, weights=weights
+    )
+    gguf = gguf_in(name, home)
+    if gguf is not None:
+        folder = unpacked(gguf.resolve(), hash_of_files([gguf]))
+        return Files(gguf.parent, folder, folder, commit, gguf=gguf)
+    if has_adapter(home) and not (home / "config.json").exists():
+        return with_base(name, home, commit, allow_pickle, trust_remote_code, weights)
+    folder = model_folder(home)
+    adapter = home if has_adapter(home) else None
+    if adapter is not None:
+        adapter_settings(adapter)
+    return Files(home, folder, folder, commit, stamps_of(name, home), adapter=adapter)
+
+
+def with_base(
+    name: str, home: Path, commit: str | None, allow_pickle: bool, trust_remote_code: bool, weights: bool
+) -> Files:
+    """The files of an adapter's base, with the adapter.
+
+    Raises LocateError when the base cannot be found, or is an adapter or an edited model with stamps itself.
+    """
+    base = base_of(home)
+    try:
+        found = files_of(
+            base, revision=None, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code, weights=weights
+        )
+    except LocateError as error:
+        raise LocateError(
+            f"model {name!r} is an adapter, and its base cannot be read ({error}): write the base model's folder into "
+            f"{home / 'adapter_config.json'} as base_model_name_or_path"
+        ) from None
+    if found.adapter is not None or found.stamps is not None:
+        raise LocateError(f"model {name!r} is an adapter of {base!r}, which is itself edited: merge that one first")
+    own = any((home / file).is_file() for file in MAKES_A_TOKENIZER)
+    tokenizer = home if own else found.tokenizer
+    return Files(home, found.folder, tokenizer, commit, gguf=found.gguf, adapter=home, base=base)
+
+
+def check_unquantised(name: str, folder: Path) -> None:
+    """Raise LocateError for a checkpoint whose configuration says that its weights are packed."""
+    settings = read_config(name, folder).get("quantization_config")
+    packed = [file for file in QUANTISED if (folder / file).is_file()]
+    if settings or packed:
+        method = settings.get("quant_method", "unknown") if isinstance(settings, dict) else ", ".join(packed)
+        raise LocateError(
+            f"model {name!r} is quantised ({method}): its weights cannot be hooked and edited as numbers: give the "
+            "model before quantisation, or a GGUF file, which is dequantised"
+        )
+
+
+def gguf_notes(found: Files, quantisation: str | None) -> list[str]:
+    """What is said of weights that were dequantised."""
+    if found.gguf is None:
+        return []
+    return [
+        f"the weights were dequantised from {quantisation} in {found.gguf.name}: what is measured is the quantised "
+        "model, and what is saved is no longer quantised"
+    ]
+
+
+def notes_on(found: Files, read: list[Path]) -> list[str]:
+    """What is said of other files in a model's folder: an adapter, weights left unread, settings of generation."""
+    notes = []
+    if found.adapter is not None:
+        kind = adapter_settings(found.adapter)["peft_type"]
+        where = "in its folder" if found.base is None else f"made for {found.base}"
+        notes.append(f"the {kind} adapter {where} was merged into the weights")
+    folder = found.folder if found.gguf is None else found.home
+    others = {path.name for pattern in WEIGHTS for path in folder.glob(pattern)} - {path.name for path in read}
+    others -= {EDIT, "adapter_model.safetensors", "adapter_model.bin", "training_args.bin"}
+    if others and found.gguf is None:
+        names = ", ".join(sorted(others)[:4]) + (" and others" if len(others) > 4 else "")
+        notes.append(f"the weights were read from {read[0].name}; {names} in the same folder was not read")
+    settings = writing_settings(folder)
+    if settings:
+        notes.append(
+            f"generation_config.json sets {', '.join(settings)}, which changes what the model writes; it is measured "
+            "without"
+        )
+    return notes
+
+
+def writing_settings(folder: Path) -> list[str]:
+    """Settings of a model's generation_config.json that change which words it writes."""
+    path = folder / "generation_config.json"
+    content = read_json(path) if path.is_file() else {}
+    if not isinstance(content, dict):
+        raise LocateError(f"{path} holds no settings: expected an object like {{}}, or remove it")
+    return [key for key, idle in WRITING.items() if content.get(key) not in (None, [], {}, idle)]
 
 
 def folder_of(
@@ -87,13 +262,17 @@ def folder_of(
     """
     if name == BUNDLED:
         folder, commit = Path(str(files("locate").joinpath("mini"))), None
+    elif name.lower().endswith(".gguf") and Path(name).expanduser().is_file():
+        return Path(name).expanduser(), None
     elif is_folder_name(name):
         folder, commit = Path(name).expanduser(), None
     else:
         folder = download(name, revision, allow_pickle, trust_remote_code, weights)
         commit = folder.name
     if not folder.is_dir():
-        raise LocateError(f"model {name!r}: no such folder: expected a folder with config.json, weights and tokenizer")
+        raise LocateError(
+            f"model {name!r}: no such folder: expected a folder with config.json, weights and tokenizer, or a GGUF file"
+        )
     if revision is not None and commit is None:
         raise LocateError(f"revision {revision!r} of {name!r}: only Hugging Face ids have revisions: leave it out")
     return folder, commit
@@ -130,7 +309,7 @@ def tokenizer_files_of(name: str, folder: Path) -> list[Path]:
     Raises LocateError when there is none.
     """
     found = [folder / file for file in TOKENIZER_FILES if (folder / file).is_file()]
-    if not any(path.name in ("tokenizer.json", "tokenizer.model", "vocab.json") for path in found):
+    if not any(path.name in MAKES_A_TOKENIZER for path in found):
         raise LocateError(f"model {name!r} has no tokenizer: expected tokenizer.json in {folder}: save it there")
     return found
 
@@ -138,7 +317,7 @@ def tokenizer_files_of(name: str, folder: Path) -> list[Path]:
 def is_folder_name(name: str) -> bool:
     """Whether a name means a folder rather than a hub id."""
     shaped = name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1 or "\\" in name
-    return shaped or Path(name).is_dir()
+    return shaped or name.lower().endswith(".gguf") or Path(name).exists()
 
 
 def architecture_of(name: str, folder: Path, trust_remote_code: bool) -> str:
@@ -146,15 +325,15 @@ def architecture_of(name: str, folder: Path, trust_remote_code: bool) -> str:
 
     Raises LocateError unless it is a decoder-only causal language model.
     """
-    if not (folder / "config.json").is_file():
-        raise LocateError(f"model {name!r} has no config.json in {folder}: expected a Hugging Face model folder")
-    config: dict[str, Any] = read_json(folder / "config.json")
-    architectures = config.get("architectures") or []
+    config = read_config(name, folder)
+    architectures = config.get("architectures") or named_by_type(config)
+    if not isinstance(architectures, list):
+        raise LocateError(f"model {name!r}: architectures in {folder / 'config.json'} is no list: download it again")
     if config.get("is_encoder_decoder") or not any(str(each).endswith(CAUSAL) for each in architectures):
-        kind = ", ".join(architectures) or config.get("model_type") or "unknown"
+        kind = ", ".join(map(str, architectures)) or config.get("model_type") or "of no architecture that is named"
         raise LocateError(
             f"model {name!r} is {kind}: expected a decoder-only causal language model (an architecture that ends in "
-            f"{' or '.join(CAUSAL)}), not an encoder or encoder-decoder"
+            f"{' or '.join(CAUSAL)})"
         )
     if "auto_map" in config and not trust_remote_code:
         raise LocateError(
@@ -162,6 +341,28 @@ def architecture_of(name: str, folder: Path, trust_remote_code: bool) -> str:
             "trust it"
         )
     return str(next(each for each in architectures if str(each).endswith(CAUSAL)))
+
+
+def read_config(name: str, folder: Path) -> dict[str, Any]:
+    """What config.json says.
+
+    Raises LocateError when it is missing, or no object.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise LocateError(f"model {name!r} has no config.json in {folder}: expected a Hugging Face model folder")
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise LocateError(f"model {name!r}: {path} holds no settings: expected a model's configuration")
+    return config
+
+
+def named_by_type(config: dict[str, Any]) -> list[str]:
+    """The causal architecture of a configuration that names none: what AutoModelForCausalLM takes for its type."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    found = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(str(config.get("model_type")))
+    return [] if found is None or not isinstance(found, str) else [found]
 
 
 def weight_files(name: str, folder: Path, allow_pickle: bool) -> list[Path]:
@@ -174,9 +375,12 @@ def weight_files(name: str, folder: Path, allow_pickle: bool) -> list[Path]:
         return [single]
     if index.is_file():
         return shards_of(index)
-    safe = sorted(folder.glob("*.safetensors"))
+    safe = sorted(path.name for path in folder.glob("*.safetensors") if not path.name.startswith("adapter_"))
     if safe:
-        return safe
+        raise LocateError(
+            f"model {name!r} has its weights in {', '.join(safe[:3])}: expected model.safetensors, or shards with "
+            "model.safetensors.index.json: rename the file, or save the model again"
+        )
     pickles = sorted(folder.glob("pytorch_model*.bin"))
     if pickles and allow_pickle:
         return pickles
@@ -240,7 +444,7 @@ def download(
         RevisionNotFoundError,
     )
 
-    patterns = ["*.json", "tokenizer.model", "merges.txt", "vocab.txt"]
+    patterns = ["*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
     patterns += ["*.safetensors"] * weights + ["*.bin"] * (weights and allow_pickle) + ["*.py"] * trust_remote_code
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))

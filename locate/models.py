@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 
-from locate.checkpoint import Checkpoint, architecture_of, find, folder_of, model_folder, tokenizer_files_of
+from locate.checkpoint import Checkpoint, architecture_of, files_of, find, tokenizer_files_of
 from locate.errors import LocateError
 from locate.products import precise
 from locate.sites import UNITS, check
@@ -325,11 +325,10 @@ def load_encoder(name: str = "mini", *, revision: str | None = None, trust_remot
     """
     from locate.startup import boot_tokenizer
 
-    home, _ = folder_of(name, revision=revision, trust_remote_code=trust_remote_code, weights=False)
-    folder = model_folder(home)
-    architecture = architecture_of(name, folder, trust_remote_code)
-    tokenizer_files_of(name, folder)
-    tokenizer, settings = boot_tokenizer(folder, architecture, trust_remote_code)
+    files = files_of(name, revision=revision, trust_remote_code=trust_remote_code, weights=False)
+    architecture = architecture_of(name, files.folder, trust_remote_code)
+    tokenizer_files_of(name, files.tokenizer)
+    tokenizer, settings = boot_tokenizer(files, architecture, trust_remote_code)
     return Encoder(tokenizer, custom_bos(settings, tokenizer))
 
 

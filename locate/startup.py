@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
-from locate.checkpoint import Checkpoint
+from locate.adapters import merged, without_adapter
+from locate.checkpoint import Checkpoint, Files
 from locate.errors import LocateError
+from locate.gguf_file import read_weights
 from locate.sites import PATTERN
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ def boot(
 
     The plain logits are taken before anything is changed in the model.
     """
-    tokenizer = fast_tokenizer(checkpoint.folder, trust_remote_code)
+    tokenizer = fast_tokenizer(checkpoint.files.tokenizer, trust_remote_code)
     plain = read_network(checkpoint, device, dtype, allow_pickle, trust_remote_code, attention="eager")
     logits = []
     for prompt in PROMPTS:
@@ -63,28 +65,70 @@ def read_network(
     from transformers import AutoModelForCausalLM
 
     needed(checkpoint, device, dtype)
-    try:
-        with quiet():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                checkpoint.folder,
-                dtype=dtype,
-                use_safetensors=not allow_pickle or None,
-                trust_remote_code=trust_remote_code,
-                attn_implementation=attention,
-                output_loading_info=True,
-            )
-    except UNLOADABLE as error:
-        raise LocateError(does_not_load(checkpoint.folder, error)) from error
-    plain, info = loaded
-    absent = sorted(str(key) for key in [*info["missing_keys"], *info["mismatched_keys"]])
-    if absent:
-        raise LocateError(
-            f"the weights in {checkpoint.folder} lack {len(absent)} tensors ({', '.join(absent[:3])}), which would be "
-            "random: download or save them again"
-        )
+    files = checkpoint.files
+    with quiet():
+        if files.gguf is not None:
+            plain, info = read_weights(files.gguf, dtype, attention)
+        else:
+            try:
+                with without_adapter(files.folder) as place:
+                    plain, info = AutoModelForCausalLM.from_pretrained(
+                        place,
+                        dtype=dtype,
+                        use_safetensors=not allow_pickle or None,
+                        trust_remote_code=trust_remote_code,
+                        attn_implementation=attention,
+                        output_loading_info=True,
+                    )
+            except UNLOADABLE as error:
+                raise LocateError(does_not_load(checkpoint.folder, error)) from error
+    check_complete(plain, info, checkpoint)
+    if files.adapter is not None:
+        plain = merged(plain, files.adapter, allow_pickle)
     plain = plain.eval().requires_grad_(False)
     torch.nn.Module.to(plain, device)
     return plain
+
+
+def check_complete(plain: Any, info: dict[str, Any], checkpoint: Checkpoint) -> None:
+    """Raise LocateError unless the weights' file and the model hold the same tensors.
+
+    A tensor that is missing would be random; one that the model has no place for, or a head of its own where the
+    configuration ties the head to the embedding, would be left out, and another model measured than the file holds.
+    """
+    where = checkpoint.files.gguf or checkpoint.folder
+    absent = sorted(str(key) for key in [*info["missing_keys"], *info["mismatched_keys"]])
+    if absent:
+        raise LocateError(
+            f"the weights in {where} lack {len(absent)} tensors ({', '.join(absent[:3])}), which would be "
+            "random: download or save them again"
+        )
+    left_out = sorted(map(str, info["unexpected_keys"])) or untied(plain, checkpoint)
+    if left_out:
+        raise LocateError(
+            f"the weights in {where} hold {len(left_out)} tensors that {checkpoint.architecture} with this config.json "
+            f"leaves out ({', '.join(left_out[:3])}): the numbers would be of another model: correct config.json, or "
+            "save the model with its own code"
+        )
+
+
+def untied(plain: Any, checkpoint: Checkpoint) -> list[str]:
+    """The output head in a file that differs from the embedding that takes its place; none where all is well."""
+    head, embedding = plain.get_output_embeddings(), plain.get_input_embeddings()
+    if head is None or head.weight is not embedding.weight or checkpoint.files.gguf is not None:
+        return []
+    names = {module: name for name, module in plain.named_modules(remove_duplicate=False)}
+    stored = stored_tensors(checkpoint.folder, [f"{names[each]}.weight" for each in (head, embedding)])
+    return [] if len(stored) < 2 or torch.equal(*stored.values()) else [f"{names[head]}.weight"]
+
+
+def stored_tensors(folder: Path, names: list[str]) -> dict[str, torch.Tensor]:
+    """Those of the named tensors that are in the safetensors files of a folder."""
+    found = {}
+    for path in sorted(folder.glob("model*.safetensors")):
+        with safe_open(path, "pt") as file:
+            found |= {name: file.get_tensor(name) for name in names if name in file.keys()}  # noqa: SIM118
+    return found
 
 
 def fuse_activations(plain: Any) -> None:
@@ -100,13 +144,13 @@ def fuse_activations(plain: Any) -> None:
                 setattr(module, name, GELUTanh())
 
 
-def boot_tokenizer(folder: Path, architecture: str, trust_remote_code: bool) -> tuple[Any, Any]:
+def boot_tokenizer(files: Files, architecture: str, trust_remote_code: bool) -> tuple[Any, Any]:
     """Tokenizer of a folder, and the settings that a bridge around its model would have."""
     from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
     from transformer_lens.model_bridge.sources import build_bridge_config_from_hf
     from transformers import AutoConfig
 
-    tokenizer = fast_tokenizer(folder, trust_remote_code)
+    tokenizer, folder = fast_tokenizer(files.tokenizer, trust_remote_code), files.folder
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except UNLOADABLE as error:

@@ -30,8 +30,8 @@ def untrained(model: Model, seed: int = 0) -> Model:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for name in TOKENIZER_FILES:
-            if (model.checkpoint.folder / name).is_file():
-                shutil.copy(model.checkpoint.folder / name, folder / name)
+            if (model.checkpoint.files.tokenizer / name).is_file():
+                shutil.copy(model.checkpoint.files.tokenizer / name, folder / name)
         try:
             config = AutoConfig.from_pretrained(model.checkpoint.folder, trust_remote_code=trust)
             with quiet(), torch.random.fork_rng(devices=[]):

@@ -14,7 +14,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
     {"errors", "files", "schema", "sites", "metrics", "prompts", "products", "datasets"},
-    {"models", "checkpoint", "startup", "memory", "rows", "plain", "sweep", "untrained"}
+    {"adapters", "gguf_file"}
+    | {"models", "checkpoint", "startup", "memory", "rows", "plain", "sweep", "untrained"}
     | {"causal", "likelihood", "matrices", "stamp"},
     {"tracing"},
     {"mediation"},

@@ -145,7 +145,7 @@ def written(network: Any, model: CausalModel, place: Path) -> None:
             network.save_pretrained(place)
     except SafetensorError as error:
         raise OSError(str(error)) from error
-    for path in tokenizer_files_of(model.name, model.checkpoint.folder):
+    for path in tokenizer_files_of(model.name, model.checkpoint.files.tokenizer):
         shutil.copyfile(path, place / path.name)
 
 
