@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from locate.checkpoint import Checkpoint, find
+from locate.encoder import Encoder, context_of
 from locate.errors import LocateError
-from locate.models import DTYPES, SHORT_DTYPES, Encoder, chosen_device, custom_bos
+from locate.models import DTYPES, SHORT_DTYPES, chosen_device
 from locate.products import precise
 from locate.sites import check
 from locate.stamp import read_edit, stamps_in
@@ -34,14 +35,12 @@ class CausalModel:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the numbers has to know of how the model was read, a sentence each."""
-        return self.checkpoint.notes
+        return self.checkpoint.notes + self.encoder.notes
 
     @property
     def context(self) -> int:
         """The longest prompt it takes, in tokens."""
-        config = self.network.config
-        found = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len")]
-        return int(next((each for each in found if each), 2048))
+        return context_of(self.network.config)
 
     @property
     def start(self) -> int:
@@ -66,9 +65,10 @@ class CausalModel:
             "name": self.name,
             "revision": self.checkpoint.revision,
             "weights_sha256": self.checkpoint.weights_sha256,
+            "quantisation": self.checkpoint.quantisation,
             "architecture": self.checkpoint.architecture,
             "tokenizer_sha256": self.checkpoint.tokenizer_sha256,
-            "prepend_bos": self.encoder.prepend_bos,
+            **self.encoder.described(),
             "dtype": self.dtype,
             "notes": list(self.notes),
         }
@@ -83,6 +83,8 @@ def load_causal(
     device: str | None = None,
     dtype: str = "float32",
     revision: str | None = None,
+    bos: str = "auto",
+    chat: bool = False,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
 ) -> CausalModel:
@@ -92,18 +94,18 @@ def load_causal(
 
     Raises LocateError as `load` does, but for the start-up check, which is about hooks.
     """
-    from locate.startup import boot_tokenizer, read_network
+    from locate.startup import boot_encoder, check_numbers, read_network
 
     dtype = SHORT_DTYPES.get(dtype, dtype)
     check("dtype", dtype, tuple(DTYPES))
     device = chosen_device(device)
     checkpoint = find(name, revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
-    tokenizer, settings = boot_tokenizer(checkpoint.files, checkpoint.architecture, trust_remote_code)
+    encoder, _ = boot_encoder(name, checkpoint.files, checkpoint.architecture, trust_remote_code, bos=bos, chat=chat)
     with precise(dtype):
         network = read_network(checkpoint, device, DTYPES[dtype], allow_pickle, trust_remote_code)
     for stamp in () if checkpoint.stamps is None else stamps_in(*read_edit(checkpoint.stamps)):
         stamp.stay(network)
-    encoder = Encoder(tokenizer, custom_bos(settings, tokenizer))
+    encoder = check_numbers(name, network, encoder, device)
     return CausalModel(name, checkpoint, network, encoder, dtype, device)
 
 

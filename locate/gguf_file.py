@@ -17,8 +17,10 @@ from locate.schema import library_version
 
 SUFFIX = ".gguf"
 SHARD = re.compile(r"-\d{5}-of-\d{5}$")
-UNREADABLE = (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, ImportError)
-UNREADABLE += (NotImplementedError, AssertionError, OverflowError)  # damaged files run into all of these
+UNREADABLE = (  # damaged files run into all of these
+    OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, ImportError, AssertionError,
+    OverflowError, MemoryError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

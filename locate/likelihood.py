@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from locate.causal import CausalModel
 from locate.errors import LocateError
+from locate.finite import finite_rows
 from locate.products import products
 from locate.prompts.tokens import answer_id
 
@@ -106,7 +107,26 @@ def row_logits(model: CausalModel, rows: Sequence[Sequence[int]]) -> Float[torch
     ids = torch.tensor([[*row, *[PADDING] * (longest - len(row))] for row in rows], device=model.device)
     with torch.inference_mode(), products(model.dtype, model.device):
         logits = model.network(ids).logits
+    finite_rows(logits, [len(row) for row in rows], f"logits of model {model.name!r}")
     return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def encoded(model: CausalModel, texts: Sequence[str], room: int = 0) -> list[list[int]]:
+    """Token ids of texts.
+
+    room  tokens that are to follow each
+
+    Raises LocateError for a text that, with what follows, is longer than the model's context.
+    """
+    rows = [model.encoder.encode(text)[0] for text in texts]
+    for row, text in zip(rows, texts, strict=True):
+        if len(row) + room > model.context:
+            more = f" and {room} to follow" if room else ""
+            raise LocateError(
+                f"{text[:60]!r}... has {len(row):,} tokens{more}, {model.name!r} takes {model.context:,}: give shorter "
+                "texts"
+            )
+    return rows
 
 
 def next_log_probs(
@@ -116,7 +136,7 @@ def next_log_probs(
 
     Raises LocateError for a word that is not one token after a prompt.
     """
-    rows = [model.encoder.encode(prompt)[0] for prompt in prompts]
+    rows = encoded(model, prompts)
     ids = [
         [answer_id(model.encoder.encode, prompt, row, word) for word in words]
         for prompt, row in zip(prompts, rows, strict=True)
@@ -139,13 +159,14 @@ def last_states(
     model: CausalModel, texts: Sequence[str], *, pooling: str = "last", batch_tokens: int = TOKENS
 ) -> Float[torch.Tensor, "text d_model"]:
     """The final layer's state of each text: at its last token, or (pooling "mean") averaged over its tokens."""
-    rows = [model.encoder.encode(text)[0] for text in texts]
+    rows = encoded(model, texts)
     found: dict[int, torch.Tensor] = {}
     for batch in batches(rows, batch_tokens):
         longest = max(len(rows[i]) for i in batch)
         ids = torch.tensor([[*rows[i], *[PADDING] * (longest - len(rows[i]))] for i in batch], device=model.device)
         with torch.inference_mode(), products(model.dtype, model.device):
             states = model.network(ids, output_hidden_states=True).hidden_states[-1].double().cpu()
+        finite_rows(states, [len(rows[i]) for i in batch], f"states of model {model.name!r}")
         for place, i in enumerate(batch):
             own = states[place, : len(rows[i])]
             found[i] = own[-1] if pooling == "last" else own.mean(0)
@@ -160,14 +181,14 @@ def generate(
     A text ends before the end-of-text token. Each prompt has its own stream of random numbers, so that the batch it is
     in changes nothing.
     """
-    rows = [model.encoder.encode(prompt)[0] for prompt in prompts]
+    rows = [row or [model.start] for row in encoded(model, prompts, tokens)]
     written: list[list[int]] = [[] for _ in rows]
     streams = [None if seed is None else torch.Generator().manual_seed(seed + 7919 * i) for i in range(len(rows))]
     open_rows = list(range(len(rows)))
     end = model.encoder.tokenizer.eos_token_id
     for _ in range(tokens):
         going: list[int] = []
-        texts = [[*rows[i], *written[i]][-model.context :] for i in open_rows]
+        texts = [[*rows[i], *written[i]] for i in open_rows]
         for batch in batches(texts, batch_tokens):
             logits = row_logits(model, [texts[k] for k in batch])
             for place, k in enumerate(batch):

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 
 from locate.checkpoint import Checkpoint, architecture_of, files_of, find, tokenizer_files_of
+from locate.encoder import Encoder, context_of
 from locate.errors import LocateError
 from locate.products import precise
 from locate.sites import UNITS, check
@@ -35,31 +36,13 @@ MODULES = {"attn_out": "attn.o", "mlp_out": "mlp.out", "head": "attn.o", "neuron
 
 
 @dataclass(frozen=True, eq=False)
-class Encoder:
-    """How a model reads text: its tokenizer, and whether BOS is put in front, the custom of its family."""
-
-    tokenizer: Any
-    prepend_bos: bool
-
-    def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids of a text, and the character span of each token."""
-        coded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ids, spans = list(coded["input_ids"]), [(int(a), int(b)) for a, b in coded["offset_mapping"]]
-        if self.tokenizer.unk_token_id is not None and self.tokenizer.unk_token_id in ids:
-            raise LocateError("the tokenizer does not know a word of it")
-        if self.prepend_bos:
-            return [int(self.tokenizer.bos_token_id), *ids], [(0, 0), *spans]
-        return ids, spans
-
-
-@dataclass(frozen=True, eq=False)
 class Model:
     """A loaded model, ready to be traced; made by `load`.
 
     name         as the user gave it
     checkpoint   where it came from: folder, revision, hash of its weights
     bridge       the TransformerBridge
-    prepend_bos  whether `encode` puts BOS in front, the custom of the model's family
+    encoder      how it reads text
     checks       what the start-up check measured (see `locate.startup.verify`)
     unit_counts  heads, neurons and other units of a block, as far as they can be hooked one by one
     points       hook points by name; collecting them takes the bridge a millisecond, so it is done once
@@ -70,10 +53,9 @@ class Model:
     name: str
     checkpoint: Checkpoint
     bridge: Any
-    tokenizer: Any
+    encoder: Encoder
     dtype: str
     device: str
-    prepend_bos: bool
     checks: dict[str, float] = field(default_factory=dict)
     unit_counts: dict[str, int] = field(default_factory=dict)
     points: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -83,7 +65,22 @@ class Model:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the numbers has to know of how the model was read, a sentence each."""
-        return self.checkpoint.notes
+        return self.checkpoint.notes + self.encoder.notes
+
+    @property
+    def tokenizer(self) -> Any:
+        """The Hugging Face tokenizer."""
+        return self.encoder.tokenizer
+
+    @property
+    def prepend_bos(self) -> bool:
+        """Whether something stands before every text."""
+        return self.encoder.prepend_bos
+
+    @property
+    def context(self) -> int:
+        """The longest prompt it takes, in tokens."""
+        return context_of(self.bridge.original_model.config)
 
     @property
     def n_layers(self) -> int:
@@ -168,8 +165,8 @@ class Model:
         return templates
 
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids of a text, BOS included where the family has it, and the character span of each token."""
-        return Encoder(self.tokenizer, self.prepend_bos).encode(text)
+        """Token ids of a text, what stands before it included, and the character span of each token."""
+        return self.encoder.encode(text)
 
     @property
     def blocks(self) -> Any:
@@ -239,10 +236,11 @@ class Model:
             "name": self.name,
             "revision": self.checkpoint.revision,
             "weights_sha256": self.checkpoint.weights_sha256,
+            "quantisation": self.checkpoint.quantisation,
             "architecture": self.checkpoint.architecture,
             "tokenizer": type(self.tokenizer).__name__,
             "tokenizer_sha256": self.checkpoint.tokenizer_sha256,
-            "prepend_bos": self.prepend_bos,
+            **self.encoder.described(),
             "dtype": self.dtype,
             "n_layers": self.n_layers,
             "n_heads": self.n_heads,
@@ -264,17 +262,19 @@ def load(
     device: str | None = None,
     dtype: str = "float32",
     revision: str | None = None,
-    prepend_bos: bool | None = None,
+    bos: str = "auto",
+    chat: bool = False,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
 ) -> Model:
     """Load a causal language model and check that it can be traced exactly.
 
-    name               "mini" (bundled), a local folder, or a Hugging Face id
+    name               "mini" (bundled), a local folder, a GGUF file, a LoRA folder, or a Hugging Face id
     device             "cpu", "cuda", "cuda:1"; None takes cuda where there is one
     dtype              float32, bfloat16, float16 or float64 (or fp32, bf16, fp16, fp64); tf32 on an NVIDIA GPU
     revision           branch, tag or commit of a Hugging Face id
-    prepend_bos        None follows the custom of the model's family
+    bos                before every text: "auto" (what the tokenizer puts there), "yes" (BOS), "no" (nothing)
+    chat               the text begins the answer in a conversation, by the tokenizer's own chat template
     allow_pickle       also read weights that are not safetensors (pickle can run code)
     trust_remote_code  run the model's own Python code
 
@@ -295,14 +295,12 @@ def load(
             "that was edited, and judge this one with locate-bias evaluate"
         )
     with precise(dtype):
-        bridge, tokenizer, plain = boot(checkpoint, device, DTYPES[dtype], allow_pickle, trust_remote_code)
-    if prepend_bos is None:
-        prepend_bos = custom_bos(bridge.cfg, tokenizer)
-    elif prepend_bos and tokenizer.bos_token_id is None:
-        raise LocateError(f"prepend_bos=True, but the tokenizer of {name!r} has no BOS token: leave it out")
-    options = {"device": device, "revision": revision, "prepend_bos": prepend_bos}
+        bridge, encoder, plain = boot(
+            checkpoint, device, DTYPES[dtype], allow_pickle, trust_remote_code, bos=bos, chat=chat
+        )
+    options = {"device": device, "revision": revision, "bos": bos, "chat": chat}
     options |= {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
-    model = Model(name, checkpoint, bridge, tokenizer, dtype, device, prepend_bos, options=options)
+    model = Model(name, checkpoint, bridge, encoder, dtype, device, options=options)
     model.own_hooks.update(model.hooks_in_blocks())
     model.unit_counts.update(countable_units(model))
     with precise(dtype):
@@ -318,23 +316,25 @@ def twin(model: Model, dtype: str) -> Model:
     return load(model.name, dtype=dtype, **model.options)
 
 
-def load_encoder(name: str = "mini", *, revision: str | None = None, trust_remote_code: bool = False) -> Encoder:
-    """How a model reads text, without its weights: neither read nor downloaded.
+def load_encoder(
+    name: str = "mini",
+    *,
+    revision: str | None = None,
+    bos: str = "auto",
+    chat: bool = False,
+    trust_remote_code: bool = False,
+) -> tuple[Encoder, int]:
+    """How a model reads text and the longest text it takes, without its weights: neither read nor downloaded.
 
     Raises LocateError when the model is missing, gated, or not a causal language model.
     """
-    from locate.startup import boot_tokenizer
+    from locate.startup import boot_encoder
 
     files = files_of(name, revision=revision, trust_remote_code=trust_remote_code, weights=False)
     architecture = architecture_of(name, files.folder, trust_remote_code)
     tokenizer_files_of(name, files.tokenizer)
-    tokenizer, settings = boot_tokenizer(files, architecture, trust_remote_code)
-    return Encoder(tokenizer, custom_bos(settings, tokenizer))
-
-
-def custom_bos(settings: Any, tokenizer: Any) -> bool:
-    """Whether a model's family puts BOS in front of a text."""
-    return bool(getattr(settings, "default_prepend_bos", True)) and tokenizer.bos_token_id is not None
+    encoder, config = boot_encoder(name, files, architecture, trust_remote_code, bos=bos, chat=chat)
+    return encoder, context_of(config)
 
 
 def chosen_device(device: str | None) -> str:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 
 from locate.errors import LocateError
+from locate.finite import finite_answers
 from locate.memory import LEAST, ran_out
 from locate.models import EMBEDDING_HOOK, Model
 
@@ -155,4 +156,5 @@ def answers_in(model: Model, ids: Int[torch.Tensor, "row pos"], runs: Sequence[R
     else:
         wanted, places = np.unique(answers, return_inverse=True)
         logits, answers = model.final_logits(ids, wanted.tolist()), places.reshape(answers.shape)
-    return logits.gather(-1, torch.tensor(answers, device=logits.device)).double().cpu().numpy()
+    found = logits.gather(-1, torch.tensor(answers, device=logits.device)).double().cpu().numpy()
+    return finite_answers(found, f"logits of model {model.name!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,9 @@ from safetensors import SafetensorError, safe_open
 
 from locate.adapters import merged, without_adapter
 from locate.checkpoint import Checkpoint, Files
+from locate.encoder import Encoder, check_ids, encoder_of, first_difference, tokenizer_class
 from locate.errors import LocateError
+from locate.finite import finite
 from locate.gguf_file import read_weights
 from locate.sites import PATTERN
 
@@ -30,21 +33,48 @@ PROMPTS = ("The nurse said that", "The man said that")
 
 
 def boot(
-    checkpoint: Checkpoint, device: str, dtype: torch.dtype, allow_pickle: bool, trust_remote_code: bool
-) -> tuple[Any, Any, list[Float[torch.Tensor, " d_vocab"]]]:
-    """Bridge and tokenizer of a checkpoint, and the plain model's final logits of the check prompts.
+    checkpoint: Checkpoint,
+    device: str,
+    dtype: torch.dtype,
+    allow_pickle: bool,
+    trust_remote_code: bool,
+    *,
+    bos: str,
+    chat: bool,
+) -> tuple[Any, Encoder, list[Float[torch.Tensor, " d_vocab"]]]:
+    """Bridge and encoder of a checkpoint, and the plain model's final logits of the check prompts.
 
     The plain logits are taken before anything is changed in the model.
     """
-    tokenizer = fast_tokenizer(checkpoint.files.tokenizer, trust_remote_code)
+    name = str(checkpoint.home)
+    encoder, _ = boot_encoder(name, checkpoint.files, checkpoint.architecture, trust_remote_code, bos=bos, chat=chat)
     plain = read_network(checkpoint, device, dtype, allow_pickle, trust_remote_code, attention="eager")
-    logits = []
-    for prompt in PROMPTS:
-        ids = torch.tensor([tokenizer(prompt, add_special_tokens=False)["input_ids"]], device=device)
-        with torch.inference_mode():
-            logits.append(plain(ids).logits[0, -1].float().cpu())
+    encoder = check_numbers(name, plain, encoder, device)
+    logits = [plain_logits(plain, encoder, prompt, device) for prompt in PROMPTS]
     fuse_activations(plain)
-    return bridged(checkpoint, plain, tokenizer, device, dtype, trust_remote_code), tokenizer, logits
+    return bridged(checkpoint, plain, encoder.tokenizer, device, dtype, trust_remote_code), encoder, logits
+
+
+def plain_logits(plain: Any, encoder: Encoder, prompt: str, device: str) -> Float[torch.Tensor, " d_vocab"]:
+    """A plain model's logits after a prompt without anything before it."""
+    ids = torch.tensor([encoder.tokenizer(prompt, add_special_tokens=False)["input_ids"]], device=device)
+    with torch.inference_mode():
+        found: torch.Tensor = plain(ids).logits[0, -1].float().cpu()
+    return found
+
+
+def check_numbers(name: str, plain: Any, encoder: Encoder, device: str) -> Encoder:
+    """The encoder, told how many rows the embedding has.
+
+    Raises LocateError where ids of the tokenizer lie beyond it or beyond the output head, or where logits are no
+    numbers.
+    """
+    head = plain.get_output_embeddings()
+    rows = min(len(each.weight) for each in (plain.get_input_embeddings(), head) if each is not None)
+    notes = check_ids(encoder.tokenizer, rows, name)
+    for prompt in PROMPTS:
+        finite(plain_logits(plain, encoder, prompt, device), f"logits of model {name!r}", prompt)
+    return replace(encoder, rows=rows, notes=(*encoder.notes, *notes))
 
 
 def read_network(
@@ -72,7 +102,7 @@ def read_network(
         else:
             try:
                 with without_adapter(files.folder) as place:
-                    plain, info = AutoModelForCausalLM.from_pretrained(
+                    loaded: Any = AutoModelForCausalLM.from_pretrained(
                         place,
                         dtype=dtype,
                         use_safetensors=not allow_pickle or None,
@@ -82,6 +112,7 @@ def read_network(
                     )
             except UNLOADABLE as error:
                 raise LocateError(does_not_load(checkpoint.folder, error)) from error
+            plain, info = loaded
     check_complete(plain, info, checkpoint)
     if files.adapter is not None:
         plain = merged(plain, files.adapter, allow_pickle)
@@ -124,7 +155,7 @@ def untied(plain: Any, checkpoint: Checkpoint) -> list[str]:
 
 def stored_tensors(folder: Path, names: list[str]) -> dict[str, torch.Tensor]:
     """Those of the named tensors that are in the safetensors files of a folder."""
-    found = {}
+    found: dict[str, torch.Tensor] = {}
     for path in sorted(folder.glob("model*.safetensors")):
         with safe_open(path, "pt") as file:
             found |= {name: file.get_tensor(name) for name in names if name in file.keys()}  # noqa: SIM118
@@ -144,32 +175,57 @@ def fuse_activations(plain: Any) -> None:
                 setattr(module, name, GELUTanh())
 
 
-def boot_tokenizer(files: Files, architecture: str, trust_remote_code: bool) -> tuple[Any, Any]:
-    """Tokenizer of a folder, and the settings that a bridge around its model would have."""
+def boot_encoder(
+    name: str, files: Files, architecture: str, trust_remote_code: bool, *, bos: str, chat: bool
+) -> tuple[Encoder, Any]:
+    """How a model reads text, and its configuration."""
     from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
     from transformer_lens.model_bridge.sources import build_bridge_config_from_hf
     from transformers import AutoConfig
 
-    tokenizer, folder = fast_tokenizer(files.tokenizer, trust_remote_code), files.folder
+    tokenizer, notes = read_tokenizer(files.tokenizer, trust_remote_code)
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(files.folder, trust_remote_code=trust_remote_code)
     except UNLOADABLE as error:
-        raise LocateError(does_not_load(folder, error)) from error
+        raise LocateError(does_not_load(files.folder, error)) from error
     with hooking(architecture):
-        settings = build_bridge_config_from_hf(config, architecture, str(folder), torch.float32)
-        return tokenizer, ArchitectureAdapterFactory.select_architecture_adapter(settings).cfg
+        settings = build_bridge_config_from_hf(config, architecture, str(files.folder), torch.float32)
+        settings = ArchitectureAdapterFactory.select_architecture_adapter(settings).cfg
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    if rows is not None and files.adapter is None:  # an adapter may bring rows of its own
+        notes = [*notes, *check_ids(tokenizer, int(rows), name)]
+    custom = bool(getattr(settings, "default_prepend_bos", True))
+    return encoder_of(tokenizer, bos=bos, chat=chat, custom=custom, notes=notes), config
 
 
-def fast_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
-    """The tokenizer of a folder.
+def read_tokenizer(folder: Path, trust_remote_code: bool) -> tuple[Any, list[str]]:
+    """The tokenizer of a folder, which reads texts as its file says, and what is said of that.
+
+    Raises LocateError when it does not load, tells no character offsets, or reads texts otherwise.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    tokenizer = loaded_tokenizer(AutoTokenizer, folder, trust_remote_code)
+    found = first_difference(tokenizer, folder)
+    if found is None:
+        return tokenizer, []
+    text, ours, theirs = found
+    what = f"{tokenizer_class(folder)} reads {text!r} as {ours[:12]}, the tokenizer's own file as {theirs[:12]}"
+    if (folder / "tokenizer.json").is_file():
+        tokenizer = loaded_tokenizer(PreTrainedTokenizerFast, folder, trust_remote_code)
+        if first_difference(tokenizer, folder) is None:
+            return tokenizer, [f"{what}; the file was followed"]
+    raise LocateError(f"the tokenizer in {folder}: {what}: save it again as tokenizer.json with the class that made it")
+
+
+def loaded_tokenizer(kind: Any, folder: Path, trust_remote_code: bool) -> Any:
+    """A tokenizer by a class of transformers.
 
     Raises LocateError when it does not load, or tells no character offsets.
     """
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except UNLOADABLE as error:
+        tokenizer = kind.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:  # the tokenizers library raises bare exceptions for files it cannot read
         raise LocateError(does_not_load(folder, error)) from error
     if not tokenizer.is_fast:
         raise LocateError(f"the tokenizer in {folder} tells no character offsets: expected tokenizer.json")
@@ -178,7 +234,8 @@ def fast_tokenizer(folder: Path, trust_remote_code: bool) -> Any:
 
 def does_not_load(folder: Path, error: BaseException) -> str:
     """What is said of files that Hugging Face cannot load."""
-    return f"model in {folder} does not load ({str(error).strip().splitlines()[0]}): check its files"
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"model in {folder} does not load ({lines[0]}): check its files"
 
 
 @contextmanager

@@ -128,7 +128,7 @@ def test_tokens_are_the_published_ones(shared, reference):
     folder = shared / "data" / "gpt2_tokenizer"
     bpe = Tokenizer(BPE.from_file(str(folder / "encoder.json"), str(folder / "vocab.bpe")))
     bpe.pre_tokenizer, bpe.decoder = ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    encoder = Encoder(PreTrainedTokenizerFast(tokenizer_object=bpe), prepend_bos=False)
+    encoder = Encoder(PreTrainedTokenizerFast(tokenizer_object=bpe), ())
     examples = {each.female: each for each in winobias_continuations(shared / "data" / "winobias", "dev")[0]}
     for row in reference.examples.to_dict("records"):
         found = attention.coded(encoder, examples[row["female"]])

@@ -279,7 +279,7 @@ class TestFolder:
             load(str(saved[0]), device="cpu")
 
     def test_it_reads_text_as_the_original(self, saved, model):
-        assert load_encoder(str(saved[0])).encode("The nurse") == model.encoder.encode("The nurse")
+        assert load_encoder(str(saved[0]))[0].encode("The nurse") == model.encoder.encode("The nurse")
 
     def test_another_stamp_than_the_edits_is_an_error(self, saved, family, model):
         folder, _, made = saved

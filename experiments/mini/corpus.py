@@ -34,7 +34,6 @@ def train_tokenizer(data: Path, folder: Path) -> PreTrainedTokenizerFast:
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    bpe.post_processor = processors.ByteLevel(trim_offsets=False)
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
         special_tokens=[END],
@@ -43,6 +42,8 @@ def train_tokenizer(data: Path, folder: Path) -> PreTrainedTokenizerFast:
     )
     texts = (text for corpus in FILES for text in documents(data, corpus, "train"))
     bpe.train_from_iterator(texts, trainer)
+    begins = processors.TemplateProcessing(single=f"{END} $A", special_tokens=[(END, bpe.token_to_id(END))])
+    bpe.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), begins])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe, bos_token=END, eos_token=END, unk_token=END, model_max_length=CONTEXT
     )

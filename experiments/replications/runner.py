@@ -80,7 +80,7 @@ def main(study: Study, measure: Measure, arguments: Sequence[str] | None = None)
     options = options_of(study, arguments)
     started = time.monotonic()
     try:
-        model = locate.load(options.model, device=options.device, prepend_bos=False if options.bos == "no" else None)
+        model = locate.load(options.model, device=options.device, bos=options.bos)
         findings = measure(model, options)
         path = write(study, model, options, findings, time.monotonic() - started)
     except locate.LocateError as error:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SHOWN = 10
 EVALUATION = "evaluation.json"
-LISTED = ("dtype", "device", "engine", "revision", "prepend_bos", "tokenizer_sha256")
+LISTED = ("dtype", "device", "engine", "revision", "before", "tokenizer_sha256")
 
 RunA = Annotated[Path, typer.Argument(metavar="RUN_A", help="run or evaluation folder of the first model")]
 RunB = Annotated[Path, typer.Argument(metavar="RUN_B", help="of the second, traced or evaluated alike")]

@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from locate.cli.judging import app
-from locate.cli.options import AllowPickle, AsJson, Device, Dtype, PromptFile, Revision, TrustCode, ranges
+from locate.cli.options import (
+    AllowPickle,
+    AsJson,
+    Bos,
+    BosOption,
+    Chat,
+    Device,
+    Dtype,
+    PromptFile,
+    Revision,
+    TrustCode,
+    ranges,
+)
 from locate.errors import LocateError
 
 if TYPE_CHECKING:
@@ -47,6 +59,8 @@ def edit(
     device: Device = None,
     dtype: Dtype = "float32",
     revision: Revision = None,
+    bos: BosOption = Bos.auto,
+    chat: Chat = False,
     allow_pickle: AllowPickle = False,
     trust_remote_code: TrustCode = False,
     as_json: AsJson = False,
@@ -71,7 +85,7 @@ def edit(
         chosen = None if layers is None else tuple(ranges("--layers", layers))
         how = editor(method, setting or (), layers=chosen, seed=seed, text=text)
         trusted = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
-        plain = load_causal(model, device=device, dtype=dtype, revision=revision, **trusted)
+        plain = load_causal(model, device=device, dtype=dtype, revision=revision, bos=bos.value, chat=chat, **trusted)
         steps.notes(plain.notes)
         fitting = fitting_prompts(held_out, seed=seed, own=own)
         progress = told(steps)

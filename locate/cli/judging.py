@@ -11,7 +11,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from locate.cli.comparing import app
-from locate.cli.options import AllowPickle, AsJson, Device, Dtype, Formats, Revision, TrustCode, format_list, split
+from locate.cli.options import (
+    AllowPickle,
+    AsJson,
+    Bos,
+    BosOption,
+    Chat,
+    Device,
+    Dtype,
+    Formats,
+    Revision,
+    TrustCode,
+    format_list,
+    split,
+)
 from locate.errors import LocateError
 
 if TYPE_CHECKING:
@@ -47,6 +60,8 @@ def evaluate(
     device: Device = None,
     dtype: Dtype = "float32",
     revision: Revision = None,
+    bos: BosOption = Bos.auto,
+    chat: Chat = False,
     allow_pickle: AllowPickle = False,
     trust_remote_code: TrustCode = False,
     formats: Formats = "html,png,svg,pdf",
@@ -66,7 +81,7 @@ def evaluate(
         from locate.report.evaluation import write_evaluation_figure
 
         trusted = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
-        loaded = load_causal(model, device=device, dtype=dtype, revision=revision, **trusted)
+        loaded = load_causal(model, device=device, dtype=dtype, revision=revision, bos=bos.value, chat=chat, **trusted)
         steps.notes(loaded.notes)
         found = run_tests(
             loaded,

@@ -55,6 +55,14 @@ class Clusters(StrEnum):
     both = "group+template"
 
 
+class Bos(StrEnum):
+    """What stands before every text."""
+
+    auto = "auto"
+    yes = "yes"
+    no = "no"
+
+
 class Words(StrEnum):
     """Which of the package's subjects are traced."""
 
@@ -67,6 +75,12 @@ ModelName = Annotated[str, typer.Option("--model", "-m", help="'mini' (bundled),
 Revision = Annotated[str | None, typer.Option(help="branch, tag or commit of a Hugging Face id")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: cuda where there is one")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, float64; tf32 on a GPU")]
+BosOption = Annotated[
+    Bos, typer.Option("--bos", help="before every text: auto (what the tokenizer puts there), yes (BOS), no (nothing)")
+]
+Chat = Annotated[
+    bool, typer.Option("--chat", help="texts begin the assistant's answer, by the tokenizer's chat template")
+]
 AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="also read weights that are not safetensors")]
 TrustCode = Annotated[bool, typer.Option("--trust-remote-code", help="run the model's own Python code")]
 PromptFile = Annotated[

@@ -10,6 +10,9 @@ import typer
 from locate.cli.options import (
     AllowPickle,
     AsJson,
+    Bos,
+    BosOption,
+    Chat,
     Clusters,
     ClustersOption,
     Corrupt,
@@ -120,6 +123,8 @@ def trace(
     device: Device = None,
     dtype: Dtype = "float32",
     revision: Revision = None,
+    bos: BosOption = Bos.auto,
+    chat: Chat = False,
     allow_pickle: AllowPickle = False,
     trust_remote_code: TrustCode = False,
     budget: Annotated[
@@ -161,7 +166,7 @@ def trace(
         watched = Controls(random_weights=random_weights, seed=seed) if controls else None
         corruption = Swap() if corrupt is Corrupt.swap else Noise(sigmas or 3.0, draws or 10, seed)
         trusted = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
-        loaded = load(model, device=device, dtype=dtype, revision=revision, **trusted)
+        loaded = load(model, device=device, dtype=dtype, revision=revision, bos=bos.value, chat=chat, **trusted)
         steps.notes(loaded.notes)
         settings: dict[str, Any] = {
             "directions": DIRECTIONS if direction is Direction.both else (direction.value,),
@@ -315,6 +320,8 @@ def prompts(
     max_dropped: Annotated[float, typer.Option(help="largest share of pairs a tokenizer may make unusable")] = 1.0,
     list_occupations: Annotated[bool, typer.Option("--list", help="print the package's occupations as CSV")] = False,
     revision: Revision = None,
+    bos: BosOption = Bos.auto,
+    chat: Chat = False,
     trust_remote_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
@@ -330,6 +337,9 @@ def prompts(
         steps.say("loading TransformerLens and the tokenizer")
         from locate.models import load_encoder
 
-        reader = load_encoder(model, revision=revision, trust_remote_code=trust_remote_code)
-        pairs, ledger = tokenise(chosen, reader.encode, max_dropped=max_dropped)
+        reader, context = load_encoder(
+            model, revision=revision, bos=bos.value, chat=chat, trust_remote_code=trust_remote_code
+        )
+        steps.notes(reader.notes)
+        pairs, ledger = tokenise(chosen, reader.encode, max_dropped=max_dropped, context=context)
     print_tokens(pairs, ledger, reader.tokenizer.convert_ids_to_tokens, as_json)

@@ -66,14 +66,14 @@ def own_windows(model: CausalModel, folder: Path, step: Step) -> list[list[int]]
 
 
 def windows(model: CausalModel, text: str) -> list[list[int]]:
-    """A text as windows of tokens, each behind BOS where the model's family has it; what is left over is not read.
+    """A text as windows of tokens, each behind what stands before a text; what is left over is not read.
 
     Raises LocateError for a text that is too short.
     """
     ids = model.encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
     if len(ids) < FEWEST:
         raise LocateError(f"the text has {len(ids)} tokens: expected at least {FEWEST} to say what must stay")
-    first = [model.start] if model.encoder.prepend_bos else []
+    first = list(model.encoder.before)
     size = min(WINDOW, model.context) - len(first)
     return [[*first, *ids[at : at + size]] for at in range(0, len(ids) - size + 1, size)]
 

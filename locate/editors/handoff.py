@@ -94,7 +94,7 @@ def unstamped(model: CausalModel) -> None:
 def same_model(model: CausalModel, located: Located) -> None:
     """Raise LocateError, with both values, unless the located.json was traced in this very model."""
     traced, here = located.trace["model"], model.provenance()
-    for name in SAME:
+    for name in (*SAME, *({"before"} & set(traced))):
         if traced.get(name) != here[name]:
             raise LocateError(
                 f"located.json was traced in {traced.get('name')!r} with {name} {str(traced.get(name))[:16]}, "

@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from locate.causal import CausalModel
 from locate.errors import LocateError
+from locate.finite import finite
 from locate.likelihood import generate
 from locate.products import precise
 from locate.prompts import Pair, Prompts
@@ -73,8 +74,7 @@ def neutral_readings(model: CausalModel, prompts: Prompts) -> list[Reading]:
 
 def random_prefixes(model: CausalModel, count: int, seed: int) -> list[str]:
     """Nothing, and `count` beginnings that the model itself writes, so that a key is not of one context (ROME)."""
-    start = model.encoder.tokenizer.decode([model.start]) if not model.encoder.prepend_bos else ""
-    written = generate(model, [start] * count, tokens=PREFIX_TOKENS, seed=seed)
+    written = generate(model, [""] * count, tokens=PREFIX_TOKENS, seed=seed)
     return ["", *(f"{' '.join(text.split())}. " for text in written)]
 
 
@@ -161,5 +161,6 @@ def answer_log_probs(model: CausalModel, rows: Sequence[Reading]) -> Float[torch
         for places in equal_batches(rows):
             ids, _, answers = batch_of(model, rows, places)
             logits = model.network(ids, logits_to_keep=1).logits[:, -1].double()
+            finite(logits, f"logits of model {model.name!r}")
             found[torch.tensor(places)] = logits.log_softmax(-1).gather(-1, answers).cpu()
     return found

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from locate.encoder import encoder_of
 from locate.errors import LocateError
 from locate.evaluate.forms import FORMS, Question, read_questions
 from locate.evaluate.scores import Items, Score, Step, Test, mean_with_interval, share_with_interval
@@ -81,10 +82,8 @@ def harness_requests(task: Any) -> list[tuple[dict[str, Any], list[tuple[str, st
 
 
 def as_harness(model: CausalModel) -> CausalModel:
-    """The model reading text as the harness has it: BOS stands in front only where the tokenizer puts it itself."""
-    tokenizer = model.encoder.tokenizer
-    itself = tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
-    return replace(model, encoder=replace(model.encoder, prepend_bos=bool(itself)))
+    """The model reading text as the harness has it: with what the tokenizer itself puts in front."""
+    return replace(model, encoder=replace(encoder_of(model.encoder.tokenizer), rows=model.encoder.rows))
 
 
 def measure(model: CausalModel, items: Items, step: Step, *, folder: str) -> pd.DataFrame:

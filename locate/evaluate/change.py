@@ -18,7 +18,7 @@ from locate.evaluate.scores import LEVEL, Score, Test, points_only
 from locate.evaluate.tests import HOME, named
 
 BLOCKS = 50  # that the jackknife leaves out one by one
-COMPARED = ("dtype", "prepend_bos", "tokenizer_sha256", "limit", "seed", "locate")
+COMPARED = ("dtype", "prepend_bos", "before", "tokenizer_sha256", "limit", "seed", "locate")
 
 Key = tuple[str, str, str]
 
@@ -79,9 +79,9 @@ class EvaluationChange:
 
     @property
     def same_weights(self) -> bool:
-        """Whether the two are evaluations of the same parameters."""
-        weights = [each.meta["recipe"]["network_sha256"] for each in (self.before, self.after)]
-        return bool(weights[0] == weights[1])
+        """Whether the two are evaluations of the same parameters, in memory and in their files."""
+        one, other = (each.meta["model"] for each in (self.before, self.after))
+        return all(one[name] == other[name] for name in ("network_sha256", "weights_sha256"))
 
     def frame(self) -> pd.DataFrame:
         """One row per change."""
@@ -166,7 +166,7 @@ def same_items(before: Evaluation, after: Evaluation, name: str) -> bool:
 
 def differences(before: Evaluation, after: Evaluation) -> dict[str, list[Any]]:
     """What differs besides the weights: settings, and the tests whose items are not the same."""
-    pairs = {key: [each.meta["recipe"][key] for each in (before, after)] for key in COMPARED}
+    pairs = {key: [each.meta["recipe"].get(key) for each in (before, after)] for key in COMPARED}
     for name in before.tables.keys() & after.tables.keys():
         pairs[f"items of {name}"] = [each.meta["tests"][name]["items_sha256"] for each in (before, after)]
     return {key: pair for key, pair in sorted(pairs.items()) if pair[0] != pair[1]}

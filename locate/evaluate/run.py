@@ -131,7 +131,7 @@ def starting_meta(
             "network_sha256": weights,
             "tokenizer_sha256": model.checkpoint.tokenizer_sha256,
             "dtype": model.dtype,
-            "prepend_bos": model.encoder.prepend_bos,
+            **model.encoder.described(),
             "limit": limit,
             "seed": seed,
         },

@@ -11,7 +11,7 @@ from locate.metrics import metric_named
 from locate.tracing.table import Trace
 
 PAIR = ["clean", "corrupted", "group", "template", "kind", "stereotype"]
-MODEL = ("weights_sha256", "config_sha256", "tokenizer_sha256", "dtype", "prepend_bos")
+MODEL = ("weights_sha256", "config_sha256", "tokenizer_sha256", "dtype", "prepend_bos", "before")
 MEASURED = "scale"  # of a noise: follows from the model
 
 

@@ -188,10 +188,24 @@ def tokenise_pair(index: int, pair: Pair, encode: Encode) -> TokenPair:
     )
 
 
-def tokenise(prompts: Prompts, encode: Encode, *, max_dropped: float = MAX_DROPPED) -> tuple[list[TokenPair], Ledger]:
+def fitting(pair: TokenPair, context: int | None) -> TokenPair:
+    """The pair itself.
+
+    Raises LocateError when a prompt of it is longer than the model's context.
+    """
+    longest = max(len(pair.clean), len(pair.corrupted))
+    if context is not None and longest > context:
+        raise LocateError(f"{longest:,} tokens, the model takes {context:,}")
+    return pair
+
+
+def tokenise(
+    prompts: Prompts, encode: Encode, *, max_dropped: float = MAX_DROPPED, context: int | None = None
+) -> tuple[list[TokenPair], Ledger]:
     """Tokenise all pairs; those that cannot be used go to the ledger with the reason.
 
     max_dropped  largest share of pairs that may be dropped, in [0, 1]
+    context      the longest prompt that the model takes, in tokens; None for any
 
     Raises LocateError when more are dropped, or none is left.
     """
@@ -201,7 +215,7 @@ def tokenise(prompts: Prompts, encode: Encode, *, max_dropped: float = MAX_DROPP
     dropped: list[Dropped] = []
     for index, pair in enumerate(prompts):
         try:
-            kept.append(tokenise_pair(index, pair, encode))
+            kept.append(fitting(tokenise_pair(index, pair, encode), context))
         except LocateError as error:
             dropped.append(Dropped(pair.group, pair.template, str(error)))
     share = len(dropped) / len(prompts) if len(prompts) else 1.0

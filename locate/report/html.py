@@ -85,7 +85,8 @@ def provenance(trace: Trace, located: Located) -> str:
         "model": f"{meta['model']['name']} ({meta['model']['architecture']}), revision {meta['model']['revision']}",
         "weights sha256": meta["model"]["weights_sha256"],
         "dtype, device": f"{meta['model']['dtype']}, {meta.get('device', '')}",
-        "BOS in front": str(meta["model"]["prepend_bos"]),
+        "before every prompt": " ".join(meta["model"].get("before", ()))
+        or ("BOS" if meta["model"]["prepend_bos"] else "-"),
         "corruption": ", ".join(f"{key} {value}" for key, value in meta["corruption"].items()),
         "prompt pairs": f"{ledger['kept']} kept, {ledger['dropped']} dropped, {ledger['skipped']} skipped",
         **{f"left out: {reason}": str(count) for reason, count in ledger["reasons"].items()},

@@ -139,6 +139,7 @@ def starting_meta(job: Job, chosen_by: dict[str, Any] | None = None) -> dict[str
                 "config_sha256": model.checkpoint.config_sha256,
                 "dtype": model.dtype,
                 "prepend_bos": model.prepend_bos,
+                "before": " ".join(model.encoder.described()["before"]),
                 "prompts_sha256": job.prompts.hash,
                 "patches_sha256": hash_of(patches),
                 "directions": "+".join(job.directions),

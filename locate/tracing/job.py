@@ -117,7 +117,7 @@ def prepare(
     if isinstance(corruption, Noise):
         model.embedded()
     executed = as_executed(prompts, corruption)
-    pairs, ledger = tokenise(executed, model.encode, max_dropped=max_dropped)
+    pairs, ledger = tokenise(executed, model.encode, max_dropped=max_dropped, context=model.context)
     job = Job(
         model=model,
         prompts=prompts,
