@@ -3,10 +3,17 @@
 import json
 import re
 import shlex
+import shutil
+import sys
+from importlib.resources import files
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from made import TEMPLATE, save_adapter, save_gguf
+from safetensors.torch import load_file, save_file
+
+from locate import cli
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -49,6 +56,73 @@ def test_the_commands_parse(monkeypatch, capsys):
         words = shlex.split(line.split("#")[0].split(" > ")[0])[1:]
         verb = group.commands[words[0]]
         verb.make_context(words[0], words[1:], resilient_parsing=False)
+
+
+PAIRS = """clean,corrupted,clean_subject,corrupted_subject,stereotype
+The nurse said that,The man said that,nurse,man,1
+The engineer said that,The woman said that,engineer,woman,-1
+The doctor laughed because,The woman laughed because,doctor,woman,-1
+The librarian laughed because,The man laughed because,librarian,man,1
+"""
+FEW = {  # what makes a command quick: fewer prompts, one format, a short training
+    "trace": ["--formats", "html"],
+    "plot": ["--formats", "html"],
+    "compare": ["--formats", "html"],
+    "evaluate": ["--tests", "occupations", "--limit", "4", "--formats", "html"],
+    "edit": ["--set", "epochs=1", "--set", "preserve=1"],
+    "selftest": ["--models", "1"],
+}
+
+
+def run(patch, words):
+    """The exit code of a command line."""
+    patch.setattr(sys, "argv", ["locate-bias", *words])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+@pytest.fixture(scope="module")
+def place(folder_of, tmp_path_factory):
+    """A folder with what the commands name: models, an adapter, a GGUF file, prompts and runs of before."""
+    place = tmp_path_factory.mktemp("readme")
+    for name in ("my-model", "my-chat-model"):
+        shutil.copytree(folder_of("llama"), place / name)
+    (place / "my-chat-model" / "chat_template.jinja").write_text(TEMPLATE)
+    save_adapter(place / "my-model", place / "my-lora", named="../my-model")
+    save_gguf(place / "my-model", place / "my-model.gguf", "Q8_0")
+    (place / "my_pairs.csv").write_text(PAIRS)
+    (place / "my-data").mkdir()
+    few = ["--swap", "anti", "--limit", "8", "--formats", "html", "--no-controls"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        for name in ("demo", "demo-mini"):
+            assert run(patch, ["trace", "-m", "mini", "-o", f"runs/{name}", *few]) == 0
+        shutil.copytree(files("locate").joinpath("mini"), place / "edited")
+        weights = load_file(place / "edited" / "model.safetensors")
+        weights["transformer.h.0.mlp.c_proj.weight"] = 0.5 * weights["transformer.h.0.mlp.c_proj.weight"]
+        save_file(weights, place / "edited" / "model.safetensors", {"format": "pt"})
+        assert run(patch, ["trace", "-m", "edited", "-o", "runs/edited", *few]) == 0
+    return place
+
+
+@pytest.mark.parametrize("line", commands())
+def test_the_commands_run(line, place, monkeypatch, tmp_path):
+    """Every command shown is run, on small inputs, in a folder that has what it names and not what it makes."""
+    words = shlex.split(line.split("#")[0])[1:]
+    made = {words[k + 1] for k, word in enumerate(words) if word == "-o"}
+    for path in [*place.iterdir(), *place.glob("runs/*")]:
+        there = path.relative_to(place)
+        if str(there) not in made | {"runs"}:
+            (tmp_path / there).parent.mkdir(exist_ok=True)
+            shutil.copytree(path, tmp_path / there) if path.is_dir() else shutil.copy(path, tmp_path / there)
+    monkeypatch.chdir(tmp_path)
+    few = [*FEW.get(words[0], []), *(["--limit", "8"] if words[0] == "trace" and "--limit" not in words else [])]
+    assert run(monkeypatch, [*words, *few]) == 0
+    for path in made:
+        assert (tmp_path / path).exists()
 
 
 def test_make_targets_in_the_readme_exist():
