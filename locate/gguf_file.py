@@ -6,9 +6,10 @@ import os
 import re
 import tempfile
 from collections import Counter
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -199,9 +200,10 @@ def read_weights(path: Path, dtype: Any, attention: str | None) -> tuple[Any, di
     from transformers import AutoModelForCausalLM
 
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=dtype, attn_implementation=attention, output_loading_info=True
-        )
+        with redirect_stderr(StringIO()):  # a progress bar that transformers' own switch leaves on
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                path.parent, gguf_file=path.name, dtype=dtype, attn_implementation=attention, output_loading_info=True
+            )
     except UNREADABLE as error:
         raise LocateError(f"{path} cannot be dequantised ({first_line(error)}): give the model's safetensors") from None
     network, info = loaded
