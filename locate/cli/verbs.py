@@ -33,6 +33,7 @@ from locate.cli.options import (
     SwapOption,
     Template,
     TemplatesEach,
+    Threads,
     TrustCode,
     WordsOption,
     check_names,
@@ -42,6 +43,7 @@ from locate.cli.options import (
     format_list,
     parsed_map,
     split,
+    thread_count,
 )  # fmt: skip
 from locate.errors import LocateError
 from locate.sites import COMPONENTS, DIRECTIONS, ROLES
@@ -121,6 +123,7 @@ def trace(
         bool, typer.Option(help="without: answers' logits only; faster, and enough for logit_diff and odds_ratio")
     ] = True,
     device: Device = None,
+    threads: Threads = None,
     dtype: Dtype = "float32",
     revision: Revision = None,
     bos: BosOption = Bos.auto,
@@ -148,6 +151,7 @@ def trace(
     wanted = format_list(formats)
     check_names(metric, split(components), split(roles or ""), layers_of, layers_at)
     check_noise(corrupt, sigmas, draws)
+    count = thread_count(threads)
     if dry_run and budget is not None:
         raise LocateError("--budget says beforehand what a run costs: leave --dry-run out")
     folder = output or Path("runs") / f"{Path(model).name}-{corrupt.value}"
@@ -166,7 +170,9 @@ def trace(
         watched = Controls(random_weights=random_weights, seed=seed) if controls else None
         corruption = Swap() if corrupt is Corrupt.swap else Noise(sigmas or 3.0, draws or 10, seed)
         trusted = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
-        loaded = load(model, device=device, dtype=dtype, revision=revision, bos=bos.value, chat=chat, **trusted)
+        loaded = load(
+            model, device=device, dtype=dtype, revision=revision, bos=bos.value, chat=chat, threads=count, **trusted
+        )
         steps.notes(loaded.notes)
         settings: dict[str, Any] = {
             "directions": DIRECTIONS if direction is Direction.both else (direction.value,),
@@ -214,6 +220,7 @@ def selftest(
     models: Annotated[int, typer.Option(help="how many; GPT-2 and Llama layouts in turn")] = 4,
     seed: Annotated[int, typer.Option(help="of their depths, widths and places")] = 0,
     device: Device = None,
+    threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """Make small models whose bias path is known, trace them, and say whether it was found where it is."""
@@ -221,6 +228,7 @@ def selftest(
         raise LocateError(f"--models {models}: expected a number of models >= 1")
     if seed < 0:
         raise LocateError(f"--seed {seed}: expected a whole number from 0 up")
+    count = thread_count(threads)
     from locate.cli.show import Steps, print_findings
 
     with Steps() as steps:
@@ -228,7 +236,7 @@ def selftest(
         from locate.planted import selftest as run_selftest
 
         findings = []
-        for finding in run_selftest(models, seed=seed, device=device):
+        for finding in run_selftest(models, seed=seed, device=device, threads=count):
             findings.append(finding)
             steps.say(f"{len(findings)} of {models} models traced")
     print_findings(findings, as_json)
