@@ -110,7 +110,8 @@ def load_causal(
         network = read_network(checkpoint, device, DTYPES[dtype], allow_pickle, trust_remote_code)
     for stamp in () if checkpoint.stamps is None else stamps_in(*read_edit(checkpoint.stamps)):
         stamp.stay(network)
-    encoder = check_numbers(name, network, encoder, device)
+    with computing_with(threads):
+        encoder = check_numbers(name, network, encoder, device)
     return CausalModel(name, checkpoint, network, encoder, dtype, device, threads)
 
 
