@@ -148,10 +148,9 @@ def trace(
     from locate.cli.show import Steps, print_forecast, print_report
     from locate.report import write_report
 
-    wanted = format_list(formats)
+    wanted, count = format_list(formats), thread_count(threads)
     check_names(metric, split(components), split(roles or ""), layers_of, layers_at)
     check_noise(corrupt, sigmas, draws)
-    count = thread_count(threads)
     if dry_run and budget is not None:
         raise LocateError("--budget says beforehand what a run costs: leave --dry-run out")
     folder = output or Path("runs") / f"{Path(model).name}-{corrupt.value}"
@@ -169,10 +168,9 @@ def trace(
         limited = None if budget is None else Budget.parsed(budget, seed=seed)
         watched = Controls(random_weights=random_weights, seed=seed) if controls else None
         corruption = Swap() if corrupt is Corrupt.swap else Noise(sigmas or 3.0, draws or 10, seed)
-        trusted = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
-        loaded = load(
-            model, device=device, dtype=dtype, revision=revision, bos=bos.value, chat=chat, threads=count, **trusted
-        )
+        trusted: dict[str, Any] = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
+        reading: dict[str, Any] = {"revision": revision, "bos": bos.value, "chat": chat}
+        loaded = load(model, device=device, dtype=dtype, threads=count, **reading, **trusted)
         steps.notes(loaded.notes)
         settings: dict[str, Any] = {
             "directions": DIRECTIONS if direction is Direction.both else (direction.value,),
