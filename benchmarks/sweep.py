@@ -201,7 +201,7 @@ def main() -> None:
     about = {
         "machine": machine(options.device),
         "torch": torch.__version__,
-        "products by": library("float32", torch.device(options.device).type),
+        "products by": library("float32", torch.device(options.device).type, torch.get_num_threads()),
         "shape": options.shape,
         "peak memory (MiB)": peak(options.device),
     }

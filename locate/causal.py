@@ -13,6 +13,7 @@ from locate.models import DTYPES, SHORT_DTYPES, chosen_device
 from locate.products import precise
 from locate.sites import check
 from locate.stamp import read_edit, stamps_in
+from locate.threads import chosen_threads, computing_with
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +24,7 @@ class CausalModel:
     checkpoint  where it came from: folder, revision, hash of its weights
     network     the Hugging Face model, in evaluation mode
     encoder     how it reads text
+    threads     torch computes with while it is measured
     """
 
     name: str
@@ -31,6 +33,7 @@ class CausalModel:
     encoder: Encoder
     dtype: str
     device: str
+    threads: int
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -87,6 +90,7 @@ def load_causal(
     chat: bool = False,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
+    threads: int | None = None,
 ) -> CausalModel:
     """Load a causal language model without hooks, to be evaluated or edited; the arguments are those of `load`.
 
@@ -101,12 +105,14 @@ def load_causal(
     device = chosen_device(device)
     checkpoint = find(name, revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
     encoder, _ = boot_encoder(name, checkpoint.files, checkpoint.architecture, trust_remote_code, bos=bos, chat=chat)
-    with precise(dtype):
+    threads = chosen_threads(threads)
+    with computing_with(threads), precise(dtype):
         network = read_network(checkpoint, device, DTYPES[dtype], allow_pickle, trust_remote_code)
     for stamp in () if checkpoint.stamps is None else stamps_in(*read_edit(checkpoint.stamps)):
         stamp.stay(network)
-    encoder = check_numbers(name, network, encoder, device)
-    return CausalModel(name, checkpoint, network, encoder, dtype, device)
+    with computing_with(threads):
+        encoder = check_numbers(name, network, encoder, device)
+    return CausalModel(name, checkpoint, network, encoder, dtype, device, threads)
 
 
 def load_stamped(

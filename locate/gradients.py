@@ -74,7 +74,7 @@ def estimate(
         )
     ways = [0.0] if method == "attribution" else [(step + 0.5) / steps for step in range(steps)]
     parts = []
-    with products(model.dtype, model.device):
+    with products(model.dtype, model.device, model.threads):
         for start in range(0, len(job.pairs), job.chunk):
             parts.append(estimated(job, job.pairs[start : start + job.chunk], ways))
     return finished(pd.concat(parts, ignore_index=True), view)

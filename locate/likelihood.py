@@ -105,7 +105,7 @@ def row_logits(model: CausalModel, rows: Sequence[Sequence[int]]) -> Float[torch
     """Logits, at least fp32, at every position of rows of ids; shorter rows are padded behind, where none looks."""
     longest = max(len(row) for row in rows)
     ids = torch.tensor([[*row, *[PADDING] * (longest - len(row))] for row in rows], device=model.device)
-    with torch.inference_mode(), products(model.dtype, model.device):
+    with torch.inference_mode(), products(model.dtype, model.device, model.threads):
         logits = model.network(ids).logits
     finite_rows(logits, [len(row) for row in rows], f"logits of model {model.name!r}")
     return logits if logits.dtype == torch.float64 else logits.float()
@@ -164,7 +164,7 @@ def last_states(
     for batch in batches(rows, batch_tokens):
         longest = max(len(rows[i]) for i in batch)
         ids = torch.tensor([[*rows[i], *[PADDING] * (longest - len(rows[i]))] for i in batch], device=model.device)
-        with torch.inference_mode(), products(model.dtype, model.device):
+        with torch.inference_mode(), products(model.dtype, model.device, model.threads):
             states = model.network(ids, output_hidden_states=True).hidden_states[-1].double().cpu()
         finite_rows(states, [len(rows[i]) for i in batch], f"states of model {model.name!r}")
         for place, i in enumerate(batch):

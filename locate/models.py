@@ -16,6 +16,7 @@ from locate.encoder import Encoder, context_of
 from locate.errors import LocateError
 from locate.products import precise
 from locate.sites import UNITS, check
+from locate.threads import chosen_threads, computing_with
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 DTYPES |= {"tf32": torch.float32}  # fp32 numbers, multiplied in the short format of NVIDIA's tensor cores
@@ -47,6 +48,7 @@ class Model:
     unit_counts  heads, neurons and other units of a block, as far as they can be hooked one by one
     points       hook points by name; collecting them takes the bridge a millisecond, so it is done once
     options      with which it was loaded
+    threads      torch computes with while it is measured
     own_hooks    hook points that the bridge itself has hooks at
     """
 
@@ -61,6 +63,7 @@ class Model:
     points: dict[str, Any] = field(default_factory=dict, repr=False)
     options: dict[str, Any] = field(default_factory=dict, repr=False)
     own_hooks: set[str] = field(default_factory=set, repr=False)
+    threads: int = 1
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -266,6 +269,7 @@ def load(
     chat: bool = False,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
+    threads: int | None = None,
 ) -> Model:
     """Load a causal language model and check that it can be traced exactly.
 
@@ -277,6 +281,8 @@ def load(
     chat               the text begins the answer in a conversation, by the tokenizer's own chat template
     allow_pickle       also read weights that are not safetensors (pickle can run code)
     trust_remote_code  run the model's own Python code
+    threads            torch computes with while the model is loaded and measured; None for as many as the process is
+                       granted, or one where a short trial finds more not faster
 
     Raises LocateError when the model is missing, gated, not a causal language model, too large for the memory, or
     fails the start-up check, or has a stamp beside an MLP (see `load_stamped`).
@@ -294,16 +300,17 @@ def load(
             f"model {name!r} has a stamp beside an MLP, where no hook sees it, and cannot be traced: trace the model "
             "that was edited, and judge this one with locate-bias evaluate"
         )
-    with precise(dtype):
+    threads = chosen_threads(threads)
+    with computing_with(threads), precise(dtype):
         bridge, encoder, plain = boot(
             checkpoint, device, DTYPES[dtype], allow_pickle, trust_remote_code, bos=bos, chat=chat
         )
-    options = {"device": device, "revision": revision, "bos": bos, "chat": chat}
-    options |= {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
-    model = Model(name, checkpoint, bridge, encoder, dtype, device, options=options)
+    options: dict[str, Any] = {"device": device, "revision": revision, "bos": bos, "chat": chat}
+    options |= {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code, "threads": threads}
+    model = Model(name, checkpoint, bridge, encoder, dtype, device, options=options, threads=threads)
     model.own_hooks.update(model.hooks_in_blocks())
     model.unit_counts.update(countable_units(model))
-    with precise(dtype):
+    with computing_with(threads), precise(dtype):
         model.checks.update(verify(model, plain))
     return model
 

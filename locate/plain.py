@@ -30,7 +30,7 @@ def measure(
     limits    how much may be done at once
     progress  called with the number of rows just finished
     """
-    with products(model.dtype, model.device):
+    with products(model.dtype, model.device, model.threads):
         return measure_all(model, runs, rows, limits, progress)
 
 

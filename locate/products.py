@@ -12,6 +12,8 @@ import torch
 from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 
+from locate.threads import computing_with
+
 FASTER = 1.4  # how much faster oneDNN must be to be taken
 TRIAL = (512, 768, 3072)  # rows and widths of the product that decides
 ROOM = 2 * 10**9  # bytes of weights that may be kept once more
@@ -32,25 +34,26 @@ def precise(dtype: str) -> Iterator[None]:
 
 
 @contextmanager
-def products(dtype: str, device: str) -> Iterator[None]:
-    """While it lasts, products are precise, and those of fp32 on a CPU come from oneDNN where that is faster."""
-    with precise(dtype), OneDNN() if library(dtype, device) == "oneDNN" else nullcontext():
+def products(dtype: str, device: str, threads: int) -> Iterator[None]:
+    """While it lasts, products are precise and use so many threads; those of fp32 on a CPU are oneDNN's if faster."""
+    faster = OneDNN() if library(dtype, device, threads) == "oneDNN" else nullcontext()
+    with computing_with(threads), precise(dtype), faster:
         yield
 
 
-def library(dtype: str, device: str) -> str:
+def library(dtype: str, device: str, threads: int) -> str:
     """What computes the products: "oneDNN", or "torch" for whatever torch chooses by itself."""
-    return "oneDNN" if dtype == "float32" and device == "cpu" and onednn_is_faster() else "torch"
+    return "oneDNN" if dtype == "float32" and device == "cpu" and onednn_is_faster(threads) else "torch"
 
 
 @cache
-def onednn_is_faster() -> bool:
+def onednn_is_faster(threads: int) -> bool:
     """Whether oneDNN multiplies fp32 matrices faster than torch's own choice, which is slow on some processors."""
     if not torch.backends.mkldnn.is_available():
         return False
     rows, width, out = TRIAL
     x, weight, bias = torch.randn(rows, width), torch.randn(out, width), torch.randn(out)
-    with torch.inference_mode(), precise("float32"):
+    with torch.inference_mode(), computing_with(threads), precise("float32"):
         ours, usual = seconds(lambda: onednn(x, weight, bias), lambda: linear(x, weight, bias))
     return FASTER * ours < usual
 

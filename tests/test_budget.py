@@ -97,7 +97,7 @@ def test_a_stopped_run_goes_on_with_its_choice_and_another_budget_is_refused(gpt
 
 def test_time_is_shared_between_estimating_and_measuring(gpt2):
     """Enough for everything here; too little is refused before anything is estimated."""
-    found = trace(gpt2, PROMPTS, Map(("mlp_out",)), budget=Budget(seconds=60), controls=None)
+    found = trace(gpt2, PROMPTS, Map(("mlp_out",)), budget=Budget(seconds=36_000), controls=None)
     assert found.meta["estimates"]["top_sites"] == found.meta["estimates"]["sites"]
     with pytest.raises(LocateError, match=r"estimating every site would take about \d+ s: give at least \d+s"):
         trace(gpt2, PROMPTS, Map(("mlp_out",)), budget=Budget(seconds=0.001), controls=None)

@@ -1,14 +1,16 @@
 """What a trace is said to cost, beside what it costs."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 
 from locate.prompts import occupation_pairs
 from locate.sweep.climbers import Climber, token_layers
 from locate.tracing import collect
+from locate.tracing import forecast as forecasts
 from locate.tracing.collect import trace
-from locate.tracing.forecast import cost, forecast, operations
+from locate.tracing.forecast import Forecast, Timing, cost, forecast, is_busy, operations, repeated
 from locate.tracing.job import prepare
 from locate.tracing.plan import Map
 
@@ -20,7 +22,7 @@ def test_rows_are_those_of_the_trace(gpt2):
     assert found.rows == len(trace(gpt2, FEW).table)
     assert found.pairs == len(FEW)
     assert 0 < found.run < found.rows
-    assert found.seconds > 0
+    assert 0 < found.low <= found.seconds <= found.high
     assert found.peak > 10**8
 
 
@@ -83,9 +85,66 @@ def test_a_dry_run_writes_nothing_and_runs_no_whole_job(folder_of, tmp_path, mon
         with pytest.raises(SystemExit) as stop:
             cli.main()
         assert stop.value.code == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("the machine is busy")]
     assert "have to be run" in lines[0]
     assert "of measuring" in lines[2]
     assert lines[3].startswith("controls: about ")
     assert json.loads("\n".join(lines[4:]))["pairs"] == 6
     assert not (tmp_path / "run").exists()
+
+
+def timings(*walls):
+    """A piece of work that takes so long each time, in turn."""
+    left = iter(walls)
+    return lambda: Timing(next(left), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("walls", "repetitions"),
+    [
+        ([1.0, 1.0, 1.05], 3),
+        ([3.0, 1.0, 1.0, 1.0], 4),  # once steady, what came before does not matter
+        ([1.0, 2.0] * 4, 8),  # as long as there is time
+        ([0.01, 0.02] * 8, 15),
+        ([60.0, 90.0], 2),
+    ],
+)
+def test_work_is_timed_until_it_is_steady(walls, repetitions):
+    assert [each.wall for each in repeated(timings(*walls))] == walls[:repetitions]
+
+
+@pytest.mark.parametrize(
+    ("walls", "own", "expected"),
+    [
+        ([1.0, 1.0, 1.0], 1.0, False),
+        ([1.0, 1.0, 1.0], 0.5, True),  # as slow each time, because another process has the core half of the time
+        ([1.0, 2.0, 1.0], 1.0, True),
+        ([9.0, 1.0, 1.0, 1.0], 0.95, False),
+    ],
+)
+def test_a_busy_machine_is_seen(walls, own, expected):
+    assert is_busy([Timing(wall, wall * own) for wall in walls]) is expected
+
+
+def test_the_spread_is_that_of_the_timings(gpt2, monkeypatch):
+    """Half of each time was waited for: what the work itself needs is the lower end."""
+    found = [Timing(2.0, 1.0), Timing(4.0, 2.0), Timing(3.0, 1.5)]
+    monkeypatch.setattr(forecasts, "calibration", lambda job, pairs: (len(pairs), found))
+    monkeypatch.setattr(forecasts, "audited", lambda job: None)
+    said = forecast(gpt2, FEW)
+    assert [said.low, said.seconds, said.high] == pytest.approx(
+        [1.0, 3.0, 4.0], rel=0.01
+    )  # all pairs are in the sample
+    assert said.busy
+
+
+def test_what_is_printed_says_the_spread_and_that_the_machine_is_busy(capsys):
+    from locate.cli.show import print_forecast
+
+    said = Forecast(8, 80, 60, 1e9, seconds=261.0, low=210.0, high=310.0, busy=True, peak=10**9)
+    content = asdict(said) | {"control_rows": 8, "control_seconds": 26.0}
+    print_forecast(content, False)
+    print_forecast(content | {"busy": False}, False)
+    out = capsys.readouterr().out
+    assert out.count("about 261 s of measuring (between 210 and 310 s)") == 2
+    assert out.count("the machine is busy") == 1

@@ -255,10 +255,10 @@ def test_bad_options_are_refused(gpt2, options, message):
 
 def test_gradients_do_not_pass_through_a_product_that_has_none(gpt2, monkeypatch):
     """With the library whose operator has no gradient, estimates are those of torch's own products."""
-    monkeypatch.setattr(products, "onednn_is_faster", lambda: False)
+    monkeypatch.setattr(products, "onednn_is_faster", lambda threads: False)
     usual = estimate(gpt2, FEW, Map(("mlp_out", "head")), method="integrated")
-    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
-    assert products.library("float32", "cpu") == "oneDNN"
+    monkeypatch.setattr(products, "onednn_is_faster", lambda threads: True)
+    assert products.library("float32", "cpu", 1) == "oneDNN"
     other = estimate(gpt2, FEW, Map(("mlp_out", "head")), method="integrated")
     np.testing.assert_allclose(other["nie"], usual["nie"], rtol=0, atol=2e-5)
     assert usual["nie"].abs().max() > 1e-2

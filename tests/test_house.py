@@ -13,7 +13,7 @@ PACKAGE = ROOT / "locate"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
-    {"errors", "files", "schema", "sites", "metrics", "prompts", "products", "datasets"},
+    {"errors", "files", "schema", "sites", "metrics", "prompts", "products", "threads", "datasets"},
     {"adapters", "gguf_file", "encoder", "finite"}
     | {"models", "checkpoint", "startup", "memory", "rows", "plain", "sweep", "untrained"}
     | {"causal", "likelihood", "matrices", "stamp"},

@@ -252,8 +252,8 @@ def test_the_other_librarys_products_are_exact_too(model_of, name, monkeypatch):
     expected = plain.measure(model, runs, rows, limits=LIMITS)
     multiply = products.onednn
     monkeypatch.setattr(products, "onednn", lambda *tensors: used.append(1) or multiply(*tensors))
-    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
-    assert products.library("float32", "cpu") == "oneDNN"
+    monkeypatch.setattr(products, "onednn_is_faster", lambda threads: True)
+    assert products.library("float32", "cpu", 1) == "oneDNN"
     found = sweep.measure(model, runs, rows, limits=LIMITS)
     np.testing.assert_allclose(found.rows, expected.rows, rtol=0, atol=2e-5, equal_nan=False)
     assert len(used) > 7 * model.n_layers
@@ -279,8 +279,8 @@ def test_the_faster_library_is_taken(monkeypatch):
     for speed, expected in ((1.0, "torch"), (10.0, "oneDNN")):
         products.onednn_is_faster.cache_clear()
         monkeypatch.setattr(products, "seconds", lambda *works, speed=speed: [1.0, speed])
-        assert products.library("float32", "cpu") == expected
-        assert products.library("bfloat16", "cpu") == products.library("float32", "cuda") == "torch"
+        assert products.library("float32", "cpu", 1) == expected
+        assert products.library("bfloat16", "cpu", 1) == products.library("float32", "cuda", 1) == "torch"
     products.onednn_is_faster.cache_clear()
 
 

@@ -134,7 +134,7 @@ def measure(model: Model, example: Coded, sets: Sequence[Heads]) -> np.ndarray:
     Returns [prompt (female, male), set, continuation (of female, of male)], nats.
     """
     prompts = (example.female, example.male)
-    with products(model.dtype, model.device):
+    with products(model.dtype, model.device, model.threads):
         weights = patterns(model, prompts)
         return np.stack(
             [

@@ -19,8 +19,10 @@ from locate.cli.options import (
     Dtype,
     PromptFile,
     Revision,
+    Threads,
     TrustCode,
     ranges,
+    thread_count,
 )
 from locate.errors import LocateError
 
@@ -57,6 +59,7 @@ def edit(
     measure_on: Annotated[Path | None, typer.Option(help="text for perplexity; default: bundled prose")] = None,
     seed: Annotated[int, typer.Option(help="of what is held out, of prefixes and of training")] = 0,
     device: Device = None,
+    threads: Threads = None,
     dtype: Dtype = "float32",
     revision: Revision = None,
     bos: BosOption = Bos.auto,
@@ -70,6 +73,7 @@ def edit(
 
     if seed < 0:
         raise LocateError(f"--seed {seed}: expected a whole number from 0 up")
+    count = thread_count(threads)
     with Steps() as steps:
         steps.say("loading the model")
         from locate.causal import load_causal
@@ -85,7 +89,9 @@ def edit(
         chosen = None if layers is None else tuple(ranges("--layers", layers))
         how = editor(method, setting or (), layers=chosen, seed=seed, text=text)
         trusted = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
-        plain = load_causal(model, device=device, dtype=dtype, revision=revision, bos=bos.value, chat=chat, **trusted)
+        plain = load_causal(
+            model, device=device, dtype=dtype, revision=revision, bos=bos.value, chat=chat, threads=count, **trusted
+        )
         steps.notes(plain.notes)
         fitting = fitting_prompts(held_out, seed=seed, own=own)
         progress = told(steps)

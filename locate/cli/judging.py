@@ -21,9 +21,11 @@ from locate.cli.options import (
     Dtype,
     Formats,
     Revision,
+    Threads,
     TrustCode,
     format_list,
     split,
+    thread_count,
 )
 from locate.errors import LocateError
 
@@ -58,6 +60,7 @@ def evaluate(
         Path | None, typer.Option("--output", "-o", help="folder; default: runs/MODEL-evaluation")
     ] = None,
     device: Device = None,
+    threads: Threads = None,
     dtype: Dtype = "float32",
     revision: Revision = None,
     bos: BosOption = Bos.auto,
@@ -73,6 +76,7 @@ def evaluate(
     if seed < 0:
         raise LocateError(f"--seed {seed}: expected a whole number from 0 up")
     wanted, sources = format_list(formats), parsed_sources(source or [], text)
+    count = thread_count(threads)
     folder = output or Path("runs") / f"{Path(model).name}-evaluation"
     with Steps() as steps:
         steps.say("loading the model")
@@ -81,7 +85,9 @@ def evaluate(
         from locate.report.evaluation import write_evaluation_figure
 
         trusted = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
-        loaded = load_causal(model, device=device, dtype=dtype, revision=revision, bos=bos.value, chat=chat, **trusted)
+        loaded = load_causal(
+            model, device=device, dtype=dtype, revision=revision, bos=bos.value, chat=chat, threads=count, **trusted
+        )
         steps.notes(loaded.notes)
         found = run_tests(
             loaded,

@@ -74,6 +74,9 @@ class Words(StrEnum):
 ModelName = Annotated[str, typer.Option("--model", "-m", help="'mini' (bundled), a folder, or a Hugging Face id")]
 Revision = Annotated[str | None, typer.Option(help="branch, tag or commit of a Hugging Face id")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: cuda where there is one")]
+Threads = Annotated[
+    str | None, typer.Option(help="that torch computes with; default: the cores granted, or 1 where more are no faster")
+]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, float64; tf32 on a GPU")]
 BosOption = Annotated[
     Bos, typer.Option("--bos", help="before every text: auto (what the tokenizer puts there), yes (BOS), no (nothing)")
@@ -136,6 +139,15 @@ def chosen_prompts(
     if words is Words.both:
         return found.first(limit) + definitional_pairs(templates=template, templates_each=templates_each).first(limit)
     return found.first(limit)
+
+
+def thread_count(text: str | None) -> int | None:
+    """The number of threads asked for, checked before anything is loaded."""
+    from locate.threads import checked, number_in
+
+    threads = None if text is None else number_in("--threads", text)
+    checked(threads)
+    return threads
 
 
 def check_noise(corrupt: Corrupt, sigmas: float | None, draws: int | None) -> None:

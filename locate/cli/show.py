@@ -133,12 +133,16 @@ def print_forecast(found: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(found, indent=2))
         return
-    stdout().print(
-        f"{found['pairs']:,} pairs, {found['rows']:,} rows, of which {found['run']:,} have to be run\n"
-        f"{found['operations']:.2g} floating-point operations\n"
-        f"about {found['seconds']:.3g} s of measuring, and {found['peak'] / 1e9:.2f} GB of memory at most\n"
-        f"controls: about {found['control_rows']:,} rows and {found['control_seconds']:.2g} s more"
-    )
+    spread = f"between {found['low']:.3g} and {found['high']:.3g} s"
+    lines = [
+        f"{found['pairs']:,} pairs, {found['rows']:,} rows, of which {found['run']:,} have to be run",
+        f"{found['operations']:.2g} floating-point operations",
+        f"about {found['seconds']:.3g} s of measuring ({spread}), and {found['peak'] / 1e9:.2f} GB of memory at most",
+        f"controls: about {found['control_rows']:,} rows and {found['control_seconds']:.2g} s more",
+    ]
+    if found["busy"]:
+        lines.append("the machine is busy with something else: the time may come out far from that")
+    stdout().print("\n".join(lines), soft_wrap=True)
 
 
 def print_findings(findings: Sequence[Finding], as_json: bool) -> None:

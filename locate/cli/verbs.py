@@ -33,6 +33,7 @@ from locate.cli.options import (
     SwapOption,
     Template,
     TemplatesEach,
+    Threads,
     TrustCode,
     WordsOption,
     check_names,
@@ -42,6 +43,7 @@ from locate.cli.options import (
     format_list,
     parsed_map,
     split,
+    thread_count,
 )  # fmt: skip
 from locate.errors import LocateError
 from locate.sites import COMPONENTS, DIRECTIONS, ROLES
@@ -121,6 +123,7 @@ def trace(
         bool, typer.Option(help="without: answers' logits only; faster, and enough for logit_diff and odds_ratio")
     ] = True,
     device: Device = None,
+    threads: Threads = None,
     dtype: Dtype = "float32",
     revision: Revision = None,
     bos: BosOption = Bos.auto,
@@ -145,7 +148,7 @@ def trace(
     from locate.cli.show import Steps, print_forecast, print_report
     from locate.report import write_report
 
-    wanted = format_list(formats)
+    wanted, count = format_list(formats), thread_count(threads)
     check_names(metric, split(components), split(roles or ""), layers_of, layers_at)
     check_noise(corrupt, sigmas, draws)
     if dry_run and budget is not None:
@@ -165,8 +168,9 @@ def trace(
         limited = None if budget is None else Budget.parsed(budget, seed=seed)
         watched = Controls(random_weights=random_weights, seed=seed) if controls else None
         corruption = Swap() if corrupt is Corrupt.swap else Noise(sigmas or 3.0, draws or 10, seed)
-        trusted = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
-        loaded = load(model, device=device, dtype=dtype, revision=revision, bos=bos.value, chat=chat, **trusted)
+        trusted: dict[str, Any] = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
+        reading: dict[str, Any] = {"revision": revision, "bos": bos.value, "chat": chat}
+        loaded = load(model, device=device, dtype=dtype, threads=count, **reading, **trusted)
         steps.notes(loaded.notes)
         settings: dict[str, Any] = {
             "directions": DIRECTIONS if direction is Direction.both else (direction.value,),
@@ -214,6 +218,7 @@ def selftest(
     models: Annotated[int, typer.Option(help="how many; GPT-2 and Llama layouts in turn")] = 4,
     seed: Annotated[int, typer.Option(help="of their depths, widths and places")] = 0,
     device: Device = None,
+    threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
     """Make small models whose bias path is known, trace them, and say whether it was found where it is."""
@@ -221,6 +226,7 @@ def selftest(
         raise LocateError(f"--models {models}: expected a number of models >= 1")
     if seed < 0:
         raise LocateError(f"--seed {seed}: expected a whole number from 0 up")
+    count = thread_count(threads)
     from locate.cli.show import Steps, print_findings
 
     with Steps() as steps:
@@ -228,7 +234,7 @@ def selftest(
         from locate.planted import selftest as run_selftest
 
         findings = []
-        for finding in run_selftest(models, seed=seed, device=device):
+        for finding in run_selftest(models, seed=seed, device=device, threads=count):
             findings.append(finding)
             steps.say(f"{len(findings)} of {models} models traced")
     print_findings(findings, as_json)

@@ -132,7 +132,7 @@ def measure(
 
     for first in range(0, len(rows), BATCH):
         batch = torch.tensor(rows[first : first + BATCH], device=model.device)
-        with torch.inference_mode(), products(model.dtype, model.device):
+        with torch.inference_mode(), products(model.dtype, model.device, model.threads):
             run_caught(model, names, batch, add)
         count += batch.numel()
         step(min(first + BATCH, len(rows)), len(rows))

@@ -18,6 +18,7 @@ from locate.errors import LocateError
 from locate.located import Located
 from locate.prompts import Prompts
 from locate.sites import check
+from locate.threads import computing_with
 
 HOME = {
     "lsdm": ("locate.editors.lsdm", "LSDM"),
@@ -63,7 +64,8 @@ def edit(
     Raises LocateError when the located.json is of another model, or the model cannot be edited there.
     """
     chosen = fitting_prompts() if fitting is None else fitting
-    return how.edit(model, located, chosen.edited, preserved=chosen.preserved, progress=progress)
+    with computing_with(model.threads):
+        return how.edit(model, located, chosen.edited, preserved=chosen.preserved, progress=progress)
 
 
 def editor(method: str, settings: Sequence[str] = (), **given: Any) -> Editor:

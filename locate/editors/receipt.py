@@ -71,7 +71,7 @@ def save_edited(
             else:
                 written(model.network, model, place / UNSTAMPED)
         edit.save(place / EDIT)
-        again = load_causal(str(place), device=model.device, dtype=model.dtype)
+        again = load_causal(str(place), device=model.device, dtype=model.dtype, threads=model.threads)
         tensors = compared(edit, model, again)
         apart = float((probe(again) - said).abs().max())
         if apart > SAME:
@@ -97,6 +97,7 @@ def save_edited(
             "reload": {"largest_difference": apart, "unit": "nats", "prompts": list(PROBES)},
             "scores": judged(edit, before, after),
             "libraries": {name: library_version(name) for name in LIBRARIES},
+            "threads": model.threads,
             "seconds": round(time.perf_counter() - started, 1),
         }
         told: dict[str, Any] = strict(receipt)  # type: ignore[assignment]

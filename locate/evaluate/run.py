@@ -137,6 +137,7 @@ def starting_meta(
         },
         "model": model.provenance() | {"network_sha256": weights},
         "device": model.device,
+        "threads": model.threads,
         "level": LEVEL,
         "edited": edited,
         "libraries": {name: library_version(name) for name in LIBRARIES} | {"python": platform.python_version()},

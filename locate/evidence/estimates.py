@@ -41,7 +41,7 @@ def site_estimates(job: Job, view: str, steps: int) -> pd.DataFrame:
     wanted = [(component, layer) for component in job.map.components for layer in job.map.layers_of(job.model.n_layers)]
     ways = [0.0] if steps == 0 else [(step + 0.5) / steps for step in range(steps)]
     totals: Total = {}
-    with products(job.model.dtype, job.model.device):
+    with products(job.model.dtype, job.model.device, job.model.threads):
         for start in range(0, len(job.pairs), job.chunk):
             add(totals, job, job.pairs[start : start + job.chunk], wanted, ways, view)
     parts = [

@@ -63,9 +63,9 @@ class Maps:
     edges: pd.DataFrame
 
 
-def find(planted: Planted, device: str | None = None) -> Finding:
+def find(planted: Planted, device: str | None = None, threads: int | None = None) -> Finding:
     """Trace a made model and judge where its sites are ranked: under denoising and noising, and of either path."""
-    return judged(planted, mapped(planted, load(str(planted.folder), device=device)))
+    return judged(planted, mapped(planted, load(str(planted.folder), device=device, threads=threads)))
 
 
 def mapped(planted: Planted, model: Model) -> Maps:
@@ -121,10 +121,15 @@ def left_out(model: Model, planted: Planted) -> pd.DataFrame:
 
 
 def selftest(
-    models: int = 4, *, seed: int = 0, device: str | None = None, make: Callable[..., Planted] = plant
+    models: int = 4,
+    *,
+    seed: int = 0,
+    device: str | None = None,
+    threads: int | None = None,
+    make: Callable[..., Planted] = plant,
 ) -> Iterator[Finding]:
     """Make some models, of each layout in turn, and find what was planted in them; one finding after the other."""
     for index in range(models):
         with tempfile.TemporaryDirectory() as temporary:
             plan = drawn(seed + index // len(LAYOUTS), LAYOUTS[index % len(LAYOUTS)])
-            yield find(make(Path(temporary) / "model", plan), device)
+            yield find(make(Path(temporary) / "model", plan), device, threads)

@@ -45,7 +45,7 @@ def measure(
     for part, used in portions(model, runs, rows, limits):
         place = {run: index for index, run in enumerate(used)}
         moved = [Row(place[rows[i].base], place[rows[i].source], rows[i].writes) for i in part]
-        with products(model.dtype, model.device):
+        with products(model.dtype, model.device, model.threads):
             plain[used], out[part] = measure_portion(model, [runs[i] for i in used], moved, limits, progress)
     return Measured(plain, out)
 

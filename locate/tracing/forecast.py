@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from locate.memory import process_peak
 from locate.models import Model
@@ -17,7 +19,10 @@ from locate.sweep.climbers import climbers, token_layers
 from locate.tracing.job import Job, audited, layout, measure_chunk, prepare
 from locate.tracing.plan import Map
 
-SECONDS = 20.0  # that the calibration may take
+SECONDS = 10.0  # that the calibration may take, about
+LEAST, MOST = 3, 15  # repetitions of it
+STEADY, UNLIKE = 0.1, 0.3  # spread of the last repetitions, of their median: to stop at, and of a machine that is busy
+WAITING = 0.15  # share of the time that this thread had no core, on a machine that is busy
 COUNTED_PAIRS = 64
 TABLE_BYTES = 400  # of a row of the table while it is put together
 
@@ -29,7 +34,10 @@ class Forecast:
     rows        of the table
     run         rows that have to be run; the sweep knows the others from their base runs, the plain engine runs all
     operations  floating-point operations of the chosen engine
-    seconds     of measuring, without loading the model and drawing figures
+    seconds     of measuring, without loading the model and drawing figures, by the median of the timings: if the
+                machine stays as it is
+    low, high   the same by the least and the greatest timing; on a CPU, low leaves out what this thread had to wait
+    busy        whether the machine does something else, so that the time may come out far from `seconds`
     peak        bytes of this process at most while it measures, the model included
     """
 
@@ -38,14 +46,25 @@ class Forecast:
     run: int
     operations: float
     seconds: float
+    low: float
+    high: float
+    busy: bool
     peak: int
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds that a piece of work took: on the clock, and of this thread on a core."""
+
+    wall: float
+    own: float
 
 
 def forecast(model: Model, prompts: Prompts | None = None, map: Map | None = None, **options: Any) -> Forecast:
     """Count the rows and operations of a trace, and time a random sample of its pairs; takes the arguments of `trace`.
 
-    The time of the sample is scaled with the operations that it leaves to do; the checks at the start of a trace are
-    run, and their time added.
+    The sample is timed again and again until it is steady. Its time is scaled with the operations that it leaves to
+    do; the checks at the start of a trace are run, and their time added.
     """
     job = prepare(model, prompts, map, **options)
     filled = [pair for pair in job.pairs if job.rows(pair)]
@@ -54,17 +73,28 @@ def forecast(model: Model, prompts: Prompts | None = None, map: Map | None = Non
     costs, moving = zip(*(cost(job, pair) for pair in counted), strict=True)
     scale = sum(job.rows(pair) for pair in job.pairs) / sum(job.rows(pair) for pair in counted)
     rows = sum(job.rows(pair) for pair in job.pairs)
-    sample, seconds = calibration(job, counted)
+    sample, timings = calibration(job, counted)
     whole = sum(costs) * scale
     started = time.perf_counter()
     audited(job)
     checks = time.perf_counter() - started
+    walls = [each.wall for each in timings]
+    on_cpu = torch.device(model.device).type == "cpu"
+    low, middle, high = (
+        seconds * whole / sum(costs[:sample]) + checks
+        for seconds in (
+            min([*walls, *(each.own for each in timings if on_cpu)]), statistics.median(walls), max(walls)
+        )
+    )  # fmt: skip
     return Forecast(
         pairs=len(job.pairs),
         rows=rows,
         run=round(sum(moving) * scale) if job.engine == "sweep" else rows,
         operations=whole,
-        seconds=seconds * whole / sum(costs[:sample]) + checks,
+        seconds=middle,
+        low=low,
+        high=high,
+        busy=on_cpu and is_busy(timings),
         peak=process_peak() + rows * TABLE_BYTES,
     )
 
@@ -88,13 +118,36 @@ def operations(model: Model) -> tuple[float, float]:
     return 2.0 * max(1, model.checkpoint.parameters - out) / model.n_layers, 2.0 * out
 
 
-def calibration(job: Job, pairs: Sequence[TokenPair]) -> tuple[int, float]:
-    """How many of the pairs were timed, and the seconds they took: a whole chunk, or as many as the time allows."""
-    measure_chunk(job, pairs[:1], lambda _: None)
-    started = time.perf_counter()
-    measure_chunk(job, pairs[:1], lambda _: None)
-    one = time.perf_counter() - started
-    count = max(1, min(len(pairs), job.chunk, int(SECONDS / one)))
-    started = time.perf_counter()
-    measure_chunk(job, pairs[:count], lambda _: None)
-    return count, time.perf_counter() - started
+def calibration(job: Job, pairs: Sequence[TokenPair]) -> tuple[int, list[Timing]]:
+    """How many of the pairs were timed, at most a whole chunk, and how long they took each time."""
+    timed_chunk(job, pairs[:1])
+    count = max(1, min(len(pairs), job.chunk, int(SECONDS / LEAST / timed_chunk(job, pairs[:1]).wall)))
+    return count, repeated(lambda: timed_chunk(job, pairs[:count]))
+
+
+def timed_chunk(job: Job, pairs: Sequence[TokenPair]) -> Timing:
+    """How long some pairs take."""
+    wall, own = time.perf_counter(), time.thread_time()
+    measure_chunk(job, pairs, lambda _: None)
+    return Timing(time.perf_counter() - wall, time.thread_time() - own)
+
+
+def repeated(once: Callable[[], Timing]) -> list[Timing]:
+    """Timings of the same work, until the last few are alike, or time or patience is used up."""
+    found: list[Timing] = []
+    while len(found) < MOST:
+        found.append(once())
+        last = [each.wall for each in found[-LEAST:]]
+        if len(last) == LEAST and max(last) - min(last) <= STEADY * statistics.median(last):
+            break
+        if len(found) > 1 and sum(each.wall for each in found) > SECONDS:
+            break
+    return found
+
+
+def is_busy(timings: Sequence[Timing]) -> bool:
+    """Whether timings say that the machine does something else: this thread had to wait, or they stayed unlike."""
+    walls = [each.wall for each in timings]
+    last = walls[-LEAST:]
+    waited = 1 - sum(each.own for each in timings) / sum(walls)
+    return waited > WAITING or max(last) - min(last) > UNLIKE * statistics.median(last)
