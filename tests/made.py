@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer
 
 TEMPLATE = (
-    "{% for each in messages %}<{{ each['role'] }}> {{ each['content'] }}"
-    "{% if not loop.last %}\n{% endif %}{% endfor %}{% if add_generation_prompt %}\n<assistant> {% endif %}"
+    "{% for each in messages %}<{{ each['role'] }}>\n{{ each['content'] }}"
+    "{% if not loop.last %}\n{% endif %}{% endfor %}{% if add_generation_prompt %}\n<assistant>\n{% endif %}"
 )
 NAMES = {
     "model.embed_tokens": "token_embd",

@@ -108,7 +108,7 @@ def place(folder_of, tmp_path_factory):
     return place
 
 
-@pytest.mark.parametrize("line", commands())
+@pytest.mark.parametrize("line", commands(), ids=lambda line: line.split("#")[0].strip())
 def test_the_commands_run(line, place, monkeypatch, tmp_path):
     """Every command shown is run, on small inputs, in a folder that has what it names and not what it makes."""
     words = shlex.split(line.split("#")[0])[1:]
