@@ -69,8 +69,6 @@ def gguf_in(name: str, folder: Path) -> Path | None:
     Raises LocateError for several files, or one shard of several.
     """
     if folder.suffix.lower() == SUFFIX:
-        if not folder.is_file():
-            raise LocateError(f"model {name!r}: no such file: expected a GGUF file")
         return whole(folder)
     if not folder.is_dir() or (folder / "config.json").exists():
         return None

@@ -138,5 +138,3 @@ def heads_of(name: str, config) -> int:
     if config.model_type != "llama":
         return 0
     return {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}.get(name.split(".")[-2], 0)
-
-
