@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,7 @@ from locate.errors import LocateError
 from locate.files import read_json
 
 SETTINGS = "adapter_config.json"
+FACTOR = re.compile(r"\.lora_(embedding_)?[AB](\.weight)?$")
 WEIGHTS, PICKLE = "adapter_model.safetensors", "adapter_model.bin"
 MERGING = (OSError, ValueError, KeyError, RuntimeError, AttributeError, TypeError, NotImplementedError, ImportError)
 
@@ -88,37 +91,81 @@ def merged(network: Any, folder: Path, allow_pickle: bool) -> Any:
         from peft import PeftModel
     except ImportError:
         raise LocateError(f'the adapter in {folder} needs the package peft: pip install "locate-bias[lora]"') from None
-    kept = adapter_tensors(folder, allow_pickle)
+    kept = set(adapter_tensors(folder, allow_pickle))
     try:
         from locate.startup import quiet
 
-        with quiet():
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what PEFT warns of, missing tensors and tied weights, is checked here
             wrapped = PeftModel.from_pretrained(network, str(folder), is_trainable=False)
             check_tensors(wrapped, kept, folder)
-            return wrapped.merge_and_unload(safe_merge=True)
+            untie(wrapped.get_base_model())
+            plain = wrapped.merge_and_unload(safe_merge=True)
+            say_whether_tied(plain)
+            return plain
     except LocateError:
         raise
     except MERGING as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = " ".join(line.strip() for line in lines[:2])[:200]  # torch names the tensor in its second line
         raise LocateError(
-            f"the adapter in {folder} cannot be merged ({lines[0][:200]}): check that it was made for this model"
+            f"the adapter in {folder} cannot be merged ({reason}): check that it was made for this model"
         ) from None
 
 
-def adapter_tensors(folder: Path, allow_pickle: bool) -> set[str]:
-    """Names of the tensors in an adapter's file."""
-    from safetensors import SafetensorError, safe_open
+def untie(network: Any) -> None:
+    """Give the output head weights of its own where it shares the embedding's and an adapter changes one of the two.
+
+    Unmerged, such an adapter changes only the one that it was made for.
+    """
+    layers = [network.get_input_embeddings(), network.get_output_embeddings()]
+    if None in layers or not any(hasattr(layer, "base_layer") for layer in layers):
+        return
+    embedding, head = (getattr(layer, "base_layer", layer) for layer in layers)
+    if head.weight is embedding.weight:
+        head.weight = type(head.weight)(head.weight.detach().clone(), requires_grad=False)
+
+
+def say_whether_tied(network: Any) -> None:
+    """Let the configuration say that head and embedding differ, where an adapter has made them differ."""
+    embedding, head = network.get_input_embeddings(), network.get_output_embeddings()
+    if head is not None and head.weight is not embedding.weight:
+        network.config.get_text_config().tie_word_embeddings = False
+        network.config.tie_word_embeddings = False
+
+
+def adapter_tensors(folder: Path, allow_pickle: bool) -> dict[str, Any]:
+    """The tensors in an adapter's file, by name.
+
+    Raises LocateError where the file is damaged.
+    """
+    from pickle import UnpicklingError
+
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
     path = adapter_weights(folder, allow_pickle)
-    if path.suffix != ".safetensors":
-        import torch
-
-        return set(torch.load(path, map_location="cpu", weights_only=True))
     try:
-        with safe_open(path, "pt") as file:
-            return set(file.keys())
-    except SafetensorError as error:
-        raise LocateError(f"{path} is not a safetensors file ({error}): save the adapter again") from None
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (SafetensorError, UnpicklingError, OSError, RuntimeError, ValueError, TypeError, EOFError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise LocateError(f"{path} is damaged ({reason}): save the adapter again") from None
+
+
+def idle_note(folder: Path, allow_pickle: bool) -> str | None:
+    """What is said of a LoRA adapter whose every product is zero; None for others."""
+    factors: dict[str, list[bool]] = {}
+    for name, tensor in adapter_tensors(folder, allow_pickle).items():
+        stem = FACTOR.sub("", name)
+        if stem == name:
+            return None
+        factors.setdefault(stem, []).append(bool(tensor.any()))
+    if any(all(each) for each in factors.values()):
+        return None
+    return "the adapter changes nothing: one of the two factors of each of its matrices is zero, as before training"
 
 
 def check_tensors(wrapped: Any, kept: set[str], folder: Path) -> None:

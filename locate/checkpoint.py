@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from locate.adapters import adapter_settings, adapter_weights, base_of, has_adapter
+from locate.adapters import adapter_settings, adapter_weights, base_of, has_adapter, idle_note
 from locate.errors import LocateError
 from locate.files import hash_of, hash_of_files, read_json
 from locate.gguf_file import gguf_in, header, unpacked
@@ -131,6 +131,8 @@ def find(name: str, *, revision: str | None, allow_pickle: bool, trust_remote_co
         if extra is not None:
             weights.append(extra)
             parameters += parameters_in(extra)
+    idle = None if found.adapter is None else idle_note(found.adapter, allow_pickle)
+    notes += [] if idle is None else [idle]
     return Checkpoint(
         found,
         architecture,
@@ -179,6 +181,10 @@ def with_base(
     Raises LocateError when the base cannot be found, or is an adapter or an edited model with stamps itself.
     """
     base = base_of(home)
+    if has_adapter(Path(base).expanduser()):
+        raise LocateError(
+            f"model {name!r} is an adapter of {base!r}, which has an adapter itself: merge that one first"
+        )
     try:
         found = files_of(
             base, revision=None, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code, weights=weights

@@ -18,6 +18,19 @@ from locate.schema import library_version
 
 SUFFIX = ".gguf"
 SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+CONFIGURED = {
+    "attention.key_length": "head_dim", "attention.sliding_window": "sliding_window", "logit_scale": "logit_scale",
+    "attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps", "attention.layer_norm_epsilon": "layer_norm_eps",
+    "expert_used_count": "num_experts_per_tok", "embedding_scale": "embedding_multiplier",
+    "residual_scale": "residual_multiplier", "attention.scale": "attention_multiplier",
+}  # fmt: skip
+"""what the header calls a setting, and what a configuration calls it"""
+CHANGING = (
+    "logit_scale", "attn_logit_softcapping", "final_logit_softcapping", "embedding_scale", "residual_scale",
+    "attention.scale",
+)  # fmt: skip
+"""those that have to have a place; the others are said by the shapes, or by another name in some families"""
 UNREADABLE = (  # damaged files run into all of these
     OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, ImportError, AssertionError,
     OverflowError, MemoryError,
@@ -33,6 +46,7 @@ class Header:
     parameters    numbers stored
     pieces        the vocabulary, in order of id; empty where the file has none
     add_bos       whether its tokenizer puts BOS in front; None where the file does not say
+    settings      the architecture's numbers and words by name, as in "rope.freq_base"
     """
 
     architecture: str
@@ -40,6 +54,7 @@ class Header:
     parameters: int
     pieces: tuple[str, ...]
     add_bos: bool | None
+    settings: dict[str, Any]
 
     @property
     def quantisation(self) -> str:
@@ -54,8 +69,6 @@ def gguf_in(name: str, folder: Path) -> Path | None:
     Raises LocateError for several files, or one shard of several.
     """
     if folder.suffix.lower() == SUFFIX:
-        if not folder.is_file():
-            raise LocateError(f"model {name!r}: no such file: expected a GGUF file")
         return whole(folder)
     if not folder.is_dir() or (folder / "config.json").exists():
         return None
@@ -109,7 +122,9 @@ def header(path: Path) -> Header:
     add_bos = fields.get("tokenizer.ggml.add_bos_token")
     pieces = tuple(fields.get("tokenizer.ggml.tokens") or ())
     architecture = str(fields["general.architecture"])
-    return Header(architecture, types, parameters, pieces, None if add_bos is None else bool(add_bos))
+    start = f"{architecture}."
+    settings = {key.removeprefix(start): value for key, value in fields.items() if key.startswith(start)}
+    return Header(architecture, types, parameters, pieces, None if add_bos is None else bool(add_bos), settings)
 
 
 def first_line(error: BaseException) -> str:
@@ -163,6 +178,7 @@ def write_files(path: Path, about: Header, place: Path) -> None:
     if name is None or getattr(config, "is_encoder_decoder", False):
         raise LocateError(f"{path} is {about.architecture}: expected a decoder-only causal language model")
     config.architectures = [name]
+    follow(path, about, config)
     vocabulary = tokenizer.get_vocab()
     wrong = [piece for number, piece in enumerate(about.pieces) if vocabulary.get(piece, number) != number]
     if wrong:
@@ -173,6 +189,39 @@ def write_files(path: Path, about: Header, place: Path) -> None:
     config.save_pretrained(place)
     put_bos(tokenizer, about.add_bos)
     tokenizer.save_pretrained(place)
+
+
+def follow(path: Path, about: Header, config: Any) -> None:
+    """Set in a configuration what the file says and transformers' loader leaves at its default.
+
+    Raises LocateError where the configuration has no place for a setting that changes the numbers.
+    """
+    given = about.settings
+    if about.pieces:
+        config.vocab_size = len(about.pieces)
+    if config.model_type == "gpt2" and "context_length" in given:
+        config.n_positions = int(given["context_length"])
+    for key, name in CONFIGURED.items():
+        if key in given and hasattr(config, name):
+            setattr(config, name, given[key])
+    rope = getattr(config, "rope_parameters", None)
+    nested = isinstance(rope, dict) and any(isinstance(each, dict) for each in rope.values())  # one a kind of layer
+    if isinstance(rope, dict) and not nested:
+        if "rope.freq_base" in given:
+            rope["rope_theta"] = float(given["rope.freq_base"])
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        share = given.get("rope.dimension_count", width) / width
+        if share != 1 or "partial_rotary_factor" in rope:
+            rope["partial_rotary_factor"] = share
+    lost = [key for key, name in CONFIGURED.items() if key in given and not hasattr(config, name) and key in CHANGING]
+    scaling = given.get("rope.scaling.type", "none"), given.get("rope.scaling.factor", 1.0)
+    if scaling[0] != "none" and scaling[1] != 1.0 or "rope.scale_linear" in given:
+        lost.append("rope.scaling")
+    if lost:
+        raise LocateError(
+            f"{path} sets {', '.join(lost)}, which transformers' GGUF loader does not read: its numbers would be of "
+            "another model: give the model's safetensors"
+        )
 
 
 def put_bos(tokenizer: Any, wanted: bool | None) -> None:
@@ -192,17 +241,25 @@ def put_bos(tokenizer: Any, wanted: bool | None) -> None:
             settings["add_bos_token"] = wanted
 
 
-def read_weights(path: Path, dtype: Any, attention: str | None) -> tuple[Any, dict[str, Any]]:
+def read_weights(path: Path, folder: Path, dtype: Any, attention: str | None) -> tuple[Any, dict[str, Any]]:
     """The Hugging Face model of a GGUF file, dequantised, and what transformers says of its tensors.
+
+    folder  where its configuration was unpacked
 
     Raises LocateError where transformers would leave a tensor of the file out.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
+        config = AutoConfig.from_pretrained(folder)
         with redirect_stderr(StringIO()):  # a progress bar that transformers' own switch leaves on
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                path.parent, gguf_file=path.name, dtype=dtype, attn_implementation=attention, output_loading_info=True
+                path.parent,
+                gguf_file=path.name,
+                config=config,
+                dtype=dtype,
+                attn_implementation=attention,
+                output_loading_info=True,
             )
     except UNREADABLE as error:
         raise LocateError(f"{path} cannot be dequantised ({first_line(error)}): give the model's safetensors") from None

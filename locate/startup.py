@@ -98,7 +98,7 @@ def read_network(
     files = checkpoint.files
     with quiet():
         if files.gguf is not None:
-            plain, info = read_weights(files.gguf, dtype, attention)
+            plain, info = read_weights(files.gguf, files.folder, dtype, attention)
         else:
             try:
                 with without_adapter(files.folder) as place:

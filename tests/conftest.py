@@ -14,6 +14,7 @@ os.environ.setdefault("WANDB_MODE", "disabled")
 hook = install_import_hook("locate", "typechecker.check")
 
 from families import FAMILIES, save_family  # noqa: E402
+from gguf_models import network, write_gguf  # noqa: E402
 
 from locate.models import Model, load  # noqa: E402
 
@@ -62,3 +63,21 @@ def family_model(request, model_of) -> Model:
 def gpt2(model_of) -> Model:
     """The random GPT-2."""
     return model_of("gpt2")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """A cache of its own, so that what an earlier version has unpacked is not read."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["XDG_CACHE_HOME"]
+    else:
+        os.environ["XDG_CACHE_HOME"] = before
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tmp_path_factory) -> Path:
+    """A random Llama as a GGUF file."""
+    return write_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf", network("llama"), "Q8_0")
