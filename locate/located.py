@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +103,11 @@ class Located:
     window           layers written at once around each site, 1 for the site alone
     clusters         what intervals and p resample: "group", or "group+template"
     sites            strongest first, by size
-    component, role  where `layers` was read off
+    component, role  where `layers` was read off; None where the trace can name no layer
     layers           layers of that component at that role whose effect has the sign of the total effect, by its whole
                      interval, and passes the false-discovery threshold; strongest first. None where the interval of the
                      total effect holds 0. Choosing one to edit is a hypothesis to be tested
+    why_no_layers    why the trace can name no layer, as of a map of attention weights alone; None where it can
     modules          their Hugging Face names; module_template has {} for the layer
     smallest_q       the smallest q that so few groups allow; above the threshold no site can pass
     sound            whether there are as many groups as coverage of the intervals was measured with (see `average`)
@@ -129,9 +131,10 @@ class Located:
     level: float
     threshold: float
     sites: tuple[LocatedSite, ...]
-    component: str
-    role: str
+    component: str | None
+    role: str | None
     layers: tuple[int, ...]
+    why_no_layers: str | None
     modules: tuple[str, ...]
     module_template: str
     smallest_q: float
@@ -155,6 +158,13 @@ class Located:
         if not self.selective:
             return [site.cells() for site in self.sites]
         return [[*site.cells(), site.selectivity.text() if site.selectivity else ""] for site in self.sites]
+
+    def layers_line(self) -> str:
+        """The located layers, or why there are none, in one sentence."""
+        if self.why_no_layers is not None:
+            return f"no layer is named: {self.why_no_layers}"
+        layers = ", ".join(str(layer) for layer in self.layers) or "none passes"
+        return f"layers of {self.component} at {self.role}, strongest first: {layers}"
 
     def limits(self) -> list[str]:
         """What so few groups do not allow, a sentence each."""
@@ -182,8 +192,7 @@ class Located:
     def _repr_html_(self) -> str:
         head = (
             f"<p><b>{self.quantity} of {self.metric}</b> ({self.unit}, {self.direction}, {self.level:.0%} intervals "
-            f"over {self.sites[0].groups if self.sites else 0} groups); layers of {self.component} at {self.role}: "
-            f"{list(self.layers)}</p>"
+            f"over {self.sites[0].groups if self.sites else 0} groups); {escape(self.layers_line())}</p>"
         )
         return head + self.frame().to_html(index=False, float_format="{:.3g}".format)
 
@@ -218,19 +227,23 @@ def rank(
     clusters, level, samples, seed   as in `average`
 
     The residual stream, attention weights, named sets and severed patches are not ranked: no module writes them alone.
+    Of a trace of such patches alone nothing is ranked, and `why_no_layers` says why.
 
-    Raises LocateError when the trace lacks the direction, the component or the role, or has none that a module writes.
+    Raises LocateError when the trace lacks the direction, the component, the role or the window.
     """
-    direction = direction or str(trace.meta["directions"][0])
+    direction = str(trace.meta["directions"][0]) if direction is None else direction
     check("direction", direction, DIRECTIONS)
     if top < 1:
         raise LocateError(f"top {top}: expected a number of sites >= 1")
     check("quantity", quantity, tuple(EFFECTS))
-    everything = effects(trace, metric, view=view or default_view(trace), kind=kind)
+    everything = effects(trace, metric, view=default_view(trace) if view is None else view, kind=kind)
     derived = everything[everything["direction"] == direction]
     chosen = rankable(derived, window)
+    settings = {"clusters": clusters, "level": level, "samples": samples, "seed": seed}
+    have = sorted(derived["component"].astype(str).unique())
+    if chosen.empty and have and (window, component, role) == (None, None, None):
+        return unranked(trace, derived, quantity, direction, settings)
     if chosen.empty:
-        have = sorted(derived["component"].unique())
         raise LocateError(
             f"nothing to rank: direction {direction!r}, window {window} and components {have} hold none of "
             f"{', '.join(EDITABLE)}: trace with one of them"
@@ -238,7 +251,6 @@ def rank(
     component = traced("component", component, COMPONENTS, EDITABLE, chosen)
     role = traced("role", role, ROLES, FALLBACK_ROLES, chosen[chosen["component"] == component])
     width = int(chosen["window"].iloc[0])
-    settings = {"clusters": clusters, "level": level, "samples": samples, "seed": seed}
     means, said = ordered(derived[derived[quantity].notna()], quantity, width, settings)
     leanings = selectivities(trace, metric, quantity, direction, level, samples, seed)
     templates = trace.meta["modules"]
@@ -264,12 +276,48 @@ def rank(
         component=component,
         role=role,
         layers=layers,
+        why_no_layers=None,
         modules=tuple(str(module_name(templates, component, layer)) for layer in layers),
         module_template=str(templates[component] or ""),
         smallest_q=said["smallest_q"],
         sound=said["sound"],
         controls=controls_of(trace, derived),
         set_test=tested(trace, metric, (component, role, direction), level=level, samples=samples, seed=seed),
+        trace=trace.meta,
+    )
+
+
+def unranked(trace: Trace, derived: pd.DataFrame, quantity: str, direction: str, settings: dict[str, Any]) -> Located:
+    """What is said of a trace that holds nothing that a module writes alone."""
+    about, known = derived.attrs, derived[derived[quantity].notna()]
+    means = average(known, quantity, **settings)
+    patched = ", ".join(sorted(derived["component"].astype(str).unique()))
+    return Located(
+        quantity=quantity,
+        metric=about["metric"],
+        unit=about["unit"],
+        view=about["view"],
+        kind=about["kind"],
+        positive=positive_means(about["metric"], about["view"]),
+        direction=direction,
+        total=total_effect(derived, settings),
+        without_stereotype=int(about["without_stereotype"]),
+        window=int(derived["window"].min()),
+        clusters=settings["clusters"],
+        level=settings["level"],
+        threshold=THRESHOLD,
+        sites=(),
+        component=None,
+        role=None,
+        layers=(),
+        why_no_layers=f"only {patched} was patched, and no single module writes what these patches copy; effects.csv "
+        f"lists their effects; to name layers, trace one of {', '.join(EDITABLE)} too",
+        modules=(),
+        module_template="",
+        smallest_q=means.attrs["smallest_q"],
+        sound=means.attrs["sound"],
+        controls=controls_of(trace, derived),
+        set_test=None,
         trace=trace.meta,
     )
 
@@ -399,6 +447,8 @@ def load_located(path: str | Path) -> Located:
     path = Path(path)
     path = path / "located.json" if path.is_dir() else path
     content = read_json(path)
+    if isinstance(content, dict) and content.get("schema") == LOCATED_VERSION - 1:
+        content |= {"schema": LOCATED_VERSION, "why_no_layers": None}
     validate(content, "located", path)
     fields = {key: value for key, value in content.items() if key not in ("schema", "locate")}
     sites = tuple(read_site(site) for site in fields.pop("sites"))

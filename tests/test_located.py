@@ -233,7 +233,7 @@ def test_json_is_strict_and_says_its_version(located, tmp_path):
         raise AssertionError(word)
 
     content = json.loads(located.save(tmp_path / "located.json").read_text(), parse_constant=refuse)
-    assert content["schema"] == 2
+    assert content["schema"] == 3
     assert content["sites"][0] == asdict(located.sites[0])
     assert content["trace"]["recipe"] == META["recipe"]
 

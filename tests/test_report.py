@@ -27,7 +27,7 @@ from locate import (
     plot_pair,
     write_report,
 )
-from locate.report import draw_figures, save_figures
+from locate.report import draw_figures, images, save_figures
 
 SCRIPT = "<script>alert(1)</script>"
 ABOUT = {"metric": "logit_diff", "unit": "nats", "view": "stereotype", "column": "nie", "level": 0.95}
@@ -572,14 +572,62 @@ def test_html_alone_needs_no_chrome(averages, tmp_path, without_chrome):
 
 
 def test_a_full_disk_while_images_are_written_is_one_line_and_leaves_nothing(averages, tmp_path, monkeypatch):
-    def full(figures, files, **options):
-        Path(files[0]).write_bytes(b"half")
+    async def full(specs):
+        Path(specs[0]["path"]).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(plotly.io, "write_images", full)
+    monkeypatch.setattr(images, "drawn", full)
     with pytest.raises(LocateError, match="No space left on device"):
         save_figures({"map": plot_map(averages)}, tmp_path, ["png"])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("#!/bin/sh\nexec /bin/sleep 977\n", r"chrome did not answer within 2 s of its start and was stopped"),
+        ("#!/bin/sh\n/bin/sleep 977 &\nexec /bin/sleep 977\n", r"chrome did not answer within 2 s"),
+        ("#!/bin/sh\nexit 127\n", r"chrome is there but does not start"),
+        ("no program\n", r"chrome is there but does not start"),
+    ],
+)
+def test_a_chrome_that_hangs_or_does_not_start_is_named_and_gone(averages, tmp_path, monkeypatch, script, said):
+    chrome = tmp_path / "chrome"
+    chrome.write_text(script)
+    chrome.chmod(0o644 if script.startswith("no") else 0o755)
+    monkeypatch.setenv("BROWSER_PATH", str(chrome))
+    monkeypatch.setattr(images, "START", 2.0 if "sleep" in script else 60.0)
+    monkeypatch.setattr(images, "STOP", 2.0)
+    paths, missing = save_figures({"map": plot_map(averages)}, tmp_path / "figures", ["html", "png"])
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["map.html"]
+    assert paths == [tmp_path / "figures" / "map.html"]
+    assert re.search(said, missing)
+    assert "no PNG" in missing
+    assert "\n" not in missing
+    running = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    assert not any(b"sleep\x00977" in each for each in running)
+
+
+def test_a_browser_path_that_is_no_file_is_said(averages, tmp_path, monkeypatch):
+    monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "none"))
+    assert "BROWSER_PATH" in save_figures({"map": plot_map(averages)}, tmp_path, ["png"])[1]
+
+
+def test_no_page_has_a_button_that_uploads(averages, tmp_path, monkeypatch):
+    figure = plot_map(averages)
+    figure.write_html(tmp_path / "own.html")
+    figure.write_html(tmp_path / "given.html", config={"displayModeBar": True})
+    save_figures({"saved": go.Figure(figure.to_dict())}, tmp_path, ["html"])
+    write_report(map_trace(layers=1, components=("mlp_out",)), tmp_path / "run", formats=["html"])
+    pages = list(tmp_path.rglob("*.html"))
+    assert len(pages) > 5
+    for page in pages:
+        calls = page.read_text().split("Plotly.newPlot(                    ")[1:]
+        assert calls, page
+        assert all('"showSendToCloud": false' in call and "plotlyServerURL" not in call for call in calls), page
+    monkeypatch.setattr(plotly.io.renderers, "default", "plotly_mimetype")
+    shown = figure._repr_mimebundle_()["application/vnd.plotly.v1+json"]["config"]
+    assert shown["showSendToCloud"] is False
 
 
 def test_the_caption_says_how_wide_the_window_is(averages):

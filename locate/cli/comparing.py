@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from locate.cli.options import AsJson, Formats, Metric, format_list
+from locate.cli.options import AsJson, Formats, Metric, folder_name, format_list
 from locate.cli.verbs import app
 from locate.errors import LocateError
 
@@ -45,19 +45,19 @@ def compare(
     """Compare two runs, or two evaluations: every change from A to B, pairs or items matched, without any model."""
     from locate.cli.show import Steps
 
+    folder = output or Path("runs") / f"{folder_name(run_a)}-to-{folder_name(run_b)}"
     if any((run / EVALUATION).is_file() for run in (run_a, run_b)):
         from locate.cli.judging import compare_judged
 
         if (metric, view, quantity, direction) != ("logit_diff", None, "nie", None):
             raise LocateError(f"{run_a} or {run_b} holds an evaluation: leave the options of traces out")
-        compare_judged(run_a, run_b, output or Path("runs") / f"{run_a.name}-to-{run_b.name}", formats, seed, as_json)
+        compare_judged(run_a, run_b, folder, formats, seed, as_json)
         return
     from locate.mediation import compare as compare_traces
     from locate.report.change_maps import write_comparison
     from locate.tracing import load_trace
 
     wanted = format_list(formats)
-    folder = output or Path("runs") / f"{run_a.name}-to-{run_b.name}"
     with Steps() as steps:
         steps.say("effects")
         found = compare_traces(

@@ -24,6 +24,7 @@ from locate.cli.options import (
     Threads,
     TrustCode,
     format_list,
+    run_folder,
     split,
     thread_count,
 )
@@ -53,7 +54,10 @@ def evaluate(
     tests: Annotated[
         str | None, typer.Option(help="separated by commas; default: what is bundled or in --data")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="items of a test at most (blimp: of a paradigm), drawn")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(help="items at most, drawn: of a test, or of each of its strata (bbq, blimp: category, paradigm)"),
+    ] = None,
     seed: Annotated[int, typer.Option(help="of that draw")] = 0,
     text: Annotated[Path | None, typer.Option(help="text for perplexity; default: bundled prose")] = None,
     output: Annotated[
@@ -77,7 +81,8 @@ def evaluate(
         raise LocateError(f"--seed {seed}: expected a whole number from 0 up")
     wanted, sources = format_list(formats), parsed_sources(source or [], text)
     count = thread_count(threads)
-    folder = output or Path("runs") / f"{Path(model).name}-evaluation"
+    folder = run_folder(output, model, "evaluation")
+    asked = None if tests is None else split("--tests", tests)
     with Steps() as steps:
         steps.say("loading the model")
         from locate.causal import load_causal
@@ -91,7 +96,7 @@ def evaluate(
         steps.notes(loaded.notes)
         found = run_tests(
             loaded,
-            tests=None if tests is None else split(tests),
+            tests=asked,
             data=data,
             sources=sources,
             limit=limit,
@@ -160,7 +165,10 @@ def print_evaluation(found: Evaluation) -> None:
             console.print(f"{name}: {count} items left out: {reason}", soft_wrap=True)
         if about["items"] < about["of"]:
             console.print(
-                f"{name}: {about['items']} of {about['of']} items, drawn with seed {found.meta['recipe']['seed']}"
+                f"{name}: {about['items']} of {about['of']} items, at most {about['limit']} of "
+                f"{about['limit_is_for']}, drawn "
+                f"with seed {found.meta['recipe']['seed']}",
+                soft_wrap=True,
             )
     if found.meta["left_out"]:
         console.print(f"not run, for want of data: {', '.join(found.meta['left_out'])}", soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ from locate.sites import COMPONENTS, ROLES
 
 if TYPE_CHECKING:
     from locate.prompts import Prompts
+    from locate.tracing.corrupt import Noise
     from locate.tracing.plan import Map
 
 
@@ -31,6 +33,13 @@ class Corrupt(StrEnum):
 
     swap = "swap"
     noise = "noise"
+
+
+class BudgetMethod(StrEnum):
+    """How the sites of a run within a budget are estimated."""
+
+    integrated = "integrated"
+    attribution = "attribution"
 
 
 class Engine(StrEnum):
@@ -156,6 +165,14 @@ def check_noise(corrupt: Corrupt, sigmas: float | None, draws: int | None) -> No
         raise LocateError("--sigmas and --draws describe noise: add --corrupt noise, or leave them out")
 
 
+def noise_of(sigmas: float | None, draws: int | None, seed: int) -> Noise:
+    """The noise that the options describe; what is left out is as in `Noise`."""
+    from locate.tracing.corrupt import Noise
+
+    given = {"sigmas": sigmas, "samples": draws}
+    return Noise(seed=seed, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
 def check_trace(chosen: Prompts, metric: str, kind: str | None, probabilities: bool, seed: int) -> None:
     """Raise LocateError for prompts and settings that would only be refused after a long run."""
     from locate.mediation.effects import of_kind
@@ -181,24 +198,44 @@ def parsed_map(
     from locate.tracing.plan import Map
 
     return Map(
-        components=tuple(split(components)),
+        components=tuple(split("--components", components)),
         layers=None if layers is None else tuple(ranges("--layers", layers)),
-        roles=None if roles is None else tuple(split(roles)),
+        roles=None if roles is None else tuple(split("--roles", roles)),
         windows=tuple(ranges("--windows", windows)),
-        severed=tuple(split(severed or "")),
-        keys=None if keys is None else tuple(split(keys)),
+        severed=() if severed is None else tuple(split("--severed", severed)),
+        keys=None if keys is None else tuple(split("--keys", keys)),
     )
 
 
-def split(text: str) -> list[str]:
-    """Words separated by commas."""
-    return [word.strip() for word in text.split(",") if word.strip()]
+def split(option: str, text: str) -> list[str]:
+    """Words separated by commas.
+
+    Raises LocateError where there is none.
+    """
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise LocateError(f"{option} {text!r}: expected words separated by commas, or leave {option} out")
+    return words
+
+
+def run_folder(output: Path | None, model: str, suffix: str) -> Path:
+    """The folder asked for, or one in runs/ that has the model's name, also of a model given as `.` or `../`."""
+    if output is not None:
+        return output
+    return Path("runs") / f"{folder_name(model)}-{suffix}"
+
+
+def folder_name(place: str | Path) -> str:
+    """The last part of a path or a hub id, with letters that a file's name cannot have everywhere replaced."""
+    path = Path(place)
+    name = path.resolve().name if path.name in ("", "..") or path.exists() else path.name
+    return re.sub(r"[^\w.+@=-]+", "_", name).strip(".") or "model"
 
 
 def ranges(option: str, text: str) -> list[int]:
     """Whole numbers like 0-3,7."""
     numbers: list[int] = []
-    for word in split(text):
+    for word in split(option, text):
         first, _, last = word.partition("-")
         if not first.isdecimal() or (last and not last.isdecimal()):
             raise LocateError(f"{option} {text!r}: expected whole numbers like 0-3,7")
@@ -219,14 +256,15 @@ def check_names(
     for component in components:
         check("component", component, COMPONENTS)
     if layers_of is not None:
-        check("--layers-of", layers_of, tuple(each for each in components if each not in ("resid_pre", "pattern")))
+        written = tuple(each for each in components if each not in ("resid_pre", "pattern"))
+        if not written:
+            raise LocateError(
+                f"--layers-of {layers_of}: no module writes {' or '.join(components)} alone, so no layer can be "
+                "located: add attn_out, mlp_out or head to --components, or leave --layers-of out"
+            )
+        check("--layers-of", layers_of, written)
     if layers_at is not None:
         check("--layers-at", layers_at, tuple(roles) or ROLES)
-    if set(components) <= {"resid_pre", "pattern"}:
-        raise LocateError(
-            f"--components {','.join(components)}: no module writes the residual stream or attention weights alone, so "
-            "no layer could be located: add attn_out, mlp_out or head"
-        )
 
 
 def format_list(text: str) -> list[str]:
@@ -234,7 +272,7 @@ def format_list(text: str) -> list[str]:
     from locate.report.write import FORMATS
     from locate.sites import check
 
-    formats = split(text)
+    formats = split("--formats", text)
     for each in formats:
         check("format", each, FORMATS)
     return formats

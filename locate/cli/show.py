@@ -120,11 +120,11 @@ def print_located(located: Located, paths: Sequence[Path], as_json: bool) -> Non
     )
     if located.without_stereotype:
         console.print(f"{located.without_stereotype} pairs have no stereotype and are left out")
-    console.print(site_table(located))
+    if located.sites:
+        console.print(site_table(located))
     for limit in located.limits():
         console.print(limit)
-    layers = ", ".join(str(layer) for layer in located.layers) or "none passes"
-    console.print(f"\nlayers of {located.component} at {located.role}, strongest first: {layers}")
+    console.print(f"\n{located.layers_line()}", soft_wrap=True)
     print_paths(paths, "")
 
 

@@ -12,6 +12,7 @@ from locate.cli.options import (
     AsJson,
     Bos,
     BosOption,
+    BudgetMethod,
     Chat,
     Clusters,
     ClustersOption,
@@ -41,8 +42,9 @@ from locate.cli.options import (
     check_trace,
     chosen_prompts,
     format_list,
+    noise_of,
     parsed_map,
-    split,
+    run_folder,
     thread_count,
 )  # fmt: skip
 from locate.errors import LocateError
@@ -134,6 +136,12 @@ def trace(
         str | None,
         typer.Option(help="like 90s, 5min, or 20000 patched passes: estimate all sites, patch the strongest"),
     ] = None,
+    budget_method: Annotated[
+        BudgetMethod | None,
+        typer.Option(
+            help="of the estimates: integrated, or attribution, about five times as fast; default: integrated"
+        ),
+    ] = None,
     controls: Annotated[bool, typer.Option(help="of the strongest sites: other sources, words and weights")] = True,
     random_weights: Annotated[
         bool | None, typer.Option(help="among the controls; default: for models of up to 50 million parameters")
@@ -149,25 +157,28 @@ def trace(
     from locate.report import write_report
 
     wanted, count = format_list(formats), thread_count(threads)
-    check_names(metric, split(components), split(roles or ""), layers_of, layers_at)
+    plan = parsed_map(components, layers, roles, windows, severed, keys)
+    check_names(metric, list(plan.components), list(plan.roles or ()), layers_of, layers_at)
     check_noise(corrupt, sigmas, draws)
     if dry_run and budget is not None:
         raise LocateError("--budget says beforehand what a run costs: leave --dry-run out")
-    folder = output or Path("runs") / f"{Path(model).name}-{corrupt.value}"
+    if budget is None and budget_method is not None:
+        raise LocateError(f"--budget-method {budget_method.value} is of a run within a budget: add --budget")
+    folder = run_folder(output, model, corrupt.value)
     chosen = chosen_prompts(prompts, words, swap, template, templates_each, limit)
     check_trace(chosen, metric, kind, probabilities, seed)
-    plan = parsed_map(components, layers, roles, windows, severed, keys)
     with Steps() as steps:
         steps.say("loading TransformerLens and the model")
         from locate.evidence import Budget, Controls, Sets, foretold
         from locate.evidence import trace as run_trace
         from locate.memory import parsed
         from locate.models import load
-        from locate.tracing.corrupt import Noise, Swap
+        from locate.tracing.corrupt import Swap
 
-        limited = None if budget is None else Budget.parsed(budget, seed=seed)
+        how = {} if budget_method is None else {"method": budget_method.value}
+        limited = None if budget is None else Budget.parsed(budget, seed=seed, **how)
         watched = Controls(random_weights=random_weights, seed=seed) if controls else None
-        corruption = Swap() if corrupt is Corrupt.swap else Noise(sigmas or 3.0, draws or 10, seed)
+        corruption = Swap() if corrupt is Corrupt.swap else noise_of(sigmas, draws, seed)
         trusted: dict[str, Any] = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
         reading: dict[str, Any] = {"revision": revision, "bos": bos.value, "chat": chat}
         loaded = load(model, device=device, dtype=dtype, threads=count, **reading, **trusted)
@@ -308,7 +319,7 @@ def plot(
                 found, run, metric=metric, kind=kind, formats=wanted, clusters=clusters.value, seed=seed
             )
         else:
-            way = direction or str(found.meta["directions"][0])
+            way = str(found.meta["directions"][0]) if direction is None else direction
             figure = plot_pair(effects(found, metric, view=default_view(found), kind=kind), pair, direction=way)
             paths, missing = save_figures({f"pair_{pair}_{way}": figure}, run / "figures", wanted)
     print_paths(paths, missing)

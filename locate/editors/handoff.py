@@ -53,6 +53,8 @@ def hand_off(model: CausalModel, located: Located, *, layers: Sequence[int] | No
     unstamped(model)
     same_model(model, located)
     template = located.module_template
+    if located.why_no_layers is not None:
+        raise LocateError(f"located.json names no layer: {located.why_no_layers}, and edit with its located.json")
     if located.component != "mlp_out" or "{}" not in template:
         raise LocateError(
             f"located.json hands over layers of {located.component!r} ({template or 'no module'}): editors change MLP "

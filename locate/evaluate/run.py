@@ -64,7 +64,8 @@ def evaluate(
     from locate.causal import load_causal
 
     model = load_causal(model) if isinstance(model, str) else model
-    asked = {test.name: test for test in (named(each) if isinstance(each, str) else each for each in tests or HOME)}
+    wanted = HOME if tests is None else tests
+    asked = {test.name: test for test in (named(each) if isinstance(each, str) else each for each in wanted)}
     for test in asked.values():
         limit_of(test, limit)
     places, left_out = chosen(asked, tests is not None, None if data is None else Path(data), sources or {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -114,9 +115,10 @@ def enough_for_estimates(job: Job, view: str, budget: Budget) -> None:
     site_estimates(few, view, METHODS[budget.method])
     needed = (time.monotonic() - started) * len(job.pairs) / len(few.pairs)
     if needed > ESTIMATING * float(budget.seconds or 0):
+        faster = ", or the method attribution (--budget-method attribution)" if budget.method != "attribution" else ""
         raise LocateError(
-            f"budget of {budget.seconds:.0f} s: estimating every site would take about {needed:.0f} s: give at least "
-            f"{needed / ESTIMATING:.0f}s, fewer prompts, or the attribution method"
+            f"budget of {budget.seconds:g} s: estimating every site would take about {needed:.0f} s: give at least "
+            f"{math.ceil(needed / ESTIMATING)}s, or fewer prompts{faster}"
         )
 
 
@@ -185,7 +187,7 @@ def affordable(limit: int, seconds_of: Callable[[int], float], budget: float, st
         left = budget - (time.monotonic() - started)
         if left <= 0:
             raise LocateError(
-                f"budget of {budget:.0f} s: estimating and timing took {budget - left:.0f} s: give more time"
+                f"budget of {budget:g} s: estimating and timing took {budget - left:.0f} s: give more time"
             )
         if needed <= left and count == limit:
             break

@@ -16,6 +16,7 @@ from locate.evidence.random_sets import random_sets
 from locate.evidence.sample import named, sampled
 from locate.files import strict
 from locate.mediation import default_view, effects
+from locate.mediation.controls import CHOOSING
 from locate.models import Model
 from locate.prompts import definitional_pairs, neutral_pairs
 from locate.prompts.pair import FEMALE, MALE, Prompts
@@ -87,7 +88,7 @@ def with_controls(
         sites = strongest(trace, wanted.sites)
         sample = sampled(prompts, trace, wanted.pairs, wanted.seed)
     except LocateError as error:  # pairs of several kinds, none of them the package's
-        return replace(trace, meta=trace.meta | {"controls": {"not_run": {"all": str(error)}}})
+        return replace(trace, meta=trace.meta | {"controls": {"rows": 0, "not_run": {"all": str(error)}}})
     plans: dict[str, Callable[[], pd.DataFrame]] = {
         "shuffled source": lambda: written(model, sample, sites, options, lambda job: shuffled(job.pairs, wanted.seed)),
         "random direction": lambda: written(
@@ -110,6 +111,7 @@ def with_controls(
     table = pd.concat(tables, ignore_index=True) if tables else None
     meta = {
         "sites": [named(site) for site in sites],
+        "sites_by": CHOOSING,
         "pairs": len(sample),
         "seed": wanted.seed,
         "rows": 0 if table is None else len(table),
@@ -122,7 +124,7 @@ def with_controls(
 
 def strongest(trace: Trace, count: int) -> list[Site]:
     """The sites with the largest average indirect effects in the first direction traced, single patches alone."""
-    rows = whole_sites(effects(trace, view=default_view(trace)))
+    rows = whole_sites(effects(trace, CHOOSING, view=default_view(trace)))
     rows = rows[(rows["direction"] == str(trace.meta["directions"][0])) & (rows["window"] == 1)]
     rows = rows[rows["component"] != PATTERN]
     if set(rows["component"]) - {RESIDUAL}:
@@ -180,6 +182,8 @@ def in_untrained(
     """The map, or the sites alone where it is one of units, in the same model with random weights."""
     small = model.checkpoint.parameters <= SMALL
     if not (small if wanted.random_weights is None else wanted.random_weights):
+        if wanted.random_weights is False:
+            raise LocateError("left out, as asked")
         raise LocateError(f"left out of models of more than {SMALL:,} parameters unless asked for")
     whole = [name for name in dict.fromkeys(trace.table["component"].astype(str)) if name not in UNITS]
     map = Map(components=tuple(whole)) if whole else chosen_map(sites)

@@ -13,6 +13,7 @@ import pandas as pd
 from locate.errors import LocateError
 from locate.evidence.sample import halves, sampled
 from locate.located import EDITABLE, THRESHOLD, Located, rank
+from locate.mediation.controls import CHOOSING
 from locate.models import Model
 from locate.prompts.pair import Prompts
 from locate.sites import BEFORE, Patch, Site
@@ -44,9 +45,11 @@ def random_sets(
         return None, {"reason": f"fewer than {LEAST_GROUPS} groups"}
     half = replace(trace, table=trace.table[trace.table["group"].isin(first)])
     try:
-        located = rank(half, top=1000)
+        located = rank(half, metric=CHOOSING, top=1000)
     except LocateError as error:
         return None, {"reason": str(error)}
+    if located.why_no_layers is not None:
+        return None, {"reason": located.why_no_layers}
     chosen = located_set(located)
     if not chosen:
         return None, {"reason": f"no {located.component} at {located.role} passes on half of the groups"}

@@ -156,7 +156,7 @@ def compare(
         check("direction", direction, DIRECTIONS)
         check("direction", direction, tuple(ways))
     unlike = matched(a, b, metric)
-    view = view or default_view(a)
+    view = default_view(a) if view is None else view
     derived = [effects(trace, metric, view=view) for trace in (a, b)]
     if direction is not None:
         derived = [each[each["direction"] == direction] for each in derived]

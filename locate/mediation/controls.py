@@ -12,6 +12,7 @@ from locate.tracing.table import CONTROL, Trace
 
 PLACE = ["component", "layer", "unit", "role"]
 SETS = "random sets"
+CHOOSING = "logit_diff"  # the metric by which sites are chosen while a run is measured
 LOCATED = "located"
 COLUMNS = [CONTROL, "direction", *PLACE, "effect", "low", "high", "size", "n", "groups", "own", "own_size"]
 

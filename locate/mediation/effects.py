@@ -83,7 +83,7 @@ def effects(
         "view": view if chosen.signed else "stereotype",
         "without_stereotype": without,
         "rounding": rounding(trace) if chosen.unit == "nats" else 0.0,
-        "kind": kind or default_kind(trace.table),
+        "kind": default_kind(trace.table) if kind is None else kind,
         "other_kinds": {str(each): int(n) for each, n in counted.items()},
     }
     return result
@@ -119,7 +119,7 @@ def of_kind(table: pd.DataFrame, kind: str | None) -> pd.DataFrame:
 
     Raises LocateError when there are none.
     """
-    chosen = kind or default_kind(table)
+    chosen = default_kind(table) if kind is None else kind
     found = table if chosen == EVERY else table[table["kind"] == chosen]
     if found.empty:
         have = ", ".join(sorted({str(each) for each in table["kind"].unique()}))

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from locate.errors import LocateError
 from locate.files import write_whole
@@ -25,6 +24,7 @@ from locate.report.figures import (
     whole_sites,
     whole_vectors,
 )
+from locate.report.quiet import quiet_subplots
 from locate.report.write import FORMATS, save_figures
 from locate.sites import ROLES, check
 from locate.tracing.table import META_FILE
@@ -91,7 +91,7 @@ def plot_head_changes(
 def beside(parts: dict[str, pd.DataFrame], columns: Sequence[str], table: pd.DataFrame) -> tuple[go.Figure, float]:
     """A line of three panels for each part, and the limit of their one colour scale."""
     heads = [f"A: {short(table.attrs.get('a', ''))}", f"B: {short(table.attrs.get('b', ''))}", "B - A"]
-    figure = make_subplots(
+    figure = quiet_subplots(
         len(parts), 3, shared_yaxes=True, shared_xaxes=True, horizontal_spacing=0.02,
         vertical_spacing=0.06 if len(parts) > 1 else 0.0, subplot_titles=heads,
     )  # fmt: skip

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from locate.errors import LocateError
 from locate.evaluate.change import Change, EvaluationChange
 from locate.evaluate.evaluation import FILE, KINDS, Evaluation, main_scores
 from locate.evaluate.scores import Score
 from locate.report.figures import COLOURS, layout, safe
+from locate.report.quiet import quiet_subplots
 from locate.report.write import FORMATS, save_figures, write_csv
 from locate.sites import check
 
@@ -111,7 +111,7 @@ def panelled(scores: Sequence[Score]) -> tuple[go.Figure, Panels]:
         panels.setdefault((score.kind, score.unit), []).append(place)
     sizes = [ROW * len(places) for places in panels.values()]
     room = sum(sizes) + HEAD * len(panels)
-    figure = make_subplots(
+    figure = quiet_subplots(
         len(panels), 1, row_heights=sizes, vertical_spacing=HEAD / room if len(panels) > 1 else 0,
         subplot_titles=[f"<b>{KINDS[kind]}</b>" for kind, _ in panels],
     )  # fmt: skip

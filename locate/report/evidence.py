@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from locate.errors import LocateError
 from locate.located import Located
 from locate.mediation.agreement import PLACE, agreement, estimated_and_exact
-from locate.mediation.controls import control_table, set_test
+from locate.mediation.controls import CHOOSING, control_table, set_test
 from locate.mediation.sets import Areas, areas, set_table
 from locate.metrics import METRICS, difference, positive_means
 from locate.report.figures import COLOURS, layout
+from locate.report.quiet import Figure, quiet_subplots
 from locate.tracing.table import CONTROL, Trace, whole_sites
 
 SHORT = {"mlp_out": "MLP", "attn_out": "attention", "head": "head", "neuron": "neuron", "resid_pre": "residual"}
@@ -64,7 +64,7 @@ def plot_controls(
     rows = rows.assign(site=[short_name(row) for _, row in rows.iterrows()])
     own = own.assign(site=[short_name(row) for _, row in own.iterrows()])
     known = [name for name in CONTROL_COLOURS if name in {*rows[CONTROL], "the site itself"} - {"random weights"}]
-    figure = go.Figure()
+    figure = Figure()
     for turn, name in enumerate(known):
         part = own if name == "the site itself" else rows[rows[CONTROL] == name]
         height = [names.index(site) - 0.3 + 0.6 * turn / max(1, len(known) - 1) for site in part["site"]]
@@ -103,7 +103,7 @@ def plot_sets(table: pd.DataFrame, area: Areas, *, title: str = "") -> go.Figure
 
     table  as `set_table` returns it; area  as `areas` returns it
     """
-    figure = make_subplots(
+    figure = quiet_subplots(
         1, 2, horizontal_spacing=0.12, subplot_titles=["circuits: all else corrupted", "sets written together"]
     )
     circuits = table[table["kind"] == "circuit"]
@@ -147,7 +147,7 @@ def plot_agreement(trace: Trace, *, title: str = "") -> go.Figure:
     """
     found, rows = agreement(trace), estimated_and_exact(trace)
     rows = rows[rows["exact"].notna()]
-    figure = make_subplots(1, len(found), subplot_titles=[each.direction for each in found], horizontal_spacing=0.1)
+    figure = quiet_subplots(1, len(found), subplot_titles=[each.direction for each in found], horizontal_spacing=0.1)
     for column, each in enumerate(found, start=1):
         part = rows[rows["direction"] == each.direction]
         reach = float(np.nanmax(np.abs(part[["estimate", "exact"]].to_numpy()))) * 1.05 or 1.0
@@ -196,7 +196,8 @@ def evidence_lines(trace: Trace, located: Located, metric: str, **settings: Any)
     """What a run's controls, sets and estimates say, and which of them it has not, a sentence each."""
     about = trace.meta.get("controls", {})
     lines = strongest_lines(control_table(trace, metric, **settings), located.direction, located.unit)
-    lines += [f"control {name} was not run: {reason}" for name, reason in about.get("not_run", {}).items()]
+    lines += [chosen_line(metric)] if trace.controls is not None and metric != CHOOSING else []
+    lines += [not_run_line(name, reason) for name, reason in about.get("not_run", {}).items()]
     if located.set_test is not None:
         lines.append(located.set_test.line(located.unit))
     elif "reason" in about.get("random_sets", {}):
@@ -210,6 +211,19 @@ def evidence_lines(trace: Trace, located: Located, metric: str, **settings: Any)
     if trace.estimates is not None:
         lines += [each.line() for each in agreement(trace)]
     return lines
+
+
+def chosen_line(metric: str) -> str:
+    """By which metric the controlled sites and the compared set were chosen, where another is shown."""
+    return (
+        f"the controlled sites, and the set compared with random ones, were chosen by {CHOOSING} when the run was "
+        f"measured; what is shown of them is {metric}"
+    )
+
+
+def not_run_line(name: str, reason: str) -> str:
+    """Which control was not run, and why."""
+    return f"no control was run: {reason}" if name == "all" else f"control {name} was not run: {reason}"
 
 
 def strongest_lines(controls: pd.DataFrame, direction: str, unit: str) -> list[str]:
@@ -240,12 +254,12 @@ def with_controls(figures: dict[str, go.Figure], trace: Trace, metric: str, **se
     first = str(trace.meta["directions"][0])
     for name, figure in figures.items():
         direction = next((each for each in trace.meta["directions"] if each in name), first)
-        with_foot(figure, controls_line(trace, controls, str(direction)))
+        with_foot(figure, controls_line(trace, controls, str(direction), metric, **settings))
     return figures
 
 
-def controls_line(trace: Trace, controls: pd.DataFrame, direction: str) -> str:
-    """The controls of a run in one line, for the foot of its figures."""
+def controls_line(trace: Trace, controls: pd.DataFrame, direction: str, metric: str, **settings: Any) -> str:
+    """The controls of a run in one line, for the foot of its figures, in the metric that they show."""
     identities = trace.meta.get("audit", {}).get("identities", {})
     parts = []
     if identities:
@@ -259,9 +273,11 @@ def controls_line(trace: Trace, controls: pd.DataFrame, direction: str) -> str:
         same = rows[(rows[PLACE[:4]] == first[PLACE[:4]]).all(axis=1)]
         told = ", ".join(f"{row[CONTROL]} {row['effect']:+.2f}" for _, row in same.iterrows())
         parts.append(f"{short_name(first)} (itself {first['own']:+.2f}): {told}")
-    test = set_test(trace)
+    test = set_test(trace, metric, **settings)
     if test is not None and test.direction == direction:
         parts.append(f"located set against {test.sets} random ones: p = {test.p:.2g}")
+    if metric != CHOOSING and (len(rows) or test is not None):
+        parts.append(chosen_line(metric))
     return "controls: " + "; ".join(parts) if parts else "no controls were run"
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from locate.errors import LocateError
 from locate.located import THRESHOLD
 from locate.metrics import positive_means
+from locate.report.quiet import quiet_subplots
 from locate.sites import ROLES
 from locate.tracing.table import Trace, whole_sites
 
@@ -52,7 +52,7 @@ def plot_map(averages: pd.DataFrame, *, title: str = "", direction: str = "denoi
         raise LocateError(f"no cells of direction {direction!r} and window {window} to draw: trace them first")
     components = [name for name in NAMES if name in set(rows["component"])]
     roles = [role for role in ROLES if role in set(rows["role"])]
-    figure = make_subplots(
+    figure = quiet_subplots(
         1, len(components), shared_yaxes=True, horizontal_spacing=0.02, subplot_titles=[NAMES[c] for c in components]
     )
     limit = float(rows["effect"].abs().max()) or 1.0
@@ -93,7 +93,7 @@ def plot_heads(
     if rows.empty:
         raise LocateError(f"no heads of direction {direction!r} at role {role!r}: trace with component 'head'")
     heads = [str(head) for head in sorted(rows["unit"].unique())]
-    figure = make_subplots(1, 1, subplot_titles=[f"{NAMES['head']} at {role.replace('_', ' ')}"])
+    figure = quiet_subplots(1, 1, subplot_titles=[f"{NAMES['head']} at {role.replace('_', ' ')}"])
     limit = float(rows["effect"].abs().max()) or 1.0
     add_panel(figure, rows.assign(column=rows["unit"].astype(str)), heads, 1, limit)
     figure.update_xaxes(title="head", type="category")
@@ -159,7 +159,7 @@ def plot_layers(
     if rows.empty:
         raise LocateError(f"no cells of direction {direction!r} and window {window} to draw: trace them first")
     components = [name for name in NAMES if name in set(rows["component"])]
-    figure = make_subplots(
+    figure = quiet_subplots(
         1, len(components), shared_yaxes=True, horizontal_spacing=0.03, subplot_titles=[NAMES[c] for c in components]
     )
     for role, colour in zip([*ROLES[1:], ROLES[0]], COLOURS, strict=True):
@@ -231,7 +231,7 @@ def plot_pair(
     places = rows.drop_duplicates("clean_pos").set_index("clean_pos")[["token", "role"]].astype(str)
     positions = list(range(places.index.min(), places.index.max() + 1))
     labels = [pair_label(places, position) for position in positions]
-    figure = make_subplots(
+    figure = quiet_subplots(
         1, len(components), shared_yaxes=True, horizontal_spacing=0.02, subplot_titles=[NAMES[c] for c in components]
     )
     for column_number, component in enumerate(components, start=1):
@@ -292,7 +292,7 @@ def plot_occupations(log_odds: pd.DataFrame, shares: pd.DataFrame, *, title: str
     if len(rows) < 3:
         raise LocateError(f"{len(rows)} traced groups are in the table of occupations: expected at least 3")
     r, low, high = correlation(rows["share_women"].to_numpy(), rows["log_odds"].to_numpy())
-    figure = make_subplots(
+    figure = quiet_subplots(
         1, 2, column_widths=[0.5, 0.5], horizontal_spacing=0.2, subplot_titles=["ranked", "against the labour share"]
     )
     hover = "%{text}: %{x:.2f} nats<extra></extra>"

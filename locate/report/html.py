@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from html import escape
 
 import plotly.graph_objects as go
+import plotly.io
 from plotly.offline import get_plotlyjs
 
 from locate.located import Located
+from locate.report.quiet import CONFIG
 from locate.tracing.table import Trace
 
 STYLE = """
@@ -22,7 +24,7 @@ th { border-bottom: 1px solid #888 } td:first-child, th:first-child { text-align
 def page(trace: Trace, located: Located, figures: dict[str, go.Figure], missing: str, lines: Sequence[str] = ()) -> str:
     """The report as HTML; every text that comes from a prompt or a file is escaped."""
     drawn = "\n".join(
-        figure.to_html(include_plotlyjs=False, full_html=False, div_id=f"figure-{name}")
+        plotly.io.to_html(figure, config=CONFIG, include_plotlyjs=False, full_html=False, div_id=f"figure-{name}")
         for name, figure in figures.items()
     )
     model = escape(str(trace.meta["model"]["name"]))
@@ -44,13 +46,15 @@ def page(trace: Trace, located: Located, figures: dict[str, go.Figure], missing:
 
 def answer(located: Located) -> str:
     """The located layers in one sentence."""
-    where = f"{located.component} at {located.role.replace('_', ' ')}"
     what = f"{located.quantity} of {located.metric}, {located.direction}, q ≤ {located.threshold}"
     effect, low, high = located.total
     what += f"; total effect {effect:+.3f} [{low:+.3f}, {high:+.3f}] {located.unit}, positive is {located.positive}"
     what += "".join(f"; {limit}" for limit in located.limits())
     if located.without_stereotype:
         what += f"; {located.without_stereotype} pairs without a stereotype left out"
+    if located.component is None or located.role is None:
+        return f"<p>{escape(located.layers_line().capitalize())} ({escape(what)}).</p>"
+    where = f"{located.component} at {located.role.replace('_', ' ')}"
     if not located.layers:
         return f"<p>No layer of <b>{escape(where)}</b> passes ({escape(what)}).</p>"
     layers = ", ".join(str(layer) for layer in located.layers)
@@ -70,6 +74,8 @@ def evidence(lines: Sequence[str]) -> str:
 
 def strongest(located: Located) -> str:
     """The ranked sites as a table."""
+    if not located.sites:
+        return ""
     head = [f"effect ({located.unit})" if name == "effect" else name for name in located.head()]
     rows = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in located.rows()]
     cells = "\n".join(f"<tr>{row}</tr>" for row in rows)

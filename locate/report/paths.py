@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from locate.errors import LocateError
 from locate.located import THRESHOLD
@@ -21,6 +20,7 @@ from locate.report.figures import (
     marked,
     n_layers,
 )
+from locate.report.quiet import Figure, quiet_subplots
 from locate.sites import LAST, PATTERN, ROLES, check
 from locate.tracing.table import whole_sites
 
@@ -149,7 +149,7 @@ def plot_units(
         f"L{layer}.{unit} {marked(role)}"
         for layer, unit, role in zip(shown["layer"], shown["unit"], shown["role"].astype(str), strict=True)
     ]
-    figure = go.Figure()
+    figure = Figure()
     figure.add_bar(
         x=shown["effect"],
         y=labels,
@@ -221,7 +221,7 @@ def panels(titles: Sequence[str]) -> tuple[go.Figure, list[tuple[int, int]]]:
     """An empty figure with a panel per title, a few to a line, and each panel's row and column from 1."""
     lines = -(-len(titles) // MOST_COLUMNS)
     columns = -(-len(titles) // lines)
-    figure = make_subplots(
+    figure = quiet_subplots(
         lines, columns, shared_yaxes=True, subplot_titles=list(titles), horizontal_spacing=0.04,
         vertical_spacing=0.0 if lines == 1 else 0.28 / lines,
     )  # fmt: skip

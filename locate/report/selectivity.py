@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from locate.errors import LocateError
 from locate.files import write_whole
@@ -15,6 +14,7 @@ from locate.mediation import effects, gender_regression, selectivity
 from locate.mediation.effects import EVERY
 from locate.mediation.selectivity import comparable
 from locate.report import figures as draw
+from locate.report.quiet import quiet_subplots
 from locate.sites import ROLES
 from locate.tracing.table import Trace
 
@@ -59,7 +59,7 @@ def plot_selectivity(
 def panels(components: list[str], spacing: float) -> go.Figure:
     """One panel a component, side by side."""
     names = [draw.NAMES[each] for each in components]
-    return make_subplots(1, len(names), shared_yaxes=True, horizontal_spacing=spacing, subplot_titles=names)
+    return quiet_subplots(1, len(names), shared_yaxes=True, horizontal_spacing=spacing, subplot_titles=names)
 
 
 def add_leanings(figure: go.Figure, panel: pd.DataFrame, roles: list[str], place: int) -> None:

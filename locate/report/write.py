@@ -25,14 +25,14 @@ from locate.report import evidence
 from locate.report import figures as draw
 from locate.report import selectivity as compare
 from locate.report.html import page
+from locate.report.images import write_static
 from locate.report.paths import path_figures
+from locate.report.quiet import CONFIG
 from locate.sites import check
 from locate.tracing.table import Trace, whole_sites
 
 FORMATS = ("html", "png", "svg", "pdf")
 STATIC = ("png", "svg", "pdf")
-HOW_TO_STATIC = "no Chrome or Chromium found, so no PNG, SVG or PDF: install one (Debian: apt-get install chromium)"
-SCALE = 2  # pixels of a PNG for each of the figure's
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,50 +250,11 @@ def save_figures(
     paths = []
     if "html" in formats:
         for name, figure in figures.items():
-            html = figure.to_html(include_plotlyjs=True, full_html=True)
+            html = plotly.io.to_html(figure, config=CONFIG, include_plotlyjs=True, full_html=True)
             paths.append(write_text(folder / f"{name}.html", html))
     static = [each for each in STATIC if each in formats]
     if not static:
         return paths, ""
     targets = [(folder / f"{name}.{each}", figure) for name, figure in figures.items() for each in static]
-    written = write_static(targets)
-    return paths + written, "" if written or not targets else HOW_TO_STATIC
-
-
-def write_static(targets: Sequence[tuple[Path, go.Figure]]) -> list[Path]:
-    """Write static images, whole or not at all; none where no Chrome or Chromium runs.
-
-    Raises LocateError when the disk refuses.
-    """
-    partials = [path.with_name(f".partial-{path.name}") for path, _ in targets]
-    try:
-        plotly.io.write_images(
-            [figure for _, figure in targets],
-            [str(path) for path in partials],
-            width=[figure.layout.width for _, figure in targets],
-            height=[figure.layout.height for _, figure in targets],
-            scale=SCALE,
-        )
-        for partial, (path, _) in zip(partials, targets, strict=True):
-            partial.replace(path)
-    except OSError as error:
-        raise LocateError(f"cannot write {targets[0][0].parent}: {error}: free some space") from error
-    except Exception as error:
-        if not chrome_missing(error):
-            raise
-        return []
-    finally:
-        for partial in partials:
-            partial.unlink(missing_ok=True)
-    return [path for path, _ in targets]
-
-
-def chrome_missing(error: BaseException | None) -> bool:
-    """Whether an error, or what it was raised from, says that no browser was found or that it does not start."""
-    from choreographer.errors import BrowserClosedError, BrowserFailedError, ChromeNotFoundError
-
-    while error is not None:
-        if isinstance(error, BrowserClosedError | BrowserFailedError | ChromeNotFoundError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    written, missing = write_static(targets)
+    return paths + written, missing

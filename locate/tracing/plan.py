@@ -42,6 +42,10 @@ class Map:
             check("component", component, COMPONENTS)
         for role in (*(self.roles or ()), *(self.keys or ())):
             check("role", role, ROLES)
+        if any(values is not None and not values for values in (self.layers, self.roles, self.keys)):
+            raise LocateError(
+                f"layers {self.layers}, roles {self.roles}, keys {self.keys}: expected some, or None for all of them"
+            )
         if not self.components or not self.windows or min(self.windows) < 1:
             raise LocateError(f"components {self.components}, windows {self.windows}: expected some, and widths >= 1")
         for name in ("components", "layers", "roles", "windows", "severed", "keys"):
@@ -72,7 +76,7 @@ class Map:
             count = units[component]
             for layer in layers:
                 for unit in [None] if count is None else range(count):
-                    for key in self.keys or [None] if component == PATTERN else [None]:
+                    for key in self.keys if component == PATTERN and self.keys is not None else [None]:
                         forms += self.forms_of(Site(component, layer, 0, unit, key), n_layers)
         return forms
 

@@ -129,8 +129,14 @@ def load_trace(folder: str | Path) -> Trace:
             f"{folder / TRACE_FILE} has {len(table)} rows and lacks columns {missing}: expected {meta['rows']} rows as "
             f"{META_FILE} says: trace again"
         )
-    beside = {name: read_table(folder / f"{name}.parquet") for name in BESIDE if meta.get(name)}
+    beside = {name: read_table(folder / f"{name}.parquet") for name in BESIDE if has_table(meta, name)}
     return Trace(tidy(table), meta, **beside)
+
+
+def has_table(meta: dict[str, Any], name: str) -> bool:
+    """Whether a run has that table beside its own: where no control could be measured, meta alone says why."""
+    about = meta.get(name) or {}
+    return bool(about) and (name != CONTROLS or bool(about.get("rows", 0)))
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -1,0 +1,48 @@
+"""Figures whose pages ask nobody on the network: no button uploads what they show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+CONFIG = {"showSendToCloud": False, "plotlyServerURL": ""}
+"""of plotly.js, whose toolbar otherwise has a button that uploads the figure to a cloud service"""
+
+
+class Figure(go.Figure):  # type: ignore[misc]
+    """A plotly figure that is shown and written with `CONFIG`, unless the caller's own config says otherwise."""
+
+    def to_html(self, *args: Any, **kwargs: Any) -> Any:
+        """As plotly's."""
+        return super().to_html(*args, **quiet(args, kwargs))
+
+    def write_html(self, file: Any, *args: Any, **kwargs: Any) -> Any:
+        """As plotly's."""
+        return super().write_html(file, *args, **quiet(args, kwargs))
+
+    def show(self, *args: Any, **kwargs: Any) -> Any:
+        """As plotly's."""
+        return super().show(*args, **quiet((), kwargs))
+
+    def _repr_mimebundle_(self, *args: Any, **kwargs: Any) -> Any:
+        return super()._repr_mimebundle_(*args, **quiet((), kwargs))
+
+    def _ipython_display_(self) -> None:
+        import plotly.io
+
+        if plotly.io.renderers.render_on_display and plotly.io.renderers.default:
+            self.show()
+        else:
+            print(repr(self))
+
+
+def quiet(args: tuple[Any, ...], given: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments with `CONFIG` under the caller's own config; a config among args is the caller's."""
+    return given if args else given | {"config": CONFIG | (given.get("config") or {})}
+
+
+def quiet_subplots(rows: int, columns: int, **options: Any) -> Figure:
+    """plotly's `make_subplots`, on a `Figure`."""
+    return make_subplots(rows, columns, figure=Figure(), **options)  # type: ignore[no-any-return]
