@@ -285,6 +285,11 @@ def architecture_of(name: str, folder: Path, trust_remote_code: bool) -> str:
             f"model {name!r} is {kind}: expected a decoder-only causal language model (an architecture that ends in "
             f"{' or '.join(CAUSAL)})"
         )
+    if is_encoder(config):
+        raise LocateError(
+            f"model {name!r} is an encoder ({config.get('model_type')} without is_decoder in config.json), which reads "
+            "what follows too: expected a decoder-only causal language model"
+        )
     if "auto_map" in config and not trust_remote_code:
         raise LocateError(
             f"model {name!r} brings its own Python code: pass trust_remote_code=True (--trust-remote-code) if you "
@@ -316,6 +321,13 @@ def named_by_type(config: dict[str, Any]) -> list[str]:
 
     found = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(str(config.get("model_type")))
     return [] if found is None or not isinstance(found, str) else [found]
+
+
+def is_encoder(config: dict[str, Any]) -> bool:
+    """Whether a configuration is of a family that fills gaps in both directions unless told to be a decoder."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    return str(config.get("model_type")) in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.get("is_decoder")
 
 
 def download(
