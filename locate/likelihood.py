@@ -106,11 +106,16 @@ def batches(rows: Sequence[Sequence[int]], tokens: int) -> Iterator[list[int]]:
 def row_logits(model: CausalModel, rows: Sequence[Sequence[int]]) -> Float[torch.Tensor, "row pos piece"]:
     """Logits, at least fp32, at every position of rows of ids; shorter rows are padded behind, where none looks."""
     longest = max(len(row) for row in rows)
-    ids = torch.tensor([[*row, *[PADDING] * (longest - len(row))] for row in rows], device=model.device)
+    ids = torch.tensor([padded(row, longest) for row in rows], device=model.device)
     with torch.inference_mode(), products(model.dtype, model.device, model.threads):
         logits = model.network(ids).logits
     finite_rows(logits, logits_of(model), lambda i: text_of(model, rows[i]), [len(row) for row in rows])
     return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def padded(row: Sequence[int], length: int) -> list[int]:
+    """A row of ids with its own last one repeated behind it: an attention weight of 0 times nan would be nan."""
+    return [*row, *[row[-1]] * (length - len(row))] if row else [PADDING] * length
 
 
 def last_logits(model: CausalModel, ids: Int[torch.Tensor, "row pos"], keep: int = 1) -> torch.Tensor:
@@ -189,7 +194,7 @@ def last_states(
     found: dict[int, torch.Tensor] = {}
     for batch in batches(rows, batch_tokens):
         longest = max(len(rows[i]) for i in batch)
-        ids = torch.tensor([[*rows[i], *[PADDING] * (longest - len(rows[i]))] for i in batch], device=model.device)
+        ids = torch.tensor([padded(rows[i], longest) for i in batch], device=model.device)
         with torch.inference_mode(), products(model.dtype, model.device, model.threads):
             states = model.network(ids, output_hidden_states=True).hidden_states[-1].double().cpu()
         lengths, those = [len(rows[i]) for i in batch], [texts[i] for i in batch]

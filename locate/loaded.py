@@ -13,8 +13,9 @@ from locate.checkpoint import Checkpoint
 from locate.errors import LocateError
 from locate.weights import header_of, weight_files
 
-BUFFERS = re.compile(r"(inv_freq|position_ids|masked_bias|(attn|attention)\.bias|relative_position_index)$")
-"""tensors of old checkpoints that are no weights: models compute them"""
+COMPUTED = re.compile(r"(masked_bias|rotary_emb\.inv_freq|position_ids)$")
+BUFFERS = re.compile(rf"{COMPUTED.pattern}|((attn|attention)\.bias|relative_position_index)$")
+"""tensors of old checkpoints that are no weights: models compute them; the former whatever the architecture"""
 SHOWN = 3
 
 
@@ -26,7 +27,7 @@ def check_complete(plain: Any, info: dict[str, Any], checkpoint: Checkpoint) -> 
     """
     where, built = checkpoint.files.gguf or checkpoint.folder, type(plain).__name__
     absent = sorted(str(key) for key in [*info["missing_keys"], *info["mismatched_keys"]])
-    left_out = sorted(map(str, info["unexpected_keys"]))
+    left_out = sorted(name for name in map(str, info["unexpected_keys"]) if not COMPUTED.search(name))
     if absent:
         more = f", and hold {named(left_out)} instead" if left_out else ""
         raise LocateError(
