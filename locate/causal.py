@@ -49,13 +49,16 @@ class CausalModel:
     def start(self) -> int:
         """The token that a text without context follows: BOS, else the end-of-text token.
 
-        Raises LocateError where the tokenizer has neither.
+        Raises LocateError where the tokenizer has neither, or the embedding no row for them.
         """
         tokenizer = self.encoder.tokenizer
         ids = [tokenizer.bos_token_id, tokenizer.eos_token_id]
-        found = next((each for each in ids if each is not None), None)
+        rows = self.encoder.rows
+        found = next((each for each in ids if each is not None and (rows is None or each < rows)), None)
         if found is None:
-            raise LocateError(f"the tokenizer of {self.name!r} has neither BOS nor EOS: nothing can precede a text")
+            raise LocateError(
+                f"the tokenizer of {self.name!r} has neither BOS nor EOS with an embedding: nothing can precede a text"
+            )
         return int(found)
 
     def with_network(self, network: Any) -> CausalModel:
@@ -98,6 +101,7 @@ def load_causal(
 
     Raises LocateError as `load` does, but for the start-up check, which is about hooks.
     """
+    from locate.loaded import notes_on_loaded
     from locate.startup import boot_encoder, check_numbers, read_network
 
     dtype = SHORT_DTYPES.get(dtype, dtype)
@@ -111,7 +115,7 @@ def load_causal(
     for stamp in () if checkpoint.stamps is None else stamps_in(*read_edit(checkpoint.stamps)):
         stamp.stay(network)
     with computing_with(threads):
-        encoder = check_numbers(name, network, encoder, device)
+        encoder = check_numbers(name, network, encoder, device, notes_on_loaded(network, checkpoint))
     return CausalModel(name, checkpoint, network, encoder, dtype, device, threads)
 
 

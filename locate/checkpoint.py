@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from dataclasses import dataclass
 from importlib.resources import files
@@ -12,8 +11,9 @@ from typing import Any
 
 from locate.adapters import adapter_settings, adapter_weights, base_of, has_adapter, idle_note
 from locate.errors import LocateError
-from locate.files import hash_of, hash_of_files, read_json
+from locate.files import hash_of, hash_of_files
 from locate.gguf_file import gguf_in, header, unpacked
+from locate.weights import check_unquantised, notes_beside, parameters_in, weight_files, writing_notes
 
 BUNDLED = "mini"
 CAUSAL = ("ForCausalLM", "LMHeadModel")
@@ -22,24 +22,6 @@ TOKENIZER_FILES = (
     "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
 )  # fmt: skip
 MAKES_A_TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json")
-WEIGHTS = (
-    "*.safetensors",
-    "pytorch_model*.bin",
-    "*.gguf",
-    "*.pt",
-    "*.pth",
-    "tf_model.h5",
-    "flax_model.msgpack",
-    "*.onnx",
-)
-QUANTISED = ("quantize_config.json", "quant_config.json")
-WRITING = {
-    "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "suppress_tokens": [],
-    "begin_suppress_tokens": [], "bad_words_ids": [], "forced_bos_token_id": None, "forced_eos_token_id": None,
-    "forced_decoder_ids": None, "sequence_bias": None, "exponential_decay_length_penalty": None, "min_new_tokens": 0,
-    "min_length": 0, "guidance_scale": 1.0, "watermarking_config": None, "typical_p": 1.0, "length_penalty": 1.0,
-}  # fmt: skip
-"""settings of generation_config.json that change which words a model writes, and the value with which they do not"""
 EDIT, UNSTAMPED = "edit.safetensors", "unstamped"
 VOLATILE = ("transformers_version", "dtype", "torch_dtype", "_name_or_path")
 
@@ -117,15 +99,17 @@ def find(name: str, *, revision: str | None, allow_pickle: bool, trust_remote_co
     """
     found = files_of(name, revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
     architecture = architecture_of(name, found.folder, trust_remote_code)
+    config = read_config(name, found.folder)
     if found.gguf is None:
-        check_unquantised(name, found.folder)
+        check_unquantised(name, found.folder, config)
         weights = weight_files(name, found.folder, allow_pickle)
         parameters, quantisation = sum(parameters_in(path) for path in weights), None
     else:
         weights, about = [found.gguf], header(found.gguf)
         parameters, quantisation = about.parameters, about.quantisation
-    notes = [*gguf_notes(found, quantisation), *notes_on(found, weights)]
-    if not read_config(name, found.folder).get("architectures"):
+    notes = [*gguf_notes(found, quantisation), *adapter_notes(found)]
+    notes += notes_beside(found.folder, weights) if found.gguf is None else writing_notes(found.home)
+    if not config.get("architectures"):
         notes.append(f"config.json names no architecture; {architecture} was taken for its model_type")
     for extra in (found.stamps, None if found.adapter is None else adapter_weights(found.adapter, allow_pickle)):
         if extra is not None:
@@ -138,7 +122,7 @@ def find(name: str, *, revision: str | None, allow_pickle: bool, trust_remote_co
         architecture,
         hash_of_files(weights),
         hash_of_files(tokenizer_files_of(name, found.tokenizer)),
-        config_hash(found.folder),
+        hash_of({key: value for key, value in config.items() if key not in VOLATILE}),
         parameters,
         quantisation,
         tuple(notes),
@@ -201,18 +185,6 @@ def with_base(
     return Files(home, found.folder, tokenizer, commit, gguf=found.gguf, adapter=home, base=base)
 
 
-def check_unquantised(name: str, folder: Path) -> None:
-    """Raise LocateError for a checkpoint whose configuration says that its weights are packed."""
-    settings = read_config(name, folder).get("quantization_config")
-    packed = [file for file in QUANTISED if (folder / file).is_file()]
-    if settings or packed:
-        method = settings.get("quant_method", "unknown") if isinstance(settings, dict) else ", ".join(packed)
-        raise LocateError(
-            f"model {name!r} is quantised ({method}): its weights cannot be hooked and edited as numbers: give the "
-            "model before quantisation, or a GGUF file, which is dequantised"
-        )
-
-
 def gguf_notes(found: Files, quantisation: str | None) -> list[str]:
     """What is said of weights that were dequantised."""
     if found.gguf is None:
@@ -223,35 +195,13 @@ def gguf_notes(found: Files, quantisation: str | None) -> list[str]:
     ]
 
 
-def notes_on(found: Files, read: list[Path]) -> list[str]:
-    """What is said of other files in a model's folder: an adapter, weights left unread, settings of generation."""
-    notes = []
-    if found.adapter is not None:
-        kind = adapter_settings(found.adapter)["peft_type"]
-        where = "in its folder" if found.base is None else f"made for {found.base}"
-        notes.append(f"the {kind} adapter {where} was merged into the weights")
-    folder = found.folder if found.gguf is None else found.home
-    others = {path.name for pattern in WEIGHTS for path in folder.glob(pattern)} - {path.name for path in read}
-    others -= {EDIT, "adapter_model.safetensors", "adapter_model.bin", "training_args.bin"}
-    if others and found.gguf is None:
-        names = ", ".join(sorted(others)[:4]) + (" and others" if len(others) > 4 else "")
-        notes.append(f"the weights were read from {read[0].name}; {names} in the same folder was not read")
-    settings = writing_settings(folder)
-    if settings:
-        notes.append(
-            f"generation_config.json sets {', '.join(settings)}, which changes what the model writes; it is measured "
-            "without"
-        )
-    return notes
-
-
-def writing_settings(folder: Path) -> list[str]:
-    """Settings of a model's generation_config.json that change which words it writes."""
-    path = folder / "generation_config.json"
-    content = read_json(path) if path.is_file() else {}
-    if not isinstance(content, dict):
-        raise LocateError(f"{path} holds no settings: expected an object like {{}}, or remove it")
-    return [key for key, idle in WRITING.items() if content.get(key) not in (None, [], {}, idle)]
+def adapter_notes(found: Files) -> list[str]:
+    """What is said of an adapter that was merged."""
+    if found.adapter is None:
+        return []
+    kind = adapter_settings(found.adapter)["peft_type"]
+    where = "in its folder" if found.base is None else f"made for {found.base}"
+    return [f"the {kind} adapter {where} was merged into the weights"]
 
 
 def folder_of(
@@ -341,6 +291,11 @@ def architecture_of(name: str, folder: Path, trust_remote_code: bool) -> str:
             f"model {name!r} is {kind}: expected a decoder-only causal language model (an architecture that ends in "
             f"{' or '.join(CAUSAL)})"
         )
+    if is_encoder(config):
+        raise LocateError(
+            f"model {name!r} is an encoder ({config.get('model_type')} without is_decoder in config.json), which reads "
+            "what follows too: expected a decoder-only causal language model"
+        )
     if "auto_map" in config and not trust_remote_code:
         raise LocateError(
             f"model {name!r} brings its own Python code: pass trust_remote_code=True (--trust-remote-code) if you "
@@ -357,7 +312,10 @@ def read_config(name: str, folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise LocateError(f"model {name!r} has no config.json in {folder}: expected a Hugging Face model folder")
-    config = read_json(path)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LocateError(f"model {name!r}: {path} cannot be read ({error}): download or save it again") from None
     if not isinstance(config, dict):
         raise LocateError(f"model {name!r}: {path} holds no settings: expected a model's configuration")
     return config
@@ -371,65 +329,11 @@ def named_by_type(config: dict[str, Any]) -> list[str]:
     return [] if found is None or not isinstance(found, str) else [found]
 
 
-def weight_files(name: str, folder: Path, allow_pickle: bool) -> list[Path]:
-    """The weight files that are loaded, in order of name: one file, or the shards of its index.
+def is_encoder(config: dict[str, Any]) -> bool:
+    """Whether a configuration is of a family that fills gaps in both directions unless told to be a decoder."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-    Raises LocateError when there is none, or only pickles and they are not allowed.
-    """
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    if index.is_file():
-        return shards_of(index)
-    safe = sorted(path.name for path in folder.glob("*.safetensors") if not path.name.startswith("adapter_"))
-    if safe:
-        raise LocateError(
-            f"model {name!r} has its weights in {', '.join(safe[:3])}: expected model.safetensors, or shards with "
-            "model.safetensors.index.json: rename the file, or save the model again"
-        )
-    pickles = sorted(folder.glob("pytorch_model*.bin"))
-    if pickles and allow_pickle:
-        return pickles
-    if pickles:
-        raise LocateError(
-            f"model {name!r} has its weights in {pickles[0].name}, a pickle, which can run code: convert it to "
-            "safetensors, or pass allow_pickle=True (--allow-pickle) if you trust it"
-        )
-    raise LocateError(f"model {name!r} has no weights: expected *.safetensors in {folder}")
-
-
-def shards_of(index: Path) -> list[Path]:
-    """The files that an index of shards names.
-
-    Raises LocateError when it names none, or one that is missing.
-    """
-    content = read_json(index)
-    names = set(content.get("weight_map", {}).values()) if isinstance(content, dict) else set()
-    if not names:
-        raise LocateError(f"{index} names no shards: download or save the model again")
-    shards = sorted(index.parent / str(name) for name in names)
-    absent = [path.name for path in shards if not path.is_file()]
-    if absent:
-        raise LocateError(f"{index} names {', '.join(absent[:3])}, which is missing: download the model again")
-    return shards
-
-
-def parameters_in(path: Path) -> int:
-    """Number of stored parameters, from the header of a safetensors file; a pickle is taken for fp32."""
-    if path.suffix != ".safetensors":
-        return path.stat().st_size // 4
-    try:
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        return sum(math.prod(entry["shape"]) for key, entry in header.items() if key != "__metadata__")
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
-        raise LocateError(f"{path} is not a safetensors file ({error}): download or save it again") from None
-
-
-def config_hash(folder: Path) -> str:
-    """sha256 of what config.json says of the model, without what only says who saved it."""
-    config = read_json(folder / "config.json")
-    return hash_of({key: value for key, value in config.items() if key not in VOLATILE})
+    return str(config.get("model_type")) in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.get("is_decoder")
 
 
 def download(

@@ -48,6 +48,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=no_number)
     except FileNotFoundError:
         raise LocateError(f"no file {path}: expected one that locate has written") from None
+    except OSError as error:
+        raise LocateError(f"{path} cannot be read ({error.strerror}): expected a JSON file") from None
     except ValueError as error:
         raise LocateError(f"{path} is not JSON ({error}): expected one that locate has written") from None
 
@@ -75,10 +77,16 @@ def hash_of(value: object) -> str:
 
 
 def hash_of_files(paths: list[Path]) -> str:
-    """sha256 over the bytes of the files, in the order given."""
+    """sha256 over the bytes of the files, in the order given.
+
+    Raises LocateError for one that cannot be read.
+    """
     digest = hashlib.sha256()
     for path in paths:
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
+        try:
+            with path.open("rb") as file:
+                while block := file.read(1 << 22):
+                    digest.update(block)
+        except OSError as error:
+            raise LocateError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
     return digest.hexdigest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -10,7 +10,10 @@ from jaxtyping import Float
 
 from locate.errors import LocateError
 
-SHOWN = 60  # characters of a text
+SHOWN = 60  # last characters of a text
+
+Text = Callable[[int], str]
+"""the text of a row, for the message"""
 
 
 def finite(found: Float[torch.Tensor, "*place number"], what: str, after: str = "") -> None:
@@ -28,25 +31,36 @@ def finite(found: Float[torch.Tensor, "*place number"], what: str, after: str = 
         refuse(what, bool(torch.isnan(found).any()), after)
 
 
-def finite_rows(found: Float[torch.Tensor, "row pos number"], lengths: Sequence[int], what: str) -> None:
-    """Check what stands before the padding of each row, as `finite` does."""
-    for row, length in zip(found, lengths, strict=True):
-        finite(row[:length], what)
+def finite_rows(
+    found: Float[torch.Tensor, "row pos number"], what: str, text: Text, lengths: Sequence[int] | None = None
+) -> None:
+    """Check each row, as `finite` does.
+
+    lengths  of what stands before the padding of each row; None where there is none
+    """
+    sums = found.sum(-1, dtype=torch.float64)
+    if torch.isfinite(sums).all():
+        return
+    for place, row in enumerate(found):
+        finite(row if lengths is None else row[: lengths[place]], what, text(place))
 
 
-def finite_answers(found: Float[np.ndarray, "row answer"], what: str) -> Float[np.ndarray, "row answer"]:
+def finite_answers(found: Float[np.ndarray, "row answer"], what: str, text: Text) -> Float[np.ndarray, "row answer"]:
     """Log-probabilities or logits of answers, as they are.
 
     Raises LocateError where any is nan or infinite.
     """
-    if not np.isfinite(found).all():
-        refuse(what, bool(np.isnan(found).any()), "")
+    wrong = ~np.isfinite(found).all(1)
+    if wrong.any():
+        place = int(wrong.argmax())
+        refuse(what, bool(np.isnan(found[place]).any()), text(place))
     return found
 
 
 def refuse(what: str, is_nan: bool, after: str) -> None:
     """Raise LocateError for numbers that are none."""
-    where = f" after {after[:SHOWN]!r}" if after else ""
+    shown = after if len(after) <= SHOWN else f"...{after[-SHOWN:]}"
+    where = f" after {shown!r}" if after else ""
     raise LocateError(
         f"the {what} are {'nan' if is_nan else 'infinite'}{where}: check its weights, or choose another --dtype "
         "(float16 overflows where bfloat16 and float32 do not)"

@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from locate.errors import LocateError
-from locate.finite import finite
+from locate.finite import finite_rows, refuse
 from locate.mediation.effects import over_samples
 from locate.models import EMBEDDING_HOOK, Model
 from locate.plain import execute_runs
@@ -171,10 +171,15 @@ def gradients_at(model: Model, runs: Sequence[Run], wanted: Sequence[Key], mixed
     answers = torch.tensor([run.answers for run in runs], device=model.device)
     with model.hooked(hooks), in_memory(len(runs)), torch.enable_grad():
         logits = model.logits(torch.tensor([run.ids for run in runs]))[:, -1]
-        finite(logits.detach(), f"logits of model {model.name!r}")
+        said = logits.detach()[:, None]
+        finite_rows(said, f"logits of model {model.name!r}", lambda i: str(model.tokenizer.decode(runs[i].ids)))
         chosen = logits.to(torch.promote_types(logits.dtype, torch.float32)).gather(-1, answers)
         (chosen[:, 0] - chosen[:, 1]).sum().backward()
-    return {key: torch.zeros_like(value) if value.grad is None else value.grad for key, value in seen.items()}
+    found = {key: torch.zeros_like(value) if value.grad is None else value.grad for key, value in seen.items()}
+    for (component, layer), gradient in found.items():
+        if not gradient.isfinite().all():
+            refuse(f"gradients of model {model.name!r} at {component} {layer}", bool(gradient.isnan().any()), "")
+    return found
 
 
 def embeddings(model: Model, runs: Sequence[Run]) -> list[Float[torch.Tensor, "pos d_model"]]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from locate.causal import CausalModel
 from locate.errors import LocateError
-from locate.finite import finite_rows
+from locate.finite import finite_answers, finite_rows
 from locate.products import products
 from locate.prompts.tokens import answer_id
 
@@ -85,6 +86,7 @@ def log_likelihoods(
             last = len(rows[index])
             at = logits[place, last - len(ids) : last].log_softmax(-1)
             total = float(at.gather(-1, ids[:, None]).double().sum())
+            finite_answers(np.array([[total]]), logits_of(model), ["".join(requests[index])].__getitem__)
             greedy = torch.equal(at.argmax(-1), ids)
             found[index] = Likelihood(total, len(ids), len(requests[index][1]), greedy)
         done += len(batch)
@@ -104,11 +106,38 @@ def batches(rows: Sequence[Sequence[int]], tokens: int) -> Iterator[list[int]]:
 def row_logits(model: CausalModel, rows: Sequence[Sequence[int]]) -> Float[torch.Tensor, "row pos piece"]:
     """Logits, at least fp32, at every position of rows of ids; shorter rows are padded behind, where none looks."""
     longest = max(len(row) for row in rows)
-    ids = torch.tensor([[*row, *[PADDING] * (longest - len(row))] for row in rows], device=model.device)
+    ids = torch.tensor([padded(row, longest) for row in rows], device=model.device)
     with torch.inference_mode(), products(model.dtype, model.device, model.threads):
         logits = model.network(ids).logits
-    finite_rows(logits, [len(row) for row in rows], f"logits of model {model.name!r}")
+    finite_rows(logits, logits_of(model), lambda i: text_of(model, rows[i]), [len(row) for row in rows])
     return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def padded(row: Sequence[int], length: int) -> list[int]:
+    """A row of ids with its own last one repeated behind it: an attention weight of 0 times nan would be nan."""
+    return [*row, *[row[-1]] * (length - len(row))] if row else [PADDING] * length
+
+
+def last_logits(model: CausalModel, ids: Int[torch.Tensor, "row pos"], keep: int = 1) -> torch.Tensor:
+    """Logits at the last positions of rows of one length, as the model computes them: [row, keep, piece].
+
+    Gradients flow.
+
+    Raises LocateError where they are nan or infinite.
+    """
+    logits: torch.Tensor = model.network(ids, logits_to_keep=keep).logits
+    finite_rows(logits.detach(), logits_of(model), lambda i: text_of(model, ids[i].tolist()))
+    return logits
+
+
+def logits_of(model: CausalModel) -> str:
+    """What a message calls a model's logits."""
+    return f"logits of model {model.name!r}"
+
+
+def text_of(model: CausalModel, ids: Sequence[int]) -> str:
+    """The text of token ids, for a message."""
+    return str(model.encoder.tokenizer.decode(list(ids)))
 
 
 def encoded(model: CausalModel, texts: Sequence[str], room: int = 0) -> list[list[int]]:
@@ -147,8 +176,10 @@ def next_log_probs(
         logits = row_logits(model, [rows[i] for i in batch])
         last = torch.tensor([len(rows[i]) - 1 for i in batch], device=logits.device)
         said = logits[torch.arange(len(batch), device=logits.device), last].log_softmax(-1)
-        found[torch.tensor(batch)] = (
-            said.gather(-1, torch.tensor([ids[i] for i in batch], device=said.device)).double().cpu()
+        answers = said.gather(-1, torch.tensor([ids[i] for i in batch], device=said.device)).double().cpu()
+        those = [prompts[i] for i in batch]
+        found[torch.tensor(batch)] = torch.from_numpy(
+            finite_answers(answers.numpy(), logits_of(model), those.__getitem__)
         )
         done += len(batch)
         step(done, len(rows))
@@ -163,10 +194,11 @@ def last_states(
     found: dict[int, torch.Tensor] = {}
     for batch in batches(rows, batch_tokens):
         longest = max(len(rows[i]) for i in batch)
-        ids = torch.tensor([[*rows[i], *[PADDING] * (longest - len(rows[i]))] for i in batch], device=model.device)
+        ids = torch.tensor([padded(rows[i], longest) for i in batch], device=model.device)
         with torch.inference_mode(), products(model.dtype, model.device, model.threads):
             states = model.network(ids, output_hidden_states=True).hidden_states[-1].double().cpu()
-        finite_rows(states, [len(rows[i]) for i in batch], f"states of model {model.name!r}")
+        lengths, those = [len(rows[i]) for i in batch], [texts[i] for i in batch]
+        finite_rows(states, f"states of model {model.name!r}", those.__getitem__, lengths)
         for place, i in enumerate(batch):
             own = states[place, : len(rows[i])]
             found[i] = own[-1] if pooling == "last" else own.mean(0)

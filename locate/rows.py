@@ -157,4 +157,4 @@ def answers_in(model: Model, ids: Int[torch.Tensor, "row pos"], runs: Sequence[R
         wanted, places = np.unique(answers, return_inverse=True)
         logits, answers = model.final_logits(ids, wanted.tolist()), places.reshape(answers.shape)
     found = logits.gather(-1, torch.tensor(answers, device=logits.device)).double().cpu().numpy()
-    return finite_answers(found, f"logits of model {model.name!r}")
+    return finite_answers(found, f"logits of model {model.name!r}", lambda i: str(model.tokenizer.decode(runs[i].ids)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from locate.adapters import merged, without_adapter
 from locate.checkpoint import Checkpoint, Files
@@ -20,6 +20,7 @@ from locate.encoder import Encoder, check_ids, encoder_of, first_difference, tok
 from locate.errors import LocateError
 from locate.finite import finite
 from locate.gguf_file import read_weights
+from locate.loaded import check_complete, notes_on_loaded
 from locate.sites import PATTERN
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def boot(
     name = str(checkpoint.home)
     encoder, _ = boot_encoder(name, checkpoint.files, checkpoint.architecture, trust_remote_code, bos=bos, chat=chat)
     plain = read_network(checkpoint, device, dtype, allow_pickle, trust_remote_code, attention="eager")
-    encoder = check_numbers(name, plain, encoder, device)
+    encoder = check_numbers(name, plain, encoder, device, notes_on_loaded(plain, checkpoint))
     logits = [plain_logits(plain, encoder, prompt, device) for prompt in PROMPTS]
     fuse_activations(plain)
     return bridged(checkpoint, plain, encoder.tokenizer, device, dtype, trust_remote_code), encoder, logits
@@ -63,18 +64,25 @@ def plain_logits(plain: Any, encoder: Encoder, prompt: str, device: str) -> Floa
     return found
 
 
-def check_numbers(name: str, plain: Any, encoder: Encoder, device: str) -> Encoder:
+def check_numbers(name: str, plain: Any, encoder: Encoder, device: str, notes: Sequence[str] = ()) -> Encoder:
     """The encoder, told how many rows the embedding has.
+
+    notes  what else is said of the model that was loaded
 
     Raises LocateError where ids of the tokenizer lie beyond it or beyond the output head, or where logits are no
     numbers.
     """
     head = plain.get_output_embeddings()
     rows = min(len(each.weight) for each in (plain.get_input_embeddings(), head) if each is not None)
-    notes = check_ids(encoder.tokenizer, rows, name)
+    beyond = check_ids(encoder.tokenizer, rows, name)
+    if max(encoder.before, default=0) >= rows:
+        raise LocateError(
+            f"model {name!r}: id {max(encoder.before)} stands before every text, and the embedding has {rows} rows: "
+            "choose --bos no, or save tokenizer and model again from one"
+        )
     for prompt in PROMPTS:
         finite(plain_logits(plain, encoder, prompt, device), f"logits of model {name!r}", prompt)
-    return replace(encoder, rows=rows, notes=(*encoder.notes, *notes))
+    return replace(encoder, rows=rows, notes=tuple(dict.fromkeys([*encoder.notes, *beyond, *notes])))
 
 
 def read_network(
@@ -119,47 +127,6 @@ def read_network(
     plain = plain.eval().requires_grad_(False)
     torch.nn.Module.to(plain, device)
     return plain
-
-
-def check_complete(plain: Any, info: dict[str, Any], checkpoint: Checkpoint) -> None:
-    """Raise LocateError unless the weights' file and the model hold the same tensors.
-
-    A tensor that is missing would be random; one that the model has no place for, or a head of its own where the
-    configuration ties the head to the embedding, would be left out, and another model measured than the file holds.
-    """
-    where = checkpoint.files.gguf or checkpoint.folder
-    absent = sorted(str(key) for key in [*info["missing_keys"], *info["mismatched_keys"]])
-    if absent:
-        raise LocateError(
-            f"the weights in {where} lack {len(absent)} tensors ({', '.join(absent[:3])}), which would be "
-            "random: download or save them again"
-        )
-    left_out = sorted(map(str, info["unexpected_keys"])) or untied(plain, checkpoint)
-    if left_out:
-        raise LocateError(
-            f"the weights in {where} hold {len(left_out)} tensors that {checkpoint.architecture} with this config.json "
-            f"leaves out ({', '.join(left_out[:3])}): the numbers would be of another model: correct config.json, or "
-            "save the model with its own code"
-        )
-
-
-def untied(plain: Any, checkpoint: Checkpoint) -> list[str]:
-    """The output head in a file that differs from the embedding that takes its place; none where all is well."""
-    head, embedding = plain.get_output_embeddings(), plain.get_input_embeddings()
-    if head is None or head.weight is not embedding.weight or checkpoint.files.gguf is not None:
-        return []
-    names = {module: name for name, module in plain.named_modules(remove_duplicate=False)}
-    stored = stored_tensors(checkpoint.folder, [f"{names[each]}.weight" for each in (head, embedding)])
-    return [] if len(stored) < 2 or torch.equal(*stored.values()) else [f"{names[head]}.weight"]
-
-
-def stored_tensors(folder: Path, names: list[str]) -> dict[str, torch.Tensor]:
-    """Those of the named tensors that are in the safetensors files of a folder."""
-    found: dict[str, torch.Tensor] = {}
-    for path in sorted(folder.glob("model*.safetensors")):
-        with safe_open(path, "pt") as file:
-            found |= {name: file.get_tensor(name) for name in names if name in file.keys()}  # noqa: SIM118
-    return found
 
 
 def fuse_activations(plain: Any) -> None:
@@ -240,14 +207,16 @@ def does_not_load(folder: Path, error: BaseException) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' own progress bars; locate shows its own."""
+    """Without transformers' own progress bars and reports; locate shows its own, and refuses in one line."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, loud = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(loud)
         if shown:
             logging.enable_progress_bar()
 
@@ -450,4 +419,5 @@ def residual_gap(kept: dict[tuple[str, int], torch.Tensor], layer: int) -> float
 
 def apart(a: torch.Tensor, b: torch.Tensor) -> float:
     """Largest difference of two runs' log-probabilities, nats; nan where either is nan, which no limit passes."""
-    return float((a.double().log_softmax(-1).cpu() - b.double().log_softmax(-1).cpu()).abs().max())
+    one, other = (each.double().log_softmax(-1).cpu() for each in (a, b))
+    return float(torch.where(one == other, 0.0, one - other).abs().max())  # pieces never written are -inf in both

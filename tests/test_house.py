@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
     {"errors", "files", "schema", "sites", "metrics", "prompts", "products", "threads", "datasets"},
-    {"adapters", "gguf_file", "encoder", "finite"}
+    {"adapters", "loaded", "weights", "gguf_file", "encoder", "finite"}
     | {"models", "checkpoint", "startup", "memory", "rows", "plain", "sweep", "untrained"}
     | {"causal", "likelihood", "matrices", "stamp"},
     {"tracing"},

@@ -153,6 +153,12 @@ def receipt_lines(receipt: dict[str, Any]) -> list[str]:
     beside = f", {len(tensors['added'])} added beside the MLP" if tensors["added"] else ""
     lines.append(f"layers {layers}: {len(tensors['changed'])} tensors changed or widened{beside}")
     lines.append(f"bit for bit as before: {tensors['unchanged']} of the original's tensors")
+    stored = tensors["files"] or {"converted": 0, "gone": []}
+    if stored["converted"]:
+        lines.append(f"{stored['converted']} tensors of the original's files are stored in another number format")
+    if stored["gone"]:
+        names = ", ".join(stored["gone"][:3])
+        lines.append(f"{len(stored['gone'])} tensors of the original's files are not in the edited model's: {names}")
     lines.append(
         f"reloaded from disk: log-probabilities {receipt['reload']['largest_difference']:.1g} nats apart at most"
     )

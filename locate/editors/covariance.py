@@ -17,7 +17,7 @@ from locate.causal import CausalModel
 from locate.editors.readings import caught
 from locate.errors import LocateError
 from locate.files import hash_of, read_json, write_json, write_whole
-from locate.likelihood import Step, silent
+from locate.likelihood import Step, last_logits, silent
 from locate.products import products
 
 WINDOW = 256  # tokens read at once, each window on its own
@@ -142,7 +142,7 @@ def measure(
 def run_caught(model: CausalModel, names: Sequence[str], ids: torch.Tensor, add: object) -> None:
     """One pass in which every module's inputs are seen."""
     if not names:
-        model.network(ids, logits_to_keep=1)
+        last_logits(model, ids)
         return
     name, *rest = names
     with caught(model.network, name, lambda _, tensor: add(name, tensor), inputs=True):  # type: ignore[operator]

@@ -18,7 +18,7 @@ from locate.editors.readings import Reading, at_subject, batch_of, equal_batches
 from locate.editors.split import fitted_on
 from locate.editors.values import Values, added, clamped, kept_distributions, kl_backward
 from locate.errors import LocateError
-from locate.likelihood import Step, silent
+from locate.likelihood import Step, last_logits, silent
 from locate.located import Located
 from locate.matrices import Matrix, matrix
 from locate.products import precise
@@ -159,7 +159,7 @@ def answer_backward(
         ids, subject, answers = batch_of(model, rows, places)
         index = places_of[places]
         with precise(model.dtype), added(model.network, name, subject, delta[index].to(model.device)):
-            said = model.network(ids, logits_to_keep=1).logits[:, -1].float().log_softmax(-1)
+            said = last_logits(model, ids)[:, -1].float().log_softmax(-1)
             loss = (-said.gather(-1, answers[:, answer : answer + 1])[:, 0] / each[index].to(said)).sum()
             loss.backward()
         total += float(loss.detach())

@@ -20,6 +20,7 @@ from locate.editors.readings import Reading, batch_of, equal_batches, neutral_re
 from locate.editors.split import fitted_on
 from locate.editors.stamp import empty_stamp
 from locate.errors import LocateError
+from locate.likelihood import last_logits
 from locate.located import Located
 from locate.products import precise
 from locate.prompts import Prompts
@@ -186,9 +187,9 @@ def both(
     """log-probabilities at the last positions, without and with the stamp; gradients flow through the second."""
     with precise(model.dtype):
         with torch.no_grad():
-            before = model.network(ids, logits_to_keep=keep).logits.float().log_softmax(-1)
+            before = last_logits(model, ids, keep).float().log_softmax(-1)
         with stamped(model, stamp):
-            after = model.network(ids, logits_to_keep=keep).logits.float().log_softmax(-1)
+            after = last_logits(model, ids, keep).float().log_softmax(-1)
     return before, after
 
 

@@ -30,6 +30,7 @@ from locate.editors.progress import Progress, no_progress
 from locate.editors.readings import Reading, batch_of, equal_batches, neutral_readings, readings
 from locate.editors.split import fitted_on
 from locate.errors import LocateError
+from locate.likelihood import last_logits
 from locate.located import Located
 from locate.matrices import matrix
 from locate.products import precise
@@ -171,7 +172,7 @@ def both(
     cast = {name: tensor.to(model.network.dtype) for name, tensor in trained.items()}
     with precise(model.dtype):
         with torch.no_grad():
-            before = model.network(ids, logits_to_keep=keep).logits.float().log_softmax(-1)
+            before = last_logits(model, ids, keep).float().log_softmax(-1)
         after = functional_call(model.network, cast, (ids,), {"logits_to_keep": keep}).logits.float().log_softmax(-1)
     return before, after
 

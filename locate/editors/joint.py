@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from locate.causal import CausalModel
 from locate.editors.readings import Reading, batch_of, equal_batches
+from locate.likelihood import last_logits
 from locate.products import precise
 from locate.sites import LAST, LAST_SUBJECT
 
@@ -53,7 +54,7 @@ def slopes_of(model: CausalModel, rows: Sequence[Reading], modules: Sequence[str
         first = torch.tensor([[row.tolist().index(each) == i for i, each in enumerate(row)] for row in at])
         with precise(model.dtype), ExitStack() as stack:
             felt = [stack.enter_context(touched(model.network, name, at)) for name in modules]
-            said = model.network(ids, logits_to_keep=1).logits[:, -1].gather(-1, answers).double()
+            said = last_logits(model, ids)[:, -1].gather(-1, answers).double()
             here = said[:, 0] - said[:, 1]
             found = torch.autograd.grad(here.sum(), [each["extra"] for each in felt])
         odds |= dict(zip(places, here.detach(), strict=True))

@@ -13,8 +13,7 @@ from jaxtyping import Float
 
 from locate.causal import CausalModel
 from locate.errors import LocateError
-from locate.finite import finite
-from locate.likelihood import generate
+from locate.likelihood import generate, last_logits
 from locate.products import precise
 from locate.prompts import Pair, Prompts
 from locate.prompts.tokens import answer_id, roles_of, with_space
@@ -144,7 +143,7 @@ def at_subject(
     ):
         for places in equal_batches(rows):
             ids, subject, _ = batch_of(model, rows, places)
-            model.network(ids, logits_to_keep=1)
+            last_logits(model, ids)
             tensor = held.pop()
             at = tensor[torch.arange(len(places), device=tensor.device), subject].double()
             states |= dict(zip(places, at, strict=True))
@@ -160,7 +159,6 @@ def answer_log_probs(model: CausalModel, rows: Sequence[Reading]) -> Float[torch
     with torch.inference_mode(), precise(model.dtype):
         for places in equal_batches(rows):
             ids, _, answers = batch_of(model, rows, places)
-            logits = model.network(ids, logits_to_keep=1).logits[:, -1].double()
-            finite(logits, f"logits of model {model.name!r}")
+            logits = last_logits(model, ids)[:, -1].double()
             found[torch.tensor(places)] = logits.log_softmax(-1).gather(-1, answers).cpu()
     return found

@@ -20,6 +20,7 @@ from locate.editors.edit import Edit
 from locate.editors.handoff import unstamped
 from locate.editors.progress import Progress, no_progress
 from locate.editors.stamp import fold, unfoldable
+from locate.editors.stored import compared_files
 from locate.errors import LocateError
 from locate.evaluate import occupations, perplexity
 from locate.evaluate.scores import Score
@@ -73,6 +74,7 @@ def save_edited(
         edit.save(place / EDIT)
         again = load_causal(str(place), device=model.device, dtype=model.dtype, threads=model.threads)
         tensors = compared(edit, model, again)
+        tensors["files"] = compared_files(model, again.checkpoint.folder, tensors["allowed"])
         apart = float((probe(again) - said).abs().max())
         if apart > SAME:
             raise LocateError(

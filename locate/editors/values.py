@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from locate.causal import CausalModel
 from locate.editors.readings import Reading, at_subject, batch_of, equal_batches, first_of, words_of
-from locate.likelihood import Step, silent
+from locate.likelihood import Step, last_logits, silent
 from locate.products import precise
 from locate.sites import check
 
@@ -138,7 +138,7 @@ def odds_and_slopes(
         index = [words.index(rows[place].word) for place in places]
         extra = delta[index].to(model.device).requires_grad_(True)
         with precise(model.dtype), added(model.network, block, subject, extra):
-            logits = model.network(ids, logits_to_keep=1).logits[:, -1].gather(-1, answers).double()
+            logits = last_logits(model, ids)[:, -1].gather(-1, answers).double()
             here = logits[:, 0] - logits[:, 1]
             (slope,) = torch.autograd.grad(here.sum(), extra)
         odds[torch.tensor(places)] = here.detach().cpu()
@@ -249,7 +249,7 @@ def bias_backward(
         ids, subject, answers = batch_of(model, rows, places)
         index = torch.tensor([words.index(rows[place].word) for place in places])
         with precise(model.dtype), added(model.network, block, subject, delta[index].to(model.device)):
-            said = model.network(ids, logits_to_keep=1).logits[:, -1].float().softmax(-1).gather(-1, answers)
+            said = last_logits(model, ids)[:, -1].float().softmax(-1).gather(-1, answers)
             loss = ((said[:, 0] - said[:, 1]).abs() / each[index].to(said)).sum()
             loss.backward()
         total += float(loss.detach())
@@ -261,7 +261,7 @@ def kept_distributions(model: CausalModel, kept: Sequence[Reading]) -> Iterator[
     for places in equal_batches(kept):
         ids, _, _ = batch_of(model, kept, places)
         with torch.no_grad(), precise(model.dtype):
-            said = model.network(ids, logits_to_keep=1).logits[:, -1].float().log_softmax(-1)
+            said = last_logits(model, ids)[:, -1].float().log_softmax(-1)
         yield from zip(places, said, strict=True)
 
 
@@ -280,7 +280,7 @@ def kl_backward(
         ids, subject, _ = batch_of(model, kept, places)
         index = torch.tensor([words.index(kept[place].word) for place in places])
         with precise(model.dtype), added(model.network, block, subject, delta[index].to(model.device)):
-            said = model.network(ids, logits_to_keep=1).logits[:, -1].float().log_softmax(-1)
+            said = last_logits(model, ids)[:, -1].float().log_softmax(-1)
             was = torch.stack([before[place] for place in places])
             loss = weight * torch.nn.functional.kl_div(said, was, log_target=True, reduction="sum")
             loss.backward()
