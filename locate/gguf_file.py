@@ -215,7 +215,7 @@ def follow(path: Path, about: Header, config: Any) -> None:
             rope["partial_rotary_factor"] = share
     lost = [key for key, name in CONFIGURED.items() if key in given and not hasattr(config, name) and key in CHANGING]
     scaling = given.get("rope.scaling.type", "none"), given.get("rope.scaling.factor", 1.0)
-    if scaling[0] != "none" and scaling[1] != 1.0 or "rope.scale_linear" in given:
+    if (scaling[0] != "none" and scaling[1] != 1.0) or "rope.scale_linear" in given:
         lost.append("rope.scaling")
     if lost:
         raise LocateError(
