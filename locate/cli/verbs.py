@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from locate.cli.options import (
+    AllowDifferent,
     AllowPickle,
     AsJson,
     Bos,
@@ -82,6 +83,7 @@ def trace(
     ] = None,
     model: ModelName = "mini",
     prompts: PromptFile = None,
+    allow_different: AllowDifferent = False,
     words: WordsOption = None,
     swap: SwapOption = None,
     template: Template = None,
@@ -154,7 +156,7 @@ def trace(
     if dry_run and budget is not None:
         raise LocateError("--budget says beforehand what a run costs: leave --dry-run out")
     folder = output or Path("runs") / f"{Path(model).name}-{corrupt.value}"
-    chosen = chosen_prompts(prompts, words, swap, template, templates_each, limit)
+    chosen = chosen_prompts(prompts, words, swap, template, templates_each, limit, allow_different)
     check_trace(chosen, metric, kind, probabilities, seed)
     plan = parsed_map(components, layers, roles, windows, severed, keys)
     with Steps() as steps:
@@ -318,6 +320,7 @@ def plot(
 def prompts(
     model: ModelName = "mini",
     prompts: PromptFile = None,
+    allow_different: AllowDifferent = False,
     words: WordsOption = None,
     swap: SwapOption = None,
     template: Template = None,
@@ -338,7 +341,7 @@ def prompts(
     if list_occupations:
         typer.echo(occupation_table().to_csv(index=False), nl=False)
         return
-    chosen = chosen_prompts(prompts, words, swap, template, templates_each, limit)
+    chosen = chosen_prompts(prompts, words, swap, template, templates_each, limit, allow_different)
     with Steps() as steps:
         steps.say("loading TransformerLens and the tokenizer")
         from locate.models import load_encoder
