@@ -9,7 +9,8 @@ from transformers import AutoConfig, AutoTokenizer
 
 TEMPLATE = (
     "{% for each in messages %}<{{ each['role'] }}>\n{{ each['content'] }}"
-    "{% if not loop.last %}{{ '\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '\n<assistant>\n' }}{% endif %}"
+    "{% if not loop.last %}{{ '\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\n<assistant>\n' }}{% endif %}"
 )
 NAMES = {
     "model.embed_tokens": "token_embd",

@@ -109,7 +109,7 @@ def test_opposite_partners_of_equal_shares_follow_the_table():
 
 
 def test_a_pair_holds_what_the_table_says():
-    (pair,) = occupation_pairs(templates=[FORM], templates_each=1, occupations=["dental hygienist"], neutral=None)
+    (pair,) = occupation_pairs("anti", templates=[FORM], occupations=["dental hygienist"], neutral=None)
     assert (pair.clean, pair.corrupted) == ("The dental hygienist said that", "The man said that")
     assert (pair.clean_subject, pair.group, pair.template) == ("dental hygienist", "dental hygienist", FORM)
     assert (pair.kind, pair.stereotype, pair.neutral) == ("occupation", 1, None)
@@ -203,7 +203,7 @@ def test_occupations_are_chosen_by_name_in_the_order_given():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"swap": "reverse"}, r"swap 'reverse': expected one of anti, same, opposite, neutral"),
+        ({"swap": "reverse"}, r"swap 'reverse': expected one of opposite, anti, same, neutral, someone"),
         ({"templates": ["The nurse said"]}, r"template 'The nurse said' holds the slot \{subject\} 0 times"),
         ({"templates": ["{subject} and {subject}"]}, r"holds the slot \{subject\} 2 times: expected once"),
         ({"occupations": ["nurse", "wizard"]}, r"occupations \['wizard'\] are not in the table: .*prompts --list"),

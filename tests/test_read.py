@@ -49,7 +49,7 @@ def test_csv_with_all_columns(write):
 
 
 def test_jsonl_with_all_fields_keeps_the_order_and_skips_blank_lines(write):
-    first, second = FULL, FULL | {"group": "other", "stereotype": -1}
+    first, second = FULL, FULL | {"clean": "A nurse sang", "corrupted": "A man sang", "template": "A {subject} sang"}
     prompts = read_pairs(write("pairs.JSONL", f"{json.dumps(first)}\n\n{json.dumps(second)}\n"))
     assert prompts.pairs == (Pair(**first), Pair(**second))
 
@@ -163,8 +163,8 @@ def test_exactly_five_bad_rows_leave_none_to_count(write):
 
 
 def test_a_quoted_line_break_does_not_shift_the_line_numbers(write):
-    path = write("pairs.csv", f'{HEAD}\n"The nurse\nsaid that",The man said that,nurse,man\n,,nurse,man\n')
-    with pytest.raises(LocateError, match="1 bad rows: line 4: empty or missing clean, corrupted"):
+    path = write("pairs.csv", f'{HEAD}\n"The nurse\nsang","The man\nsang",nurse,man\n,,nurse,man\n')
+    with pytest.raises(LocateError, match=r"1 bad rows: line 5: empty or missing clean, corrupted: expected text$"):
         read_pairs(path)
 
 
@@ -200,7 +200,7 @@ def test_a_quote_that_is_never_closed_is_refused(write):
 def test_a_row_of_more_cells_than_the_header_is_named(tmp_path):
     file = tmp_path / "pairs.csv"
     file.write_text("clean,corrupted,clean_subject,corrupted_subject\nThe cook sang,The man sang,cook,man,1,2\n")
-    with pytest.raises(LocateError, match="line 2: 'a row with more cells than the header' is no row"):
+    with pytest.raises(LocateError, match="line 2: 6 cells under a header of 4: quote commas"):
         read_pairs(file)
 
 
@@ -208,6 +208,6 @@ def test_a_dash_means_no_neutral_answer(tmp_path):
     file = tmp_path / "pairs.csv"
     file.write_text(
         "clean,corrupted,clean_subject,corrupted_subject,neutral\n"
-        "The cook sang,The man sang,cook,man,-\nThe cook sang,The man sang,cook,man,\n"
+        "The cook sang,The man sang,cook,man,-\nThe cook ran,The man ran,cook,man,\n"
     )
     assert [pair.neutral for pair in read_pairs(file)] == [None, " they"]

@@ -224,8 +224,10 @@ def test_an_answer_that_is_another_token_after_the_corrupted_prompt_is_dropped()
 
 
 def test_answers_must_be_different_tokens():
+    encode = words()
+
     def deaf(text):
-        ids, spans = words()(text.replace(" he", " she") if text.endswith(" he") else text)
+        ids, spans = encode(text.replace(" he", " she") if text.endswith(" he") else text)
         return ids, spans
 
     with pytest.raises(LocateError, match="answers ' she' and ' he' are the same token"):

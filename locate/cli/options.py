@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 class SwapFor(StrEnum):
     """Who takes the subject's place in the corrupted prompt."""
 
+    opposite = "opposite"
     anti = "anti"
     same = "same"
-    opposite = "opposite"
     neutral = "neutral"
     someone = "someone"
 
@@ -98,9 +98,12 @@ TrustCode = Annotated[bool, typer.Option("--trust-remote-code", help="run the mo
 PromptFile = Annotated[
     Path | None, typer.Option("--prompts", "-p", help="CSV or JSONL of pairs; default: the package's")
 ]
+AllowDifferent = Annotated[
+    bool, typer.Option("--allow-different", help="take prompts of a file that differ outside their subjects")
+]
 SWAP_HELP = (
-    "anti: woman/man against the stereotype; same: with it; opposite: an occupation of the other; neutral: person; "
-    "someone: without the article"
+    "opposite (default): an occupation of the other stereotype; anti: woman/man against the stereotype, so that the "
+    "gender of these words travels too; same: with it; neutral: person; someone: without the article"
 )
 SwapOption = Annotated[SwapFor | None, typer.Option(help=SWAP_HELP)]
 WordsOption = Annotated[Words | None, typer.Option(help="the package's occupations, words that say their gender, both")]
@@ -130,6 +133,7 @@ def chosen_prompts(
     template: list[str] | None,
     templates_each: int | None,
     limit: int | None,
+    allow_different: bool = False,
 ) -> Prompts:
     """The prompts that the options describe."""
     from locate.prompts import definitional_pairs, occupation_pairs, read_pairs
@@ -139,12 +143,14 @@ def chosen_prompts(
             raise LocateError(
                 f"--prompts {file} brings whole prompts: leave --words, --swap, --template and --templates-each out"
             )
-        return read_pairs(file).first(limit)
+        return read_pairs(file, allow_different=allow_different).first(limit)
+    if allow_different:
+        raise LocateError("--allow-different speaks of the prompts of a file: give one with --prompts, or leave it out")
     if words is Words.definitional:
         if swap:
             raise LocateError(f"--swap {swap.value}: definitional words have one counterpart each: leave --swap out")
         return definitional_pairs(templates=template, templates_each=templates_each).first(limit)
-    found = occupation_pairs((swap or SwapFor.anti).value, templates=template, templates_each=templates_each)
+    found = occupation_pairs((swap or SwapFor.opposite).value, templates=template, templates_each=templates_each)
     if words is Words.both:
         return found.first(limit) + definitional_pairs(templates=template, templates_each=templates_each).first(limit)
     return found.first(limit)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -181,6 +181,7 @@ def print_report(trace: Trace, report: Report, as_json: bool) -> None:
     )
     for reason, count in ledger["reasons"].items():
         console.print(f"  {count} left out: {reason}")
+    print_notes(ledger)
     console.print()
     print_located(report.located, report.paths, False)
     for line in report.lines:
@@ -236,3 +237,10 @@ def print_tokens(
     console.print(f"{ledger.kept} kept, {len(ledger.dropped)} dropped, {len(ledger.skipped)} skipped")
     for reason, count in counts["reasons"].items():  # type: ignore[attr-defined]
         console.print(f"  {count} left out: {reason}", soft_wrap=True)
+    print_notes(counts)
+
+
+def print_notes(ledger: Mapping[str, Any]) -> None:
+    """What the pairs make one say, and of how many."""
+    for sentence, count in ledger.get("notes", {}).items():
+        stdout().print(f"  note: {sentence} ({count} pair{'s' * (count > 1)})", soft_wrap=True, markup=False)

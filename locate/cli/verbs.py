@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from locate.cli.options import (
+    AllowDifferent,
     AllowPickle,
     AsJson,
     Bos,
@@ -84,6 +85,7 @@ def trace(
     ] = None,
     model: ModelName = "mini",
     prompts: PromptFile = None,
+    allow_different: AllowDifferent = False,
     words: WordsOption = None,
     swap: SwapOption = None,
     template: Template = None,
@@ -165,7 +167,7 @@ def trace(
     if budget is None and budget_method is not None:
         raise LocateError(f"--budget-method {budget_method.value} is of a run within a budget: add --budget")
     folder = run_folder(output, model, corrupt.value)
-    chosen = chosen_prompts(prompts, words, swap, template, templates_each, limit)
+    chosen = chosen_prompts(prompts, words, swap, template, templates_each, limit, allow_different)
     check_trace(chosen, metric, kind, probabilities, seed)
     with Steps() as steps:
         steps.say("loading TransformerLens and the model")
@@ -329,6 +331,7 @@ def plot(
 def prompts(
     model: ModelName = "mini",
     prompts: PromptFile = None,
+    allow_different: AllowDifferent = False,
     words: WordsOption = None,
     swap: SwapOption = None,
     template: Template = None,
@@ -349,7 +352,7 @@ def prompts(
     if list_occupations:
         typer.echo(occupation_table().to_csv(index=False), nl=False)
         return
-    chosen = chosen_prompts(prompts, words, swap, template, templates_each, limit)
+    chosen = chosen_prompts(prompts, words, swap, template, templates_each, limit, allow_different)
     with Steps() as steps:
         steps.say("loading TransformerLens and the tokenizer")
         from locate.models import load_encoder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from locate.errors import LocateError
 from locate.prompts import Pair, Prompts
@@ -47,7 +47,7 @@ def without(prompts: Prompts, words: Sequence[str], templates: Sequence[str]) ->
     left = tuple(pair for pair in prompts if pair.group not in set(words) and pair.template not in set(templates))
     if not left:
         raise LocateError("all prompts are held out: nothing is left to edit: expected a smaller share")
-    return Prompts(left, prompts.skipped)
+    return replace(prompts, pairs=left)
 
 
 def fitted_on(prompts: Prompts, preserved: Prompts) -> dict[str, list[str]]:

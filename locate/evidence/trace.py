@@ -44,7 +44,7 @@ def trace(
 ) -> Trace:
     """Run the clean, corrupted and patched prompts, and the controls of the strongest sites.
 
-    prompts   pairs; None for the package's occupations under the anti-stereotypical swap
+    prompts   pairs; None for the package's occupations, each against one of the opposite stereotype
     map, patches, output, options  as of `locate.tracing.collect.trace`
     budget    None for the whole map; else every site is estimated, and the strongest and a random sample are measured
               (see `Budget`); the trace keeps the estimates, `locate.agreement` compares them with what was measured

@@ -1,5 +1,6 @@
 """The project's own prompts: occupations, definitional gender words, templates, and the pairs made of them."""
 
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 
@@ -9,7 +10,7 @@ from locate.errors import LocateError
 from locate.prompts.pair import NEUTRAL, Dropped, Pair, Prompts
 
 SLOT = "{subject}"
-SWAPS = ("anti", "same", "opposite", "neutral", "someone")
+SWAPS = ("opposite", "anti", "same", "neutral", "someone")
 GENDERED = {1: "woman", -1: "man"}
 UNGENDERED = {"neutral": "person", "someone": "someone"}
 ARTICLES = ("The ", "the ", "A ", "a ", "An ", "an ")
@@ -72,7 +73,7 @@ def spread(words: int, chosen: Sequence[str], each: int | None) -> list[tuple[in
 
 
 def occupation_pairs(
-    swap: str = "anti",
+    swap: str = "opposite",
     *,
     templates_each: int | None = None,
     templates: Sequence[str] | None = None,
@@ -82,11 +83,13 @@ def occupation_pairs(
     """Pairs whose clean prompt is about an occupation.
 
     swap  what stands in its place in the corrupted prompt:
+          "opposite"  an occupation of the opposite stereotype, the strongest with the strongest: how the stereotype of
+                      an occupation travels
           "anti"      woman for a male-stereotyped occupation, man for a female-stereotyped one: the anti-stereotypical
-                      set-gender of Vig et al. 2020, section 3.1
+                      set-gender of Vig et al. 2020, section 3.1. Much of its effect is the gender that the words man
+                      and woman say themselves, not the occupation's stereotype
           "same"      man for a male-stereotyped one, woman for a female-stereotyped one: what the aggregation released
                       with that paper does
-          "opposite"  an occupation of the opposite stereotype, the strongest with the strongest
           "neutral"   the word person
           "someone"   the word someone; here the subject is the occupation and the article before it
     templates_each  templates for each occupation, spread evenly; None for 4 of the package's or all of the caller's
@@ -172,22 +175,45 @@ def worded_pairs(name: str, each: int | None, own: Sequence[str] | None, neutral
 
 
 def filled(form: str, clean: str, corrupted: str, group: str, kind: str, sign: int, neutral: str | None) -> Pair:
-    """The pair that a template makes of two subjects."""
-    article = ""
+    """The pair that a template makes of two subjects; "a" and "an" fit the word, and are part of both subjects where
+    they differ."""
+    clean_form, corrupted_form = fitted(form, clean), fitted(form, corrupted)
+    article, other = article_of(clean_form), article_of(corrupted_form)
     if corrupted == UNGENDERED["someone"]:
-        article = article_of(form)
-        corrupted = corrupted.capitalize() if form.startswith(article + SLOT) else corrupted
+        corrupted_form, other = form.replace(article_of(form) + SLOT, SLOT), ""
+        corrupted = corrupted.capitalize() if corrupted_form.startswith(SLOT) else corrupted
+    elif article == other:
+        article = other = ""
     return Pair(
-        clean=form.replace(SLOT, clean),
-        corrupted=form.replace(article + SLOT, corrupted),
+        clean=clean_form.replace(SLOT, clean),
+        corrupted=corrupted_form.replace(SLOT, corrupted),
         clean_subject=article + clean,
-        corrupted_subject=corrupted,
+        corrupted_subject=other + corrupted,
         group=group,
         template=form,
         kind=kind,
         stereotype=sign,
         neutral=neutral,
     )
+
+
+def fitted(form: str, word: str) -> str:
+    """The template with the "a" or "an" before its slot that the word needs."""
+    article, an = article_of(form), needs_an(word)
+    if article.casefold() not in ("a ", "an ") or an is None:
+        return form
+    right = article[0] + ("n " if an else " ")
+    return form.replace(article + SLOT, right + SLOT)
+
+
+def needs_an(word: str) -> bool | None:
+    """Whether English writes "an" before a word; None where its letters do not tell, as in abbreviations."""
+    if not word[:1].isalpha() or not word[:1].isascii() or word[:2].isupper() or word[1:2] == "-":
+        return None
+    small = word.casefold()
+    if re.match(r"hour|honest|hono|heir", small):
+        return True
+    return small[0] in "aeiou" and not re.match(r"uni(?!n|m)|u[st][aeiuy]|eu|ewe|one\b|once\b|ur[aeio]|ubi|uk", small)
 
 
 def article_of(form: str) -> str:

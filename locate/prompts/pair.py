@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import pandas as pd
 
@@ -12,6 +13,7 @@ from locate.errors import LocateError
 from locate.files import hash_of
 
 FEMALE, MALE, NEUTRAL = " she", " he", " they"
+SHOWN = 120  # characters of a prompt that a message quotes
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Pair:
             raise LocateError(f"stereotype {self.stereotype} of group {self.group!r}: expected -1, 0 or 1")
         if not self.group:
             raise LocateError(f"empty group of prompt {self.clean!r}: expected the occupation or another name")
-        if self.female == self.male or not self.female.strip() or not self.male.strip():
+        female, male = self.female.strip().casefold(), self.male.strip().casefold()
+        if female == male or not female or not male:
             raise LocateError(
                 f"answers {self.female!r} and {self.male!r} of group {self.group!r}: expected two different words"
             )
@@ -59,12 +62,54 @@ def subject_span(prompt: str, subject: str) -> tuple[int, int]:
 
     Raises LocateError unless the subject occurs exactly once as whole words.
     """
-    found = list(re.finditer(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt)) if subject else []
+    found = places(prompt, subject)
     if len(found) != 1:
+        shown = prompt if len(prompt) <= SHOWN else f"{prompt[:SHOWN]}..."
         raise LocateError(
-            f"subject {subject!r} occurs {len(found)} times in prompt {prompt!r}: expected exactly once as whole words"
+            f"subject {subject[:SHOWN]!r} occurs {len(found)} times in prompt {shown!r}: expected exactly once as "
+            f"whole words{'' if found else near_miss(prompt, subject)}"
         )
-    return found[0].span()
+    return found[0]
+
+
+def places(prompt: str, subject: str) -> list[tuple[int, int]]:
+    """Character spans of the subject as whole words."""
+    if not subject:
+        return []
+    return [each.span() for each in re.finditer(rf"(?<!\w){re.escape(subject)}(?!\w)", prompt)]
+
+
+def near_miss(prompt: str, subject: str) -> str:
+    """How the spelling of a subject that does not occur differs from the prompt's, as the end of a message."""
+    if not subject.strip():
+        return ""
+    if places(unicodedata.normalize("NFC", prompt), unicodedata.normalize("NFC", subject)):
+        return ": the two spellings differ in Unicode form (NFC, NFD)"
+    if places(straight(prompt), straight(subject)):
+        odd = [letter for letter in subject + prompt if straight(letter) != letter]
+        return f": the spellings differ by {code_point(odd[0])}"
+    if places(prompt.casefold(), subject.casefold()):
+        return ": the two differ in capitals"
+    if subject in prompt:
+        return ": it is part of a longer word"
+    return ""
+
+
+def straight(text: str) -> str:
+    """The text with plain spaces and quotes, and without characters that nobody sees."""
+    plain = {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"'}
+    letters = (" " if unicodedata.category(each) == "Zs" else plain.get(each, each) for each in text)
+    return "".join(each for each in letters if not is_invisible(each))
+
+
+def is_invisible(letter: str) -> bool:
+    """Whether a character has no shape: zero-width spaces, byte order marks, soft hyphens, control characters."""
+    return unicodedata.category(letter) in ("Cf", "Cc") and letter not in "\n\t\r"
+
+
+def code_point(letter: str) -> str:
+    """A character as Unicode names it."""
+    return f"U+{ord(letter):04X} {unicodedata.name(letter, 'control character')}"
 
 
 @dataclass(frozen=True)
@@ -78,10 +123,11 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Pairs in a fixed order, and what their making left out."""
+    """Pairs in a fixed order, what their making left out, and what it decided: sentences with a count of pairs."""
 
     pairs: tuple[Pair, ...]
     skipped: tuple[Dropped, ...] = ()
+    notes: tuple[tuple[str, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -90,13 +136,13 @@ class Prompts:
         return iter(self.pairs)
 
     def __add__(self, other: Prompts) -> Prompts:
-        return Prompts(self.pairs + other.pairs, self.skipped + other.skipped)
+        return Prompts(self.pairs + other.pairs, self.skipped + other.skipped, self.notes + other.notes)
 
     def first(self, limit: int | None) -> Prompts:
         """The first `limit` pairs; all of them for None."""
         if limit is not None and limit < 1:
             raise LocateError(f"limit {limit}: expected a number of pairs >= 1")
-        return Prompts(self.pairs[:limit], self.skipped)
+        return replace(self, pairs=self.pairs[:limit])
 
     def frame(self) -> pd.DataFrame:
         """One row per pair, one column per field."""

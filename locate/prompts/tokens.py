@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from locate.errors import LocateError
+from locate.prompts.notes import notes_of
 from locate.prompts.pair import Dropped, Pair, Prompts, subject_span
 from locate.sites import AFTER, BEFORE, FIRST, FURTHER, LAST, LAST_SUBJECT, MIDDLE
 
@@ -14,6 +16,7 @@ Encode = Callable[[str], tuple[list[int], list[tuple[int, int]]]]
 """text -> token ids and the character span of each; a token that stands for no text (BOS) has an empty span"""
 
 MAX_DROPPED = 0.2
+UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")  # scripts without spaces
 
 
 @dataclass(frozen=True)
@@ -48,16 +51,20 @@ class TokenPair:
 
 @dataclass(frozen=True)
 class Ledger:
-    """What became of every pair: kept, or dropped with the reason; and the tokens that found no counterpart."""
+    """What became of every pair: kept, or dropped with the reason; and the tokens that found no counterpart.
+
+    notes   sentences about the pairs that were kept, or decided for them, each with the number of pairs it is true of
+    """
 
     kept: int
     dropped: tuple[Dropped, ...]
     skipped: tuple[Dropped, ...]
     without_neutral: int
     without_counterpart: dict[str, int]
+    notes: dict[str, int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, object]:
-        """For meta.json: counts, reasons with counts, and each pair left out."""
+        """For meta.json: counts, reasons and notes with counts, and each pair left out."""
 
         def listed(rows: Sequence[Dropped]) -> list[list[str]]:
             return [[row.group, row.template, row.reason] for row in rows]
@@ -69,6 +76,7 @@ class Ledger:
             "reasons": dict(Counter(row.reason for row in self.dropped + self.skipped)),
             "neutral answer not one token": self.without_neutral,
             "tokens without counterpart": self.without_counterpart,
+            "notes": self.notes,
             "dropped pairs": listed(self.dropped),
             "skipped pairs": listed(self.skipped),
         }
@@ -166,6 +174,8 @@ def tokenise_pair(index: int, pair: Pair, encode: Encode) -> TokenPair:
     """
     clean, clean_spans = encode(pair.clean)
     corrupted, corrupted_spans = encode(pair.corrupted)
+    if clean == corrupted and pair.clean != pair.corrupted:
+        raise LocateError("clean and corrupted prompt are the same tokens")
     clean_roles = roles_of(clean_spans, with_space(pair.clean, pair.clean_subject))
     corrupted_roles = roles_of(corrupted_spans, with_space(pair.corrupted, pair.corrupted_subject))
     female = shared_answer(encode, pair, clean, corrupted, pair.female)
@@ -205,7 +215,7 @@ def tokenise(
     """Tokenise all pairs; those that cannot be used go to the ledger with the reason.
 
     max_dropped  largest share of pairs that may be dropped, in [0, 1]
-    context      the longest prompt that the model takes, in tokens; None for any
+    context      the longest prompt that the model takes, in tokens; None for any length
 
     Raises LocateError when more are dropped, or none is left.
     """
@@ -220,14 +230,54 @@ def tokenise(
             dropped.append(Dropped(pair.group, pair.template, str(error)))
     share = len(dropped) / len(prompts) if len(prompts) else 1.0
     if not kept or share > max_dropped:
-        counts = Counter(row.reason for row in dropped).most_common(3)
-        reasons = "; ".join(f"{count} x {reason}" for reason, count in counts) or "there were none"
-        raise LocateError(
-            f"{len(dropped)} of {len(prompts)} pairs cannot be used, expected at most {max_dropped:.0%} ({reasons}): "
-            "choose other answers or subjects" + (", or allow more with max_dropped" if kept else "")
-        )
+        raise LocateError(too_few(dropped, len(prompts), max_dropped, bool(kept)))
     alone: Counter[str] = Counter()
     for each in kept:
         alone.update(each.clean_roles[i] for i in set(range(len(each.clean))) - {a.clean for a in each.aligned})
     without = sum(each.pair.neutral is not None and each.answers[2] is None for each in kept)
-    return kept, Ledger(len(kept), tuple(dropped), prompts.skipped, without, dict(sorted(alone.items())))
+    notes: Counter[str] = Counter()
+    for sentence, count in prompts.notes:
+        notes[sentence] += count
+    notes |= notes_of([each.pair for each in kept]) | spaced_twins(kept, encode)
+    return kept, Ledger(len(kept), tuple(dropped), prompts.skipped, without, dict(sorted(alone.items())), dict(notes))
+
+
+def too_few(dropped: Sequence[Dropped], count: int, max_dropped: float, kept: bool) -> str:
+    """What is said where too many pairs, or all, cannot be used."""
+    counts = Counter(row.reason for row in dropped).most_common(3)
+    reasons = "; ".join(f"{many} x {reason}" for reason, many in counts) or "there were none"
+    long = bool(dropped) and all("the model takes" in row.reason for row in dropped)
+    return (
+        f"{len(dropped)} of {count} pairs cannot be used, expected at most {max_dropped:.0%} ({reasons}): "
+        + ("choose shorter prompts" if long else "choose other answers or subjects")
+        + (", or allow more with max_dropped" if kept else "")
+    )
+
+
+def spaced_twins(pairs: Sequence[TokenPair], encode: Encode) -> dict[str, int]:
+    """A note on answers without a space where the same word after a space is one token, too, and likely meant."""
+    found: Counter[tuple[str, str]] = Counter()
+    for each in pairs:
+        twins = [has_spaced_twin(each, answer, encode) for answer in (each.pair.female, each.pair.male)]
+        if any(twins):
+            found[(each.pair.female, each.pair.male)] += 1
+    return {
+        f"the answers {female!r} and {male!r} have no space before them: the same word with a space is one token too, "
+        f"and as a rule far likelier: write {' ' + female!r} and {' ' + male!r}": count
+        for (female, male), count in found.items()
+    }
+
+
+def has_spaced_twin(pair: TokenPair, answer: str, encode: Encode) -> bool:
+    """Whether an answer that continues the last word is one other token after a space."""
+    last = pair.pair.clean[-1]
+    if (
+        answer[0].isspace()
+        or not (last.isalnum() or last in ".,;:!?")
+        or unicodedata.name(last, "").startswith(UNSPACED)
+    ):
+        return False
+    try:
+        return answer_id(encode, pair.pair.clean, pair.clean, " " + answer) not in pair.answers
+    except LocateError:
+        return False

@@ -96,6 +96,10 @@ def provenance(trace: Trace, located: Located) -> str:
         "corruption": ", ".join(f"{key} {value}" for key, value in meta["corruption"].items()),
         "prompt pairs": f"{ledger['kept']} kept, {ledger['dropped']} dropped, {ledger['skipped']} skipped",
         **{f"left out: {reason}": str(count) for reason, count in ledger["reasons"].items()},
+        **{
+            f"note: {sentence}": f"{count} pair{'s' * (count > 1)}"
+            for sentence, count in ledger.get("notes", {}).items()
+        },
         **{f"control: {name}": f"{value:.2g}" for name, value in located.controls.items()},
         "versions": ", ".join(f"{name} {version}" for name, version in meta["libraries"].items()),
         "seconds": f"{meta['seconds']:.0f}",

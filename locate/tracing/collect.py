@@ -53,7 +53,7 @@ def trace(
 ) -> Trace:
     """Run the clean, corrupted and patched prompts, and keep the answers' log-probabilities.
 
-    prompts      pairs; None for the package's occupations under the anti-stereotypical swap
+    prompts      pairs; None for the package's occupations, each against one of the opposite stereotype
     map          which components, layers, roles and windows to patch, one token at a time; None for all layers and
                  tokens of resid_pre, attn_out and mlp_out
     patches      instead of a map: the caller's own patches, each written at once

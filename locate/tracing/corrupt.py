@@ -59,7 +59,7 @@ def as_executed(prompts: Prompts, corruption: Corruption) -> Prompts:
     if isinstance(corruption, Swap):
         return prompts
     pairs = (replace(pair, corrupted=pair.clean, corrupted_subject=pair.clean_subject) for pair in prompts)
-    return Prompts(tuple(pairs), prompts.skipped)
+    return replace(prompts, pairs=tuple(pairs))
 
 
 def noise_scale(model: Model, pairs: list[TokenPair], corruption: Corruption) -> float:
