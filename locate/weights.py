@@ -91,8 +91,7 @@ def pickles_of(name: str, folder: Path, allow_pickle: bool) -> list[Path]:
     others = [*(path.name for path in found), *unread(folder, found)]
     where = f", and found {', '.join(others[:3])}" if others else ""
     raise LocateError(
-        f"model {name!r} has no weights that can be read: expected *.safetensors in {folder}{where}: save the model "
-        "with save_pretrained"
+        f"model {name!r} has no weights: expected *.safetensors in {folder}{where}: save the model with save_pretrained"
     )
 
 

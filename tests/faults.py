@@ -56,6 +56,7 @@ TARGETS = ["tests/test_editors.py", "-k", "pseudoinverse or solvers"]
 APPLIED = ["tests/test_editors.py", "-k", "TestEdit"]
 STAMPED = ["tests/test_editors.py", "-k", "TestStamp and (gpt2 or llama)"]
 BESIDE = ["tests/test_stamped.py", "-k", "TestBeside and not phi3"]
+LOADED = ["tests/test_loaded.py"]
 STAYING = ["tests/test_stamped.py", "-k", "TestFolder and bloom"]
 
 
@@ -84,6 +85,16 @@ FAULTS = [
           """last.isalnum() or last in ".,;:!?\"""", """last.isalnum() or last in ".,;:!?'\"""", *ROWS),
     fault("a before a vowel", "prompts/build.py", 'right = article[0] + ("n " if an else " ")',
           'right = article[0] + " "', *ROWS),
+    fault("loaded: tensors without a place are left out", "loaded.py",
+          "    if left_out:\n        raise", "    if left_out and absent:\n        raise", *LOADED),
+    fault("loaded: numbers that need a scale are taken as they are", "weights.py",
+          'about["dtype"] not in NUMBERS', 'about["dtype"] in ()', *LOADED),
+    fault("loaded: rows padded with a piece they do not hold", "likelihood.py",
+          "*[row[-1]] * (length - len(row))", "*[PADDING] * (length - len(row))", *LOADED),
+    fault("loaded: nan is counted as a logit", "finite.py",
+          "    if wrong.any():\n        refuse", "    if wrong.all() and False:\n        refuse", *LOADED),
+    fault("receipt: tensors gone from the files are not told", "editors/stored.py",
+          'told["tied" if name in tied else "gone"].append(name)', "pass", *LOADED),
     fault("role off by one", "prompts/tokens.py", "AFTER if i == last + 1 else", "AFTER if i == last + 2 else",
           "tests/test_tokens.py"),
     fault("subject's first token taken for its last", "prompts/tokens.py",
