@@ -144,7 +144,7 @@ def test_a_tensor_without_a_place_and_one_that_is_missing_refuse(tmp_path):
         network("llama"),
         change=lambda name, data: None if name == "blk.1.ffn_up.weight" else data,
     )
-    assert "lack 1 tensors (model.layers.1.mlp.up_proj.weight)" in refused(lacking)
+    assert "lack 1 tensor (model.layers.1.mlp.up_proj.weight)" in refused(lacking)
 
 
 def test_settings_that_the_loader_passes_over_are_followed_or_refused(tmp_path):
