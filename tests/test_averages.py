@@ -366,8 +366,11 @@ def test_what_is_no_larger_than_rounding_is_nothing(gpt2):
     assert average(rows)["p"].iloc[0] < 1e-4
     rows.attrs = ABOUT | {"rounding": 2e-5}
     assert average(rows)["p"].iloc[0] == average(rows)["q"].iloc[0] == 1.0
-    found = effects(collect.trace(gpt2, occupation_pairs(templates_each=1).first(6)))
+    found = effects(collect.trace(gpt2, occupation_pairs("anti", templates_each=1).first(6)))
     assert 0 < found.attrs["rounding"] < 1e-4
     assert (
-        effects(collect.trace(gpt2, occupation_pairs(templates_each=1).first(6)), "odds_ratio").attrs["rounding"] == 0
+        effects(collect.trace(gpt2, occupation_pairs("anti", templates_each=1).first(6)), "odds_ratio").attrs[
+            "rounding"
+        ]
+        == 0
     )

@@ -58,8 +58,8 @@ def located(mini):
 
 @pytest.fixture(scope="module")
 def prompts():
-    known = set(occupation_pairs(templates_each=1).frame()["group"])
-    return occupation_pairs(templates=TEMPLATES, occupations=[job for job in JOBS if job in known])
+    known = set(occupation_pairs("anti", templates_each=1).frame()["group"])
+    return occupation_pairs("anti", templates=TEMPLATES, occupations=[job for job in JOBS if job in known])
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_dama_takes_directions_out_of_the_located_matrices(mini, located, words,
     """On mini it takes more words and text than the others do to cut anything: with twelve it adds instead."""
     whole = files("locate").joinpath("evaluate", "text", "preserve.txt").read_text(encoding="utf-8")
     (tmp_path / "text.txt").write_text(whole[:60000], encoding="utf-8")
-    prompts = occupation_pairs(templates=TEMPLATES[:1]).first(48)
+    prompts = occupation_pairs("anti", templates=TEMPLATES[:1]).first(48)
     how = Values("adam", steps=5)
     settings = DAMA(dims=2, ridge=3000.0, centred=False, most=1, values=how, text=tmp_path / "text.txt")
     edit = settings.edit(mini, located, prompts, preserved=words)

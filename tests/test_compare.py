@@ -357,7 +357,7 @@ def runs(tmp_path_factory):
     save_file(weights, folder / "model" / "model.safetensors", metadata={"format": "pt"})
     for name, model in (("before", "mini"), ("after", str(folder / "model"))):
         map = Map(("attn_out", "mlp_out"), roles=("subject_last", "last"))
-        trace(load(model, device="cpu"), occupation_pairs().first(24), map, output=folder / name)
+        trace(load(model, device="cpu"), occupation_pairs("anti").first(24), map, output=folder / name)
     return folder
 
 

@@ -259,7 +259,7 @@ def test_two_kinds_of_patch_at_one_site_are_kept_apart():
 
 def test_metrics_that_need_probabilities_refuse_a_run_without(gpt2):
     """Log-odds and their ratios are the same; the others would be wrong."""
-    few = occupation_pairs(templates_each=1, occupations=["nurse", "engineer"])
+    few = occupation_pairs("anti", templates_each=1, occupations=["nurse", "engineer"])
     whole, bare = (trace(gpt2, few, probabilities=each) for each in (True, False))
     assert bare.meta["probabilities"] is False
     for metric in ("logit_diff", "odds_ratio"):

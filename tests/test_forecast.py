@@ -14,7 +14,7 @@ from locate.tracing.forecast import Forecast, Timing, cost, forecast, is_busy, o
 from locate.tracing.job import prepare
 from locate.tracing.plan import Map
 
-FEW = occupation_pairs(templates_each=2, occupations=["nurse", "engineer", "lawyer", "baker"])
+FEW = occupation_pairs("anti", templates_each=2, occupations=["nurse", "engineer", "lawyer", "baker"])
 
 
 def test_rows_are_those_of_the_trace(gpt2):

@@ -14,7 +14,7 @@ from locate.tracing.corrupt import Noise
 from locate.tracing.plan import Map
 
 WORDS = ["nurse", "engineer", "lawyer", "baker", "carpenter", "librarian"]
-FEW = occupation_pairs(templates_each=1, occupations=WORDS)
+FEW = occupation_pairs("anti", templates_each=1, occupations=WORDS)
 CELL = ["pair", "direction", "layer", "role", "clean_pos"]
 
 
@@ -29,7 +29,7 @@ def joined(one, other, on=CELL):
 def test_small_changes_are_estimated_to_first_order(model_of, component):
     """A vector near the base run's own activation: the exact effect is gradient times difference."""
     model = model_of("gpt2", "float64")
-    prompts = occupation_pairs(templates_each=1, occupations=["nurse"])
+    prompts = occupation_pairs("anti", templates_each=1, occupations=["nurse"])
     unit = 1 if component in ("head", "neuron") else None
     width = {"head": model.d_head, "neuron": None}.get(component, model.d_model)
     site = Site(component, 1, "subject_last", unit)

@@ -147,7 +147,7 @@ def traced(gpt2):
         ("mlp_out", "head", "pattern", "mlp_out_unit"), layers=(0, 2), roles=("subject_last", "last"),
         severed=("both",), keys=("subject_last",),
     )  # fmt: skip
-    return trace(gpt2, occupation_pairs().first(4), map, directions=("denoising",))
+    return trace(gpt2, occupation_pairs("anti").first(4), map, directions=("denoising",))
 
 
 def test_a_report_of_paths_holds_their_figures_and_ranks_what_a_module_writes(traced, tmp_path):

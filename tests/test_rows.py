@@ -285,7 +285,7 @@ def test_answers_without_a_space_are_noted_where_a_space_is_one_token(mini_encod
 
 def test_prompts_longer_than_the_context_are_dropped(mini_encoder):
     long = pair_of(form="It was a day. " * 60 + "The {} said that")
-    tokens = len(mini_encoder.tokenizer(long.clean)["input_ids"]) + 1
+    tokens = len(mini_encoder.tokenizer(long.clean, add_special_tokens=False)["input_ids"]) + 1
     kept, ledger = tokenise(Prompts((pair_of(), long)), mini_encoder.encode, context=256, max_dropped=0.5)
     assert len(kept) == 1
     assert [row.reason for row in ledger.dropped] == [f"{tokens} tokens, the model takes 256"]

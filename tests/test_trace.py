@@ -17,7 +17,7 @@ from locate.tracing.collect import trace
 from locate.tracing.corrupt import Noise, Swap, noise_scale
 from locate.tracing.plan import Map
 
-FEW = occupation_pairs(templates_each=1, occupations=["nurse", "engineer", "lawyer", "baker"])
+FEW = occupation_pairs("anti", templates_each=1, occupations=["nurse", "engineer", "lawyer", "baker"])
 SMALL = Map(components=("attn_out", "mlp_out"), layers=(0, 2), roles=("subject_last", "last"))
 
 
