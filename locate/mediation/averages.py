@@ -256,3 +256,12 @@ def check_level(level: float, samples: int, seed: int = 0) -> None:
         raise LocateError(f"level {level}, {samples} samples: expected a level in (0, 1) and at least 100 samples")
     if seed < 0:
         raise LocateError(f"seed {seed}: expected a whole number from 0 up")
+
+
+def total_effect(derived: pd.DataFrame, settings: dict[str, Any]) -> tuple[float, float, float]:
+    """Average total effect over pairs, low and high end of its interval."""
+    once = derived.drop_duplicates("pair").assign(
+        component="resid_pre", layer=0, unit=-1, window=1, severed="", role="last"
+    )
+    row = average(once, "total", **settings).iloc[0]
+    return float(row["effect"]), float(row["low"]), float(row["high"])
