@@ -96,13 +96,18 @@ HOME = {
     "write_report": "locate.report",
 }
 
-__all__ = sorted(HOME)
+ROOMS = ("datasets", "editors", "evaluate")
+"""packages whose modules README names, found as attributes without an import of their own"""
+
+__all__ = sorted({*HOME, *ROOMS})
 
 
 def __getattr__(name: str) -> Any:
-    if name not in HOME:
-        raise AttributeError(f"module 'locate' has no attribute {name!r}")
-    return getattr(import_module(HOME[name]), name)
+    if name in HOME:
+        return getattr(import_module(HOME[name]), name)
+    if name in ROOMS:
+        return import_module(f"locate.{name}")
+    raise AttributeError(f"module 'locate' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -12,8 +12,8 @@ import pandas as pd
 from locate.errors import LocateError
 from locate.files import read_json, strict, write_json
 from locate.mediation import average, default_view, effects, selectivity
-from locate.mediation.averages import ROW, SOUND_GROUPS, stability
-from locate.mediation.controls import SetTest, set_test
+from locate.mediation.averages import ROW, SOUND_GROUPS, stability, total_effect
+from locate.mediation.controls import SetTest, controls_of, set_test
 from locate.mediation.effects import EFFECTS, EVERY
 from locate.mediation.selectivity import comparable
 from locate.metrics import positive_means
@@ -342,15 +342,6 @@ def ordered(
     return rows.iloc[rows["effect"].abs().argsort(kind="stable")[::-1]], means.attrs
 
 
-def total_effect(derived: pd.DataFrame, settings: dict[str, Any]) -> tuple[float, float, float]:
-    """Average total effect over pairs, low and high end of its interval."""
-    once = derived.drop_duplicates("pair").assign(
-        component="resid_pre", layer=0, unit=-1, window=1, severed="", role="last"
-    )
-    row = average(once, "total", **settings).iloc[0]
-    return float(row["effect"]), float(row["low"]), float(row["high"])
-
-
 def rankable(derived: pd.DataFrame, window: int | None) -> pd.DataFrame:
     """Rows of patches that one module writes, of one width."""
     found = whole_sites(derived[derived["component"].isin(EDITABLE)])
@@ -422,21 +413,6 @@ def module_name(templates: dict[str, str | None], component: str, layer: int) ->
     """Hugging Face name of the module that writes a component at a layer."""
     template = templates.get(component)
     return None if template is None else template.format(layer)
-
-
-def controls_of(trace: Trace, derived: pd.DataFrame) -> dict[str, float]:
-    """Differences that must be near 0: start-up checks, identities of the run, the largest effect before the subject.
-
-    Tokens before the subject are the same in both runs when the prompts begin alike, so a patch there changes nothing.
-    """
-    controls = {f"start-up {name}": float(value) for name, value in trace.meta.get("checks", {}).items()}
-    identities = trace.meta.get("audit", {}).get("identities", {})
-    named = {"self": "a run patched with itself", "everything": "a run patched whole against the total effect"}
-    controls |= {text: float(identities[name]) for name, text in named.items() if name in identities}
-    before = derived.loc[derived["role"] == "before_subject", "nie"]
-    if len(before):
-        controls["largest effect before the subject"] = float(before.abs().max())
-    return controls
 
 
 def load_located(path: str | Path) -> Located:

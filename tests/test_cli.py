@@ -217,8 +217,7 @@ def test_edges_units_and_severed_paths_are_traced_and_drawn(run, folder_of, tmp_
         (["--dtype", "int4"], "dtype 'int4': expected one of"),
         (["--layers-of", "head"], "--layers-of 'head': expected one of attn_out, mlp_out"),
         (["--layers-at", "end"], "--layers-at 'end': expected one of"),
-        (["--components", "resid_pre"], "add attn_out, mlp_out or head"),
-        (["--components", "resid_pre,pattern"], "no module writes the residual stream or attention weights alone"),
+        (["--components", "resid_pre", "--layers-of", "mlp_out"], "add attn_out, mlp_out or head"),
         (["--keys", "last"], "keys ('last',) without pattern: add pattern to the components"),
         (["--severed", "attention"], "severed component 'attention': expected one of attn_out, mlp_out, both"),
     ],
@@ -281,7 +280,7 @@ def test_a_stopped_run_continues_where_it_was(folder_of, tmp_path, blow):
     assert len(list(parts.glob("part-*.parquet"))) >= 2
     rows = len(pd.read_parquet(parts / "part-00000.parquet"))
     if blow is signal.SIGINT:
-        assert "the same command continues it" in err
+        assert "the same command continues there" in err
     command[command.index("--batch-size") + 1] = "256"
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

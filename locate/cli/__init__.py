@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
-INTERRUPTED = 130  # what Typer exits with, and shells expect, after Ctrl-C
+INTERRUPTED = 130  # what shells expect after Ctrl-C
+KEPT = (
+    "stopped; rows already written to a run folder and tests finished in an evaluation folder are kept, and the same "
+    "command continues there; controls, sets of sites, figures and edits begin again"
+)
 
 
 def main() -> None:
     """Run the command line; what the user can mend is one line on stderr and exit code 1."""
+    import typer
+
     from locate.cli.editing import app
     from locate.errors import LocateError
 
     try:
-        app()
+        code = app(standalone_mode=False)
     except LocateError as error:
-        print(f"locate-bias: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except SystemExit as stop:
-        if stop.code == INTERRUPTED:
-            print(
-                "locate-bias: stopped; what was finished is kept, and the same command continues it",
-                file=sys.stderr,
-            )
-        raise
+        leave(str(error))
+    except (typer.Abort, KeyboardInterrupt):
+        leave(KEPT, INTERRUPTED)
+    except Exception as error:
+        usage = getattr(error, "format_message", None)  # of an option or a verb that Typer does not understand
+        if usage is None:
+            raise
+        if len(sys.argv) == 1:
+            print(usage())
+            raise SystemExit(2) from None
+        leave(f"{usage()} (see --help)")
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def leave(message: str, code: int = 1) -> NoReturn:
+    """Say one line on stderr, and stop."""
+    print(f"locate-bias: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(code) from None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from locate.cli.options import AsJson, Formats, Metric, folder_name, format_list
+from locate.cli.options import AsJson, Formats, Metric, check_seed, folder_name, format_list
 from locate.cli.verbs import app
 from locate.errors import LocateError
 
@@ -45,6 +45,7 @@ def compare(
     """Compare two runs, or two evaluations: every change from A to B, pairs or items matched, without any model."""
     from locate.cli.show import Steps
 
+    check_seed(seed)
     folder = output or Path("runs") / f"{folder_name(run_a)}-to-{folder_name(run_b)}"
     if any((run / EVALUATION).is_file() for run in (run_a, run_b)):
         from locate.cli.judging import compare_judged

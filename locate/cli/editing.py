@@ -21,10 +21,10 @@ from locate.cli.options import (
     Revision,
     Threads,
     TrustCode,
+    check_seed,
     ranges,
     thread_count,
 )
-from locate.errors import LocateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,8 +71,7 @@ def edit(
     """Edit a model where its bias was located; the edited model comes with a receipt, which says how it is loaded."""
     from locate.cli.show import Steps, print_paths, stdout
 
-    if seed < 0:
-        raise LocateError(f"--seed {seed}: expected a whole number from 0 up")
+    check_seed(seed)
     count = thread_count(threads)
     with Steps() as steps:
         steps.say("loading the model")

@@ -23,6 +23,7 @@ from locate.cli.options import (
     Revision,
     Threads,
     TrustCode,
+    check_seed,
     format_list,
     run_folder,
     split,
@@ -77,8 +78,7 @@ def evaluate(
     """Judge a model by tests of bias and ability, with intervals; the same command continues a stopped one."""
     from locate.cli.show import Steps, print_paths
 
-    if seed < 0:
-        raise LocateError(f"--seed {seed}: expected a whole number from 0 up")
+    check_seed(seed)
     wanted, sources = format_list(formats), parsed_sources(source or [], text)
     count = thread_count(threads)
     folder = run_folder(output, model, "evaluation")

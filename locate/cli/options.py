@@ -101,6 +101,7 @@ PromptFile = Annotated[
 AllowDifferent = Annotated[
     bool, typer.Option("--allow-different", help="take prompts of a file that differ outside their subjects")
 ]
+LARGEST_SEED = 2**32 - 1
 SWAP_HELP = (
     "opposite (default): an occupation of the other stereotype; anti: woman/man against the stereotype, so that the "
     "gender of these words travels too; same: with it; neutral: person; someone: without the article"
@@ -179,6 +180,12 @@ def noise_of(sigmas: float | None, draws: int | None, seed: int) -> Noise:
     return Noise(seed=seed, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
+def check_seed(seed: int) -> None:
+    """Raise LocateError for what numpy and torch do not take as a seed."""
+    if not 0 <= seed <= LARGEST_SEED:
+        raise LocateError(f"--seed {seed}: expected a whole number from 0 to {LARGEST_SEED}")
+
+
 def check_trace(chosen: Prompts, metric: str, kind: str | None, probabilities: bool, seed: int) -> None:
     """Raise LocateError for prompts and settings that would only be refused after a long run."""
     from locate.mediation.effects import of_kind
@@ -187,8 +194,7 @@ def check_trace(chosen: Prompts, metric: str, kind: str | None, probabilities: b
     of_kind(chosen.frame(), kind)
     if metric_named(metric).absolute and not probabilities:
         raise LocateError(f"--metric {metric} needs probabilities: leave out --no-probabilities")
-    if seed < 0:
-        raise LocateError(f"--seed {seed}: expected a whole number from 0 up")
+    check_seed(seed)
     if len({pair.group for pair in chosen}) < 2:
         raise LocateError(
             f"{len(chosen)} pairs of 1 group: expected at least 2 groups for intervals: give more prompts"
@@ -241,6 +247,8 @@ def folder_name(place: str | Path) -> str:
 def ranges(option: str, text: str) -> list[int]:
     """Whole numbers like 0-3,7."""
     numbers: list[int] = []
+    if not text.strip(" ,"):
+        raise LocateError(f"{option} {text!r}: expected whole numbers like 0-3,7")
     for word in split(option, text):
         first, _, last = word.partition("-")
         if not first.isdecimal() or (last and not last.isdecimal()):

@@ -40,6 +40,7 @@ from locate.cli.options import (
     WordsOption,
     check_names,
     check_noise,
+    check_seed,
     check_trace,
     chosen_prompts,
     format_list,
@@ -237,8 +238,7 @@ def selftest(
     """Make small models whose bias path is known, trace them, and say whether it was found where it is."""
     if models < 1:
         raise LocateError(f"--models {models}: expected a number of models >= 1")
-    if seed < 0:
-        raise LocateError(f"--seed {seed}: expected a whole number from 0 up")
+    check_seed(seed)
     count = thread_count(threads)
     from locate.cli.show import Steps, print_findings
 
@@ -275,6 +275,7 @@ def rank(
     as_json: AsJson = False,
 ) -> None:
     """Rank the sites of a run again, without the model; the run folder stays as it is."""
+    check_seed(seed)
     from locate.cli.show import print_located
     from locate.located import rank as rank_sites
     from locate.tracing import load_trace
@@ -307,6 +308,7 @@ def plot(
     seed: Annotated[int, typer.Option(help="of intervals")] = 0,
 ) -> None:
     """Draw the figures of a run again, without the model."""
+    check_seed(seed)
     from locate.cli.show import Steps, print_paths
     from locate.mediation import default_view, effects
     from locate.report import draw_figures, save_figures

@@ -63,7 +63,7 @@ def average(
     nan.
     """
     index, design = summed(effects, column, clusters)
-    check_level(level, samples)
+    check_level(level, samples, seed)
     groups = design.groups
     low, high = intervals(design, level, samples, seed)
     result = index.copy()
@@ -174,7 +174,7 @@ def normalised(
     """
     index, design = summed(effects, column, clusters)
     _, total = summed(effects, "total", clusters)
-    check_level(level, samples)
+    check_level(level, samples, seed)
     total_low, total_high = intervals(total, level, samples, seed)
     meant = (total_low > 0) | (total_high < 0)
     shares = design.over(total)
@@ -250,7 +250,18 @@ def add_counts(result: pd.DataFrame, effects: pd.DataFrame, design: Design) -> N
         result["templates"] = found.to_numpy().astype(int)
 
 
-def check_level(level: float, samples: int) -> None:
+def check_level(level: float, samples: int, seed: int = 0) -> None:
     """Raise LocateError for a level or a number of resamples that makes no interval."""
     if not 0 < level < 1 or samples < 100:
         raise LocateError(f"level {level}, {samples} samples: expected a level in (0, 1) and at least 100 samples")
+    if seed < 0:
+        raise LocateError(f"seed {seed}: expected a whole number from 0 up")
+
+
+def total_effect(derived: pd.DataFrame, settings: dict[str, Any]) -> tuple[float, float, float]:
+    """Average total effect over pairs, low and high end of its interval."""
+    once = derived.drop_duplicates("pair").assign(
+        component="resid_pre", layer=0, unit=-1, window=1, severed="", role="last"
+    )
+    row = average(once, "total", **settings).iloc[0]
+    return float(row["effect"]), float(row["low"]), float(row["high"])

@@ -129,3 +129,18 @@ def set_test(
         largest=float(joint.loc[rest.idxmax(), "effect"]),
         p=float((1 + (rest >= carried[LOCATED]).sum()) / (1 + len(rest))),
     )
+
+
+def controls_of(trace: Trace, derived: pd.DataFrame) -> dict[str, float]:
+    """Differences that must be near 0: start-up checks, identities of the run, the largest effect before the subject.
+
+    Tokens before the subject are the same in both runs when the prompts begin alike, so a patch there changes nothing.
+    """
+    controls = {f"start-up {name}": float(value) for name, value in trace.meta.get("checks", {}).items()}
+    identities = trace.meta.get("audit", {}).get("identities", {})
+    named = {"self": "a run patched with itself", "everything": "a run patched whole against the total effect"}
+    controls |= {text: float(identities[name]) for name, text in named.items() if name in identities}
+    before = derived.loc[derived["role"] == "before_subject", "nie"]
+    if len(before):
+        controls["largest effect before the subject"] = float(before.abs().max())
+    return controls

@@ -11,7 +11,7 @@ CONFIG = {"showSendToCloud": False, "plotlyServerURL": ""}
 """of plotly.js, whose toolbar otherwise has a button that uploads the figure to a cloud service"""
 
 
-class Figure(go.Figure):  # type: ignore[misc]
+class Figure(go.Figure):
     """A plotly figure that is shown and written with `CONFIG`, unless the caller's own config says otherwise."""
 
     def to_html(self, *args: Any, **kwargs: Any) -> Any:
@@ -45,4 +45,4 @@ def quiet(args: tuple[Any, ...], given: dict[str, Any]) -> dict[str, Any]:
 
 def quiet_subplots(rows: int, columns: int, **options: Any) -> Figure:
     """plotly's `make_subplots`, on a `Figure`."""
-    return make_subplots(rows, columns, figure=Figure(), **options)  # type: ignore[no-any-return]
+    return make_subplots(rows, columns, figure=Figure(), **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -43,7 +44,7 @@ class Noise:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.sigmas > 0 or self.samples < 1:
+        if not 0 < self.sigmas < math.inf or self.samples < 1:
             raise LocateError(f"noise of {self.sigmas} sigmas, {self.samples} samples: expected more than 0 of each")
 
     def describe(self) -> dict[str, object]:
