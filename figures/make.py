@@ -1,10 +1,10 @@
 """Draw the figures of this folder from the tables beside them.
 
     python figures/make.py                draw
-    python figures/make.py RUN NAME       first take the tables NAME from a run folder that `locate-bias trace` has written
+    python figures/make.py RUN NAME       first take the tables NAME from a run folder of `locate-bias trace`
 
-A table is effects_NAME.csv, as `locate.average` returns it with what it is in effects_NAME.json; controls_NAME.csv
-and, where sets were measured, sets_NAME.csv are as `locate.control_table` and `locate.set_table` return them.
+A table is effects_NAME.csv, as `locate.average` returns it with what it is in effects_NAME.json; controls_NAME.csv and,
+where sets were measured, sets_NAME.csv are as `locate.control_table` and `locate.set_table` return them.
 occupations_NAME.csv holds the log-odds of the unpatched prompts.
 """
 

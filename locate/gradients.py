@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from locate.errors import LocateError
 from locate.finite import finite_rows, refuse
-from locate.mediation.effects import over_samples
+from locate.mediation.effect_table import over_samples
 from locate.models import EMBEDDING_HOOK, Model
 from locate.plain import execute_runs
 from locate.products import products

@@ -206,7 +206,13 @@ def last_states(
 
 
 def generate(
-    model: CausalModel, prompts: Sequence[str], *, tokens: int, seed: int | None = None, batch_tokens: int = TOKENS
+    model: CausalModel,
+    prompts: Sequence[str],
+    *,
+    tokens: int,
+    seed: int | None = None,
+    batch_tokens: int = TOKENS,
+    step: Step = silent,
 ) -> list[str]:
     """What the model writes after each prompt: the likeliest token each time, or sampled with a seed.
 
@@ -218,7 +224,8 @@ def generate(
     streams = [None if seed is None else torch.Generator().manual_seed(seed + 7919 * i) for i in range(len(rows))]
     open_rows = list(range(len(rows)))
     end = model.encoder.tokenizer.eos_token_id
-    for _ in range(tokens):
+    for turn in range(tokens):
+        step(turn, tokens)
         going: list[int] = []
         texts = [[*rows[i], *written[i]] for i in open_rows]
         for batch in batches(texts, batch_tokens):
@@ -230,6 +237,7 @@ def generate(
                     written[i].append(token)
                     going.append(i)
         open_rows = sorted(going)
+    step(tokens, tokens)
     return [model.encoder.tokenizer.decode(ids) for ids in written]
 
 

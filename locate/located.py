@@ -14,8 +14,8 @@ from locate.files import read_json, strict, write_json
 from locate.mediation import average, default_view, effects, selectivity
 from locate.mediation.averages import ROW, SOUND_GROUPS, stability, total_effect
 from locate.mediation.controls import SetTest, controls_of, set_test
-from locate.mediation.effects import EFFECTS, EVERY
-from locate.mediation.selectivity import comparable
+from locate.mediation.effect_table import EFFECTS, EVERY
+from locate.mediation.selectivity_table import comparable
 from locate.metrics import positive_means
 from locate.schema import LOCATED_VERSION, locate_version, validate
 from locate.sites import COMPONENTS, DIRECTIONS, LAST_SUBJECT, ROLES, check

@@ -5,7 +5,7 @@ import pytest
 from handmade import both, map_trace, odds, row, trace_of
 
 from locate import LocateError, effects, occupation_pairs, pair_log_odds, trace
-from locate.mediation.effects import EFFECTS
+from locate.mediation.effect_table import EFFECTS
 from locate.tracing.table import Trace
 
 CLEAN, CORRUPTED, DENOISED, NOISED = odds(2.0), odds(-1.0), odds(0.5), odds(1.25)

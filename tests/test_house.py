@@ -110,3 +110,22 @@ def test_the_readmes_file_map_is_complete():
     for name in {room(path) for path in FILES} - {"__init__", "__main__"}:
         entry = f"{name}/" if (PACKAGE / name).is_dir() else f"{name}.py"
         assert re.search(rf"^\s+{re.escape(entry)}\s", readme, re.MULTILINE), f"the file map lacks {entry}"
+
+
+@pytest.mark.parametrize("package", [path.parent for path in FILES if path.name == "__init__.py"], ids=str)
+def test_no_module_has_the_name_of_what_its_package_exports(package):
+    """`import locate.mediation.effects` would be a function, and no module, where one of that name is exported."""
+    modules = {path.stem for path in package.glob("*.py")} | {
+        path.parent.name for path in package.glob("*/__init__.py")
+    }
+    exported = {
+        alias.asname or alias.name
+        for node in ast.walk(ast.parse((package / "__init__.py").read_text()))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    if package == PACKAGE:
+        import locate
+
+        exported |= set(locate.__all__)
+    assert not (modules & exported) - {"Any"}

@@ -9,7 +9,7 @@ from handmade import map_trace
 import locate
 from locate.errors import LocateError
 from locate.evidence.controls import Controls
-from locate.evidence.trace import kept
+from locate.evidence.run import kept
 from locate.report import write_report
 from locate.schema import validate
 from locate.tracing.table import CONTROLS

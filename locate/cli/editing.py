@@ -32,11 +32,19 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from locate.cli.show import Steps
+    from locate.located import Located
 
 __all__ = ["app"]
 
 Edited = Annotated[str, typer.Argument(metavar="MODEL", help="'mini' (bundled), a folder, or a Hugging Face id")]
-WORDS = {"before": "measuring the original", "after": "measuring what was written"}
+WORDS = {
+    "prefixes": "writing beginnings of prompts",
+    "text": "writing text to preserve",
+    "before: occupations": "measuring occupations in the original",
+    "before: perplexity": "measuring perplexity of the original",
+    "after: occupations": "measuring occupations in what was written",
+    "after: perplexity": "measuring perplexity of what was written",
+}
 WRITTEN = ("model.safetensors", "unstamped", "edit.safetensors", "receipt.json")
 MAIN = ("log_odds", "abs_log_odds", "abs_log_odds_word", "definition_words", "definition_prompts", "perplexity")
 
@@ -88,9 +96,8 @@ def edit(
         chosen = None if layers is None else tuple(ranges("--layers", layers))
         how = editor(method, setting or (), layers=chosen, seed=seed, text=text)
         trusted = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
-        plain = load_causal(
-            model, device=device, dtype=dtype, revision=revision, bos=bos.value, chat=chat, threads=count, **trusted
-        )
+        reading = reading_of(handed, bos, chat)
+        plain = load_causal(model, device=device, dtype=dtype, revision=revision, threads=count, **reading, **trusted)
         steps.notes(plain.notes)
         fitting = fitting_prompts(held_out, seed=seed, own=own)
         progress = told(steps)
@@ -104,6 +111,14 @@ def edit(
     for line in receipt_lines(receipt):
         console.print(line, soft_wrap=True)
     print_paths([path for name in WRITTEN if (path := output / name).exists()], "")
+
+
+def reading_of(located: Located, bos: Bos, chat: bool) -> dict[str, Any]:
+    """What stands before every text: as asked for, else as it was when the sites were located."""
+    traced = located.trace["model"]
+    if bos is Bos.auto and not chat:
+        return {"bos": str(traced.get("bos", "auto")), "chat": bool(traced.get("chat", False))}
+    return {"bos": bos.value, "chat": chat}
 
 
 def told(steps: Steps) -> Callable[[str, int, int], None]:

@@ -188,7 +188,7 @@ def check_seed(seed: int) -> None:
 
 def check_trace(chosen: Prompts, metric: str, kind: str | None, probabilities: bool, seed: int) -> None:
     """Raise LocateError for prompts and settings that would only be refused after a long run."""
-    from locate.mediation.effects import of_kind
+    from locate.mediation.effect_table import of_kind
     from locate.metrics import metric_named
 
     of_kind(chosen.frame(), kind)

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from locate.files import strict
 from locate.located import Located
-from locate.mediation.effects import OCCUPATION
+from locate.mediation.effect_table import OCCUPATION
 from locate.prompts.tokens import Ledger, TokenPair
 from locate.report.write import Report
 from locate.tracing.table import Trace

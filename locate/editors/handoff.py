@@ -98,9 +98,11 @@ def same_model(model: CausalModel, located: Located) -> None:
     traced, here = located.trace["model"], model.provenance()
     for name in (*SAME, *({"before"} & set(traced))):
         if traced.get(name) != here[name]:
+            same = name in ("prepend_bos", "before")
+            way = "read it with the same --bos and --chat" if same else "trace this model"
             raise LocateError(
                 f"located.json was traced in {traced.get('name')!r} with {name} {str(traced.get(name))[:16]}, "
-                f"{model.name!r} has {str(here[name])[:16]}: trace this model, and edit with that located.json"
+                f"{model.name!r} has {str(here[name])[:16]}: {way}, and edit with that located.json"
             )
 
 

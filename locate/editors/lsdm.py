@@ -109,7 +109,7 @@ class LSDM:
         Raises LocateError as `hand_off` and `readings` do.
         """
         hand = hand_off(model, located, layers=self.layers, most=self.most)
-        prefixes = random_prefixes(model, self.prefixes, self.seed)
+        prefixes = random_prefixes(model, self.prefixes, self.seed, lambda done, of: progress("prefixes", done, of))
         text = preserved_windows(model, self.text, step=lambda done, of: progress("text", done, of))
         moments = covariances(model, hand.modules, text, step=lambda done, of: progress("covariance", done, of))
         neutral = neutral_readings(model, prompts) if self.values.solver == "adam" else []

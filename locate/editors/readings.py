@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from locate.causal import CausalModel
 from locate.errors import LocateError
-from locate.likelihood import generate, last_logits
+from locate.likelihood import Step, generate, last_logits, silent
 from locate.products import precise
 from locate.prompts import Pair, Prompts
 from locate.prompts.tokens import answer_id, roles_of, with_space
@@ -71,9 +71,9 @@ def neutral_readings(model: CausalModel, prompts: Prompts) -> list[Reading]:
     return readings(model, forms)
 
 
-def random_prefixes(model: CausalModel, count: int, seed: int) -> list[str]:
+def random_prefixes(model: CausalModel, count: int, seed: int, step: Step = silent) -> list[str]:
     """Nothing, and `count` beginnings that the model itself writes, so that a key is not of one context (ROME)."""
-    written = generate(model, [""] * count, tokens=PREFIX_TOKENS, seed=seed)
+    written = generate(model, [""] * count, tokens=PREFIX_TOKENS, seed=seed, step=step)
     return ["", *(f"{' '.join(text.split())}. " for text in written)]
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,7 @@ def save_edited(
     unstamped(model)
     reason = unfoldable(model.network, edit.stamps)
     started = time.perf_counter()
-    progress("before", 0, 1)
-    before = measured(model, text)
-    progress("before", 1, 1)
+    before = measured(model, text, "before", progress)
     with staging(target) as place:
         with edit.applied(model):
             said = probe(model)
@@ -72,7 +71,8 @@ def save_edited(
             else:
                 written(model.network, model, place / UNSTAMPED)
         edit.save(place / EDIT)
-        again = load_causal(str(place), device=model.device, dtype=model.dtype, threads=model.threads)
+        reading = {"bos": model.encoder.bos, "chat": model.encoder.chat, "threads": model.threads}
+        again = load_causal(str(place), device=model.device, dtype=model.dtype, **reading)
         tensors = compared(edit, model, again)
         tensors["files"] = compared_files(model, again.checkpoint.folder, tensors["allowed"])
         apart = float((probe(again) - said).abs().max())
@@ -81,9 +81,7 @@ def save_edited(
                 f"the reloaded model differs from the edited one by {apart:.2g} nats, expected at most {SAME:g}: "
                 "nothing was kept; edit in a dtype that the checkpoint keeps (float32)"
             )
-        progress("after", 0, 1)
-        after = measured(again, text)
-        progress("after", 1, 1)
+        after = measured(again, text, "after", progress)
         receipt = {
             "schema": RECEIPT_VERSION,
             "locate": locate_version(),
@@ -263,12 +261,12 @@ def allowed_tensors(edit: Edit, original: Mapping[str, torch.Tensor]) -> set[str
 Measured = dict[str, pd.DataFrame]
 
 
-def measured(model: CausalModel, text: Path | None) -> Measured:
+def measured(model: CausalModel, text: Path | None, when: str, progress: Progress) -> Measured:
     """What the receipt judges by: occupations and definitional words, and perplexity."""
     found = {}
     for test in JUDGES:
         read = test.read(text if test.name == perplexity.TEST.name else None)
-        found[test.name] = test.measure(model, read, lambda done, of: None)
+        found[test.name] = test.measure(model, read, partial(progress, f"{when}: {test.name}"))
     return found
 
 

@@ -2,7 +2,7 @@
 
 from locate.evidence.budget import Budget
 from locate.evidence.controls import Controls
+from locate.evidence.run import foretold, trace
 from locate.evidence.sets import Sets
-from locate.evidence.trace import foretold, trace
 
 __all__ = ["Budget", "Controls", "Sets", "foretold", "trace"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from locate.mediation.effects import of_kind
+from locate.mediation.effect_table import of_kind
 from locate.prompts.pair import Prompts
 from locate.sites import Site
 from locate.tracing.table import Trace

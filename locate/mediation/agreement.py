@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from locate.errors import LocateError
-from locate.mediation.effects import effects
+from locate.mediation.effect_table import effects
 from locate.tracing.table import Trace
 
 PLACE = ["component", "layer", "unit", "role", "key"]

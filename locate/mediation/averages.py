@@ -11,7 +11,7 @@ from scipy import stats
 from scipy.stats import false_discovery_control
 
 from locate.errors import LocateError
-from locate.mediation.effects import EFFECTS
+from locate.mediation.effect_table import EFFECTS
 from locate.mediation.permutation import sign_flip_p, smallest_p
 from locate.mediation.resampling import Design, Deviations, Ratio, cluster_weights, drawn_deviations, intervals
 from locate.sites import check

@@ -12,8 +12,8 @@ import pandas as pd
 from locate.errors import LocateError
 from locate.files import read_json, strict, write_json
 from locate.mediation.averages import ROW
-from locate.mediation.changes import averaged, paired, total_changes
-from locate.mediation.effects import EFFECTS, default_view, effects
+from locate.mediation.change_table import averaged, paired, total_changes
+from locate.mediation.effect_table import EFFECTS, default_view, effects
 from locate.mediation.matching import matched
 from locate.metrics import positive_means
 from locate.schema import COMPARE_VERSION, locate_version, validate

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from locate.mediation.averages import average
-from locate.mediation.effects import effects
+from locate.mediation.effect_table import effects
 from locate.tracing.table import CONTROL, Trace
 
 PLACE = ["component", "layer", "unit", "role"]

@@ -11,7 +11,7 @@ from scipy import stats
 
 from locate.errors import LocateError
 from locate.mediation.averages import ROW, check_level
-from locate.mediation.effects import EFFECTS
+from locate.mediation.effect_table import EFFECTS
 from locate.mediation.resampling import cluster_weights
 from locate.prompts.build import definitional_table, occupation_table
 from locate.sites import check

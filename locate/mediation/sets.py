@@ -9,7 +9,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from locate.errors import LocateError
-from locate.mediation.effects import effects
+from locate.mediation.effect_table import effects
 from locate.tracing.table import Trace
 
 CIRCUIT = "circuit"

@@ -8,7 +8,7 @@ read-outs, repair, attention that carries the bias, louder surroundings (`locate
 
 from locate.planted.build import Place, Planted, plant
 from locate.planted.finding import Finding, find, selftest
-from locate.planted.judge import Verdict, judge
+from locate.planted.judging import Verdict, judge
 from locate.planted.plan import LAYOUTS, VARIANTS, Plan, drawn
 
 __all__ = [

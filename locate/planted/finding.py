@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 
 from locate.mediation.averages import average
-from locate.mediation.effects import effects
+from locate.mediation.effect_table import effects
 from locate.models import Model, load
 from locate.planted.build import Place, Planted, Truth, plant
-from locate.planted.judge import Verdict, judge
+from locate.planted.judging import Verdict, judge
 from locate.planted.plan import LAYOUTS, Plan, drawn
 from locate.prompts.pair import Prompts
 from locate.sites import AFTER, BEFORE, LAST, LAST_SUBJECT, PATTERN, Patch, Site

@@ -11,8 +11,8 @@ import plotly.graph_objects as go
 from locate.errors import LocateError
 from locate.files import write_whole
 from locate.mediation import effects, gender_regression, selectivity
-from locate.mediation.effects import EVERY
-from locate.mediation.selectivity import comparable
+from locate.mediation.effect_table import EVERY
+from locate.mediation.selectivity_table import comparable
 from locate.report import figures as draw
 from locate.report.quiet import quiet_subplots
 from locate.sites import ROLES

@@ -11,7 +11,7 @@ from scipy import stats
 
 from locate.errors import LocateError
 from locate.mediation.averages import ROW, average, check_level, summed
-from locate.mediation.effects import DEFINITION, OCCUPATION
+from locate.mediation.effect_table import DEFINITION, OCCUPATION
 from locate.mediation.resampling import FEW, NEVER, Design, Deviations, drawn_deviations, pivots
 
 Cells = Float[np.ndarray, " cell"]

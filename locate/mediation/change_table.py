@@ -8,7 +8,7 @@ import pandas as pd
 
 from locate.errors import LocateError
 from locate.mediation.averages import ROW, average
-from locate.mediation.effects import EFFECTS, KEPT, PLACE
+from locate.mediation.effect_table import EFFECTS, KEPT, PLACE
 from locate.tracing.table import SITE
 
 CELL = [*ROW, "pair"]
