@@ -95,9 +95,9 @@ def edit(
         handed, own = load_located(located), None if prompts is None else read_pairs(prompts)
         chosen = None if layers is None else tuple(ranges("--layers", layers))
         how = editor(method, setting or (), layers=chosen, seed=seed, text=text)
-        trusted = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
-        reading = reading_of(handed, bos, chat)
-        plain = load_causal(model, device=device, dtype=dtype, revision=revision, threads=count, **reading, **trusted)
+        trusted: dict[str, Any] = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
+        trusted |= reading_of(handed, bos, chat)
+        plain = load_causal(model, device=device, dtype=dtype, revision=revision, threads=count, **trusted)
         steps.notes(plain.notes)
         fitting = fitting_prompts(held_out, seed=seed, own=own)
         progress = told(steps)

@@ -71,7 +71,7 @@ def save_edited(
             else:
                 written(model.network, model, place / UNSTAMPED)
         edit.save(place / EDIT)
-        reading = {"bos": model.encoder.bos, "chat": model.encoder.chat, "threads": model.threads}
+        reading: dict[str, Any] = {"bos": model.encoder.bos, "chat": model.encoder.chat, "threads": model.threads}
         again = load_causal(str(place), device=model.device, dtype=model.dtype, **reading)
         tensors = compared(edit, model, again)
         tensors["files"] = compared_files(model, again.checkpoint.folder, tensors["allowed"])

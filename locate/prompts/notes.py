@@ -27,6 +27,7 @@ ARTICLES = (
 BEFORE_SUBJECT = re.compile("(?:^|(?<=\\s))(?:\\w+\\s|\\w+['\u2019])$")
 EXCERPT = 20  # characters of a prompt shown where two begin to differ
 
+SAME = "clean and corrupted prompt are the same"
 Note = tuple[str, str]
 """what kind of thing is noted, and the sentence about the pair at hand"""
 
@@ -64,7 +65,7 @@ def said_of(pair: Pair) -> Iterator[Note]:
 def said_of_prompts(pair: Pair) -> Iterator[Note]:
     """Notes on the text of both prompts."""
     if pair.clean == pair.corrupted:
-        yield "same", "clean and corrupted prompt are the same"
+        yield "same", SAME
     else:
         apart = difference(pair)
         if apart:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from locate.memory import default
 from locate.models import Model
 from locate.plain import measure as measure_plainly
 from locate.prompts.build import occupation_pairs
+from locate.prompts.notes import SAME
 from locate.prompts.pair import Prompts
 from locate.prompts.tokens import MAX_DROPPED, Ledger, TokenPair, tokenise
 from locate.rows import Limits, Measured, Row, Run
@@ -118,6 +119,8 @@ def prepare(
         model.embedded()
     executed = as_executed(prompts, corruption)
     pairs, ledger = tokenise(executed, model.encode, max_dropped=max_dropped, context=model.context)
+    if isinstance(corruption, Noise):  # there they are the same by intention
+        ledger = replace(ledger, notes={note: count for note, count in ledger.notes.items() if note != SAME})
     job = Job(
         model=model,
         prompts=prompts,
