@@ -226,8 +226,8 @@ def rank(
     top                         how many sites to list
     clusters, level, samples, seed   as in `average`
 
-    The residual stream, attention weights, named sets and severed patches are not ranked: no module writes them alone.
-    Of a trace of such patches alone nothing is ranked, and `why_no_layers` says why.
+    The residual stream, attention weights, named sets and severed patches are not ranked, since no module writes them
+    alone; `why_no_layers` says so where nothing else was traced.
 
     Raises LocateError when the trace lacks the direction, the component, the role or the window.
     """
@@ -241,13 +241,11 @@ def rank(
     chosen = rankable(derived, window)
     settings = {"clusters": clusters, "level": level, "samples": samples, "seed": seed}
     have = sorted(derived["component"].astype(str).unique())
-    if chosen.empty and have and (window, component, role) == (None, None, None):
-        return unranked(trace, derived, quantity, direction, settings)
     if chosen.empty:
-        raise LocateError(
-            f"nothing to rank: direction {direction!r}, window {window} and components {have} hold none of "
-            f"{', '.join(EDITABLE)}: trace with one of them"
-        )
+        if have and (window, component, role) == (None, None, None):
+            return unranked(trace, derived, quantity, direction, settings)
+        what = f"direction {direction!r}, window {window} and components {have}"
+        raise LocateError(f"nothing to rank: {what} hold none of {', '.join(EDITABLE)}: trace with one of them")
     component = traced("component", component, COMPONENTS, EDITABLE, chosen)
     role = traced("role", role, ROLES, FALLBACK_ROLES, chosen[chosen["component"] == component])
     width = int(chosen["window"].iloc[0])
@@ -255,9 +253,7 @@ def rank(
     leanings = selectivities(trace, metric, quantity, direction, level, samples, seed)
     templates = trace.meta["modules"]
     total = total_effect(derived, settings)
-    beyond = means["low"] > 0 if total[1] > 0 else means["high"] < 0 if total[2] < 0 else means["effect"].isna()
-    passing = means[(means["component"] == component) & (means["role"] == role) & beyond & (means["q"] <= THRESHOLD)]
-    layers = tuple(int(layer) for layer in dict.fromkeys(passing["layer"]))
+    layers = passing_layers(means, *total[1:], component, role)
     return Located(
         quantity=quantity,
         metric=derived.attrs["metric"],
@@ -285,6 +281,13 @@ def rank(
         set_test=tested(trace, metric, (component, role, direction), level=level, samples=samples, seed=seed),
         trace=trace.meta,
     )
+
+
+def passing_layers(means: pd.DataFrame, low: float, high: float, component: str, role: str) -> tuple[int, ...]:
+    """Layers of a component at a role whose effect is on the side of the total one, strongest first."""
+    beyond = means["low"] > 0 if low > 0 else means["high"] < 0 if high < 0 else means["effect"].isna()
+    passing = means[(means["component"] == component) & (means["role"] == role) & beyond & (means["q"] <= THRESHOLD)]
+    return tuple(int(layer) for layer in dict.fromkeys(passing["layer"]))
 
 
 def unranked(trace: Trace, derived: pd.DataFrame, quantity: str, direction: str, settings: dict[str, Any]) -> Located:

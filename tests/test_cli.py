@@ -236,7 +236,7 @@ def test_bad_input_is_one_line_and_exit_code_1(run, folder_of, tmp_path, argumen
 
 def test_an_unknown_option_is_a_usage_error(run):
     code, out, err = run("trace", "--nonsense")
-    assert (code, out) == (2, "")
+    assert (code, out) == (1, "")
     assert "No such option: --nonsense" in err
     assert "Traceback" not in err
 
@@ -245,7 +245,8 @@ def test_an_answer_of_two_tokens_is_one_line(run, folder_of, tmp_path):
     file = tmp_path / "own.jsonl"
     pair = {"clean": "The nurse said that", "corrupted": "The man said that", "clean_subject": "nurse"}
     pair |= {"corrupted_subject": "man", "female": " librarian"}
-    file.write_text("\n".join(json.dumps(pair | {"group": group}) for group in "ab"))
+    other = {"clean": "The engineer said that", "clean_subject": "engineer"}
+    file.write_text("\n".join(json.dumps(each) for each in (pair, pair | other)))
     code, out, err = run("trace", "--model", folder_of("gpt2"), "-p", file, "-o", tmp_path / "run", *FAST)
     assert (code, out) == (1, "")
     assert "2 x answer ' librarian' must be a single token, got [" in err.splitlines()[-1]

@@ -1,5 +1,6 @@
 """Ability: lm-evaluation-harness itself beside our numbers, and the reading of questions."""
 
+import copy
 import csv
 import gzip
 import json
@@ -14,6 +15,7 @@ import pytest
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from tokenizers.processors import ByteLevel
 
 from locate.causal import load_causal
 from locate.errors import LocateError
@@ -260,8 +262,19 @@ def test_a_gzipped_file_reads_like_a_plain_one(tmp_path):
 
 
 def test_bos_stands_in_front_only_where_the_tokenizer_puts_it(mini):
-    assert mini.encoder.prepend_bos
-    assert not ability.as_harness(mini).encoder.prepend_bos
+    asked = replace(mini, encoder=replace(mini.encoder, before=(), bos="no"))
+    assert ability.as_harness(asked).encoder.before == (0,)
+    bare = tokenizer_without_bos(mini.encoder.tokenizer)
+    other = replace(mini, encoder=replace(mini.encoder, tokenizer=bare))
+    assert other.encoder.before == (0,)
+    assert ability.as_harness(other).encoder.before == ()
+
+
+def tokenizer_without_bos(tokenizer):
+    """The same pieces, with nothing put in front."""
+    bare = copy.deepcopy(tokenizer)
+    bare.backend_tokenizer.post_processor = ByteLevel(trim_offsets=False)
+    return bare
 
 
 def test_the_harness_is_quiet_and_left_as_it_was(mini, tmp_path, capfd):

@@ -20,7 +20,7 @@ def main() -> None:
     from locate.errors import LocateError
 
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False)  # after Ctrl-C Typer returns its code
     except LocateError as error:
         leave(str(error))
     except (typer.Abort, KeyboardInterrupt):
@@ -33,6 +33,8 @@ def main() -> None:
             print(usage())
             raise SystemExit(2) from None
         leave(f"{usage()} (see --help)")
+    if code == INTERRUPTED:
+        leave(KEPT, INTERRUPTED)
     raise SystemExit(code if isinstance(code, int) else 0)
 
 

@@ -186,6 +186,14 @@ def check_seed(seed: int) -> None:
         raise LocateError(f"--seed {seed}: expected a whole number from 0 to {LARGEST_SEED}")
 
 
+def check_budget(budget: str | None, method: BudgetMethod | None, dry_run: bool) -> None:
+    """Raise LocateError for settings of a budget that contradict each other."""
+    if dry_run and budget is not None:
+        raise LocateError("--budget says beforehand what a run costs: leave --dry-run out")
+    if budget is None and method is not None:
+        raise LocateError(f"--budget-method {method.value} is of a run within a budget: add --budget")
+
+
 def check_trace(chosen: Prompts, metric: str, kind: str | None, probabilities: bool, seed: int) -> None:
     """Raise LocateError for prompts and settings that would only be refused after a long run."""
     from locate.mediation.effect_table import of_kind

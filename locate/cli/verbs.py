@@ -38,6 +38,7 @@ from locate.cli.options import (
     Threads,
     TrustCode,
     WordsOption,
+    check_budget,
     check_names,
     check_noise,
     check_seed,
@@ -163,10 +164,7 @@ def trace(
     plan = parsed_map(components, layers, roles, windows, severed, keys)
     check_names(metric, list(plan.components), list(plan.roles or ()), layers_of, layers_at)
     check_noise(corrupt, sigmas, draws)
-    if dry_run and budget is not None:
-        raise LocateError("--budget says beforehand what a run costs: leave --dry-run out")
-    if budget is None and budget_method is not None:
-        raise LocateError(f"--budget-method {budget_method.value} is of a run within a budget: add --budget")
+    check_budget(budget, budget_method, dry_run)
     folder = run_folder(output, model, corrupt.value)
     chosen = chosen_prompts(prompts, words, swap, template, templates_each, limit, allow_different)
     check_trace(chosen, metric, kind, probabilities, seed)
