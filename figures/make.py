@@ -51,7 +51,7 @@ def take(run: Path, name: str) -> None:
     controls, directions = locate.control_table(trace), trace.meta["directions"]
     controls.to_csv(HERE / f"controls_{name}.csv", index=False, float_format="%.6g")
     about = dict(averages.attrs) | {"model": trace.meta["model"], "ledger": trace.meta["ledger"]["reasons"]}
-    about |= {"foot": {each: controls_line(trace, controls, each) for each in directions}}
+    about |= {"foot": {each: controls_line(trace, controls, each, "logit_diff") for each in directions}}
     about |= {"totals": totals(trace), "set_test": asdict(locate.set_test(trace))}
     if trace.sets is not None:
         locate.set_table(trace).to_csv(HERE / f"sets_{name}.csv", index=False, float_format="%.6g")

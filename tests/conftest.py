@@ -60,9 +60,9 @@ def family_model(request, model_of) -> Model:
 
 
 @pytest.fixture(scope="session")
-def gpt2(model_of) -> Model:
-    """The random GPT-2."""
-    return model_of("gpt2")
+def gpt2(folder_of) -> Model:
+    """The random GPT-2, with BOS in front of every text."""
+    return load(str(folder_of("gpt2")), device="cpu", bos="yes")
 
 
 @pytest.fixture(scope="session", autouse=True)

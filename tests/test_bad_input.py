@@ -41,7 +41,7 @@ REFUSED = [
     ("trace --corrupt noise --sigmas inf", "noise of inf sigmas"),
     ("trace --corrupt noise --draws 0", "noise of 3.0 sigmas, 0 samples: expected more than 0"),
     ("trace --prompts missing.csv", "no file missing.csv"),
-    ("trace --prompts .", "no file .: expected"),
+    ("trace --prompts .", "no file ., but a folder: expected"),
     ("trace --kind ''", "kind '' was not traced"),
     ("trace --kind nope", "kind 'nope' was not traced"),
     ("trace --template ''", "holds the slot {subject} 0 times"),

@@ -101,14 +101,14 @@ def test_a_source_is_read_from_the_command_line(run, data, tmp_path):
         "-o", tmp_path / "out", "--formats", "html", "--device", "cpu",
     )  # fmt: skip
     assert code == 0
-    assert "piqa: 2 of 3 items, drawn with seed 3" in said
+    assert "piqa: 2 of 3 items, at most 2 of the test, drawn with seed 3" in said
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
     (["--tests", "nonsense"], "test 'nonsense': expected one of"),
     (["--source", "piqa"], "--source 'piqa': expected TEST=FILE"),
     (["--source", "perplexity=a", "--text", "b"], "test 'perplexity' has two sources, 'a' and 'b': give one"),
-    (["--seed", "-1"], "--seed -1: expected a whole number from 0 up"),
+    (["--seed", "-1"], "--seed -1: expected a whole number from 0 to 4294967295"),
     (["--limit", "0", "--device", "cpu"], "limit 0: expected a number of items from 1 up"),
     (["--formats", "gif"], "gif"),
 ])  # fmt: skip

@@ -112,7 +112,7 @@ class Illiterate(Encoder):
 
 
 def test_a_text_that_the_tokenizer_does_not_know_is_skipped(mini):
-    model = replace(mini, encoder=Illiterate(mini.encoder.tokenizer, mini.encoder.prepend_bos))
+    model = replace(mini, encoder=Illiterate(mini.encoder.tokenizer, mini.encoder.before))
     columns = likelihood_columns(model, {"a": [("", "A nurse she"), ("", "She said so.")]}, silent)
     assert columns["a_tokens"][0] == 0
     assert [math.isnan(value) for value in columns["a"]] == [True, False]

@@ -48,7 +48,9 @@ def test_a_model_that_says_nothing_has_the_perplexity_of_its_vocabulary(mini):
 def test_perplexity_equals_that_of_the_plain_network_window_by_window(mini):
     text = (TEXTS / "kipling_1.txt").read_text(encoding="utf-8")
     table = measured(mini, text)
-    ids = torch.tensor([mini.start, *mini.encoder.tokenizer(text, verbose=False)["input_ids"]])
+    ids = torch.tensor(
+        [mini.start, *mini.encoder.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
+    )
     losses = []
     with torch.inference_mode():
         for first in range(0, len(ids) - 1, 256):
@@ -70,18 +72,18 @@ def test_perplexity_equals_that_of_the_plain_network_window_by_window(mini):
 @pytest.mark.parametrize("length", [1, 7, 256])
 def test_windows_score_each_token_and_byte_once(mini, length):
     found = windows(mini, Excerpt("e", PROSE), length)
-    ids = mini.encoder.tokenizer(PROSE)["input_ids"]
+    ids = mini.encoder.tokenizer(PROSE, add_special_tokens=False)["input_ids"]
     assert [token for window in found for token in window.ids[1:]] == ids
     assert found[0].ids[0] == mini.start
     assert [window.ids[0] for window in found[1:]] == [window.ids[-1] for window in found[:-1]]
     assert sum(window.bytes for window in found) == len(PROSE.encode())
 
 
-@pytest.mark.parametrize("prepends", [True, False])
-def test_the_first_window_starts_with_one_bos(mini, prepends):
-    model = replace(mini, encoder=replace(mini.encoder, prepend_bos=prepends))
+@pytest.mark.parametrize("before", [(0,), ()])
+def test_the_first_window_starts_with_one_bos(mini, before):
+    model = replace(mini, encoder=replace(mini.encoder, before=before))
     (window,) = windows(model, Excerpt("e", "The nurse"), 256)
-    assert window.ids == [mini.start, *mini.encoder.tokenizer("The nurse")["input_ids"]]
+    assert window.ids == [mini.start, *mini.encoder.tokenizer("The nurse", add_special_tokens=False)["input_ids"]]
 
 
 def test_scores_by_hand():

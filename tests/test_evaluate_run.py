@@ -284,7 +284,7 @@ def test_a_hub_that_does_not_answer_is_one_line(monkeypatch):
 
 
 def test_what_was_edited_reaches_the_tests_that_ask(mini, tmp_path):
-    checkpoint = replace(mini.checkpoint, folder=tmp_path)
+    checkpoint = replace(mini.checkpoint, files=replace(mini.checkpoint.files, home=tmp_path))
     edited = replace(mini, checkpoint=checkpoint)
     assert [score.part for score in evaluate(edited, tests=[toy()]).scores] == [""]
     receipt = tmp_path / "receipt.json"

@@ -83,7 +83,7 @@ def kept_pattern(model, text, layer):
     return kept[0]
 
 
-@pytest.mark.parametrize(("family", "step", "rel"), [("gpt2", 1e-4, 1e-5), ("llama", 0.1, 1e-3)])
+@pytest.mark.parametrize(("family", "step", "rel"), [("gpt2", 1e-4, 1e-5), ("llama", 0.1, 3e-3)])
 def test_edges_are_slopes_of_small_steps_of_the_weights(model_of, family, step, rel):
     """The estimate is the derivative on the way from the base run's weights to the source's, all else left.
 

@@ -202,9 +202,12 @@ def test_a_direction_that_was_not_traced_is_refused():
         rank(trace_of(rows), direction="noising")
 
 
-def test_a_map_of_the_residual_stream_alone_is_refused():
-    with pytest.raises(LocateError, match=r"components \['resid_pre'\] hold none of mlp_out, attn_out, head, neuron"):
-        rank(traced(components=("resid_pre",)))
+def test_a_map_of_the_residual_stream_alone_names_no_layer_and_says_why():
+    found = rank(traced(components=("resid_pre",)))
+    assert (found.layers, found.modules, found.sites) == ((), (), ())
+    assert "only resid_pre was patched, and no single module writes" in found.why_no_layers
+    with pytest.raises(LocateError, match=r"nothing to rank: .* hold none of mlp_out, attn_out, head, neuron"):
+        rank(traced(components=("resid_pre",)), window=1)
 
 
 def test_save_and_load_give_the_same(located, tmp_path):
@@ -291,7 +294,7 @@ def test_an_effect_that_is_no_number_is_not_saved(located, tmp_path, bad):
         (lambda content: content["sites"][0].update(z=1), "at sites/0: Additional properties .*'z'"),
         (lambda content: content.update(note="mine"), "at the top: Additional properties .*'note'"),
         (lambda content: content.update(layers=[1, -1]), "at layers/1: -1 is less than"),
-        (lambda content: content.update(schema=1), "at schema: 2 was expected"),
+        (lambda content: content.update(schema=1), "at schema: 3 was expected"),
         (lambda content: content["trace"].pop("recipe"), "at trace: 'recipe' is a required property"),
     ],
 )
@@ -327,7 +330,12 @@ def test_frame_has_a_row_a_site(located):
 
 def test_repr_tells_unit_direction_interval_and_layers(located):
     html = located._repr_html_()
-    for text in ("nie of logit_diff", "nats, denoising, 95% intervals", "12 groups", "mlp_out at subject_last: [1, 0]"):
+    for text in (
+        "nie of logit_diff",
+        "nats, denoising, 95% intervals",
+        "12 groups",
+        "layers of mlp_out at subject_last, strongest first: 1, 0",
+    ):
         assert text in html
     assert html.count("<tr") == 1 + len(located.sites)
 

@@ -258,8 +258,8 @@ def test_the_command_says_what_it_found_and_fails_where_it_did_not(monkeypatch, 
     few = functools.partial(plant, occupations=8, templates_each=1)
     seen = []
 
-    def quick(models, *, seed, device):
-        seen.extend(selftest(models, seed=seed, device=device, make=few))
+    def quick(models, *, seed, device, threads):
+        seen.extend(selftest(models, seed=seed, device=device, threads=threads, make=few))
         return iter(seen)
 
     monkeypatch.setattr("locate.planted.selftest", quick)
