@@ -43,6 +43,7 @@ BASELINES = ["tests/test_baselines.py", "-k", "not cuts and not located_matrices
 SWEEP = ["tests/test_sweep.py", "-k", "(random_rows and (gpt2 or llama)) or (traces and None)"]
 EVALUATION = ["tests/test_evaluate_run.py", "-k", "not package and not hub"]
 PERPLEXITY = ["tests/test_evaluate_perplexity.py", "-k", "not bundled"]
+READING = ["tests/test_encoder.py"]
 ABILITY = [
     "tests/test_evaluate_ability.py",
     "-k",
@@ -434,6 +435,18 @@ FAULTS = [
           'before["log_likelihood"].to_numpy(dtype=float) - after',
           '2 * after["log_likelihood"].to_numpy(dtype=float) - before["log_likelihood"].to_numpy(dtype=float) - after',
           *PERPLEXITY),
+    fault("texts: a second BOS", "encoder.py",
+          "if self.before and tuple(ids[: len(self.before)]) == self.before:", "if False:", *READING),
+    fault("texts: what the tokenizer puts in front left out", "encoder.py",
+          "return Encoder(tokenizer, before, bos,", "return Encoder(tokenizer, (), bos,", *READING),
+    fault("texts: the tokenizer's own file not looked at", "startup.py",
+          "found = first_difference(tokenizer, folder)", "found = None", *READING),
+    fault("texts: ids beyond the embedding accepted", "encoder.py",
+          "    if ordinary:", "    if False:", *READING),
+    fault("texts: prompts longer than the context are run", "likelihood.py",
+          "if len(row) + room > model.context:", "if False:", *READING),
+    fault("texts: dynamic positions are not stretched", "encoder.py",
+          'if kind in ("linear", "dynamic"):', 'if kind == "linear":', *READING),
     fault("judged: BOS where the harness has none", "evaluate/ability.py",
           "encoder_of(model.encoder.tokenizer)", "model.encoder", *ABILITY),
     fault("judged: right answer's place off by one", "evaluate/forms.py",
