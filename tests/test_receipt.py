@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from made import save_adapter, save_gguf
 from test_editors import TEMPLATE, drawn
+from transformers import AutoModelForCausalLM
 
 from locate import LocateError
 from locate.causal import load_causal
@@ -196,3 +198,23 @@ def test_a_folder_that_is_there_is_left_alone(mini, tmp_path):
 def test_the_own_part_of_a_widened_tensor():
     wide = torch.arange(12).view(3, 4)
     assert torch.equal(own_part(wide, torch.zeros(2, 3)), wide[:2, :3])
+
+
+@pytest.mark.parametrize("kind", ["gguf", "adapter"])
+def test_dequantised_and_merged_models_are_saved_as_ordinary_checkpoints(kind, folder_of, tmp_path):
+    base, source = folder_of("llama"), tmp_path / f"model.{kind}"
+    save_gguf(base, source, "Q8_0") if kind == "gguf" else save_adapter(base, source)
+    model = load_causal(str(source))
+    layer = matrix(model.network, "model.layers.1.mlp.down_proj")
+    into, fed = layer.weight.shape
+    change = product(drawn(into, 2), drawn(2, fed, seed=1))
+    made = Edit("test", model.provenance(), {layer.parameter: change}, edited={"words": ["nurse"], "templates": []})
+    told = save_edited(made, model, tmp_path / "edited")
+    assert told["tensors"]["files"] is None
+    assert any(("dequantised" if kind == "gguf" else "merged") in note for note in told["model"]["notes"])
+    ids = torch.tensor([model.encoder.encode("The nurse said that")[0]])
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "edited").eval()
+    with torch.inference_mode(), made.applied(model):
+        expected = model.network(ids).logits
+        assert torch.allclose(again(ids).logits, expected, atol=1e-5, rtol=0)
+    assert not torch.allclose(model.network(ids).logits, expected, atol=1e-2)
