@@ -175,7 +175,7 @@ def test_the_same_weights_under_another_config_are_another_run(gpt2, folder_of, 
     (other / "config.json").write_text(json.dumps(config | {"layer_norm_epsilon": 0.5}))
     trace(gpt2, FEW, SMALL, output=tmp_path / "run")
     with pytest.raises(LocateError, match="its config_sha256 is"):
-        trace(load(str(other), device="cpu"), FEW, SMALL, output=tmp_path / "run")
+        trace(load(str(other), device="cpu", bos="yes"), FEW, SMALL, output=tmp_path / "run")
 
 
 def test_other_weights_under_the_same_config_are_another_run(gpt2, folder_of, tmp_path):
@@ -191,7 +191,7 @@ def test_other_weights_under_the_same_config_are_another_run(gpt2, folder_of, tm
     save_file(weights, other, metadata={"format": "pt"})
     trace(gpt2, FEW, SMALL, output=tmp_path / "run")
     with pytest.raises(LocateError, match="its weights_sha256 is"):
-        trace(load(str(other.parent), device="cpu"), FEW, SMALL, output=tmp_path / "run")
+        trace(load(str(other.parent), device="cpu", bos="yes"), FEW, SMALL, output=tmp_path / "run")
 
 
 def test_noise_has_its_own_ledger(gpt2):
