@@ -27,6 +27,7 @@ HARD = (
     'THE NURSE SAID: "I\'m 1,000.50 % sure" -- e.g. <b>x_y</b>',
 )
 UNLIMITED = 1 << 30
+UNCHECKED = "the tokenizer has no tokenizer.json: how it reads texts could not be checked against a file of its own"
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +76,7 @@ class Encoder:
         """What is said of a text that becomes unknown tokens: of its special tokens, where these are taken for such."""
         held = [word for word in self.tokenizer.all_special_tokens if word in text]
         if held:
-            return f"the text holds the special token {held[0]}: leave it out, or choose --bos yes to put BOS in front"
+            return f"the text holds the special token {held[0]}: leave it out (--bos says whether BOS stands in front)"
         return "the tokenizer does not know a word of it"
 
     def described(self) -> dict[str, Any]:
@@ -211,6 +212,11 @@ def first_difference(tokenizer: Any, folder: Path) -> tuple[str, list[int], list
         if ours != theirs:
             return text, ours, theirs
     return None
+
+
+def has_second_reading(folder: Path) -> bool:
+    """Whether a tokenizer's folder holds one file that another library reads, for the comparison."""
+    return any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
 
 
 def reader_of(folder: Path) -> Any:

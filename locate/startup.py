@@ -16,7 +16,15 @@ from safetensors import SafetensorError
 
 from locate.adapters import merged, without_adapter
 from locate.checkpoint import Checkpoint, Files
-from locate.encoder import Encoder, check_ids, encoder_of, first_difference, tokenizer_class
+from locate.encoder import (
+    UNCHECKED,
+    Encoder,
+    check_ids,
+    encoder_of,
+    first_difference,
+    has_second_reading,
+    tokenizer_class,
+)
 from locate.errors import LocateError
 from locate.finite import finite
 from locate.gguf_file import read_weights
@@ -175,7 +183,7 @@ def read_tokenizer(folder: Path, trust_remote_code: bool) -> tuple[Any, list[str
     tokenizer = loaded_tokenizer(AutoTokenizer, folder, trust_remote_code)
     found = first_difference(tokenizer, folder)
     if found is None:
-        return tokenizer, []
+        return tokenizer, [] if has_second_reading(folder) else [UNCHECKED]
     text, ours, theirs = found
     what = f"{tokenizer_class(folder)} reads {text!r} as {ours[:12]}, the tokenizer's own file as {theirs[:12]}"
     if (folder / "tokenizer.json").is_file():

@@ -189,6 +189,18 @@ class TestOwnFile:
         with pytest.raises(LocateError, match=r"the tokenizer's own file as \[.*save it again as tokenizer\.json"):
             load_encoder(str(folder))
 
+    def test_an_older_form_of_several_files_is_said_to_be_unchecked(self, folder_of, tmp_path):
+        folder = shutil.copytree(folder_of("gpt2"), tmp_path / "model")
+        model = json.loads((folder / "tokenizer.json").read_text())["model"]
+        (folder / "tokenizer.json").unlink()
+        (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
+        merges = [" ".join(each) if isinstance(each, list) else each for each in model["merges"]]
+        (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+        (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer"}))
+        encoder, _ = load_encoder(str(folder))
+        assert any("could not be checked" in note for note in encoder.notes)
+        assert encoder.encode(TEXT)[0] == load_encoder(str(folder_of("gpt2")))[0].encode(TEXT)[0]
+
     def test_truncation_in_the_file_shortens_no_text(self, changed):
         def truncating(content):
             content["truncation"] = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
