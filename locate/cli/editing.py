@@ -10,6 +10,7 @@ import typer
 
 from locate.cli.judging import app
 from locate.cli.options import (
+    AllowDifferent,
     AllowPickle,
     AsJson,
     Bos,
@@ -59,6 +60,7 @@ def edit(
         str | None, typer.Option(help="like 0-3,7, located or not; default: the strongest located")
     ] = None,
     prompts: PromptFile = None,
+    allow_different: AllowDifferent = False,
     held_out: Annotated[float, typer.Option(help="share of words and templates kept to judge the edit")] = 0.3,
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=VALUE of the editor's settings; repeatable")
@@ -92,7 +94,10 @@ def edit(
         from locate.prompts import read_pairs
 
         free(output)
-        handed, own = load_located(located), None if prompts is None else read_pairs(prompts)
+        handed, own = (
+            load_located(located),
+            None if prompts is None else read_pairs(prompts, allow_different=allow_different),
+        )
         chosen = None if layers is None else tuple(ranges("--layers", layers))
         how = editor(method, setting or (), layers=chosen, seed=seed, text=text)
         trusted: dict[str, Any] = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
