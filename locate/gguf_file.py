@@ -6,7 +6,7 @@ import os
 import re
 import tempfile
 from collections import Counter
-from contextlib import redirect_stderr, suppress
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from functools import cache
 from io import StringIO
@@ -151,8 +151,11 @@ def unpacked(path: Path, sha256: str) -> Path:
         with tempfile.TemporaryDirectory(dir=cached, prefix=".partial-") as temporary:
             place = Path(temporary) / "model"
             write_files(path, about, place)
-            with suppress(OSError):  # another process was faster
+            try:
                 place.rename(folder)
+            except OSError:
+                if not (folder / "config.json").is_file():  # else another process was faster
+                    raise
     except OSError as error:
         raise LocateError(f"cannot write to {cached} ({error}): set XDG_CACHE_HOME to a folder with room") from None
     return folder

@@ -221,7 +221,7 @@ def test_the_effects_it_tells_are_those_of_the_committed_table(model, layers, ro
         for direction, told in (("denoising", denoising), ("noising", noising)):
             row = sites[site, direction]
             assert told == with_ends(row["effect"], row["low"], row["high"])
-        total = about(model)["totals"]["own"][0] if model == "smollm2" else 2.40
+        total = about(model)["totals"]["own"][0]
         assert float(share) == pytest.approx(sites[site, "denoising"]["effect"] / total, abs=0.0051)
 
 
