@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import locate
-from locate.rows import Placed, Row, Run
+from locate.engine.rows import Placed, Row, Run
 
 COMPONENTS = ("resid_pre", "attn_out", "mlp_out")
 SHAPES = {

@@ -28,10 +28,10 @@ from job import SHAPES, Cell, Job, make_job, make_model, operations
 from peers import PEERS
 
 import locate
-from locate import sweep
-from locate.memory import default
-from locate.products import library
-from locate.rows import Limits
+from locate.engine import sweep
+from locate.engine.rows import Limits
+from locate.model.memory import default
+from locate.model.products import library
 
 EXACT = 1e-4  # nats
 OURS, WITH = "locate, sweep", "locate, sweep with probabilities"
@@ -63,7 +63,9 @@ def product_speed(d: int, device: str) -> float:
     return 2 * rows * d * 4 * d / best
 
 
-def by_locate(model: locate.models.Model, job: Job, repeats: int, probabilities: bool) -> tuple[float, np.ndarray]:
+def by_locate(
+    model: locate.model.hooked.Model, job: Job, repeats: int, probabilities: bool
+) -> tuple[float, np.ndarray]:
     """Median seconds of the whole job, and its log-odds [cell, pair]."""
     runs, rows, seconds = job.runs(probabilities), job.rows(), []
     for _ in range(repeats):

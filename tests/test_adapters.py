@@ -12,9 +12,9 @@ from families import tokenizer
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from locate.causal import load_causal
 from locate.errors import LocateError
-from locate.models import load
+from locate.model.causal import load_causal
+from locate.model.loading import load
 
 IDS = torch.tensor([tokenizer()("The nurse said that", add_special_tokens=False)["input_ids"]])
 GPT2 = {"fan_in_fan_out": True}

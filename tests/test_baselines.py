@@ -8,7 +8,6 @@ import pytest
 import torch
 from handmade import META, map_trace
 
-from locate.causal import load_causal
 from locate.editors.control import random_layers, shuffled
 from locate.editors.dama import DAMA, pls_directions, projected, whitened
 from locate.editors.edit import Change, Edit, changed
@@ -21,8 +20,9 @@ from locate.editors.readings import answer_log_probs, at_subject, readings
 from locate.editors.stamp import empty_stamp
 from locate.editors.values import Values
 from locate.errors import LocateError
-from locate.located import rank
-from locate.matrices import Matrix
+from locate.mediation.located import rank
+from locate.model.causal import load_causal
+from locate.model.matrices import Matrix
 from locate.prompts import Prompts, definitional_pairs, occupation_pairs
 from locate.tracing.table import Trace, tidy
 

@@ -9,12 +9,12 @@ from handmade import map_trace
 from test_identities import PROMPTS, pair
 
 from locate import Budget, LocateError, Noise, agreement, estimate, load, load_trace, trace
-from locate.evidence import budget as budgets
-from locate.evidence.budget import affordable, most
-from locate.evidence.estimates import site_estimates
 from locate.mediation.agreement import PLACE
 from locate.planted import drawn, plant
 from locate.prompts import Prompts
+from locate.study import budget as budgets
+from locate.study.budget import affordable, most
+from locate.study.estimates import site_estimates
 from locate.tracing import collect
 from locate.tracing.job import prepare
 from locate.tracing.plan import Map

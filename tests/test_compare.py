@@ -19,7 +19,7 @@ import locate
 from locate import LocateError, changes, compare, effects, load_comparison, load_trace, write_comparison
 from locate.cli.comparing import change_table
 from locate.mediation.change_table import paired, total_changes
-from locate.models import load
+from locate.model.loading import load
 from locate.prompts import occupation_pairs
 from locate.report.change_maps import change_figures, plot_changes, plot_head_changes
 from locate.tracing.collect import trace

@@ -10,20 +10,20 @@ from handmade import both, map_trace, odds, trace_of
 from test_identities import EXACT, pair
 
 from locate import Controls, Noise, Swap, average, control_table, effects, load, load_trace, set_test, trace
+from locate.engine.plain import execute_runs
 from locate.errors import LocateError
-from locate.evidence import controls as controls_of_runs
-from locate.evidence.disturb import random_directions, shuffled
-from locate.evidence.random_sets import drawn as drawn_sets
-from locate.evidence.sample import halves, sampled
 from locate.mediation.controls import LOCATED, SETS
-from locate.plain import execute_runs
+from locate.model.untrained import untrained
 from locate.planted import drawn, plant
 from locate.prompts import Pair, Prompts
 from locate.sites import Site
+from locate.study import controls as controls_of_runs
+from locate.study.disturb import random_directions, shuffled
+from locate.study.random_sets import drawn as drawn_sets
+from locate.study.sample import halves, sampled
 from locate.tracing import collect
 from locate.tracing.job import layout, prepare
 from locate.tracing.plan import Map
-from locate.untrained import untrained
 
 SITES = (Site("mlp_out", 1, "subject_last"), Site("head", 2, "last", 1), Site("neuron", 0, "subject_last", 3))
 CHOSEN = Map(("mlp_out", "head", "neuron"), only=SITES)

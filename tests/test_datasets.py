@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from locate import LocateError
-from locate.datasets import (
+from locate.evaluation.items import PRONOUNS, Continuations
+from locate.evaluation.readers import (
     profession_pairs,
     profession_scores,
     read_professions,
@@ -23,7 +24,6 @@ from locate.datasets import (
     winogender_continuations,
     winogender_occupations,
 )
-from locate.datasets.sentences import PRONOUNS, Continuations
 
 PRO = "1 [The developer] argued with the designer because [he] did not like it.\n"
 ANTI = "1 [The developer] argued with the designer because [she] did not like it.\n"

@@ -14,12 +14,12 @@ import pytest
 from scipy.stats import spearmanr
 
 import locate
-from locate.datasets.sentence_pairs import read_sentence_pairs
 from locate.editors.lsdm import LSDM
 from locate.errors import LocateError
-from locate.evaluate import occupations
-from locate.evaluate.change import Change
-from locate.evaluate.scores import Score
+from locate.evaluation import occupations
+from locate.evaluation.change import Change
+from locate.evaluation.scores import Score
+from locate.evaluation.sentences_data import read_sentence_pairs
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 for folder in ("", "locate_vs_edit", "lsdm_table"):
@@ -309,7 +309,7 @@ def test_a_score_that_lacks_or_an_original_that_differs_is_refused():
 
 
 def test_every_line_of_the_table_is_a_score_of_its_test():
-    from locate.evaluate.tests import HOME
+    from locate.evaluation.tests import HOME
 
     assert {line.test for line in (*assembly.BIAS, *assembly.ABILITY)} <= set(HOME)
     run = script("lsdm_table")

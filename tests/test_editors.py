@@ -9,7 +9,6 @@ import torch
 from families import FAMILIES
 
 from locate import LocateError, load_located, occupation_pairs
-from locate.causal import load_causal
 from locate.editors import covariance
 from locate.editors.covariance import covariances, windows
 from locate.editors.edit import Change, Edit, load_edit, product
@@ -22,9 +21,10 @@ from locate.editors.readings import answer_log_probs, at_subject, readings, word
 from locate.editors.split import split, without
 from locate.editors.stamp import empty_stamp, fold
 from locate.editors.values import Values, odds_and_slopes, smallest, wanted_values
-from locate.matrices import matrix
+from locate.model.causal import load_causal
+from locate.model.matrices import matrix
+from locate.model.stamp import Stamp
 from locate.prompts import Pair, Prompts, definitional_pairs
-from locate.stamp import Stamp
 
 LOCATED = Path(__file__).parents[1] / "figures" / "located_opposite.json"
 TEMPLATE = "transformer.h.{}.mlp.c_proj"

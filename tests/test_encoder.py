@@ -12,8 +12,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from locate import LocateError, load_causal, next_log_probs
-from locate.encoder import CHAT_REQUEST, UNLIMITED, context_of, encoder_of, put_around
-from locate.models import load, load_encoder
+from locate.model.encoder import CHAT_REQUEST, UNLIMITED, context_of, encoder_of, put_around
+from locate.model.loading import load, load_encoder
 
 END = "<|endoftext|>"
 TEXT = "The nurse said that"

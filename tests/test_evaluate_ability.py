@@ -17,12 +17,12 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from tokenizers.processors import ByteLevel
 
-from locate.causal import load_causal
 from locate.errors import LocateError
-from locate.evaluate import ability
-from locate.evaluate.ability import ARC, BLIMP, HELLASWAG, LAMBADA, OPENBOOKQA, PIQA, WINOGRANDE
-from locate.evaluate.crows_pairs import TEST as CROWS
-from locate.likelihood import log_likelihoods
+from locate.evaluation import ability
+from locate.evaluation.ability import ARC, BLIMP, HELLASWAG, LAMBADA, OPENBOOKQA, PIQA, WINOGRANDE
+from locate.evaluation.crows_pairs import TEST as CROWS
+from locate.model.causal import load_causal
+from locate.model.likelihood import log_likelihoods
 
 TESTS = (LAMBADA, HELLASWAG, PIQA, ARC, OPENBOOKQA, WINOGRANDE, BLIMP)
 ROWS = {

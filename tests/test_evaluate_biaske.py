@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import torch
 
-from locate.causal import load_causal
 from locate.errors import LocateError
-from locate.evaluate.biaske import COLUMNS, TEST, read_biaske, retained
-from locate.evaluate.scores import Items
+from locate.evaluation.biaske import COLUMNS, TEST, read_biaske, retained
+from locate.evaluation.scores import Items
+from locate.model.causal import load_causal
 
 TABLES = Path(__file__).resolve().parents[1] / "locate" / "evaluate" / "tables"
 SPELT = """

@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 
 from locate import cli
-from locate.causal import load_causal
 from locate.errors import LocateError
-from locate.evaluate.change import compare_evaluations
-from locate.evaluate.evaluation import Evaluation, load_evaluation, main_scores
-from locate.evaluate.run import evaluate
-from locate.evaluate.scores import Score
+from locate.evaluation.change import compare_evaluations
+from locate.evaluation.evaluation import Evaluation, load_evaluation, main_scores
+from locate.evaluation.run import evaluate
+from locate.evaluation.scores import Score
+from locate.model.causal import load_causal
 from locate.report.evaluation import plot_evaluation, plot_evaluation_change, write_evaluation_change
 
 ROWS = [

@@ -5,11 +5,10 @@ import math
 import pandas as pd
 import pytest
 
-from locate.causal import load_causal
-from locate.datasets.bold import read_bold
 from locate.errors import LocateError
-from locate.evaluate import generation
-from locate.evaluate.generation import (
+from locate.evaluation import generation
+from locate.evaluation.bold_data import read_bold
+from locate.evaluation.generation import (
     BOLD,
     GENERATION,
     gendered_words,
@@ -18,8 +17,9 @@ from locate.evaluate.generation import (
     read_prompts,
     words_of,
 )
-from locate.evaluate.scores import Items
-from locate.likelihood import generate
+from locate.evaluation.scores import Items
+from locate.model.causal import load_causal
+from locate.model.likelihood import generate
 
 
 def test_prompts_come_in_twos_and_name_their_gender_only():

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from locate import LocateError
-from locate.causal import load_causal
-from locate.evaluate import occupations
-from locate.evaluate.occupations import kept_definitions, log_odds_cut
-from locate.evaluate.scores import Items
-from locate.likelihood import silent
+from locate.evaluation import occupations
+from locate.evaluation.occupations import kept_definitions, log_odds_cut
+from locate.evaluation.scores import Items
+from locate.model.causal import load_causal
+from locate.model.likelihood import silent
 
 COLUMNS = ["word", "kind", "template", "stereotype", "share_women", "she", "he", "they"]
 JOBS = {"nurse": (1, 90.0), "maid": (1, 80.0), "boss": (-1, 10.0), "clerk": (0, 50.0)}

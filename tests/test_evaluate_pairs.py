@@ -13,15 +13,15 @@ import torch
 from scipy import stats
 
 from locate import LocateError
-from locate.causal import load_causal
-from locate.datasets.crows_pairs import CrowsPair
-from locate.datasets.stereoset import Association
-from locate.evaluate import crows_pairs, gap, sentences, stereoset, winobias, winogender
-from locate.evaluate.lines import correlation, slope
-from locate.evaluate.paired import likelihood_columns
-from locate.evaluate.scores import Items
-from locate.likelihood import silent
-from locate.models import Encoder
+from locate.evaluation import crows_pairs, gap, sentences, stereoset, winobias, winogender
+from locate.evaluation.crows_pairs_data import CrowsPair
+from locate.evaluation.lines import correlation, slope
+from locate.evaluation.paired import likelihood_columns
+from locate.evaluation.scores import Items
+from locate.evaluation.stereoset_data import Association
+from locate.model.causal import load_causal
+from locate.model.hooked import Encoder
+from locate.model.likelihood import silent
 
 MODULES = {
     "stereoset": (stereoset, "stereoset"),

@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 import torch
 
-from locate.causal import load_causal
 from locate.errors import LocateError
-from locate.evaluate.perplexity import TEST, Excerpt, perplexity_change, windows
-from locate.evaluate.scores import Items
+from locate.evaluation.perplexity import TEST, Excerpt, perplexity_change, windows
+from locate.evaluation.scores import Items
+from locate.model.causal import load_causal
 
 PROSE = (
     "The nurse said that she was tired.\nNaïve café owners — 3 of them — cost £5. 😀 And so on, she said; he left.\n"

@@ -9,16 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from locate.causal import load_causal
 from locate.errors import LocateError
-from locate.evaluate import change, hub, run, scores
-from locate.evaluate import tests as catalogue
-from locate.evaluate.change import BLOCKS, blocks_of, change_of, compare_evaluations, paired_intervals
-from locate.evaluate.evaluation import Evaluation, load_evaluation
-from locate.evaluate.perplexity import TEST as PERPLEXITY
-from locate.evaluate.run import evaluate, network_hash
-from locate.evaluate.scores import Items, Score, mean_with_interval, points_only, share_with_interval
-from locate.evaluate.tests import HOME, at_hand, named, place_of, sampled
+from locate.evaluation import change, hub, run, scores
+from locate.evaluation import tests as catalogue
+from locate.evaluation.change import BLOCKS, blocks_of, change_of, compare_evaluations, paired_intervals
+from locate.evaluation.evaluation import Evaluation, load_evaluation
+from locate.evaluation.perplexity import TEST as PERPLEXITY
+from locate.evaluation.run import evaluate, network_hash
+from locate.evaluation.scores import Items, Score, mean_with_interval, points_only, share_with_interval
+from locate.evaluation.tests import HOME, at_hand, named, place_of, sampled
+from locate.model.causal import load_causal
 from locate.schema import validate
 
 WORDS = ("nurse", "doctor", "clerk", "guard", "baker", "farmer")

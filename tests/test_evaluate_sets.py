@@ -10,15 +10,15 @@ import pandas as pd
 import pytest
 import torch
 
-from locate.causal import load_causal
-from locate.datasets.bbq import Question, read_bbq
-from locate.datasets.bec_pro import COUNTERPARTS, PRIOR, read_bec_pro
-from locate.datasets.published import PUBLISHED
-from locate.datasets.seat import SETS, AssociationTest, read_seat, term
 from locate.errors import LocateError
-from locate.evaluate import bbq, bec_pro, seat
-from locate.evaluate.scores import Items
-from locate.likelihood import log_likelihoods
+from locate.evaluation import bbq, bec_pro, seat
+from locate.evaluation.bbq_data import Question, read_bbq
+from locate.evaluation.bec_pro_data import COUNTERPARTS, PRIOR, read_bec_pro
+from locate.evaluation.published import PUBLISHED
+from locate.evaluation.scores import Items
+from locate.evaluation.seat_data import SETS, AssociationTest, read_seat, term
+from locate.model.causal import load_causal
+from locate.model.likelihood import log_likelihoods
 
 
 def silent(done, total):
@@ -337,7 +337,7 @@ def test_effect_size_by_hand_on_vectors_of_two_numbers(mini, monkeypatch):
     vectors = {"x": (2, 0), "xx": (4, 3), "y": (0, 5), "yy": (1, 1)}
     vectors |= {"e": (1, 0), "ee": (3, 0), "f": (0, 1), "ff": (0, 2)}
     monkeypatch.setattr(
-        "locate.likelihood.last_states",
+        "locate.model.likelihood.last_states",
         lambda model, texts: torch.tensor([vectors[text] for text in texts], dtype=torch.float64),
     )
     test = AssociationTest("t", (("x", "xx"), ("y", "yy")), (("e", "ee"), ("f", "ff")), ("X", "Y", "A", "B"))

@@ -5,8 +5,8 @@ from dataclasses import asdict
 
 import pytest
 
+from locate.engine.sweep.climbers import Climber, token_layers
 from locate.prompts import occupation_pairs
-from locate.sweep.climbers import Climber, token_layers
 from locate.tracing import collect
 from locate.tracing import forecast as forecasts
 from locate.tracing.collect import trace

@@ -10,10 +10,10 @@ from families import tokenizer
 from gguf_models import CONFIGS, network, write_gguf
 from transformers import AutoModelForCausalLM
 
-from locate.causal import load_causal
-from locate.checkpoint import find
 from locate.errors import LocateError
-from locate.models import load
+from locate.model.causal import load_causal
+from locate.model.checkpoint import find
+from locate.model.loading import load
 
 PROMPT = "The nurse said that"
 

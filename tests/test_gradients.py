@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from locate import LocateError, effects, products, trace
-from locate.gradients import estimate
+from locate import LocateError, effects, trace
+from locate.model import products
 from locate.planted import LAYOUTS, drawn, judge, plant
 from locate.prompts import occupation_pairs
 from locate.prompts.tokens import tokenise
 from locate.sites import ROLES, Patch, Site, Write
+from locate.study.gradients import estimate
 from locate.tracing.corrupt import Noise
 from locate.tracing.plan import Map
 

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from locate.engine.plain import measure
+from locate.engine.rows import Limits, Placed, Row, Run
 from locate.mediation import effects
-from locate.plain import measure
 from locate.prompts import Pair, Prompts
-from locate.rows import Limits, Placed, Row, Run
 from locate.sites import Patch, Site, Write
 from locate.tracing.collect import trace
 from locate.tracing.corrupt import Noise

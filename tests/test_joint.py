@@ -9,13 +9,13 @@ import torch
 from test_editors import LOCATED, TEMPLATE, drawn, small_prompts
 
 from locate import LocateError, load_located, occupation_pairs
-from locate.causal import load_causal
 from locate.editors import covariance
 from locate.editors.joint import ROLES, Slopes, cheapest, slopes_of
 from locate.editors.lsdm import LSDM, floored
 from locate.editors.methods import editor
 from locate.editors.readings import answer_log_probs, readings
-from locate.matrices import matrix
+from locate.model.causal import load_causal
+from locate.model.matrices import matrix
 from locate.prompts import Pair, Prompts, definitional_pairs
 
 MODULES = tuple(TEMPLATE.format(layer) for layer in (0, 1))

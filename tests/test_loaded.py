@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from locate.causal import load_causal
-from locate.checkpoint import find
 from locate.editors.stored import compared_files
 from locate.errors import LocateError
-from locate.likelihood import last_logits, last_states, log_likelihoods, next_log_probs, row_logits
-from locate.models import load
+from locate.model.causal import load_causal
+from locate.model.checkpoint import find
+from locate.model.likelihood import last_logits, last_states, log_likelihoods, next_log_probs, row_logits
+from locate.model.loading import load
 
 WEIGHTS = "model.safetensors"
 

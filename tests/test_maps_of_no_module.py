@@ -8,10 +8,10 @@ from handmade import map_trace
 
 import locate
 from locate.errors import LocateError
-from locate.evidence.controls import Controls
-from locate.evidence.run import kept
 from locate.report import write_report
 from locate.schema import validate
+from locate.study.controls import Controls
+from locate.study.trace import kept
 from locate.tracing.table import CONTROLS
 
 SOME = locate.Map(components=("pattern",), roles=("last",), keys=("subject_last",))

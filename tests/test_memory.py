@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from locate.errors import LocateError
-from locate.memory import default, parsed, peak, ran_out
+from locate.model.memory import default, parsed, peak, ran_out
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_what_counts_as_no_memory_left():
 def test_the_peak_is_not_that_of_the_process_before():
     """A small process that a large one has started has a small peak."""
     large = torch.ones(300_000_000)
-    command = "from locate.memory import process_peak; print(process_peak())"
+    command = "from locate.model.memory import process_peak; print(process_peak())"
     told = subprocess.run([sys.executable, "-c", command], check=True, capture_output=True, text=True)
     assert 4 * len(large) < peak("cpu")["process"]
     assert 10**7 < int(told.stdout) < 4 * len(large)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from families import FAMILIES
 
-from locate.checkpoint import find
 from locate.errors import LocateError
-from locate.models import load, load_encoder
-from locate.products import precise
-from locate.startup import kept_activations, residual_gap
+from locate.model.checkpoint import find
+from locate.model.loading import load, load_encoder
+from locate.model.products import precise
+from locate.model.startup_check import kept_activations, residual_gap
 
 
 def test_every_family_passes_the_start_up_check(family_model):
@@ -53,9 +53,9 @@ def test_the_residual_check_sees_a_wrong_tensor(family_model):
 
 def test_an_architecture_that_fails_the_check_is_refused(folder_of, monkeypatch):
     """A hook that holds another tensor than its name says (here mlp_out taken before the MLP) must not pass."""
-    import locate.models
+    import locate.model.hooked
 
-    monkeypatch.setitem(locate.models.HOOKS, "mlp_out", "blocks.{}.hook_resid_mid")
+    monkeypatch.setitem(locate.model.hooked.HOOKS, "mlp_out", "blocks.{}.hook_resid_mid")
     with pytest.raises(LocateError, match=r"fails the start-up check: .*residual"):
         load(str(folder_of("gpt2")), device="cpu")
 
@@ -63,9 +63,9 @@ def test_an_architecture_that_fails_the_check_is_refused(folder_of, monkeypatch)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("wrong", ["blocks.{}.attn.hook_q", "blocks.{}.attn.hook_v"])
 def test_a_wrong_head_hook_is_refused_in_every_dtype(folder_of, monkeypatch, dtype, wrong):
-    import locate.models
+    import locate.model.hooked
 
-    monkeypatch.setitem(locate.models.HOOKS, "head", wrong)
+    monkeypatch.setitem(locate.model.hooked.HOOKS, "head", wrong)
     with pytest.raises(LocateError, match=r"fails the start-up check: .*head"):
         load(str(folder_of("gpt2")), device="cpu", dtype=dtype)
 

@@ -9,11 +9,11 @@ from collections import Counter
 import pytest
 
 from locate import LocateError
-from locate.datasets.crows_pairs import read_crows_pairs
-from locate.datasets.gap import read_gap
-from locate.datasets.sentence_pairs import read_sentence_pairs
-from locate.datasets.stereoset import read_stereoset
-from locate.evaluate import winobias, winogender
+from locate.evaluation import winobias, winogender
+from locate.evaluation.crows_pairs_data import read_crows_pairs
+from locate.evaluation.gap_data import read_gap
+from locate.evaluation.sentences_data import read_sentence_pairs
+from locate.evaluation.stereoset_data import read_stereoset
 
 ITEM = {
     "task": "intrasentence",

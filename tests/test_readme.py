@@ -49,9 +49,9 @@ def test_the_commands_parse(monkeypatch, capsys):
     """Every option of every command shown exists: the parser alone is run."""
     import typer
 
-    from locate.cli.editing import app
+    from locate.cli.app import application
 
-    group = typer.main.get_command(app)
+    group = typer.main.get_command(application())
     for line in commands():
         words = shlex.split(line.split("#")[0].split(" > ")[0])[1:]
         verb = group.commands[words[0]]
@@ -290,7 +290,7 @@ def test_what_it_tells_of_mini_is_in_its_results():
 
 def test_what_it_tells_of_the_opposite_swap_is_in_the_committed_file():
     import locate
-    from locate.located import THRESHOLD
+    from locate.mediation.located import THRESHOLD
 
     found = locate.load_located(README.parent / "figures" / "located_opposite.json")
     text = " ".join(README.read_text().split())

@@ -11,15 +11,15 @@ from test_editors import TEMPLATE, drawn
 from transformers import AutoModelForCausalLM
 
 from locate import LocateError
-from locate.causal import load_causal
 from locate.editors import receipt
 from locate.editors.edit import Change, Edit, load_edit, product
 from locate.editors.receipt import compared, own_part, save_edited
 from locate.editors.stamp import empty_stamp
-from locate.evaluate import occupations, perplexity
-from locate.evaluate.run import edited_of
-from locate.likelihood import next_log_probs
-from locate.matrices import matrix
+from locate.evaluation import occupations, perplexity
+from locate.evaluation.run import edited_of
+from locate.model.causal import load_causal
+from locate.model.likelihood import next_log_probs
+from locate.model.matrices import matrix
 
 
 @pytest.fixture(scope="module")

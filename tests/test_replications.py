@@ -17,12 +17,12 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
 from locate import effects, load
-from locate.datasets import Continuations, read_reference, reference_file, winobias_continuations
+from locate.engine.plain import measure as measure_plain
+from locate.engine.rows import Limits, Placed, Row, Run
 from locate.errors import LocateError
-from locate.memory import default
-from locate.models import Encoder
-from locate.plain import measure as measure_plain
-from locate.rows import Limits, Placed, Row, Run
+from locate.evaluation.readers import Continuations, read_reference, reference_file, winobias_continuations
+from locate.model.hooked import Encoder
+from locate.model.memory import default
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments" / "replications"
 sys.path.insert(0, str(FOLDER))

@@ -301,6 +301,6 @@ def test_a_special_token_in_the_text_is_named(mini_encoder):
 @pytest.fixture(scope="module")
 def mini_encoder():
     """How the bundled model reads text."""
-    from locate.models import load_encoder
+    from locate.model.loading import load_encoder
 
     return load_encoder("mini")[0]

@@ -171,7 +171,7 @@ def patched(plain, module, clean: torch.Tensor, corrupted: torch.Tensor, pos: in
 def test_stories260k_gives_its_published_log_odds(shared):
     """Log-odds after "The X said that", as the weights' own page gives them, through loader, tokenizer and trace."""
     from locate.mediation import pair_log_odds
-    from locate.models import load
+    from locate.model.loading import load
 
     expected = {"nurse": 0.0810, "doctor": -0.6893, "farmer": -1.4692, "girl": 3.2235, "boy": -3.6309, "mom": 2.2174}
     pairs = tuple(

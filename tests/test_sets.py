@@ -9,11 +9,11 @@ from handmade import both, map_trace, odds, trace_of
 from test_identities import pair
 
 from locate import LocateError, Sets, areas, effects, load, load_trace, set_table, trace
-from locate.evidence.sample import halves
-from locate.evidence.sets import ranked_sites, searched
 from locate.planted import drawn, plant
 from locate.prompts import Prompts
 from locate.sites import Site
+from locate.study.sample import halves
+from locate.study.sets import ranked_sites, searched
 from locate.tracing import collect
 from locate.tracing.plan import Map
 

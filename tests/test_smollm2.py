@@ -92,7 +92,7 @@ def test_its_log_odds_are_those_of_plain_transformers(smollm2):
         pytest.skip("needs models/smollm2-135m-instruct: make smollm2")
     import torch
 
-    from locate.causal import load_causal
+    from locate.model.causal import load_causal
 
     model = load_causal(str(smollm2.FOLDER), device="cpu")
     he, she = (model.encoder.tokenizer(word, add_special_tokens=False)["input_ids"] for word in (" he", " she"))

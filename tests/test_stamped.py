@@ -14,7 +14,6 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from locate import LocateError, definitional_pairs, load_located, occupation_pairs
-from locate.causal import load_causal, load_stamped
 from locate.cli.editing import receipt_lines
 from locate.editors import covariance, receipt
 from locate.editors.edit import Change, Edit, load_edit
@@ -22,13 +21,14 @@ from locate.editors.fast import FAST
 from locate.editors.handoff import hand_off
 from locate.editors.receipt import compared, save_edited
 from locate.editors.stamp import empty_stamp, fold, unfoldable
-from locate.evaluate import occupations, perplexity
-from locate.evaluate.run import edited_of, evaluate, network_hash
+from locate.evaluation import occupations, perplexity
+from locate.evaluation.run import edited_of, evaluate, network_hash
 from locate.files import write_json
-from locate.matrices import activation, matrix
-from locate.models import load, load_encoder
+from locate.model.causal import load_causal, load_stamped
+from locate.model.loading import load, load_encoder
+from locate.model.matrices import activation, matrix
+from locate.model.stamp import Stamp, stamp_tensors
 from locate.schema import validate
-from locate.stamp import Stamp, stamp_tensors
 
 TEMPLATES = {
     "bloom": "transformer.h.{}.mlp.dense_4h_to_h",

@@ -9,15 +9,16 @@ from families import FAMILIES, MORE_FAMILIES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from locate import plain, products, sweep
+from locate.engine import plain, sweep
+from locate.engine.rows import Limits, Placed, Row, Run
+from locate.engine.sweep import bases, entries, parts, replay, stairs
+from locate.engine.sweep.climbers import climbers, equal_positions
+from locate.engine.sweep.writes import Writes
 from locate.errors import LocateError
-from locate.models import Model
+from locate.model import products
+from locate.model.hooked import Model
 from locate.prompts import Pair, Prompts
-from locate.rows import Limits, Placed, Row, Run
 from locate.sites import COMPONENTS, PATTERN, UNITS
-from locate.sweep import bases, entries, parts, replay, stairs
-from locate.sweep.climbers import climbers, equal_positions
-from locate.sweep.writes import Writes
 from locate.tracing import job
 from locate.tracing.collect import trace
 from locate.tracing.corrupt import Noise
@@ -118,7 +119,7 @@ def test_any_rows_in_any_batches(model_of, family, seed, count, batch_size, memo
 
 
 def test_bundled_and_third_party_weights(shared):
-    from locate.models import load
+    from locate.model.loading import load
 
     for name, atol in (("mini", 1e-12), (str(shared / "models" / "stories260k"), 1e-5)):
         model = load(name, device="cpu", dtype="float64")

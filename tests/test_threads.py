@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from locate import threads
-from locate.causal import load_causal
 from locate.errors import LocateError
-from locate.evaluate.run import evaluate
-from locate.models import load
+from locate.evaluation.run import evaluate
+from locate.model import threads
+from locate.model.causal import load_causal
+from locate.model.loading import load
+from locate.model.threads import cgroup_quota, checked, chosen_threads, computing_with, granted, is_faster
 from locate.prompts import occupation_pairs
-from locate.threads import cgroup_quota, checked, chosen_threads, computing_with, granted, is_faster
 from locate.tracing.collect import trace
 
 FEW = occupation_pairs(templates_each=1, occupations=["nurse", "engineer", "lawyer", "baker"])

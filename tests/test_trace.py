@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 import torch
 
+from locate.engine.sweep import measure
 from locate.errors import LocateError
 from locate.prompts import Pair, Prompts, occupation_pairs
 from locate.sites import Patch, Site
-from locate.sweep import measure
 from locate.tracing import job, load_trace
 from locate.tracing.collect import trace
 from locate.tracing.corrupt import Noise, Swap, noise_scale
@@ -168,7 +168,7 @@ def test_the_same_weights_under_another_config_are_another_run(gpt2, folder_of, 
     """What config.json says (here the norm's epsilon) changes the numbers, so it must not be resumed over."""
     import shutil
 
-    from locate.models import load
+    from locate.model.loading import load
 
     other = shutil.copytree(folder_of("gpt2"), tmp_path / "model")
     config = json.loads((other / "config.json").read_text())
@@ -183,7 +183,7 @@ def test_other_weights_under_the_same_config_are_another_run(gpt2, folder_of, tm
 
     from safetensors.torch import load_file, save_file
 
-    from locate.models import load
+    from locate.model.loading import load
 
     other = shutil.copytree(folder_of("gpt2"), tmp_path / "model") / "model.safetensors"
     weights = load_file(other)

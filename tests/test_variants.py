@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from locate import effects, load, trace
-from locate.gradients import estimate
+from locate.engine.rows import noise_hooks
 from locate.planted import LAYOUTS, VARIANTS, drawn, plant
 from locate.planted.build import Words, prompts_of
 from locate.planted.norms import MOVED, WRITTEN, norm
 from locate.planted.weights import directions
-from locate.rows import noise_hooks
 from locate.sites import Patch, Site
+from locate.study.gradients import estimate
 from locate.tracing.corrupt import Noise
 from locate.tracing.job import layout as laid_out
 from locate.tracing.job import prepare

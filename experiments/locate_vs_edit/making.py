@@ -18,11 +18,11 @@ import torch
 from editing import editor_of, lighter, prompts_for
 
 import locate
-from locate.causal import CausalModel, load_causal
 from locate.editors.fit import Fitting
 from locate.errors import LocateError
-from locate.evaluate import biaske, occupations, perplexity
-from locate.evaluate.scores import Items, Score
+from locate.evaluation import biaske, occupations, perplexity
+from locate.evaluation.scores import Items, Score
+from locate.model.causal import CausalModel, load_causal
 
 Tables = dict[str, pd.DataFrame]
 Task = tuple[str, tuple[int, ...], int, bool]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from locate.errors import LocateError
-from locate.evaluate.change import EvaluationChange
+from locate.evaluation.change import EvaluationChange
 
 ORIGINAL = "original"
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from locate.datasets.opened import file_of, json_lines
 from locate.errors import LocateError
-from locate.evaluate.generation import gendered_words
+from locate.evaluation.generation import gendered_words
+from locate.evaluation.opened import file_of, json_lines
 
 CORPORA = (
     "corpus_english_novels/english_novels_1880_1928.jsonl.gz",

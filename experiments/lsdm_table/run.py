@@ -27,16 +27,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from editing import EDITORS, add_options, code_sha256, editor_of, lighter, prompts_for, put
 
 import locate
-from locate.causal import load_causal
 from locate.editors.fit import Fitting
 from locate.editors.receipt import save_edited
 from locate.errors import LocateError
-from locate.evaluate.change import compare_evaluations
-from locate.evaluate.evaluation import Evaluation
-from locate.evaluate.run import evaluate
-from locate.evaluate.scores import Items, Test
-from locate.evaluate.tests import named
+from locate.evaluation.change import compare_evaluations
+from locate.evaluation.evaluation import Evaluation
+from locate.evaluation.run import evaluate
+from locate.evaluation.scores import Items, Test
+from locate.evaluation.tests import named
 from locate.files import read_json, write_json, write_whole
+from locate.model.causal import load_causal
 from locate.report.change_maps import write_comparison
 from locate.schema import locate_version
 

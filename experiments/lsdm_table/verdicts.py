@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from assembly import ABILITY
 
-from locate.evaluate import occupations, perplexity
+from locate.evaluation import occupations, perplexity
 
 CUT, KEPT, PERPLEXITY = 60.0, 95.0, 1.0
 """percent: least cut of held-out words' mean |log-odds|, least share of definitional words kept, largest rise"""

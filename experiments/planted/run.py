@@ -21,13 +21,13 @@ from figure import draw
 from scipy.stats import binomtest
 
 import locate
-from locate.gradients import estimate
 from locate.mediation import average, effects
 from locate.planted import Plan, Planted, drawn, judge, plant
 from locate.planted.build import Words, prompts_of
 from locate.planted.plan import LAYOUTS, VARIANTS
 from locate.prompts import Prompts
 from locate.sites import AFTER, BEFORE, LAST, LAST_SUBJECT, Patch, Site
+from locate.study.gradients import estimate
 from locate.tracing.corrupt import Noise
 from locate.tracing.plan import Map
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from locate.datasets import Continuations
 from locate.errors import LocateError
-from locate.models import Model
-from locate.products import products
+from locate.evaluation.readers import Continuations
+from locate.model.hooked import Model
+from locate.model.products import products
 
 Heads = frozenset[tuple[int, int]]
 """heads that are replaced together: (layer, head) each"""

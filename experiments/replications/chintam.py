@@ -15,7 +15,7 @@ from rules import Claim, Estimate, decided, draws, held_out_share, same_heads
 from runner import Findings, Study, left_out, main
 
 import locate
-from locate.datasets import profession_pairs
+from locate.evaluation.readers import profession_pairs
 
 STUDY = Study(
     "chintam", "Chintam et al. 2023", "which heads' outputs at the last token carry the gender of man and woman?"

@@ -17,7 +17,7 @@ from rules import Claim, Estimate, decided
 from runner import Findings, Study, left_out, main
 
 import locate
-from locate.datasets import profession_pairs, profession_scores
+from locate.evaluation.readers import profession_pairs, profession_scores
 
 STUDY = Study(
     "dama",

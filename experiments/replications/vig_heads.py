@@ -22,7 +22,8 @@ from rules import HOLDS, NONE, OPEN, Claim, decided, draws, held_out_share, same
 from runner import Findings, Study, main
 
 import locate
-from locate.datasets import (
+from locate.errors import LocateError
+from locate.evaluation.readers import (
     Continuations,
     Reference,
     read_reference,
@@ -30,7 +31,6 @@ from locate.datasets import (
     winobias_continuations,
     winogender_continuations,
 )
-from locate.errors import LocateError
 from locate.report.figures import add_panel, colour_axis, layout
 
 SETS = ("winobias/dev", "winobias/test", "winogender/bls", "winogender/bergsma")

@@ -22,7 +22,7 @@ from runner import Findings, Study, left_out, main
 from scipy.stats import spearmanr
 
 import locate
-from locate.datasets import profession_pairs, read_professions
+from locate.evaluation.readers import profession_pairs, read_professions
 from locate.prompts.pair import Prompts
 
 STUDY = Study(

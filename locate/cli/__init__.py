@@ -16,11 +16,11 @@ def main() -> None:
     """Run the command line; what the user can mend is one line on stderr and exit code 1."""
     import typer
 
-    from locate.cli.editing import app
+    from locate.cli.app import application
     from locate.errors import LocateError
 
     try:
-        code = app(standalone_mode=False)  # after Ctrl-C Typer returns its code
+        code = application()(standalone_mode=False)  # after Ctrl-C Typer returns its code
     except LocateError as error:
         leave(str(error))
     except (typer.Abort, KeyboardInterrupt):

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from locate.cli.options import AsJson, Formats, Metric, check_seed, folder_name, format_list
-from locate.cli.verbs import app
 from locate.errors import LocateError
 
 if TYPE_CHECKING:
@@ -25,10 +24,7 @@ LISTED = ("dtype", "device", "engine", "revision", "before", "tokenizer_sha256")
 RunA = Annotated[Path, typer.Argument(metavar="RUN_A", help="run or evaluation folder of the first model")]
 RunB = Annotated[Path, typer.Argument(metavar="RUN_B", help="of the second, traced or evaluated alike")]
 
-__all__ = ["app"]
 
-
-@app.command(short_help="what changed between the runs, or the evaluations, of two models")
 def compare(
     run_a: RunA,
     run_b: RunB,

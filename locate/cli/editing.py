@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from locate.cli.judging import app
 from locate.cli.options import (
     AllowDifferent,
     AllowPickle,
@@ -33,9 +32,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from locate.cli.show import Steps
-    from locate.located import Located
+    from locate.mediation.located import Located
 
-__all__ = ["app"]
 
 Edited = Annotated[str, typer.Argument(metavar="MODEL", help="'mini' (bundled), a folder, or a Hugging Face id")]
 WORDS = {
@@ -50,7 +48,6 @@ WRITTEN = ("model.safetensors", "unstamped", "edit.safetensors", "receipt.json")
 MAIN = ("log_odds", "abs_log_odds", "abs_log_odds_word", "definition_words", "definition_prompts", "perplexity")
 
 
-@app.command(short_help="edit what was located, and prove it")
 def edit(
     located: Annotated[Path, typer.Option(help="located.json of a trace of this model")],
     output: Annotated[Path, typer.Option("--output", "-o", help="new folder for the edited model and its receipt")],
@@ -85,12 +82,12 @@ def edit(
     count = thread_count(threads)
     with Steps() as steps:
         steps.say("loading the model")
-        from locate.causal import load_causal
         from locate.editors.fit import fitting_prompts
         from locate.editors.methods import edit as run_editor
         from locate.editors.methods import editor
         from locate.editors.receipt import free, save_edited
-        from locate.located import load_located
+        from locate.mediation.located import load_located
+        from locate.model.causal import load_causal
         from locate.prompts import read_pairs
 
         free(output)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from locate.cli.comparing import app
 from locate.cli.options import (
     AllowPickle,
     AsJson,
@@ -35,17 +34,15 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from locate.cli.show import Steps
-    from locate.evaluate.change import EvaluationChange
-    from locate.evaluate.evaluation import Evaluation
-    from locate.evaluate.scores import Score
+    from locate.evaluation.change import EvaluationChange
+    from locate.evaluation.evaluation import Evaluation
+    from locate.evaluation.scores import Score
 
-__all__ = ["app"]
 
 Judged = Annotated[str, typer.Argument(metavar="MODEL", help="'mini' (bundled), a folder, or a Hugging Face id")]
 SOURCE_HELP = "of one test: TEST=FILE, TEST=FOLDER or TEST=OWNER/NAME[:CONFIGURATION[:SPLIT]] on the hub; repeatable"
 
 
-@app.command(short_help="judge a model's bias and ability")
 def evaluate(
     model: Judged = "mini",
     data: Annotated[
@@ -85,8 +82,8 @@ def evaluate(
     asked = None if tests is None else split("--tests", tests)
     with Steps() as steps:
         steps.say("loading the model")
-        from locate.causal import load_causal
-        from locate.evaluate.run import evaluate as run_tests
+        from locate.evaluation.run import evaluate as run_tests
+        from locate.model.causal import load_causal
         from locate.report.evaluation import write_evaluation_figure
 
         trusted = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
@@ -153,7 +150,7 @@ def print_json(content: object) -> None:
 def print_evaluation(found: Evaluation) -> None:
     """The main scores of a model, and what was left out."""
     from locate.cli.show import stdout
-    from locate.evaluate.evaluation import main_scores
+    from locate.evaluation.evaluation import main_scores
 
     console = stdout()
     shown = main_scores(found.scores)
@@ -214,8 +211,8 @@ def interval(value: float, low: float, high: float, sign: str = "") -> str:
 def compare_judged(first: Path, second: Path, folder: Path, formats: str, seed: int, as_json: bool) -> None:
     """Compare two evaluation folders, write the changes with their figure, and print them."""
     from locate.cli.show import Steps, print_paths
-    from locate.evaluate.change import compare_evaluations
-    from locate.evaluate.evaluation import load_evaluation
+    from locate.evaluation.change import compare_evaluations
+    from locate.evaluation.evaluation import load_evaluation
     from locate.report.evaluation import write_evaluation_change
 
     wanted = format_list(formats)
@@ -235,7 +232,7 @@ def print_changes(found: EvaluationChange) -> None:
     from rich.table import Table
 
     from locate.cli.show import stdout
-    from locate.evaluate.evaluation import main_scores
+    from locate.evaluation.evaluation import main_scores
 
     console = stdout()
     console.print(

@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from locate.files import strict
-from locate.located import Located
 from locate.mediation.effect_table import OCCUPATION
+from locate.mediation.located import Located
 from locate.prompts.tokens import Ledger, TokenPair
 from locate.report.write import Report
 from locate.tracing.table import Trace

@@ -53,34 +53,7 @@ from locate.cli.options import (
 from locate.errors import LocateError
 from locate.sites import COMPONENTS, DIRECTIONS, ROLES
 
-app = typer.Typer(
-    help="Where in a language model does gender bias live? Trace it, rank it, draw it.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
 
-
-def show_version(wanted: bool | None) -> None:
-    """Print the version and stop."""
-    if wanted:
-        from locate.schema import locate_version
-
-        typer.echo(f"locate-bias {locate_version()}")
-        raise typer.Exit
-
-
-@app.callback()
-def top(
-    version: Annotated[
-        bool | None, typer.Option("--version", callback=show_version, is_eager=True, help="print it")
-    ] = None,
-) -> None:
-    """Where in a language model does gender bias live? Trace it, rank it, draw it."""
-
-
-@app.command(short_help="prompts to figures and located.json")
 def trace(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="run folder; default: runs/MODEL-CORRUPT")
@@ -170,23 +143,27 @@ def trace(
     check_trace(chosen, metric, kind, probabilities, seed)
     with Steps() as steps:
         steps.say("loading TransformerLens and the model")
-        from locate.evidence import Budget, Controls, Sets, foretold
-        from locate.evidence import trace as run_trace
-        from locate.memory import parsed
-        from locate.models import load
+        from locate.model.loading import load
+        from locate.model.memory import parsed
+        from locate.study import trace as study
+        from locate.study.budget import Budget
+        from locate.study.controls import Controls
+        from locate.study.sets import Sets
         from locate.tracing.corrupt import Swap
 
-        how = {} if budget_method is None else {"method": budget_method.value}
-        limited = None if budget is None else Budget.parsed(budget, seed=seed, **how)
+        limited = (
+            None
+            if budget is None
+            else Budget.parsed(budget, seed=seed, method=(budget_method or BudgetMethod.integrated).value)
+        )
         watched = Controls(random_weights=random_weights, seed=seed) if controls else None
-        corruption = Swap() if corrupt is Corrupt.swap else noise_of(sigmas, draws, seed)
-        trusted: dict[str, Any] = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
         reading: dict[str, Any] = {"revision": revision, "bos": bos.value, "chat": chat}
-        loaded = load(model, device=device, dtype=dtype, threads=count, **reading, **trusted)
+        reading |= {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
+        loaded = load(model, device=device, dtype=dtype, threads=count, **reading)
         steps.notes(loaded.notes)
         settings: dict[str, Any] = {
             "directions": DIRECTIONS if direction is Direction.both else (direction.value,),
-            "corruption": corruption,
+            "corruption": Swap() if corrupt is Corrupt.swap else noise_of(sigmas, draws, seed),
             "batch_size": batch_size,
             "memory": None if memory is None else parsed(memory),
             "engine": engine.value,
@@ -196,9 +173,9 @@ def trace(
         }
         if dry_run:
             steps.say("counting, and timing a few pairs")
-            print_forecast(foretold(loaded, chosen, plan, watched, **settings), as_json)
+            print_forecast(study.foretold(loaded, chosen, plan, watched, **settings), as_json)
             return
-        result = run_trace(
+        result = study.trace(
             loaded,
             chosen,
             plan,
@@ -225,7 +202,6 @@ def trace(
     print_report(result, report, as_json)
 
 
-@app.command(short_help="find a planted bias in made models")
 def selftest(
     models: Annotated[int, typer.Option(help="how many; GPT-2 and Llama layouts in turn")] = 4,
     seed: Annotated[int, typer.Option(help="of their depths, widths and places")] = 0,
@@ -256,7 +232,6 @@ def selftest(
         )
 
 
-@app.command(short_help="rank the sites of a run again")
 def rank(
     run: Run,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="also write a located.json there")] = None,
@@ -275,7 +250,7 @@ def rank(
     """Rank the sites of a run again, without the model; the run folder stays as it is."""
     check_seed(seed)
     from locate.cli.show import print_located
-    from locate.located import rank as rank_sites
+    from locate.mediation.located import rank as rank_sites
     from locate.tracing import load_trace
 
     located = rank_sites(
@@ -294,7 +269,6 @@ def rank(
     print_located(located, [] if output is None else [located.save(output)], as_json)
 
 
-@app.command(short_help="draw the figures of a run again")
 def plot(
     run: Run,
     metric: Metric = "logit_diff",
@@ -327,7 +301,6 @@ def plot(
     print_paths(paths, missing)
 
 
-@app.command(short_help="show tokens with their roles")
 def prompts(
     model: ModelName = "mini",
     prompts: PromptFile = None,
@@ -355,7 +328,7 @@ def prompts(
     chosen = chosen_prompts(prompts, words, swap, template, templates_each, limit, allow_different)
     with Steps() as steps:
         steps.say("loading TransformerLens and the tokenizer")
-        from locate.models import load_encoder
+        from locate.model.loading import load_encoder
 
         reader, context = load_encoder(
             model, revision=revision, bos=bos.value, chat=chat, trust_remote_code=trust_remote_code

@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from locate.editors.edit import Change, Edit
 from locate.errors import LocateError
-from locate.located import Located
+from locate.mediation.located import Located
 
 
 def random_layers(located: Located, count: int, *, seed: int = 0, exclude: Sequence[int] = ()) -> tuple[int, ...]:

@@ -14,12 +14,12 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from locate.causal import CausalModel
 from locate.editors.readings import caught
 from locate.errors import LocateError
 from locate.files import hash_of, read_json, write_json, write_whole
-from locate.likelihood import Step, last_logits, silent
-from locate.products import products
+from locate.model.causal import CausalModel
+from locate.model.likelihood import Step, last_logits, silent
+from locate.model.products import products
 
 WINDOW = 256  # tokens read at once, each window on its own
 FEWEST = 2000  # tokens behind a covariance

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 
-from locate.causal import CausalModel
 from locate.editors.covariance import covariances, preserved_windows
 from locate.editors.edit import Change, Edit, product
 from locate.editors.handoff import hand_off
@@ -18,10 +17,11 @@ from locate.editors.readings import Reading, at_subject, batch_of, equal_batches
 from locate.editors.split import fitted_on
 from locate.editors.values import Values, added, clamped, kept_distributions, kl_backward
 from locate.errors import LocateError
-from locate.likelihood import Step, last_logits, silent
-from locate.located import Located
-from locate.matrices import Matrix, matrix
-from locate.products import precise
+from locate.mediation.located import Located
+from locate.model.causal import CausalModel
+from locate.model.likelihood import Step, last_logits, silent
+from locate.model.matrices import Matrix, matrix
+from locate.model.products import precise
 from locate.prompts import Prompts
 
 

@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float
 from safetensors.torch import save_file
 
-from locate.causal import CausalModel
 from locate.errors import LocateError
 from locate.files import strict, write_whole
+from locate.model.causal import CausalModel
+from locate.model.stamp import Stamp, read_edit, stamps_in
 from locate.schema import EDIT_VERSION, locate_version
-from locate.stamp import Stamp, read_edit, stamps_in
 
 Tensors = dict[str, torch.Tensor]
 

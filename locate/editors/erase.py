@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from locate.causal import CausalModel
 from locate.editors.edit import Change, Edit, product
 from locate.editors.handoff import hand_off
 from locate.editors.progress import Progress, no_progress
 from locate.editors.readings import at_subject, readings
 from locate.editors.split import fitted_on
 from locate.errors import LocateError
-from locate.located import Located
-from locate.matrices import Matrix, matrix
+from locate.mediation.located import Located
+from locate.model.causal import CausalModel
+from locate.model.matrices import Matrix, matrix
 from locate.prompts import Prompts
 
 FEWEST = 4  # words of either gender

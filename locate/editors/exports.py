@@ -10,15 +10,15 @@ from typing import Any
 import pandas as pd
 import torch
 
-from locate.causal import CausalModel
 from locate.editors.handoff import block_of, hand_off
 from locate.editors.readings import caught
 from locate.errors import LocateError
 from locate.files import write_json, write_text
-from locate.located import Located
 from locate.mediation import default_view, effects
 from locate.mediation.averages import total_effect
-from locate.products import precise
+from locate.mediation.located import Located
+from locate.model.causal import CausalModel
+from locate.model.products import precise
 from locate.sites import DIRECTIONS, LAST_SUBJECT, ROLES, check
 from locate.tracing.table import Trace, whole_sites
 

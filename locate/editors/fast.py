@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from locate.causal import CausalModel
 from locate.editors.covariance import preserved_windows
 from locate.editors.edit import Edit
 from locate.editors.handoff import hand_off
@@ -20,12 +19,13 @@ from locate.editors.readings import Reading, batch_of, equal_batches, neutral_re
 from locate.editors.split import fitted_on
 from locate.editors.stamp import empty_stamp
 from locate.errors import LocateError
-from locate.likelihood import last_logits
-from locate.located import Located
-from locate.products import precise
+from locate.mediation.located import Located
+from locate.model.causal import CausalModel
+from locate.model.likelihood import last_logits
+from locate.model.products import precise
+from locate.model.stamp import Stamp
 from locate.prompts import Prompts
 from locate.sites import check
-from locate.stamp import Stamp
 
 LOSSES = ("log_odds", "probability")
 PARTS = ("edit", "same", "neutral", "preserved", "text")

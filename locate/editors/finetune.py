@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch.func import functional_call
 
-from locate.causal import CausalModel
 from locate.editors.covariance import preserved_windows
 from locate.editors.edit import Change, Edit, changed
 from locate.editors.fast import (
@@ -30,10 +29,11 @@ from locate.editors.progress import Progress, no_progress
 from locate.editors.readings import Reading, batch_of, equal_batches, neutral_readings, readings
 from locate.editors.split import fitted_on
 from locate.errors import LocateError
-from locate.likelihood import last_logits
-from locate.located import Located
-from locate.matrices import matrix
-from locate.products import precise
+from locate.mediation.located import Located
+from locate.model.causal import CausalModel
+from locate.model.likelihood import last_logits
+from locate.model.matrices import matrix
+from locate.model.products import precise
 from locate.prompts import Prompts
 from locate.sites import check
 

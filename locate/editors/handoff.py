@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from locate.causal import CausalModel
 from locate.errors import LocateError
 from locate.files import hash_of, strict
-from locate.located import Located
-from locate.matrices import matrix
+from locate.mediation.located import Located
+from locate.model.causal import CausalModel
+from locate.model.matrices import matrix
 
 SAME = ("weights_sha256", "tokenizer_sha256", "prepend_bos")
 

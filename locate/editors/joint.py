@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from locate.causal import CausalModel
 from locate.editors.readings import Reading, batch_of, equal_batches
-from locate.likelihood import last_logits
-from locate.products import precise
+from locate.model.causal import CausalModel
+from locate.model.likelihood import last_logits
+from locate.model.products import precise
 from locate.sites import LAST, LAST_SUBJECT
 
 ROLES = (LAST_SUBJECT, LAST)

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from locate.causal import CausalModel
 from locate.editors.covariance import covariances, preserved_windows
 from locate.editors.edit import Change, Edit, changed, product
 from locate.editors.handoff import Handoff, hand_off
@@ -28,8 +27,9 @@ from locate.editors.readings import (
 from locate.editors.split import fitted_on
 from locate.editors.values import Values, wanted_values
 from locate.errors import LocateError
-from locate.located import Located
-from locate.matrices import matrix
+from locate.mediation.located import Located
+from locate.model.causal import CausalModel
+from locate.model.matrices import matrix
 from locate.prompts import Prompts
 from locate.sites import check
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from locate.causal import CausalModel
 from locate.editors.edit import Edit
 from locate.editors.lsdm import LSDM
 from locate.editors.progress import Progress, no_progress
 from locate.editors.split import fitted_on
 from locate.editors.values import Values
-from locate.located import Located
+from locate.mediation.located import Located
+from locate.model.causal import CausalModel
 from locate.prompts import Prompts
 
 

@@ -10,15 +10,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from locate.causal import CausalModel
 from locate.editors.edit import Edit
 from locate.editors.fit import Fitting, fitting_prompts
 from locate.editors.progress import Progress, no_progress
 from locate.errors import LocateError
-from locate.located import Located
+from locate.mediation.located import Located
+from locate.model.causal import CausalModel
+from locate.model.threads import computing_with
 from locate.prompts import Prompts
 from locate.sites import check
-from locate.threads import computing_with
 
 HOME = {
     "lsdm": ("locate.editors.lsdm", "LSDM"),

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from locate.causal import CausalModel
 from locate.errors import LocateError
-from locate.likelihood import Step, generate, last_logits, silent
-from locate.products import precise
+from locate.model.causal import CausalModel
+from locate.model.likelihood import Step, generate, last_logits, silent
+from locate.model.products import precise
 from locate.prompts import Pair, Prompts
 from locate.prompts.tokens import answer_id, roles_of, with_space
 from locate.sites import LAST_SUBJECT

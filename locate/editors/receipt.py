@@ -15,20 +15,20 @@ from typing import Any
 import pandas as pd
 import torch
 
-from locate.causal import CausalModel, load_causal
-from locate.checkpoint import EDIT, UNSTAMPED, tokenizer_files_of
 from locate.editors.edit import Edit
 from locate.editors.handoff import unstamped
 from locate.editors.progress import Progress, no_progress
 from locate.editors.stamp import fold, unfoldable
 from locate.editors.stored import compared_files
 from locate.errors import LocateError
-from locate.evaluate import occupations, perplexity
-from locate.evaluate.scores import Score
+from locate.evaluation import occupations, perplexity
+from locate.evaluation.scores import Score
 from locate.files import strict, write_json
+from locate.model.causal import CausalModel, load_causal
+from locate.model.checkpoint import EDIT, UNSTAMPED, tokenizer_files_of
+from locate.model.quiet import quiet
+from locate.model.stamp import STAMP, stamp_tensors
 from locate.schema import RECEIPT_VERSION, library_version, locate_version, validate
-from locate.stamp import STAMP, stamp_tensors
-from locate.startup import quiet
 
 RECEIPT = "receipt.json"
 PROBES = ("The nurse said that", "The king was angry because", "It was late when", "Water boils at")
@@ -152,7 +152,7 @@ def written(network: Any, model: CausalModel, place: Path) -> None:
 
 def probe(model: CausalModel) -> torch.Tensor:
     """log-probabilities of the whole vocabulary after a few prompts: [prompt, piece]."""
-    from locate.likelihood import row_logits
+    from locate.model.likelihood import row_logits
 
     rows = [model.encoder.encode(text)[0] for text in PROBES]
     logits = row_logits(model, rows)

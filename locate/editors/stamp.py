@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 
 from locate.errors import LocateError
-from locate.matrices import WIDTHS, matrix, widened, widens, wider
-from locate.stamp import Stamp, inputs_of
+from locate.model.matrices import WIDTHS, matrix, widened, widens, wider
+from locate.model.stamp import Stamp, inputs_of
 
 
 def empty_stamp(network: Any, template: str, layer: int, width: int, seed: int) -> Stamp:

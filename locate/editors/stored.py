@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from locate.causal import CausalModel
 from locate.errors import LocateError
-from locate.loaded import safetensors_of
+from locate.model.causal import CausalModel
+from locate.model.loaded import safetensors_of
 
 
 def compared_files(model: CausalModel, folder: Path, allowed: Collection[str]) -> dict[str, Any] | None:

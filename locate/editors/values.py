@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 
-from locate.causal import CausalModel
 from locate.editors.readings import Reading, at_subject, batch_of, equal_batches, first_of, words_of
-from locate.likelihood import Step, last_logits, silent
-from locate.products import precise
+from locate.model.causal import CausalModel
+from locate.model.likelihood import Step, last_logits, silent
+from locate.model.products import precise
 from locate.sites import check
 
 SOLVERS = ("newton", "adam")

@@ -11,7 +11,8 @@ import pandas as pd
 
 from locate.mediation.averages import average
 from locate.mediation.effect_table import effects
-from locate.models import Model, load
+from locate.model.hooked import Model
+from locate.model.loading import load
 from locate.planted.build import Place, Planted, Truth, plant
 from locate.planted.judging import Verdict, judge
 from locate.planted.plan import LAYOUTS, Plan, drawn

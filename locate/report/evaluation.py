@@ -9,9 +9,9 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from locate.errors import LocateError
-from locate.evaluate.change import Change, EvaluationChange
-from locate.evaluate.evaluation import FILE, KINDS, Evaluation, main_scores
-from locate.evaluate.scores import Score
+from locate.evaluation.change import Change, EvaluationChange
+from locate.evaluation.evaluation import FILE, KINDS, Evaluation, main_scores
+from locate.evaluation.scores import Score
 from locate.report.figures import COLOURS, layout, safe
 from locate.report.quiet import quiet_subplots
 from locate.report.write import FORMATS, save_figures, write_csv

@@ -11,9 +11,9 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from locate.errors import LocateError
-from locate.located import Located
 from locate.mediation.agreement import PLACE, agreement, estimated_and_exact
 from locate.mediation.controls import CHOOSING, control_table, set_test
+from locate.mediation.located import Located
 from locate.mediation.sets import Areas, areas, set_table
 from locate.metrics import METRICS, difference, positive_means
 from locate.report.figures import COLOURS, layout

@@ -11,7 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from locate.errors import LocateError
-from locate.located import THRESHOLD
+from locate.mediation.located import THRESHOLD
 from locate.metrics import positive_means
 from locate.report.quiet import quiet_subplots
 from locate.sites import ROLES

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 import plotly.io
 from plotly.offline import get_plotlyjs
 
-from locate.located import Located
+from locate.mediation.located import Located
 from locate.report.quiet import CONFIG
 from locate.tracing.table import Trace
 

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from locate.errors import LocateError
-from locate.located import THRESHOLD
+from locate.mediation.located import THRESHOLD
 from locate.report.figures import (
     COLOURS,
     NAMES,

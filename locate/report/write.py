@@ -14,10 +14,10 @@ import plotly.io
 
 from locate.errors import LocateError
 from locate.files import write_text, write_whole
-from locate.located import Located, rank
 from locate.mediation import average, default_view, effects, normalised, pair_log_odds
 from locate.mediation.controls import control_table
 from locate.mediation.effect_table import DEFINITION
+from locate.mediation.located import Located, rank
 from locate.mediation.selectivity_table import comparable
 from locate.mediation.sets import set_table
 from locate.prompts.build import occupation_table

@@ -8,12 +8,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from locate import plain
+from locate.engine import plain
+from locate.engine.rows import Limits, Measured, Placed, Row, Run
+from locate.engine.sweep import measure
+from locate.engine.sweep.climbers import climbers
 from locate.errors import LocateError
-from locate.models import EMBEDDING_HOOK, Model, twin
-from locate.rows import Limits, Measured, Placed, Row, Run
-from locate.sweep import measure
-from locate.sweep.climbers import climbers
+from locate.model.hooked import EMBEDDING_HOOK, Model
+from locate.model.loading import twin
 
 PAIRS = 4
 ROWS = 32

@@ -14,9 +14,9 @@ from typing import Any
 import pandas as pd
 
 from locate.files import hash_of, strict
-from locate.memory import peak
-from locate.models import Model
-from locate.products import library
+from locate.model.hooked import Model
+from locate.model.memory import peak
+from locate.model.products import library
 from locate.prompts.pair import Prompts
 from locate.prompts.tokens import MAX_DROPPED
 from locate.schema import TRACE_VERSION, library_version, locate_version

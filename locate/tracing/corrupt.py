@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import torch
 
+from locate.engine.plain import embedding_std
+from locate.engine.rows import Run
 from locate.errors import LocateError
-from locate.models import Model
-from locate.plain import embedding_std
+from locate.model.hooked import Model
 from locate.prompts.pair import Prompts
 from locate.prompts.tokens import TokenPair
-from locate.rows import Run
 from locate.sites import FIRST, LAST_SUBJECT, MIDDLE
 
 SUBJECT_ROLES = (FIRST, MIDDLE, LAST_SUBJECT)

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from locate.memory import process_peak
-from locate.models import Model
+from locate.engine.sweep.climbers import climbers, token_layers
+from locate.model.hooked import Model
+from locate.model.memory import process_peak
 from locate.prompts.pair import Prompts
 from locate.prompts.tokens import TokenPair
-from locate.sweep.climbers import climbers, token_layers
 from locate.tracing.job import Job, audited, layout, measure_chunk, prepare
 from locate.tracing.plan import Map
 

@@ -9,17 +9,17 @@ import numpy as np
 import pandas as pd
 import torch
 
+from locate.engine.plain import measure as measure_plainly
+from locate.engine.rows import Limits, Measured, Row, Run
+from locate.engine.sweep import measure as sweep
 from locate.errors import LocateError
-from locate.memory import default
-from locate.models import Model
-from locate.plain import measure as measure_plainly
+from locate.model.hooked import Model
+from locate.model.memory import default
 from locate.prompts.build import occupation_pairs
 from locate.prompts.notes import SAME
 from locate.prompts.pair import Prompts
 from locate.prompts.tokens import MAX_DROPPED, Ledger, TokenPair, tokenise
-from locate.rows import Limits, Measured, Row, Run
 from locate.sites import DIRECTIONS, PATTERN, Patch, Write, check
-from locate.sweep import measure as sweep
 from locate.tracing.audit import PAIRS, REDUCED, audit, identity_audit, precision_audit
 from locate.tracing.corrupt import Corruption, Noise, Swap, as_executed, noise_scale, runs_of
 from locate.tracing.plan import Cell, Map, cells_of_map, cells_of_patches, row_of

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from locate.engine.rows import Placed, Row
 from locate.errors import LocateError
 from locate.files import hash_of
 from locate.prompts.tokens import Aligned, TokenPair
-from locate.rows import Placed, Row
 from locate.sites import COMPONENTS, DIRECTIONS, PATTERN, ROLES, SEVERED, Patch, Site, Write, check
 
 DEFAULT_COMPONENTS = ("resid_pre", "attn_out", "mlp_out")

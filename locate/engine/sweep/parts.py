@@ -1,0 +1,51 @@
+"""How much the sweep does at once, and what it does when memory runs out all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from locate.engine.rows import Limits
+from locate.engine.sweep.bases import KEPT_SHARE
+from locate.errors import LocateError
+from locate.model.hooked import Model
+from locate.model.memory import ran_out
+
+CPU_POSITIONS = 2048  # of all rows at once: more make nothing faster on a CPU, and fall out of its cache
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+
+def at_once(model: Model, limits: Limits, n_pos: int, first: int) -> int:
+    """How many rows may be under way that run positions `first` to `n_pos`."""
+    fitting = limits.rows(row_bytes(model, n_pos, first), 1.0 - KEPT_SHARE)
+    return min(fitting, max(1, CPU_POSITIONS // (n_pos - first))) if model.device == "cpu" else fitting
+
+
+def row_bytes(model: Model, n_pos: int, first: int) -> int:
+    """Bytes of a row under way: residual stream, MLP, attention, keys and values, and its logits."""
+    run = n_pos - first
+    attention = 3 * model.n_heads * run * n_pos + 4 * n_pos * model.n_heads * model.d_head
+    width = run * (3 * model.d_mlp + 8 * model.d_model) + attention + model.d_vocab
+    return model.number_bytes * width + 4 * model.d_vocab
+
+
+def worked(
+    items: Sequence[Item], size: int, work: Callable[[Sequence[Item]], Found]
+) -> Iterator[tuple[Sequence[Item], Found]]:
+    """Items, `size` at a time, and what the work on them found; half as many at a time once memory runs out."""
+    start = 0
+    while start < len(items):
+        part = items[start : start + size]
+        try:
+            found = work(part)
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out(error):
+                raise
+            if len(part) == 1:
+                raise LocateError("out of memory with a single row: choose --dtype bfloat16") from error
+            size = len(part) // 2
+            continue
+        yield part, found
+        start += len(part)

@@ -1,0 +1,221 @@
+"""One block at a time: base runs that keep what a block was given, and blocks run again on the rows that changed.
+
+Nothing here knows an architecture. A block is called as its own model called it, with the arguments of the base run cut
+to the positions that are run again; a stand-in for the Hugging Face cache puts the base run's keys and values in front.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from locate.engine.rows import Run, answers_in
+from locate.errors import LocateError
+from locate.model.hooked import Model
+
+CACHES = ("past_key_values", "layer_past", "past_key_value")
+WITH_POSITIONS = ("attention_mask", "position_ids", "position_embeddings", "cache_position")
+BY_HEAD = ("alibi",)
+UNCUT = ("position_bias",)  # by head and distance from the last key: a block cuts it to its keys itself
+
+Keys = tuple[Float[torch.Tensor, "row kv_head key d_head"], Float[torch.Tensor, "row kv_head key d_value"]]
+"""keys and values"""
+
+
+class KeysReady(Exception):
+    """Leaves a block as soon as its keys and values are known."""
+
+
+class Cache:
+    """Stands where a block expects its model's cache: keeps its keys and values, and puts others in front of them.
+
+    before  keys and values of earlier positions, or None
+    stop    leave the block (KeysReady) when its keys and values are known
+    """
+
+    def __init__(self, before: Keys | None = None, stop: bool = False) -> None:
+        self.before, self.stop = before, stop
+        self.own: Keys | None = None
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> Keys:
+        """All keys and values that the block attends to."""
+        self.own = keys, values
+        if self.stop:
+            raise KeysReady
+        if self.before is None:
+            return keys, values
+        return torch.cat([self.before[0], keys], 2), torch.cat([self.before[1], values], 2)
+
+    def get_seq_length(self, *_: Any) -> int:
+        """Number of positions in front."""
+        return 0 if self.before is None else self.before[0].shape[2]
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """A block, and what its model gives it besides the residual stream when it runs one prompt of a length.
+
+    arguments      by name; tensors are those of one prompt
+    cache_name     which of them is the cache
+    returns_tuple  whether the block's output is the first of a tuple
+    """
+
+    block: Any
+    arguments: dict[str, Any]
+    cache_name: str
+    returns_tuple: bool
+
+    @property
+    def rotary(self) -> tuple[torch.Tensor, ...]:
+        """Its tables of rotary positions, as far as it is given any."""
+        tables = self.arguments.get("position_embeddings")
+        return tables if isinstance(tables, tuple) else () if tables is None else (tables,)
+
+    def run(
+        self, residual: Float[torch.Tensor, "row pos d_model"], first: int, before: Keys | None
+    ) -> Float[torch.Tensor, "row pos d_model"]:
+        """The block's output at positions `first` and up, given the keys and values of those before."""
+        return self.called(residual, first, Cache(before))
+
+    def keys(self, residual: Float[torch.Tensor, "row pos d_model"], first: int) -> Keys:
+        """Keys and values of positions `first` and up; attention and MLP are not run."""
+        cache = Cache(stop=True)
+        with suppress(KeysReady):
+            self.called(residual, first, cache)
+        assert cache.own is not None
+        return cache.own
+
+    def called(self, residual: torch.Tensor, first: int, cache: Cache) -> torch.Tensor:
+        """The block's output with a cache."""
+        rows, end = residual.shape[0], first + residual.shape[1]
+        arguments = {name: cut(name, value, first, end, rows) for name, value in self.arguments.items()}
+        output = self.block(residual, **arguments | {self.cache_name: cache})
+        return output[0] if isinstance(output, tuple) else output
+
+
+def one_prompt(name: str, value: Any, prompts: int) -> Any:
+    """An argument of a block that ran several prompts of one length without padding, for one of them."""
+    if isinstance(value, tuple):
+        return tuple(one_prompt(name, each, prompts) for each in value)
+    if name in BY_HEAD and value is not None:
+        return value[: len(value) // prompts]
+    if name in WITH_POSITIONS and value is not None and name != "cache_position":
+        return value[:1]
+    return value
+
+
+def cut(name: str, value: Any, first: int, end: int, rows: int) -> Any:
+    """An argument for one prompt, cut to the queries at positions `first` to `end`.
+
+    A mask has a row for each query and a column for each key, and some models want it for each prompt. Position ids and
+    rotary tables belong to the queries, since the keys before them are rotated already; one serves all rows. ALiBi
+    holds a bias for each head and key, whichever the query; it is repeated, since heads and prompts share an axis.
+    """
+    if isinstance(value, tuple):
+        return tuple(cut(name, each, first, end, rows) for each in value)
+    if value is None or name not in (*WITH_POSITIONS, *BY_HEAD):
+        return value
+    if name in BY_HEAD:
+        return value.repeat(rows, *[1] * (value.ndim - 1))
+    if name == "cache_position":
+        return value[first:end]
+    if name == "attention_mask":
+        return value[:, :, first:end, :end].expand(rows, -1, -1, -1)
+    return value[:, first:end]
+
+
+@contextmanager
+def watched(model: Model, kept: Callable[[int, Given, Keys], None]) -> Iterator[None]:
+    """While it lasts, every block that runs tells `kept` its layer, what it was given, and its keys and values."""
+    blocks = list(model.blocks)
+    caches: dict[int, Cache] = {}
+    given: dict[int, tuple[dict[str, Any], str]] = {}
+
+    def before(layer: int) -> Callable:
+        def hook(block: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+            names, cache_name = signature(model, block)
+            arguments = dict(zip(names[1:], args[1:], strict=False)) | kwargs
+            caches[layer] = Cache()
+            given[layer] = arguments, cache_name
+            return args[:1], arguments | {cache_name: caches[layer]}
+
+        return hook
+
+    def after(layer: int) -> Callable:
+        def hook(block: Any, args: tuple, output: Any) -> None:
+            own = caches[layer].own
+            if own is None:
+                raise LocateError(
+                    f"model {model.name!r} ({model.checkpoint.architecture}): block {layer} keeps no keys and values, "
+                    "so it cannot be swept: choose --engine plain"
+                )
+            arguments, cache_name = given[layer]
+            known(model, arguments, cache_name)
+            single = {name: one_prompt(name, value, len(args[0])) for name, value in arguments.items()}
+            kept(layer, Given(block, single, cache_name, isinstance(output, tuple)), own)
+
+        return hook
+
+    handles = [block.register_forward_pre_hook(before(i), with_kwargs=True) for i, block in enumerate(blocks)]
+    handles += [block.register_forward_hook(after(i)) for i, block in enumerate(blocks)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def signature(model: Model, block: Any) -> tuple[list[str], str]:
+    """Names of a block's arguments, and of the one that is its cache."""
+    names = list(inspect.signature(type(block.original_component).forward).parameters)[1:]  # without self
+    cache = next((name for name in CACHES if name in names), None)
+    if cache is None:
+        raise LocateError(
+            f"model {model.name!r} ({model.checkpoint.architecture}): its blocks take no cache ({', '.join(names)}), "
+            "so they cannot be swept: choose --engine plain"
+        )
+    return names, cache
+
+
+def known(model: Model, arguments: dict[str, Any], cache_name: str) -> None:
+    """Raise LocateError for a tensor among a block's arguments that is not known how to cut."""
+    for name, value in arguments.items():
+        tensors = [each for each in (value if isinstance(value, tuple) else (value,)) if isinstance(each, torch.Tensor)]
+        cuttable = name in (*WITH_POSITIONS, *BY_HEAD, *UNCUT, cache_name)
+        if (tensors and not cuttable) or (name == "attention_mask" and any(each.ndim != 4 for each in tensors)):
+            raise LocateError(
+                f"model {model.name!r} ({model.checkpoint.architecture}): its blocks take {name!r} of shape "
+                f"{tuple(tensors[0].shape)}, which is not known how to cut to some positions: choose --engine plain"
+            )
+
+
+def read_out(
+    model: Model, residual: Float[torch.Tensor, "row d_model"], runs: Sequence[Run], returns_tuple: bool
+) -> Float[np.ndarray, "row answer"]:
+    """What final residual streams say of each run's answers: the model itself runs, with blocks that hand them through.
+
+    So the final norm, a projection, soft-capping or a scale are the model's own.
+    """
+    whole = residual[:, None]
+
+    def through(*_: Any, **__: Any) -> Any:
+        return (whole,) if returns_tuple else whole
+
+    own = {block: vars(block).get("forward") for block in model.blocks}
+    for block in own:
+        object.__setattr__(block, "forward", through)  # the bridge hands ordinary assignments on to the wrapped block
+    try:
+        return answers_in(model, torch.zeros(len(residual), 1, dtype=torch.long), runs)
+    finally:
+        for block, forward in own.items():
+            if forward is None:
+                object.__delattr__(block, "forward")
+            else:
+                object.__setattr__(block, "forward", forward)

@@ -1,0 +1,154 @@
+"""The staircase: rows that begin at one position climb the layers together."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from locate.engine.rows import MOST_ROWS, Limits, Measured, Row, Run
+from locate.engine.sweep.bases import KEPT_SHARE, Bases, execute, keys_of, run_bytes
+from locate.engine.sweep.climbers import Climber, climbers
+from locate.engine.sweep.entries import Entries, entries
+from locate.engine.sweep.parts import at_once, worked
+from locate.engine.sweep.replay import Given, Keys, read_out
+from locate.engine.sweep.writes import Writes
+from locate.errors import LocateError
+from locate.model.hooked import Model
+from locate.model.products import products
+
+
+def measure(
+    model: Model,
+    runs: Sequence[Run],
+    rows: Sequence[Row],
+    *,
+    limits: Limits,
+    progress: Callable[[int], None] | None = None,
+) -> Measured:
+    """Execute every run, and every row from where it begins to differ from its base run.
+
+    Raises LocateError when the model carries somebody else's hooks inside its blocks, which would see some positions of
+    some rows only, or when its blocks cannot be run on their own.
+
+    limits    how much may be done at once; the rows at once are halved when memory runs out all the same
+    progress  called with the number of rows just finished
+    """
+    others = model.hooked_by_others()
+    if others:
+        raise LocateError(f"model {model.name!r} has hooks at {others[0]}: take them off, or choose --engine plain")
+    plain = np.empty((len(runs), len(runs[0].answers)))
+    out = np.empty((len(rows), plain.shape[1]))
+    for part, used in portions(model, runs, rows, limits):
+        place = {run: index for index, run in enumerate(used)}
+        moved = [Row(place[rows[i].base], place[rows[i].source], rows[i].writes) for i in part]
+        with products(model.dtype, model.device, model.threads):
+            plain[used], out[part] = measure_portion(model, [runs[i] for i in used], moved, limits, progress)
+    return Measured(plain, out)
+
+
+def portions(
+    model: Model, runs: Sequence[Run], rows: Sequence[Row], limits: Limits
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Rows, in their order, with the runs they need, so that what is kept of them fits a share of the memory."""
+    wanted = {(write.component, write.layer) for row in rows for write in row.writes}
+    size = run_bytes(model, wanted, max(len(run.ids) for run in runs))
+    entry = model.number_bytes * model.d_model
+    part: list[int] = []
+    used: dict[int, None] = {}
+    for index, row in enumerate(rows):
+        more = used | dict.fromkeys((row.base, row.source))
+        if part and len(more) * size + len(part) * entry > limits.memory * KEPT_SHARE:
+            yield part, list(used)
+            part, more = [], dict.fromkeys((row.base, row.source))
+        part.append(index)
+        used = more
+    idle = set(range(len(runs))) - {run for row in rows for run in (row.base, row.source)}
+    yield part, [*used, *sorted(idle)]
+
+
+def measure_portion(
+    model: Model, runs: Sequence[Run], rows: Sequence[Row], limits: Limits, progress: Callable[[int], None] | None
+) -> tuple[Float[np.ndarray, "run answer"], Float[np.ndarray, "row answer"]]:
+    """Log-probabilities (nats) of runs and of rows whose runs' activations are kept together."""
+    wanted = {(write.component, write.layer) for row in rows for write in row.writes}
+    bases = execute(model, runs, wanted, limits)
+    moving = climbers(model.n_layers, runs, rows, bases.same_positions)
+    out = np.array(bases.log_probs[[row.base for row in rows]])
+    if progress is not None:
+        progress(len(rows) - len(moving))
+    for stair, found in climbed(model, bases, moving, limits):
+        out[[each.row for each in stair]] = found
+        if progress is not None:
+            progress(len(stair))
+    return bases.log_probs, out
+
+
+def climbed(
+    model: Model, bases: Bases, moving: Sequence[Climber], limits: Limits
+) -> Iterator[tuple[Sequence[Climber], Float[np.ndarray, "row answer"]]]:
+    """Stairs and what they found: rows of one length and first position, lowest first, as many as fit the memory."""
+    alike: dict[tuple[int, int], list[Climber]] = defaultdict(list)
+    for each in moving:
+        alike[each.n_pos, each.first_pos].append(each)
+    entered = entries(model, bases, moving, limits)
+
+    def up(stair: Sequence[Climber]) -> Float[np.ndarray, "row answer"]:
+        return climb(model, bases, entered, stair)
+
+    for (n_pos, first), group in sorted(alike.items()):
+        group.sort(key=lambda each: each.from_layer)
+        yield from worked(group, at_once(model, limits, n_pos, first), up)
+
+
+def climb(model: Model, bases: Bases, entered: Entries, stair: Sequence[Climber]) -> Float[np.ndarray, "row answer"]:
+    """Log-probabilities (nats) of the answers of rows of one length and first position, sorted by `from_layer`.
+
+    Rows that have joined come first in the batch, so each layer is run on a part of it that grows.
+    """
+    first, n_pos, last = stair[0].first_pos, stair[0].n_pos, model.n_layers - 1
+    begin = np.array([each.from_layer for each in stair])
+    base = torch.tensor([each.base for each in stair], device=model.device)
+    above = ((place, each, write) for place, each in enumerate(stair) for write in each.writes_above)
+    writes = Writes.of(model, bases, above)
+    blocks = bases.given[n_pos]
+    with torch.inference_mode():
+        embedded = bases.activation["resid_pre", 0]
+        residual = embedded.new_empty(len(stair), n_pos - first, embedded.shape[-1])
+        for layer in range(begin[0], last + 1):
+            old, joined = np.searchsorted(begin, [layer, layer + 1])
+            residual[old:joined] = bases.activation["resid_pre", layer][base[old:joined], first:n_pos]
+            enter = [place for place in range(old, joined) if stair[place].enters]
+            residual[enter, 0] = entered.vectors[[entered.place[stair[place].row] for place in enter]]
+            writes.into_residual(residual, layer, first)
+            keys = keys_of(bases, layer, base[:joined], first)
+            if layer < last:
+                with model.hooked(writes.hooks(layer, first)):
+                    residual[:joined] = blocks[layer].run(residual[:joined], first, keys)
+        with model.hooked(writes.hooks(last, n_pos - 1)):
+            final = last_position(blocks[last], residual, first, keys)
+        return answers(model, bases, stair, final[:, 0], blocks[last])
+
+
+def last_position(
+    given: Given, residual: Float[torch.Tensor, "row pos d_model"], first: int, before: Keys | None
+) -> Float[torch.Tensor, "row 1 d_model"]:
+    """The last block at the last position alone; the positions before it are run to their keys and values."""
+    count = residual.shape[1] - 1
+    if count:
+        own = given.keys(residual[:, :-1], first)
+        before = own if before is None else (torch.cat([before[0], own[0]], 2), torch.cat([before[1], own[1]], 2))
+    return given.run(residual[:, -1:], first + count, before)
+
+
+def answers(
+    model: Model, bases: Bases, stair: Sequence[Climber], final: Float[torch.Tensor, "row d_model"], given: Given
+) -> Float[np.ndarray, "row answer"]:
+    """Log-probabilities (nats) of each row's answers, from the residual stream that leaves the last block."""
+    runs = [bases.runs[each.base] for each in stair]
+    size = MOST_ROWS if model.device == "cpu" else len(stair)
+    parts = [slice(start, start + size) for start in range(0, len(stair), size)]
+    return np.concatenate([read_out(model, final[part], runs[part], given.returns_tuple) for part in parts])

@@ -1,0 +1,255 @@
+"""Running the tests on a model, one after the other; what is finished stays finished."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from locate.errors import LocateError
+from locate.evaluation.evaluation import FILE, Evaluation, load_evaluation, write_table
+from locate.evaluation.scores import LEVEL, Items, Score, Test
+from locate.evaluation.tests import HOME, at_hand, chosen, limit_of, named, sampled
+from locate.files import hash_of, read_json, strict
+from locate.schema import EVALUATION_VERSION, library_version, locate_version
+
+if TYPE_CHECKING:
+    from locate.model.causal import CausalModel
+
+LIBRARIES = ("torch", "transformers", "lm-eval", "numpy", "pandas", "scipy")
+RECEIPT = "receipt.json"
+TestStep = Callable[[str, int, int], None]
+"""progress: (test, how many of its requests are done, of how many)"""
+
+
+def silent(test: str, done: int, total: int) -> None:
+    """No progress."""
+
+
+def evaluate(
+    model: CausalModel | str = "mini",
+    *,
+    tests: Sequence[str | Test] | None = None,
+    data: str | Path | None = None,
+    sources: Mapping[str, str | Path] | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    step: TestStep = silent,
+) -> Evaluation:
+    """Judge bias and ability of a model.
+
+    tests    names, or tests of your own; default: those whose items the package carries and, with `data`, each whose
+             files are found there. The others are listed in meta["left_out"], with what they lack
+    data     folder with data sets
+    sources  test: its file or folder, or a data set on the Hugging Face hub, OWNER/NAME[:CONFIGURATION[:SPLIT]]
+    limit    items of each test at most (BLiMP: of each paradigm), drawn with `seed` and named in the meta by a hash
+    folder   where every test is kept as soon as it is finished; the same call goes on there after an interruption, and
+             tests that were run there before belong to what is returned
+
+    A model edited by locate carries a receipt of the words and templates it was edited on; tests that can tell them
+    from others do.
+
+    Raises LocateError for a test that is asked for and has no data, and for a folder that holds another evaluation:
+    other weights, items, limit, seed or version of locate.
+    """
+    from locate.model.causal import load_causal
+
+    model = load_causal(model) if isinstance(model, str) else model
+    wanted = HOME if tests is None else tests
+    asked = {test.name: test for test in (named(each) if isinstance(each, str) else each for each in wanted)}
+    for test in asked.values():
+        limit_of(test, limit)
+    places, left_out = chosen(asked, tests is not None, None if data is None else Path(data), sources or {})
+    edited = edited_of(model)
+    run = Run.open(None if folder is None else Path(folder), starting_meta(model, edited, limit, seed, left_out))
+    for name, place in places.items():
+        test = asked[name]
+        with at_hand(test, place) as found:
+            items = sampled(test, found, limit_of(test, limit), seed)
+            about = about_items(test, found, items, limit)
+        table = run.finished(name, about)
+        if table is None:
+            started = time.perf_counter()
+            table = test.measure(model, items, partial(step, name))
+            about["seconds"] = round(time.perf_counter() - started, 3)
+        run.keep(name, about, table, scores_of(test, table, edited))
+    if not run.scores:
+        listed = "; ".join(f"{name}: {why}" for name, why in left_out.items())
+        raise LocateError(f"no test was run: {listed[:300]}")
+    return run.evaluation()
+
+
+def scores_of(test: Test, table: pd.DataFrame, edited: Mapping[str, Any] | None) -> Sequence[Score]:
+    """The scores of a table; what was edited is told to the tests that ask for it."""
+    return test.score(table, **told(test.score, edited))
+
+
+def told(function: Callable[..., Any], edited: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What was edited, as a keyword argument of a function that has it."""
+    takes = edited is not None and "edited" in inspect.signature(function).parameters
+    return {"edited": dict(edited or {})} if takes else {}
+
+
+def edited_of(model: CausalModel) -> dict[str, list[str]] | None:
+    """The words and templates that an edited model's receipt names; None for a model that was not edited.
+
+    Raises LocateError for a receipt without them.
+    """
+    path = model.checkpoint.home / RECEIPT
+    if not path.is_file():
+        return None
+    content = read_json(path)
+    edited = content.get("edited") if isinstance(content, dict) else None
+    lists = [edited.get(name) for name in ("words", "templates")] if isinstance(edited, dict) else [None]
+    if not all(isinstance(each, list) and all(isinstance(word, str) for word in each) for each in lists):
+        raise LocateError(f"{path}: expected an entry 'edited' with lists of 'words' and 'templates', got {edited!r}")
+    return {name: list(edited[name]) for name in ("words", "templates")}  # type: ignore[index]
+
+
+def starting_meta(
+    model: CausalModel,
+    edited: dict[str, list[str]] | None,
+    limit: int | None,
+    seed: int,
+    left_out: dict[str, str],
+) -> dict[str, Any]:
+    """evaluation.json before any test is run; a folder goes on where `recipe` is the same."""
+    weights = network_hash(model)
+    return {
+        "schema": EVALUATION_VERSION,
+        "locate": locate_version(),
+        "recipe": {
+            "locate": locate_version(),
+            "network_sha256": weights,
+            "tokenizer_sha256": model.checkpoint.tokenizer_sha256,
+            "dtype": model.dtype,
+            **model.encoder.described(),
+            "limit": limit,
+            "seed": seed,
+        },
+        "model": model.provenance() | {"network_sha256": weights},
+        "device": model.device,
+        "threads": model.threads,
+        "level": LEVEL,
+        "edited": edited,
+        "libraries": {name: library_version(name) for name in LIBRARIES} | {"python": platform.python_version()},
+        "left_out": left_out,
+        "tests": {},
+    }
+
+
+def network_hash(model: CausalModel) -> str:
+    """sha256 of the parameters as they are in memory, which an edit may have changed since they were read.
+
+    Stamps beside MLPs count, for a while or for good.
+    """
+    import torch
+
+    from locate.model.stamp import stamp_tensors
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted((model.network.state_dict() | stamp_tensors(model.network)).items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def about_items(test: Test, found: Items, items: Items, limit: int | None) -> dict[str, Any]:
+    """What evaluation.json says of a test's items: where they come from, which they are, and what was left out."""
+    if not items.rows:
+        raise LocateError(f"test {test.name!r} has no item in {', '.join(found.source)}: choose other data")
+    return {
+        "title": test.title,
+        "kind": test.kind,
+        "source": dict(items.source),
+        "items": len(items),
+        "of": len(found),
+        "limit": limit_of(test, limit),
+        "limit_is_for": "the test" if test.strata is None else "each stratum",
+        "items_sha256": hash_of([plain(row) for row in items.rows]),
+        "skipped": dict(items.skipped),
+    }
+
+
+def plain(value: Any) -> Any:
+    """A row as JSON can say it, so that it can be hashed."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted(plain(item) for item in value)
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+@dataclass
+class Run:
+    """An evaluation while its tests are run; every finished test is on the disk before the next begins."""
+
+    folder: Path | None
+    meta: dict[str, Any]
+    scores: dict[str, Sequence[Score]]
+    tables: dict[str, pd.DataFrame]
+
+    @staticmethod
+    def open(folder: Path | None, meta: dict[str, Any]) -> Run:
+        """Claim a folder: new, empty, or holding the same evaluation, whose finished tests are taken over.
+
+        Raises LocateError when it holds something else, with both values of what differs.
+        """
+        if folder is None or not (folder / FILE).is_file():
+            if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                raise LocateError(f"output {folder}: expected a new or empty folder, or one that holds an evaluation")
+            return Run(folder, meta, {}, {})
+        found = load_evaluation(folder)
+        for key in meta["recipe"]:
+            differ(folder, key, found.meta["recipe"].get(key), meta["recipe"][key])
+        meta["tests"] = dict(found.meta["tests"])
+        return Run(folder, meta, {name: found.of(name) for name in found.tables}, found.tables)
+
+    def finished(self, name: str, about: dict[str, Any]) -> pd.DataFrame | None:
+        """The table of a test that was finished before, with the seconds it took; None for one that was not.
+
+        Raises LocateError when it was of other items.
+        """
+        if self.folder is None or name not in self.tables:
+            return None
+        old = self.meta["tests"][name]
+        differ(self.folder, f"items_sha256 of {name}", old["items_sha256"], about["items_sha256"])
+        about["seconds"] = old["seconds"]
+        return self.tables[name]
+
+    def keep(self, name: str, about: dict[str, Any], table: pd.DataFrame, scores: Sequence[Score]) -> None:
+        """Take a finished test in, and write it."""
+        if self.folder is not None and name not in self.tables:
+            write_table(self.folder, name, table)
+        self.scores[name], self.tables[name] = tuple(scores), table
+        self.meta["tests"][name] = about | {"rows": len(table)}
+        if self.folder is not None:
+            self.evaluation().save_scores(self.folder)
+
+    def evaluation(self) -> Evaluation:
+        """What was found so far."""
+        scores = tuple(score for some in self.scores.values() for score in some)
+        meta: Any = strict(self.meta)
+        return Evaluation(dict(meta), scores, dict(self.tables))
+
+
+def differ(folder: Path, key: str, old: object, new: object) -> None:
+    """Raise LocateError where a folder's value is not this evaluation's."""
+    if old != new:
+        raise LocateError(
+            f"output folder {folder} holds another evaluation: its {key} is {old!r}, this one's is {new!r}: choose "
+            "another folder, or delete that one"
+        )

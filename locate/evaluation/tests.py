@@ -1,0 +1,153 @@
+"""The tests by name, loaded when they are used, and where each finds its items."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+
+from locate.errors import LocateError
+from locate.evaluation.hub import fetched, is_hub_name
+from locate.evaluation.scores import Items, Test
+from locate.files import hash_of
+
+HOME = {
+    "occupations": ("occupations", "TEST"),
+    "biaske": ("biaske", "TEST"),
+    "generation": ("generation", "GENERATION"),
+    "winobias": ("winobias", "TEST"),
+    "winogender": ("winogender", "TEST"),
+    "stereoset": ("stereoset", "TEST"),
+    "crows_pairs": ("crows_pairs", "TEST"),
+    "bec_pro": ("bec_pro", "TEST"),
+    "gap": ("gap", "TEST"),
+    "bbq": ("bbq", "TEST"),
+    "seat": ("seat", "TEST"),
+    "bold": ("generation", "BOLD"),
+    "sentences": ("sentences", "TEST"),
+    "perplexity": ("perplexity", "TEST"),
+    "lambada": ("ability", "LAMBADA"),
+    "hellaswag": ("ability", "HELLASWAG"),
+    "piqa": ("ability", "PIQA"),
+    "arc_easy": ("ability", "ARC"),
+    "openbookqa": ("ability", "OPENBOOKQA"),
+    "winogrande": ("ability", "WINOGRANDE"),
+    "blimp": ("ability", "BLIMP"),
+}
+"""test: (module of locate.evaluation, constant in it)"""
+
+BUNDLED = "bundled"  # the place of items that the package carries
+
+
+def named(name: str) -> Test:
+    """The test of that name.
+
+    Raises LocateError for a name that no test has.
+    """
+    if name not in HOME:
+        raise LocateError(f"test {name!r}: expected one of {', '.join(HOME)}")
+    module, constant = HOME[name]
+    test: Test = getattr(import_module(f"locate.evaluation.{module}"), constant)
+    return test
+
+
+def place_of(test: Test, data: Path | None, source: str | Path | None) -> Path | str | None:
+    """Where a test's items are: a path, a hub name, the package itself (BUNDLED), or None where they are not found.
+
+    source  a path or a hub name that the user gave for this test
+
+    Raises LocateError for a source that is neither.
+    """
+    if source is not None:
+        path = Path(source).expanduser()
+        if path.exists():
+            return path
+        if not is_hub_name(str(source)):
+            raise LocateError(
+                f"source {str(source)!r} of test {test.name!r}: expected a file or folder that is there, or a data set "
+                f"on the hub{f' such as {test.hub}' if test.hub else ''}"
+            )
+        return str(source)
+    if data is not None and not data.is_dir():
+        raise LocateError(f"data folder {data}: expected a folder that is there")
+    inside = [data / name for name in test.files] if data is not None else []
+    found = next((each for each in inside if each.exists()), None)
+    return found if found is not None or test.files else BUNDLED
+
+
+@contextmanager
+def at_hand(test: Test, place: Path | str) -> Iterator[Items]:
+    """A test's items, fetched where they are on the hub."""
+    if isinstance(place, Path):
+        yield test.read(place)
+        return
+    if place == BUNDLED:
+        yield test.read(None)
+        return
+    with fetched(place, test.hub) as (path, source):
+        items = test.read(path)
+        yield Items(items.rows, items.skipped, source)
+
+
+def how_to_find(test: Test, data: Path | None) -> str:
+    """What a test that was asked for needs."""
+    listed = ", ".join(test.files[:3]) + (", ..." if len(test.files) > 3 else "")
+    where = "no data folder was named" if data is None else f"{data} holds none of its files"
+    hub = f", or its hub name as its source: {test.hub}" if test.hub else ""
+    return f"{where}: expected a folder with {listed}{hub}"
+
+
+def sampled(test: Test, items: Items, limit: int | None, seed: int) -> Items:
+    """At most `limit` items, of each stratum where the test has them; drawn with the seed and kept in their order.
+
+    The draw depends on the test's name and on nothing that was drawn before, so that a test alone has the items that it
+    has among others.
+    """
+    if limit is None:
+        return items
+    strata: dict[str, list[int]] = {}
+    for place, row in enumerate(items.rows):
+        strata.setdefault("" if test.strata is None else test.strata(row), []).append(place)
+    rng = np.random.default_rng([seed, int(hash_of(test.name)[:8], 16)])
+    kept = [
+        int(place)
+        for places in strata.values()
+        for place in rng.choice(places, size=min(limit, len(places)), replace=False)
+    ]
+    return Items(tuple(items.rows[place] for place in sorted(kept)), items.skipped, items.source)
+
+
+def limit_of(test: Test, limit: int | None) -> int | None:
+    """The limit that was named, or the test's usual one.
+
+    Raises LocateError for one below 1.
+    """
+    if limit is not None and limit < 1:
+        raise LocateError(f"limit {limit}: expected a number of items from 1 up")
+    return test.usual if limit is None else limit
+
+
+def chosen(
+    tests: Mapping[str, Test], asked: bool, data: Path | None, sources: Mapping[str, str | Path]
+) -> tuple[dict[str, Path | str], dict[str, str]]:
+    """Where the items of each test are, and why a test is left out: nobody asked for it, and its data is not there.
+
+    Raises LocateError for a test that was asked for and is not there, and for the source of one that is not run.
+    """
+    stray = next((name for name in sources if name not in tests), None)
+    if stray is not None:
+        raise LocateError(f"source of {stray!r}: expected one of the tests that are run: {', '.join(tests)}")
+    places: dict[str, Path | str] = {}
+    left_out: dict[str, str] = {}
+    for name, test in tests.items():
+        place = place_of(test, data, sources.get(name))
+        if place is not None:
+            places[name] = place
+        elif asked:
+            raise LocateError(f"test {name!r}: {how_to_find(test, data)}")
+        else:
+            left_out[name] = how_to_find(test, data)
+    return places, left_out

@@ -1,0 +1,146 @@
+"""A causal language model by its own Hugging Face names, without hooks: what evaluations read and editors change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from locate.errors import LocateError
+from locate.model.checkpoint import Checkpoint, find
+from locate.model.encoder import Encoder, context_of
+from locate.model.hooked import DTYPES, SHORT_DTYPES, chosen_device
+from locate.model.products import precise
+from locate.model.stamp import read_edit, stamps_in
+from locate.model.threads import chosen_threads, computing_with
+from locate.sites import check
+
+
+@dataclass(frozen=True, eq=False)
+class CausalModel:
+    """A loaded model that is not hooked; made by `load_causal`.
+
+    name        as the user gave it
+    checkpoint  where it came from: folder, revision, hash of its weights
+    network     the Hugging Face model, in evaluation mode
+    encoder     how it reads text
+    threads     torch computes with while it is measured
+    """
+
+    name: str
+    checkpoint: Checkpoint
+    network: Any
+    encoder: Encoder
+    dtype: str
+    device: str
+    threads: int
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the numbers has to know of how the model was read, a sentence each."""
+        return self.checkpoint.notes + self.encoder.notes
+
+    @property
+    def context(self) -> int:
+        """The longest prompt it takes, in tokens."""
+        return context_of(self.network.config)
+
+    @property
+    def start(self) -> int:
+        """The token that a text without context follows: BOS, else the end-of-text token.
+
+        Raises LocateError where the tokenizer has neither, or the embedding no row for them.
+        """
+        tokenizer = self.encoder.tokenizer
+        ids = [tokenizer.bos_token_id, tokenizer.eos_token_id]
+        rows = self.encoder.rows
+        found = next((each for each in ids if each is not None and (rows is None or each < rows)), None)
+        if found is None:
+            raise LocateError(
+                f"the tokenizer of {self.name!r} has neither BOS nor EOS with an embedding: nothing can precede a text"
+            )
+        return int(found)
+
+    def with_network(self, network: Any) -> CausalModel:
+        """The same model with other weights."""
+        return replace(self, network=network)
+
+    def provenance(self) -> dict[str, object]:
+        """What identifies the model in files that leave the house."""
+        return {
+            "name": self.name,
+            "revision": self.checkpoint.revision,
+            "weights_sha256": self.checkpoint.weights_sha256,
+            "quantisation": self.checkpoint.quantisation,
+            "architecture": self.checkpoint.architecture,
+            "tokenizer_sha256": self.checkpoint.tokenizer_sha256,
+            **self.encoder.described(),
+            "dtype": self.dtype,
+            "notes": list(self.notes),
+        }
+
+    def __repr__(self) -> str:
+        return f"CausalModel({self.name!r}, {self.checkpoint.architecture}, {self.dtype} on {self.device})"
+
+
+def load_causal(
+    name: str = "mini",
+    *,
+    device: str | None = None,
+    dtype: str = "float32",
+    revision: str | None = None,
+    bos: str = "auto",
+    chat: bool = False,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    threads: int | None = None,
+) -> CausalModel:
+    """Load a causal language model without hooks, to be evaluated or edited; the arguments are those of `load`.
+
+    Stamps that lie beside it in its folder (see `load_stamped`) are put beside its MLPs for good.
+
+    Raises LocateError as `load` does, but for the start-up check, which is about hooks.
+    """
+    from locate.model.loaded import notes_on_loaded
+    from locate.model.loading import boot_encoder, check_numbers, read_network
+
+    dtype = SHORT_DTYPES.get(dtype, dtype)
+    check("dtype", dtype, tuple(DTYPES))
+    device = chosen_device(device)
+    checkpoint = find(name, revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    encoder, _ = boot_encoder(name, checkpoint.files, checkpoint.architecture, trust_remote_code, bos=bos, chat=chat)
+    threads = chosen_threads(threads)
+    with computing_with(threads), precise(dtype):
+        network = read_network(checkpoint, device, DTYPES[dtype], allow_pickle, trust_remote_code)
+    for stamp in () if checkpoint.stamps is None else stamps_in(*read_edit(checkpoint.stamps)):
+        stamp.stay(network)
+    with computing_with(threads):
+        encoder = check_numbers(name, network, encoder, device, notes_on_loaded(network, checkpoint))
+    return CausalModel(name, checkpoint, network, encoder, dtype, device, threads)
+
+
+def load_stamped(
+    name: str | Path,
+    *,
+    device: str | None = None,
+    dtype: str = "float32",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[Any, Any]:
+    """The Hugging Face model and tokenizer of a folder whose receipt says that it is loaded by this.
+
+    An edit by a stamp is folded into wider MLPs where the architecture has such, and plain `from_pretrained` loads it.
+    Elsewhere (BLOOM, MPT, Phi-3) the folder holds edit.safetensors with the stamp and, in `unstamped`, the model that
+    it stands beside; `from_pretrained` finds no model at its top. What is returned is that model with its stamp: it
+    runs, generates and moves as any other, but `save_pretrained` is refused, since it would leave the stamp out.
+
+    The arguments are those of `load`.
+
+    Raises LocateError as `load_causal` does, and for an ordinary checkpoint.
+    """
+    model = load_causal(
+        str(name), device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code
+    )  # fmt: skip
+    if model.checkpoint.stamps is None:
+        raise LocateError(f"model {str(name)!r} has no stamp beside it: load it with from_pretrained or load_causal")
+    return model.network, model.encoder.tokenizer

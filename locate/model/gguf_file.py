@@ -1,0 +1,289 @@
+"""Models in GGUF files: configuration and tokenizer as ordinary files, weights dequantised by transformers."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections import Counter
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from functools import cache
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from locate.errors import LocateError
+from locate.schema import library_version
+
+SUFFIX = ".gguf"
+SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+CONFIGURED = {
+    "attention.key_length": "head_dim", "attention.sliding_window": "sliding_window", "logit_scale": "logit_scale",
+    "attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps", "attention.layer_norm_epsilon": "layer_norm_eps",
+    "expert_used_count": "num_experts_per_tok", "embedding_scale": "embedding_multiplier",
+    "residual_scale": "residual_multiplier", "attention.scale": "attention_multiplier",
+}  # fmt: skip
+"""what the header calls a setting, and what a configuration calls it"""
+CHANGING = (
+    "logit_scale", "attn_logit_softcapping", "final_logit_softcapping", "embedding_scale", "residual_scale",
+    "attention.scale",
+)  # fmt: skip
+"""those that have to have a place; the others are said by the shapes, or by another name in some families"""
+UNREADABLE = (  # damaged files run into all of these
+    OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, ImportError, AssertionError,
+    OverflowError, MemoryError,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a GGUF file says of itself.
+
+    architecture  as GGUF names it ("llama", "qwen2")
+    types         type of each tensor by name ("F32", "Q4_1")
+    parameters    numbers stored
+    pieces        the vocabulary, in order of id; empty where the file has none
+    add_bos       whether its tokenizer puts BOS in front; None where the file does not say
+    settings      the architecture's numbers and words by name, as in "rope.freq_base"
+    """
+
+    architecture: str
+    types: dict[str, str]
+    parameters: int
+    pieces: tuple[str, ...]
+    add_bos: bool | None
+    settings: dict[str, Any]
+
+    @property
+    def quantisation(self) -> str:
+        """The type of most of its matrices."""
+        counts = Counter(kind for kind in self.types.values() if kind != "F32")
+        return counts.most_common(1)[0][0] if counts else "F32"
+
+
+def gguf_in(name: str, folder: Path) -> Path | None:
+    """The GGUF file that a path stands for: itself, or the one in a folder without other weights; None for others.
+
+    Raises LocateError for several files, or one shard of several.
+    """
+    if folder.suffix.lower() == SUFFIX:
+        return whole(folder)
+    if not folder.is_dir() or (folder / "config.json").exists():
+        return None
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() == SUFFIX)
+    if len(found) > 1 and not all(SHARD.search(path.stem) for path in found):
+        names = ", ".join(path.name for path in found[:4])
+        raise LocateError(f"folder {name!r} holds {len(found)} GGUF files ({names}): give one by its file name")
+    return whole(found[0]) if found else None
+
+
+def whole(path: Path) -> Path:
+    """The path itself.
+
+    Raises LocateError for one shard of a model.
+    """
+    if SHARD.search(path.stem):
+        raise LocateError(
+            f"{path} is one shard of a GGUF model: merge the shards with llama.cpp's `gguf-split --merge`, or give the "
+            "model's safetensors"
+        )
+    return path
+
+
+def header(path: Path) -> Header:
+    """What a GGUF file says of itself.
+
+    Raises LocateError for a file that is damaged, sharded or without the package that reads it.
+    """
+    try:
+        from gguf import GGUFReader
+    except ImportError:
+        raise LocateError(f'{path} needs the package gguf: pip install "locate-bias[gguf]"') from None
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise LocateError(f"{path} is not a GGUF file (it does not begin with GGUF): download it again")
+    try:
+        reader: Any = GGUFReader(path)
+        shards = reader.fields.get("split.count")
+        fields = {key: field.contents() for key, field in reader.fields.items() if key != "tokenizer.ggml.merges"}
+        types = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
+        parameters = sum(int(tensor.n_elements) for tensor in reader.tensors)
+    except UNREADABLE as error:
+        raise LocateError(f"{path} is damaged ({first_line(error)}): download it again") from None
+    if shards is not None and int(shards.contents()) > 1:
+        raise LocateError(
+            f"{path} is one of {shards.contents()} shards: merge them with llama.cpp's `gguf-split --merge`, or give "
+            "the model's safetensors"
+        )
+    if "general.architecture" not in fields or not types:
+        raise LocateError(f"{path} names no architecture or holds no tensors: expected a language model's GGUF file")
+    add_bos = fields.get("tokenizer.ggml.add_bos_token")
+    pieces = tuple(fields.get("tokenizer.ggml.tokens") or ())
+    architecture = str(fields["general.architecture"])
+    start = f"{architecture}."
+    settings = {key.removeprefix(start): value for key, value in fields.items() if key.startswith(start)}
+    return Header(architecture, types, parameters, pieces, None if add_bos is None else bool(add_bos), settings)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its class where there is none."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+@cache
+def unpacked(path: Path, sha256: str) -> Path:
+    """A folder with the configuration and the tokenizer of a GGUF file as ordinary Hugging Face files.
+
+    It lies in the user's cache (XDG_CACHE_HOME, else ~/.cache), under the hash of the file, and is made once.
+
+    Raises LocateError for an architecture or a tokenizer that transformers cannot read.
+    """
+    about = header(path)
+    cached = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "locate-bias" / "gguf"
+    folder = cached / f"{sha256[:32]}-{library_version('transformers')}-{library_version('locate-bias')}"
+    if (folder / "config.json").is_file():
+        return folder
+    try:
+        cached.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cached, prefix=".partial-") as temporary:
+            place = Path(temporary) / "model"
+            write_files(path, about, place)
+            try:
+                place.rename(folder)
+            except OSError:
+                if not (folder / "config.json").is_file():  # else another process was faster
+                    raise
+    except OSError as error:
+        raise LocateError(f"cannot write to {cached} ({error}): set XDG_CACHE_HOME to a folder with room") from None
+    return folder
+
+
+def write_files(path: Path, about: Header, place: Path) -> None:
+    """Write configuration and tokenizer of a GGUF file into a folder."""
+    from transformers import AutoConfig, AutoTokenizer
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    from locate.model.quiet import quiet
+
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    except UNREADABLE as error:
+        raise LocateError(
+            f"{path} ({about.architecture}) cannot be read by transformers' GGUF loader ({first_line(error)}): give "
+            "the model's safetensors"
+        ) from None
+    name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    if name is None or getattr(config, "is_encoder_decoder", False):
+        raise LocateError(f"{path} is {about.architecture}: expected a decoder-only causal language model")
+    config.architectures = [name]
+    follow(path, about, config)
+    vocabulary = tokenizer.get_vocab()
+    wrong = [piece for number, piece in enumerate(about.pieces) if vocabulary.get(piece, number) != number]
+    if wrong:
+        raise LocateError(
+            f"{path}: transformers gives {len(wrong)} pieces of its vocabulary other ids ({wrong[0]!r} for one): give "
+            "the model's safetensors"
+        )
+    config.save_pretrained(place)
+    put_bos(tokenizer, about.add_bos)
+    tokenizer.save_pretrained(place)
+
+
+def follow(path: Path, about: Header, config: Any) -> None:
+    """Set in a configuration what the file says and transformers' loader leaves at its default.
+
+    Raises LocateError where the configuration has no place for a setting that changes the numbers.
+    """
+    given = about.settings
+    if about.pieces:
+        config.vocab_size = len(about.pieces)
+    if config.model_type == "gpt2" and "context_length" in given:
+        config.n_positions = int(given["context_length"])
+    for key, name in CONFIGURED.items():
+        if key in given and hasattr(config, name):
+            setattr(config, name, given[key])
+    rope = getattr(config, "rope_parameters", None)
+    nested = isinstance(rope, dict) and any(isinstance(each, dict) for each in rope.values())  # one a kind of layer
+    if isinstance(rope, dict) and not nested:
+        if "rope.freq_base" in given:
+            rope["rope_theta"] = float(given["rope.freq_base"])
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        share = given.get("rope.dimension_count", width) / width
+        if share != 1 or "partial_rotary_factor" in rope:
+            rope["partial_rotary_factor"] = share
+    lost = [key for key, name in CONFIGURED.items() if key in given and not hasattr(config, name) and key in CHANGING]
+    scaling = given.get("rope.scaling.type", "none"), given.get("rope.scaling.factor", 1.0)
+    if (scaling[0] != "none" and scaling[1] != 1.0) or "rope.scale_linear" in given:
+        lost.append("rope.scaling")
+    if lost:
+        raise LocateError(
+            f"{path} sets {', '.join(lost)}, which transformers' GGUF loader does not read: its numbers would be of "
+            "another model: give the model's safetensors"
+        )
+
+
+def put_bos(tokenizer: Any, wanted: bool | None) -> None:
+    """Let a tokenizer put BOS in front, or not, as the GGUF file says; as transformers has it where it does not say."""
+    from tokenizers.processors import TemplateProcessing
+
+    if wanted is None or tokenizer.bos_token is None:
+        return
+    has = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    if has != wanted:
+        before = f"{tokenizer.bos_token} " if wanted else ""
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=f"{before}$A", special_tokens=[(tokenizer.bos_token, tokenizer.bos_token_id)]
+        )
+    for settings in (tokenizer.init_kwargs, tokenizer.__dict__):
+        if "add_bos_token" in settings or settings is tokenizer.init_kwargs:
+            settings["add_bos_token"] = wanted
+
+
+def read_weights(path: Path, folder: Path, dtype: Any, attention: str | None) -> tuple[Any, dict[str, Any]]:
+    """The Hugging Face model of a GGUF file, dequantised, and what transformers says of its tensors.
+
+    folder  where its configuration was unpacked
+
+    Raises LocateError where transformers would leave a tensor of the file out.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        with redirect_stderr(StringIO()):  # a progress bar that transformers' own switch leaves on
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                path.parent,
+                gguf_file=path.name,
+                config=config,
+                dtype=dtype,
+                attn_implementation=attention,
+                output_loading_info=True,
+            )
+    except UNREADABLE as error:
+        raise LocateError(f"{path} cannot be dequantised ({first_line(error)}): give the model's safetensors") from None
+    network, info = loaded
+    unread = unread_tensors(header(path), network)
+    if unread:
+        raise LocateError(
+            f"{path} holds {len(unread)} tensors that transformers' GGUF loader leaves out ({', '.join(unread[:3])}): "
+            "its numbers would be of another model: give the model's safetensors"
+        )
+    if hasattr(network.config, "quantization_config"):
+        del network.config.quantization_config
+    network.hf_quantizer, network.is_quantized = None, False
+    return network, dict(info)
+
+
+def unread_tensors(about: Header, network: Any) -> list[str]:
+    """Tensors of a GGUF file that transformers has no place for."""
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+
+    kind = TENSOR_PROCESSORS.get(about.architecture, TensorProcessor)
+    placed = set(get_gguf_hf_weights_map(network, kind(config=network.config.to_dict())))
+    experts = tuple(f"ffn_{part}_exps" for part in ("gate", "up", "down"))  # placed by their own rule
+    return sorted(name for name in about.types if name not in placed and not any(each in name for each in experts))

@@ -1,0 +1,248 @@
+"""What a model says of texts: log-likelihoods of continuations, next words, states, and greedy or sampled text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from locate.errors import LocateError
+from locate.model.causal import CausalModel
+from locate.model.finite import finite_answers, finite_rows
+from locate.model.products import products
+from locate.prompts.tokens import answer_id
+
+Step = Callable[[int, int], None]
+"""progress: (how many are done, of how many)"""
+
+TOKENS = 8192  # in one batch, padding included
+PADDING = 0
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How likely a continuation is.
+
+    log_likelihood  sum over its tokens, in nats
+    tokens          how many there are
+    characters      of the continuation
+    greedy          whether each is the likeliest token at its place
+    """
+
+    log_likelihood: float
+    tokens: int
+    characters: int
+    greedy: bool
+
+
+def silent(done: int, total: int) -> None:
+    """No progress."""
+
+
+def split_tokens(model: CausalModel, context: str, continuation: str) -> tuple[list[int], list[int]]:
+    """Token ids of a context and of what follows it, as they are read together.
+
+    White space at the end of the context belongs to the continuation. A token that holds letters of both belongs to the
+    continuation. A text without context follows BOS, or the end-of-text token where there is none.
+
+    Raises LocateError for a continuation of no token.
+    """
+    border = len(context.rstrip())
+    ids, spans = model.encoder.encode(context + continuation)
+    first = next((i for i, (start, end) in enumerate(spans) if end > max(border, start)), len(ids))
+    if first == len(ids):
+        raise LocateError(f"continuation {continuation!r} of {context!r}: expected at least one token")
+    if first == 0:
+        return [model.start], ids
+    return ids[:first], ids[first:]
+
+
+def log_likelihoods(
+    model: CausalModel, requests: Sequence[tuple[str, str]], *, batch_tokens: int = TOKENS, step: Step = silent
+) -> list[Likelihood]:
+    """How likely each continuation is after its context, in the order given.
+
+    requests  (context, continuation); an empty context asks for the likelihood of a whole text
+
+    Texts longer than the model's context lose their first tokens, as in lm-evaluation-harness; the continuation never.
+
+    Raises LocateError for a continuation that is empty or longer than the model's context.
+    """
+    parts = [split_tokens(model, *request) for request in requests]
+    rows: list[list[int]] = []
+    for (before, after), (_, text) in zip(parts, requests, strict=True):
+        if len(after) > model.context:
+            raise LocateError(f"{text[:60]!r}... has {len(after)} tokens, {model.name!r} takes {model.context}")
+        rows.append((before + after)[-(model.context + 1) :][:-1])
+    found: list[Likelihood | None] = [None] * len(rows)
+    done = 0
+    for batch in batches(rows, batch_tokens):
+        logits = row_logits(model, [rows[i] for i in batch])
+        for place, index in enumerate(batch):
+            ids = torch.tensor(parts[index][1], device=logits.device)
+            last = len(rows[index])
+            at = logits[place, last - len(ids) : last].log_softmax(-1)
+            total = float(at.gather(-1, ids[:, None]).double().sum())
+            finite_answers(np.array([[total]]), logits_of(model), ["".join(requests[index])].__getitem__)
+            greedy = torch.equal(at.argmax(-1), ids)
+            found[index] = Likelihood(total, len(ids), len(requests[index][1]), greedy)
+        done += len(batch)
+        step(done, len(rows))
+    return [each for each in found if each is not None]
+
+
+def batches(rows: Sequence[Sequence[int]], tokens: int) -> Iterator[list[int]]:
+    """Places of rows of similar length, longest first, so that each batch holds at most that many tokens."""
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+    while order:
+        size = max(1, tokens // max(1, len(rows[order[0]])))
+        yield order[:size]
+        order = order[size:]
+
+
+def row_logits(model: CausalModel, rows: Sequence[Sequence[int]]) -> Float[torch.Tensor, "row pos piece"]:
+    """Logits, at least fp32, at every position of rows of ids; shorter rows are padded behind, where none looks."""
+    longest = max(len(row) for row in rows)
+    ids = torch.tensor([padded(row, longest) for row in rows], device=model.device)
+    with torch.inference_mode(), products(model.dtype, model.device, model.threads):
+        logits = model.network(ids).logits
+    finite_rows(logits, logits_of(model), lambda i: text_of(model, rows[i]), [len(row) for row in rows])
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def padded(row: Sequence[int], length: int) -> list[int]:
+    """A row of ids with its own last one repeated behind it: an attention weight of 0 times nan would be nan."""
+    return [*row, *[row[-1]] * (length - len(row))] if row else [PADDING] * length
+
+
+def last_logits(model: CausalModel, ids: Int[torch.Tensor, "row pos"], keep: int = 1) -> torch.Tensor:
+    """Logits at the last positions of rows of one length, as the model computes them: [row, keep, piece].
+
+    Gradients flow.
+
+    Raises LocateError where they are nan or infinite.
+    """
+    logits: torch.Tensor = model.network(ids, logits_to_keep=keep).logits
+    finite_rows(logits.detach(), logits_of(model), lambda i: text_of(model, ids[i].tolist()))
+    return logits
+
+
+def logits_of(model: CausalModel) -> str:
+    """What a message calls a model's logits."""
+    return f"logits of model {model.name!r}"
+
+
+def text_of(model: CausalModel, ids: Sequence[int]) -> str:
+    """The text of token ids, for a message."""
+    return str(model.encoder.tokenizer.decode(list(ids)))
+
+
+def encoded(model: CausalModel, texts: Sequence[str], room: int = 0) -> list[list[int]]:
+    """Token ids of texts.
+
+    room  tokens that are to follow each
+
+    Raises LocateError for a text that, with what follows, is longer than the model's context.
+    """
+    rows = [model.encoder.encode(text)[0] for text in texts]
+    for row, text in zip(rows, texts, strict=True):
+        if len(row) + room > model.context:
+            more = f" and {room} to follow" if room else ""
+            raise LocateError(
+                f"{text[:60]!r}... has {len(row):,} tokens{more}, {model.name!r} takes {model.context:,}: give shorter "
+                "texts"
+            )
+    return rows
+
+
+def next_log_probs(
+    model: CausalModel, prompts: Sequence[str], words: Sequence[str], *, batch_tokens: int = TOKENS, step: Step = silent
+) -> Float[torch.Tensor, "prompt word"]:
+    """log-probability (nats) of each word, one token with its leading space, right after each prompt.
+
+    Raises LocateError for a word that is not one token after a prompt.
+    """
+    rows = encoded(model, prompts)
+    ids = [
+        [answer_id(model.encoder.encode, prompt, row, word) for word in words]
+        for prompt, row in zip(prompts, rows, strict=True)
+    ]
+    found = torch.empty(len(rows), len(words), dtype=torch.float64)
+    done = 0
+    for batch in batches(rows, batch_tokens):
+        logits = row_logits(model, [rows[i] for i in batch])
+        last = torch.tensor([len(rows[i]) - 1 for i in batch], device=logits.device)
+        said = logits[torch.arange(len(batch), device=logits.device), last].log_softmax(-1)
+        answers = said.gather(-1, torch.tensor([ids[i] for i in batch], device=said.device)).double().cpu()
+        those = [prompts[i] for i in batch]
+        found[torch.tensor(batch)] = torch.from_numpy(
+            finite_answers(answers.numpy(), logits_of(model), those.__getitem__)
+        )
+        done += len(batch)
+        step(done, len(rows))
+    return found
+
+
+def last_states(
+    model: CausalModel, texts: Sequence[str], *, pooling: str = "last", batch_tokens: int = TOKENS
+) -> Float[torch.Tensor, "text d_model"]:
+    """The final layer's state of each text: at its last token, or (pooling "mean") averaged over its tokens."""
+    rows = encoded(model, texts)
+    found: dict[int, torch.Tensor] = {}
+    for batch in batches(rows, batch_tokens):
+        longest = max(len(rows[i]) for i in batch)
+        ids = torch.tensor([padded(rows[i], longest) for i in batch], device=model.device)
+        with torch.inference_mode(), products(model.dtype, model.device, model.threads):
+            states = model.network(ids, output_hidden_states=True).hidden_states[-1].double().cpu()
+        lengths, those = [len(rows[i]) for i in batch], [texts[i] for i in batch]
+        finite_rows(states, f"states of model {model.name!r}", those.__getitem__, lengths)
+        for place, i in enumerate(batch):
+            own = states[place, : len(rows[i])]
+            found[i] = own[-1] if pooling == "last" else own.mean(0)
+    return torch.stack([found[i] for i in range(len(rows))])
+
+
+def generate(
+    model: CausalModel,
+    prompts: Sequence[str],
+    *,
+    tokens: int,
+    seed: int | None = None,
+    batch_tokens: int = TOKENS,
+    step: Step = silent,
+) -> list[str]:
+    """What the model writes after each prompt: the likeliest token each time, or sampled with a seed.
+
+    A text ends before the end-of-text token. Each prompt has its own stream of random numbers, so that the batch it is
+    in changes nothing.
+    """
+    rows = [row or [model.start] for row in encoded(model, prompts, tokens)]
+    written: list[list[int]] = [[] for _ in rows]
+    streams = [None if seed is None else torch.Generator().manual_seed(seed + 7919 * i) for i in range(len(rows))]
+    open_rows = list(range(len(rows)))
+    end = model.encoder.tokenizer.eos_token_id
+    for turn in range(tokens):
+        step(turn, tokens)
+        going: list[int] = []
+        texts = [[*rows[i], *written[i]] for i in open_rows]
+        for batch in batches(texts, batch_tokens):
+            logits = row_logits(model, [texts[k] for k in batch])
+            for place, k in enumerate(batch):
+                i = open_rows[k]
+                token = chosen(logits[place, len(texts[k]) - 1], streams[i])
+                if token != end:
+                    written[i].append(token)
+                    going.append(i)
+        open_rows = sorted(going)
+    step(tokens, tokens)
+    return [model.encoder.tokenizer.decode(ids) for ids in written]
+
+
+def chosen(logits: Float[torch.Tensor, " piece"], stream: torch.Generator | None) -> int:
+    """The likeliest token, or one drawn from the distribution."""
+    if stream is None:
+        return int(logits.argmax())
+    return int(torch.multinomial(logits.softmax(-1).cpu(), 1, generator=stream))

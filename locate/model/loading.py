@@ -1,0 +1,340 @@
+"""load(): files, network, tokenizer and bridge made into a model that is checked."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+
+from locate.errors import LocateError
+from locate.model.adapters import merged, without_adapter
+from locate.model.checkpoint import Checkpoint, Files, architecture_of, files_of, find, tokenizer_files_of
+from locate.model.encoder import (
+    UNCHECKED,
+    Encoder,
+    check_ids,
+    context_of,
+    encoder_of,
+    first_difference,
+    has_second_reading,
+    tokenizer_class,
+)
+from locate.model.finite import finite
+from locate.model.gguf_file import read_weights
+from locate.model.hooked import DTYPES, SHORT_DTYPES, Model, chosen_device
+from locate.model.loaded import check_complete, notes_on_loaded
+from locate.model.products import precise
+from locate.model.quiet import quiet
+from locate.model.startup_check import PROMPTS, countable_units, verify
+from locate.model.threads import chosen_threads, computing_with
+from locate.sites import check
+
+WORKING_SHARE = 1.3  # weights, plus buffers and activations of small batches
+UNLOADABLE = (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError)
+
+
+def load(
+    name: str = "mini",
+    *,
+    device: str | None = None,
+    dtype: str = "float32",
+    revision: str | None = None,
+    bos: str = "auto",
+    chat: bool = False,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    threads: int | None = None,
+) -> Model:
+    """Load a causal language model and check that it can be traced exactly.
+
+    name               "mini" (bundled), a local folder, a GGUF file, a LoRA folder, or a Hugging Face id
+    device             "cpu", "cuda", "cuda:1"; None takes cuda where there is one
+    dtype              float32, bfloat16, float16 or float64 (or fp32, bf16, fp16, fp64); tf32 on an NVIDIA GPU
+    revision           branch, tag or commit of a Hugging Face id
+    bos                before every text: "auto" (what the tokenizer puts there), "yes" (BOS), "no" (nothing)
+    chat               the text begins the answer in a conversation, by the tokenizer's own chat template
+    allow_pickle       also read weights that are not safetensors (pickle can run code)
+    trust_remote_code  run the model's own Python code
+    threads            torch computes with while the model is loaded and measured; None for as many as the process is
+                       granted, or one where a short trial finds more not faster
+
+    Raises LocateError when the model is missing, gated, not a causal language model, too large for the memory, or
+    fails the start-up check, or has a stamp beside an MLP (see `load_stamped`).
+    """
+    dtype = SHORT_DTYPES.get(dtype, dtype)
+    check("dtype", dtype, tuple(DTYPES))
+    device = chosen_device(device)
+    if dtype == "tf32" and not device.startswith("cuda"):
+        raise LocateError(f"dtype tf32 on {device}: it needs an NVIDIA GPU: choose float32 or bfloat16")
+    checkpoint = find(name, revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    if checkpoint.stamps is not None:
+        raise LocateError(
+            f"model {name!r} has a stamp beside an MLP, where no hook sees it, and cannot be traced: trace the model "
+            "that was edited, and judge this one with locate-bias evaluate"
+        )
+    threads = chosen_threads(threads)
+    with computing_with(threads), precise(dtype):
+        bridge, encoder, plain = boot(
+            checkpoint, device, DTYPES[dtype], allow_pickle, trust_remote_code, bos=bos, chat=chat
+        )
+    options: dict[str, Any] = {"device": device, "revision": revision, "bos": bos, "chat": chat}
+    options |= {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code, "threads": threads}
+    model = Model(name, checkpoint, bridge, encoder, dtype, device, options=options, threads=threads)
+    model.own_hooks.update(model.hooks_in_blocks())
+    model.unit_counts.update(countable_units(model))
+    with computing_with(threads), precise(dtype):
+        model.checks.update(verify(model, plain))
+    return model
+
+
+def twin(model: Model, dtype: str) -> Model:
+    """The same model once more, in another dtype.
+
+    Raises LocateError as `load` does, for instance when both do not fit the memory.
+    """
+    return load(model.name, dtype=dtype, **model.options)
+
+
+def load_encoder(
+    name: str = "mini",
+    *,
+    revision: str | None = None,
+    bos: str = "auto",
+    chat: bool = False,
+    trust_remote_code: bool = False,
+) -> tuple[Encoder, int]:
+    """How a model reads text and the longest text it takes, without its weights: neither read nor downloaded.
+
+    Raises LocateError when the model is missing, gated, or not a causal language model.
+    """
+    files = files_of(name, revision=revision, trust_remote_code=trust_remote_code, weights=False)
+    architecture = architecture_of(name, files.folder, trust_remote_code)
+    tokenizer_files_of(name, files.tokenizer)
+    encoder, config = boot_encoder(name, files, architecture, trust_remote_code, bos=bos, chat=chat)
+    return encoder, context_of(config)
+
+
+def boot(
+    checkpoint: Checkpoint,
+    device: str,
+    dtype: torch.dtype,
+    allow_pickle: bool,
+    trust_remote_code: bool,
+    *,
+    bos: str,
+    chat: bool,
+) -> tuple[Any, Encoder, list[Float[torch.Tensor, " d_vocab"]]]:
+    """Bridge and encoder of a checkpoint, and the plain model's final logits of the check prompts.
+
+    The plain logits are taken before anything is changed in the model.
+    """
+    name = str(checkpoint.home)
+    encoder, _ = boot_encoder(name, checkpoint.files, checkpoint.architecture, trust_remote_code, bos=bos, chat=chat)
+    plain = read_network(checkpoint, device, dtype, allow_pickle, trust_remote_code, attention="eager")
+    encoder = check_numbers(name, plain, encoder, device, notes_on_loaded(plain, checkpoint))
+    logits = [plain_logits(plain, encoder, prompt, device) for prompt in PROMPTS]
+    fuse_activations(plain)
+    return bridged(checkpoint, plain, encoder.tokenizer, device, dtype, trust_remote_code), encoder, logits
+
+
+def plain_logits(plain: Any, encoder: Encoder, prompt: str, device: str) -> Float[torch.Tensor, " d_vocab"]:
+    """A plain model's logits after a prompt without anything before it."""
+    ids = torch.tensor([encoder.tokenizer(prompt, add_special_tokens=False)["input_ids"]], device=device)
+    with torch.inference_mode():
+        found: torch.Tensor = plain(ids).logits[0, -1].float().cpu()
+    return found
+
+
+def check_numbers(name: str, plain: Any, encoder: Encoder, device: str, notes: Sequence[str] = ()) -> Encoder:
+    """The encoder, told how many rows the embedding has.
+
+    notes  what else is said of the model that was loaded
+
+    Raises LocateError where ids of the tokenizer lie beyond it or beyond the output head, or where logits are no
+    numbers.
+    """
+    head = plain.get_output_embeddings()
+    rows = min(len(each.weight) for each in (plain.get_input_embeddings(), head) if each is not None)
+    beyond = check_ids(encoder.tokenizer, rows, name)
+    if max(encoder.before, default=0) >= rows:
+        raise LocateError(
+            f"model {name!r}: id {max(encoder.before)} stands before every text, and the embedding has {rows} rows: "
+            "choose --bos no, or save tokenizer and model again from one"
+        )
+    for prompt in PROMPTS:
+        finite(plain_logits(plain, encoder, prompt, device), f"logits of model {name!r}", prompt)
+    return replace(encoder, rows=rows, notes=tuple(dict.fromkeys([*encoder.notes, *beyond, *notes])))
+
+
+def read_network(
+    checkpoint: Checkpoint,
+    device: str,
+    dtype: torch.dtype,
+    allow_pickle: bool,
+    trust_remote_code: bool,
+    *,
+    attention: str | None = None,
+) -> Any:
+    """The Hugging Face model of a checkpoint, as it is, in evaluation mode and without gradients.
+
+    attention  the implementation of attention; None for what Hugging Face chooses
+
+    Raises LocateError when it does not fit the memory, does not load, or lacks a tensor.
+    """
+    from transformers import AutoModelForCausalLM
+
+    needed(checkpoint, device, dtype)
+    files = checkpoint.files
+    with quiet():
+        if files.gguf is not None:
+            plain, info = read_weights(files.gguf, files.folder, dtype, attention)
+        else:
+            try:
+                with without_adapter(files.folder) as place:
+                    loaded: Any = AutoModelForCausalLM.from_pretrained(
+                        place,
+                        dtype=dtype,
+                        use_safetensors=not allow_pickle or None,
+                        trust_remote_code=trust_remote_code,
+                        attn_implementation=attention,
+                        output_loading_info=True,
+                    )
+            except UNLOADABLE as error:
+                raise LocateError(does_not_load(checkpoint.folder, error)) from error
+            plain, info = loaded
+    check_complete(plain, info, checkpoint)
+    if files.adapter is not None:
+        plain = merged(plain, files.adapter, allow_pickle)
+    plain = plain.eval().requires_grad_(False)
+    torch.nn.Module.to(plain, device)
+    return plain
+
+
+def fuse_activations(plain: Any) -> None:
+    """Compute gelu_new in one pass over the numbers instead of eight: a seventh of the time of a GPT-2 on a CPU.
+
+    The function is the same, its rounding is not; `verify` compares the result with the plain model.
+    """
+    from transformers.activations import GELUTanh, NewGELUActivation
+
+    for module in plain.modules():
+        for name, child in module.named_children():
+            if type(child) is NewGELUActivation:
+                setattr(module, name, GELUTanh())
+
+
+def boot_encoder(
+    name: str, files: Files, architecture: str, trust_remote_code: bool, *, bos: str, chat: bool
+) -> tuple[Encoder, Any]:
+    """How a model reads text, and its configuration."""
+    from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
+    from transformer_lens.model_bridge.sources import build_bridge_config_from_hf
+    from transformers import AutoConfig
+
+    tokenizer, notes = read_tokenizer(files.tokenizer, trust_remote_code)
+    try:
+        config = AutoConfig.from_pretrained(files.folder, trust_remote_code=trust_remote_code)
+    except UNLOADABLE as error:
+        raise LocateError(does_not_load(files.folder, error)) from error
+    with hooking(architecture):
+        settings = build_bridge_config_from_hf(config, architecture, str(files.folder), torch.float32)
+        settings = ArchitectureAdapterFactory.select_architecture_adapter(settings).cfg
+    rows = getattr(config.get_text_config(), "vocab_size", None)
+    if rows is not None and files.adapter is None:  # an adapter may bring rows of its own
+        notes = [*notes, *check_ids(tokenizer, int(rows), name)]
+    custom = bool(getattr(settings, "default_prepend_bos", True))
+    return encoder_of(tokenizer, bos=bos, chat=chat, custom=custom, notes=notes), config
+
+
+def read_tokenizer(folder: Path, trust_remote_code: bool) -> tuple[Any, list[str]]:
+    """The tokenizer of a folder, which reads texts as its file says, and what is said of that.
+
+    Raises LocateError when it does not load, tells no character offsets, or reads texts otherwise.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    tokenizer = loaded_tokenizer(AutoTokenizer, folder, trust_remote_code)
+    found = first_difference(tokenizer, folder)
+    if found is None:
+        return tokenizer, [] if has_second_reading(folder) else [UNCHECKED]
+    text, ours, theirs = found
+    what = f"{tokenizer_class(folder)} reads {text!r} as {ours[:12]}, the tokenizer's own file as {theirs[:12]}"
+    if (folder / "tokenizer.json").is_file():
+        tokenizer = loaded_tokenizer(PreTrainedTokenizerFast, folder, trust_remote_code)
+        if first_difference(tokenizer, folder) is None:
+            return tokenizer, [f"{what}; the file was followed"]
+    raise LocateError(f"the tokenizer in {folder}: {what}: save it again as tokenizer.json with the class that made it")
+
+
+def loaded_tokenizer(kind: Any, folder: Path, trust_remote_code: bool) -> Any:
+    """A tokenizer by a class of transformers.
+
+    Raises LocateError when it does not load, or tells no character offsets.
+    """
+    try:
+        tokenizer = kind.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:  # the tokenizers library raises bare exceptions for files it cannot read
+        raise LocateError(does_not_load(folder, error)) from error
+    if not tokenizer.is_fast:
+        raise LocateError(f"the tokenizer in {folder} tells no character offsets: expected tokenizer.json")
+    return tokenizer
+
+
+def does_not_load(folder: Path, error: BaseException) -> str:
+    """What is said of files that Hugging Face cannot load."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"model in {folder} does not load ({lines[0]}): check its files"
+
+
+def bridged(
+    checkpoint: Checkpoint, plain: Any, tokenizer: Any, device: str, dtype: torch.dtype, trust_remote_code: bool
+) -> Any:
+    """The TransformerBridge around a loaded model."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    with hooking(checkpoint.architecture), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the bridge warns of attributes it adds to the model itself
+        bridge = TransformerBridge.boot_transformers(
+            str(checkpoint.folder),
+            hf_model=plain,
+            tokenizer=tokenizer,
+            device=device,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+        )
+    bridge.eval()
+    return bridge
+
+
+@contextmanager
+def hooking(architecture: str) -> Iterator[None]:
+    """Turn what TransformerLens raises for an architecture it does not know into one line."""
+    try:
+        yield
+    except (ValueError, KeyError, AttributeError, NotImplementedError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise LocateError(
+            f"TransformerLens cannot hook {architecture} ({reason}): choose an architecture it supports"
+        ) from error
+
+
+def needed(checkpoint: Checkpoint, device: str, dtype: torch.dtype) -> None:
+    """Raise LocateError when the weights will not fit into the free memory."""
+    bytes_needed = checkpoint.parameters * torch.empty(0, dtype=dtype).element_size() * WORKING_SHARE
+    if torch.device(device).type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        free = psutil.virtual_memory().available
+    if bytes_needed > free:
+        raise LocateError(
+            f"model in {checkpoint.folder} needs about {bytes_needed / 2**30:.1f} GiB in {dtype} on {device}, where "
+            f"{free / 2**30:.1f} GiB are free: choose --dtype bfloat16, another device, or a smaller model"
+        )

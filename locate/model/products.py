@@ -1,0 +1,123 @@
+"""How products of matrices are computed while something is measured: as precisely as asked, by the faster library."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cache
+from typing import Any
+
+import torch
+from torch.nn.functional import linear
+from torch.overrides import TorchFunctionMode
+
+from locate.model.threads import computing_with
+
+FASTER = 1.4  # how much faster oneDNN must be to be taken
+TRIAL = (512, 768, 3072)  # rows and widths of the product that decides
+ROOM = 2 * 10**9  # bytes of weights that may be kept once more
+
+
+@contextmanager
+def precise(dtype: str) -> Iterator[None]:
+    """While it lasts, fp32 products are as precise as a dtype says, whatever torch was told before."""
+    kinds: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.fp32_precision = "tf32" if dtype == "tf32" else "ieee"
+        yield
+    finally:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
+
+
+@contextmanager
+def products(dtype: str, device: str, threads: int) -> Iterator[None]:
+    """While it lasts, products are precise and use so many threads; those of fp32 on a CPU are oneDNN's if faster."""
+    faster = OneDNN() if library(dtype, device, threads) == "oneDNN" else nullcontext()
+    with computing_with(threads), precise(dtype), faster:
+        yield
+
+
+def library(dtype: str, device: str, threads: int) -> str:
+    """What computes the products: "oneDNN", or "torch" for whatever torch chooses by itself."""
+    return "oneDNN" if dtype == "float32" and device == "cpu" and onednn_is_faster(threads) else "torch"
+
+
+@cache
+def onednn_is_faster(threads: int) -> bool:
+    """Whether oneDNN multiplies fp32 matrices faster than torch's own choice, which is slow on some processors."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    rows, width, out = TRIAL
+    x, weight, bias = torch.randn(rows, width), torch.randn(out, width), torch.randn(out)
+    with torch.inference_mode(), computing_with(threads), precise("float32"):
+        ours, usual = seconds(lambda: onednn(x, weight, bias), lambda: linear(x, weight, bias))
+    return FASTER * ours < usual
+
+
+def seconds(*works: Callable[[], object], repeats: int = 8) -> list[float]:
+    """Seconds that each work takes, the best of several; they take turns, so that all meet the same machine."""
+    best = [float("inf")] * len(works)
+    for _ in range(repeats + 1):
+        for index, work in enumerate(works):
+            started = time.perf_counter()
+            work()
+            best[index] = min(best[index], time.perf_counter() - started)
+    return best
+
+
+def onednn(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """x times the transpose of weight, plus bias, by oneDNN; the operator that torch's own compiler emits.
+
+    All are without gaps: oneDNN falls back to a loop for views that have some, a hundred times slower.
+    """
+    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
+    return result
+
+
+class OneDNN(TorchFunctionMode):
+    """While it lasts, the products of linear layers on fp32 CPU tensors are oneDNN's."""
+
+    def __init__(self, room: int = ROOM) -> None:
+        super().__init__()
+        self.room = room
+        self.laid_out: dict[tuple[Any, ...], tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def without_gaps(self, weight: torch.Tensor) -> torch.Tensor:
+        """A weight with its rows one after the other; a copy of it is kept for the next call while there is room.
+
+        So is the weight itself: while it is alive, nothing else can come to stand at its address.
+        """
+        if weight.is_contiguous():
+            return weight
+        place = weight.data_ptr(), weight.shape, weight.stride()
+        if place not in self.laid_out:
+            copy = weight.contiguous()
+            if copy.nbytes > self.room:
+                return copy
+            self.room -= copy.nbytes
+            self.laid_out[place] = weight, copy
+        return self.laid_out[place][1]
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is linear and fits(args, kwargs, 2, 3):
+            return onednn(args[0], self.without_gaps(args[1]), args[2] if len(args) == 3 else None)
+        if func is torch.addmm and fits(args, kwargs, 3, 3) and args[0].ndim == 1:
+            return onednn(args[1], self.without_gaps(args[2].t()), args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def fits(args: tuple, kwargs: dict | None, least: int, most: int) -> bool:
+    """Whether a product has nothing but fp32 CPU tensors as arguments, none of them empty or in want of a gradient.
+
+    oneDNN's operator has no gradient: one that passed through it would be lost in silence.
+    """
+    if kwargs or not least <= len(args) <= most:
+        return False
+    tensors = [each for each in args if each is not None]
+    if torch.is_grad_enabled() and any(each.requires_grad for each in tensors):
+        return False
+    return all(each.device.type == "cpu" and each.dtype == torch.float32 and each.numel() for each in tensors)

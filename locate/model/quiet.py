@@ -1,0 +1,22 @@
+"""transformers kept quiet while locate shows its own progress."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' own progress bars and reports; locate shows its own, and refuses in one line."""
+    from transformers.utils import logging
+
+    shown, loud = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(loud)
+        if shown:
+            logging.enable_progress_bar()

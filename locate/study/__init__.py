@@ -1,0 +1,1 @@
+"""What to measure next: a run with controls, within a budget, and with sets of sites."""

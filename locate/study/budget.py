@@ -1,0 +1,214 @@
+"""A run within a budget: every site is estimated, the strongest and a random sample are patched."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from locate.errors import LocateError
+from locate.files import hash_of
+from locate.mediation.agreement import PLACE
+from locate.model.hooked import Model
+from locate.prompts.pair import Prompts
+from locate.sites import PATTERN, Site, check
+from locate.study.estimates import site_estimates
+from locate.tracing.forecast import forecast
+from locate.tracing.job import Job, prepare
+from locate.tracing.plan import Map, before, keys_at
+from locate.tracing.table import ESTIMATES, read_table, write_table
+
+METHODS = {"attribution": 0, "integrated": 5}
+"""steps of the integrated gradient"""
+UNITS_OF_TIME = {"s": 1.0, "min": 60.0, "h": 3600.0}
+LEAST_AUDIT = 20
+LEAST_TOP = 5
+FEW = 4
+ESTIMATING = 0.8  # of the time, at most
+TRIALS = 3  # forecasts of what the time allows
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a run may cost: seconds, or patched passes; one of them.
+
+    seconds  of estimating and patching, without loading the model and the controls
+    passes   rows that are patched
+    method   of the estimates: "integrated" or "attribution" (see `locate.study.gradients.estimate`)
+    audit    share of the patched sites that are drawn at random from all of them
+    seed     of the draw
+    """
+
+    seconds: float | None = None
+    passes: int | None = None
+    method: str = "integrated"
+    audit: float = 0.2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check("method", self.method, tuple(METHODS))
+        given = [each for each in (self.seconds, self.passes) if each is not None]
+        if len(given) != 1 or given[0] <= 0:
+            raise LocateError(f"budget of {self.seconds} seconds, {self.passes} passes: expected one of them, above 0")
+        if not 0 < self.audit < 1:
+            raise LocateError(f"audit {self.audit}: expected a share in (0, 1)")
+
+    @staticmethod
+    def parsed(text: str, **settings: Any) -> Budget:
+        """A budget from a text like 90s, 5min, 2h, or 20000 for passes."""
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h)?", text.strip().replace(",", ""))
+        if found is None or (found[2] is None and "." in found[1]):
+            raise LocateError(
+                f"budget {text!r}: expected a time like 90s, 5min or 2h, or a number of passes like 20000"
+            )
+        if found[2] is None:
+            return Budget(passes=int(found[1]), **settings)
+        return Budget(seconds=float(found[1]) * UNITS_OF_TIME[found[2]], **settings)
+
+
+def chosen_sites(
+    model: Model,
+    prompts: Prompts,
+    map: Map,
+    budget: Budget,
+    output: str | Path | None,
+    options: dict[str, Any],
+    say: Callable[[str], None],
+) -> tuple[Map, pd.DataFrame, dict[str, Any]]:
+    """The map of the sites that are patched, the estimates they were chosen by, and what meta says of the choice.
+
+    A folder that holds estimates already is a run that goes on: its choice is kept.
+    """
+    started = time.monotonic()
+    job = prepare(model, prompts, map, **options)
+    about = asdict(budget) | {"map_sha256": hash_of(asdict(map))}
+    file = None if output is None else Path(output) / f"{ESTIMATES}.parquet"
+    if file is not None and file.is_file():
+        estimates = read_table(file)
+    else:
+        say("estimating every site")
+        view = "stereotype" if any(pair.pair.stereotype for pair in job.pairs) else "signed"
+        if budget.seconds is not None:
+            enough_for_estimates(job, view, budget)
+        estimates = site_estimates(job, view, METHODS[budget.method])
+        estimates = choose(model, prompts, job, estimates, budget, options, started, say)
+        if file is not None:
+            write_table(file, estimates)
+    only = sites_of(estimates[estimates["chosen"] != ""])
+    sites = estimates.drop_duplicates(PLACE)
+    counts = {f"{name}_sites": int(sites["chosen"].str.contains(name).sum()) for name in ("top", "audit")}
+    about |= {"sites": len(sites)} | counts
+    return replace(map, only=tuple(only)), estimates, about
+
+
+def enough_for_estimates(job: Job, view: str, budget: Budget) -> None:
+    """Raise LocateError when estimating alone would take more than its share of the time, from a few of the pairs."""
+    few = replace(job, pairs=job.pairs[:FEW])
+    started = time.monotonic()
+    site_estimates(few, view, METHODS[budget.method])
+    needed = (time.monotonic() - started) * len(job.pairs) / len(few.pairs)
+    if needed > ESTIMATING * float(budget.seconds or 0):
+        faster = ", or the method attribution (--budget-method attribution)" if budget.method != "attribution" else ""
+        raise LocateError(
+            f"budget of {budget.seconds:g} s: estimating every site would take about {needed:.0f} s: give at least "
+            f"{math.ceil(needed / ESTIMATING)}s, or fewer prompts{faster}"
+        )
+
+
+def choose(
+    model: Model,
+    prompts: Prompts,
+    job: Job,
+    estimates: pd.DataFrame,
+    budget: Budget,
+    options: dict[str, Any],
+    started: float,
+    say: Callable[[str], None],
+) -> pd.DataFrame:
+    """The estimates with a column `chosen`: the strongest sites by either direction, and those drawn at random."""
+    sizes = estimates.assign(size=estimates["estimate"].abs()).groupby(PLACE, sort=False)["size"].max()
+    ordered = sizes.sort_values(ascending=False, kind="stable").index
+    drawn = np.random.default_rng([budget.seed, 5]).permutation(len(ordered))
+    each = {place: rows_at(job, *place) for place in {(str(role), str(key)) for *_, role, key in ordered}}
+    rows = np.array([each[role, key] for *_, role, key in ordered])
+
+    def chosen(count: int) -> tuple[np.ndarray, np.ndarray]:
+        audit = min(len(ordered), max(LEAST_AUDIT, round(budget.audit * count)))
+        top = len(ordered) if count == len(ordered) else max(LEAST_TOP, count - audit)
+        return np.arange(min(len(ordered), top)), drawn[:audit]
+
+    def forecast_of(count: int) -> float:
+        top, audit = chosen(count)
+        only = sites_of(ordered[np.union1d(top, audit)].to_frame(index=False))
+        return forecast(model, prompts, replace(job_map(job), only=tuple(only)), **options).seconds
+
+    if budget.passes is not None:
+        count = most(len(ordered), lambda n: rows[np.union1d(*chosen(n))].sum() <= budget.passes)
+    else:
+        say("timing a few pairs")
+        count = affordable(len(ordered), forecast_of, float(budget.seconds or 0), started)
+    top, audit = chosen(count)
+    words = pd.Series("", index=ordered)
+    words.iloc[top] = "top"
+    words.iloc[audit] = np.where(words.iloc[audit] == "", "audit", "top+audit")
+    return estimates.merge(words.rename("chosen").reset_index(), on=PLACE, how="left", validate="many_to_one")
+
+
+def job_map(job: Job) -> Map:
+    """The map of a job that has one."""
+    assert job.map is not None
+    return job.map
+
+
+def most(limit: int, allowed: Callable[[int], bool]) -> int:
+    """The largest number up to a limit that is allowed, where smaller ones are too; 1 at the least."""
+    low, high = 1, limit
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if allowed(middle) else (low, middle - 1)
+    return low
+
+
+def affordable(limit: int, seconds_of: Callable[[int], float], budget: float, started: float) -> int:
+    """How many sites can be patched in what is left of the time, from a few forecasts.
+
+    Raises LocateError when estimating has used the time up.
+    """
+    count = min(limit, LEAST_AUDIT + LEAST_TOP)
+    for _ in range(TRIALS):
+        needed = seconds_of(count)
+        left = budget - (time.monotonic() - started)
+        if left <= 0:
+            raise LocateError(
+                f"budget of {budget:g} s: estimating and timing took {budget - left:.0f} s: give more time"
+            )
+        if needed <= left and count == limit:
+            break
+        count = int(min(limit, max(1, count * min(left / needed, 8.0))))
+    return count
+
+
+def rows_at(job: Job, role: str, key: str) -> int:
+    """Rows of the table that a site fills."""
+    per_token = len(job.directions) * job.corruption.samples
+    if not key:
+        return per_token * sum(token.role == role for pair in job.pairs for token in pair.aligned)
+    site = Site(PATTERN, 0, role, 0, key)
+    return per_token * sum(
+        token.role == role and bool(before(keys_at(site, pair), token)) for pair in job.pairs for token in pair.aligned
+    )
+
+
+def sites_of(rows: pd.DataFrame) -> Sequence[Site]:
+    """Each row's site, once."""
+    return [
+        Site(row.component, int(row.layer), row.role, None if row.unit < 0 else int(row.unit), row.key or None)
+        for row in rows.drop_duplicates(PLACE).itertuples()
+    ]

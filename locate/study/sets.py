@@ -1,0 +1,121 @@
+"""Sets of sites: what the strongest carry together, and how faithful a model is of which nothing else is left."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from locate.errors import LocateError
+from locate.mediation import default_view, effects
+from locate.model.hooked import Model
+from locate.prompts.pair import Prompts
+from locate.sites import Patch, Site
+from locate.study.sample import halves, named, sampled
+from locate.tracing import collect
+from locate.tracing.table import Trace, whole_sites
+
+FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""of all sites, at which MIB measures circuits (Mueller et al. 2025)"""
+TOP, GREEDY, CIRCUIT = "top", "greedy", "circuit"
+LEAST_GROUPS = 8
+
+
+@dataclass(frozen=True)
+class Sets:
+    """How much is spent on sets.
+
+    largest  size up to which sets of the strongest are written together
+    pool     strongest sites that the greedy search tries at each step
+    pairs    for the search, and for what is reported, each
+    seed     of the halves of the groups
+    """
+
+    largest: int = 8
+    pool: int = 12
+    pairs: int = 48
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.largest, self.pool, self.pairs) < 1 or self.seed < 0:
+            raise LocateError(
+                f"sets up to {self.largest} sites, pool {self.pool}, {self.pairs} pairs: expected at least 1 of each"
+            )
+
+
+def with_sets(
+    model: Model, prompts: Prompts, trace: Trace, wanted: Sets, options: dict[str, Any], say: Callable[[str], None]
+) -> Trace:
+    """The trace with sets of its sites measured on groups that they were not chosen on.
+
+    Sites are ranked, and the greedy search is done, on a random half of the groups; what is reported is measured on the
+    other half. Three kinds of set:
+
+    top      the k strongest, written together from clean into corrupted runs
+    greedy   at each step the site, of the `pool` strongest, that adds most to those chosen before
+    circuit  the k strongest are left as they are in the clean run, and every other site of the map is written from the
+             corrupted run: the circuit of Mueller et al. 2025 (MIB), with whole outputs or heads as nodes
+
+    Raises LocateError with fewer than 8 groups, or where no outputs or heads were traced.
+    """
+    first, second = halves(trace, wanted.seed)
+    if len(first) < LEAST_GROUPS / 2:
+        raise LocateError(f"{len(first) + len(second)} groups: expected at least {LEAST_GROUPS} for sets of sites")
+    ranked = ranked_sites(trace, first)
+    learning, telling = (sampled(prompts, trace, wanted.pairs, wanted.seed, groups) for groups in (first, second))
+    say("sets: greedy search")
+    greedy = searched(model, learning, ranked[: wanted.pool], wanted.largest, options)
+    say("sets: joint effects")
+    largest = min(wanted.largest, len(ranked))
+    joint = [Patch.joint(f"{TOP} {size}", ranked[:size]) for size in range(1, largest + 1)]
+    joint += [Patch.joint(f"{GREEDY} {size}", greedy[:size]) for size in range(1, len(greedy) + 1)]
+    sizes = [0, *sorted({math.ceil(share * len(ranked)) for share in FRACTIONS})]
+    circuits = [Patch.joint(f"{CIRCUIT} {size}", ranked[size:]) for size in sizes if size < len(ranked)]
+    tables = [
+        collect.trace(model, telling, patches=patches, **options | {"directions": (direction,)}).table
+        for patches, direction in ((joint, "denoising"), (circuits, "noising"))
+    ]
+    about = {
+        "sites": len(ranked),
+        "groups_chosen_on": len(first),
+        "groups_measured_on": len(second),
+        TOP: [named(site) for site in ranked[:largest]],
+        GREEDY: [named(site) for site in greedy],
+    }
+    return replace(trace, sets=pd.concat(tables, ignore_index=True), meta=trace.meta | {"sets": about})
+
+
+def ranked_sites(trace: Trace, groups: Sequence[str]) -> list[Site]:
+    """Outputs, or heads where they were traced, of every layer and role, by the size of their mean effect."""
+    part = replace(trace, table=trace.table[trace.table["group"].isin(groups)])
+    rows = whole_sites(effects(part, view=default_view(part)))
+    components = set(rows["component"])
+    nodes = {"mlp_out", "head" if "head" in components else "attn_out"}
+    rows = rows[
+        (rows["direction"] == str(trace.meta["directions"][0])) & rows["component"].isin(nodes) & (rows["window"] == 1)
+    ]
+    if rows.empty:
+        raise LocateError("no MLP or attention outputs, and no heads, were traced: trace some to make sets of them")
+    sizes = rows.groupby(["component", "layer", "unit", "role"], observed=True)["nie"].mean().abs()
+    ordered = sizes.sort_values(ascending=False, kind="stable").index
+    return [
+        Site(str(component), int(layer), str(role), None if unit < 0 else int(unit))
+        for component, layer, unit, role in ordered
+    ]
+
+
+def searched(model: Model, prompts: Prompts, pool: Sequence[Site], largest: int, options: dict[str, Any]) -> list[Site]:
+    """Sites added one by one, each time the one with which the joint effect goes furthest the way of the total."""
+    chosen: list[Site] = []
+    while len(chosen) < min(largest, len(pool)):
+        left = [site for site in pool if site not in chosen]
+        patches = [Patch.joint(str(index), [*chosen, site]) for index, site in enumerate(left)]
+        found = collect.trace(model, prompts, patches=patches, **options | {"directions": ("denoising",)})
+        rows = effects(found, view=default_view(found))
+        sign = 1 if rows["total"].mean() > 0 else -1
+        means = rows.groupby("name", observed=True)["nie"].sum() * sign
+        chosen.append(left[int(str(means.idxmax()))])
+    return chosen
