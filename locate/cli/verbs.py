@@ -144,7 +144,7 @@ def trace(
     with Steps() as steps:
         steps.say("loading TransformerLens and the model")
         from locate.model.loading import load
-        from locate.model.memory import parsed
+        from locate.model.memory import parse_size
         from locate.study import trace as study
         from locate.study.budget import Budget
         from locate.study.controls import Controls
@@ -165,7 +165,7 @@ def trace(
             "directions": DIRECTIONS if direction is Direction.both else (direction.value,),
             "corruption": Swap() if corrupt is Corrupt.swap else noise_of(sigmas, draws, seed),
             "batch_size": batch_size,
-            "memory": None if memory is None else parsed(memory),
+            "memory": None if memory is None else parse_size(memory),
             "engine": engine.value,
             "compare_precision": compare_precision,
             "probabilities": probabilities,

@@ -15,7 +15,7 @@ from locate.files import strict
 from locate.mediation import default_view, effects
 from locate.mediation.controls import CHOOSING
 from locate.model.hooked import Model
-from locate.model.untrained import untrained
+from locate.model.untrained import make_untrained
 from locate.prompts import definitional_pairs, neutral_pairs
 from locate.prompts.pair import FEMALE, MALE, Prompts
 from locate.sites import PATTERN, UNITS, Site
@@ -187,5 +187,5 @@ def in_untrained(
         raise LocateError(f"left out of models of more than {SMALL:,} parameters unless asked for")
     whole = [name for name in dict.fromkeys(trace.table["component"].astype(str)) if name not in UNITS]
     map = Map(components=tuple(whole)) if whole else chosen_map(sites)
-    table = collect.trace(untrained(model, wanted.seed), sample, map, **options).table
+    table = collect.trace(make_untrained(model, wanted.seed), sample, map, **options).table
     return table.astype({"pair": np.int32})

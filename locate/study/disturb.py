@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from locate.engine.plain import execute_runs
-from locate.engine.rows import Placed, Row, Run
+from locate.engine.rows import PlacedWrite, Row, Run
 from locate.errors import LocateError
 from locate.prompts.tokens import TokenPair
 from locate.tracing.job import Change, Job
@@ -34,7 +34,7 @@ def shuffled(pairs: Sequence[TokenPair], seed: int) -> Change:
             from_clean = row.source % each == 0
             at = token.clean if from_clean else token.corrupted
             writes = tuple(
-                Placed(write.component, write.layer, write.unit, write.base_pos, at, write.origin)
+                PlacedWrite(write.component, write.layer, write.unit, write.base_pos, at, write.origin)
                 for write in row.writes
             )
             changed.append(Row(row.base, other * each + row.source % each, writes))
@@ -70,7 +70,9 @@ def random_directions(job: Job, seed: int) -> Change:
                     own, other = own[write.unit], other[write.unit]
                 way = torch.randn(own.shape, generator=draws, dtype=torch.float64).to(own.device)
                 moved = own.double() + way * ((other.double() - own.double()).norm() / way.norm())
-                writes.append(Placed(write.component, write.layer, write.unit, write.base_pos, write.source_pos, moved))
+                writes.append(
+                    PlacedWrite(write.component, write.layer, write.unit, write.base_pos, write.source_pos, moved)
+                )
             changed.append(Row(row.base, row.source, tuple(writes)))
         labels["origin"][:] = ["given"] * len(rows)
         return changed

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 
 from locate.engine.plain import execute_runs
-from locate.engine.rows import Key, batched
+from locate.engine.rows import Key, batches_by_length
 from locate.errors import LocateError
-from locate.model.products import products
+from locate.model.products import multiplying
 from locate.prompts.tokens import Aligned, TokenPair
 from locate.sites import PATTERN, UNITS
 from locate.study.gradients import aligned_positions, mean_gradients
@@ -41,7 +41,7 @@ def site_estimates(job: Job, view: str, steps: int) -> pd.DataFrame:
     wanted = [(component, layer) for component in job.map.components for layer in job.map.layers_of(job.model.n_layers)]
     ways = [0.0] if steps == 0 else [(step + 0.5) / steps for step in range(steps)]
     totals: Total = {}
-    with products(job.model.dtype, job.model.device, job.model.threads):
+    with multiplying(job.model.dtype, job.model.device, job.model.threads):
         for start in range(0, len(job.pairs), job.chunk):
             add(totals, job, job.pairs[start : start + job.chunk], wanted, ways, view)
     parts = [
@@ -70,7 +70,7 @@ def add(
     each, mixing = 1 + job.corruption.samples, aligned_positions(pairs, job)
     _, kept = execute_runs(job.model, runs, wanted, job.limits)
     couples = [couple for couple in mixing if direction_of(couple, each) in job.directions]
-    for batch in batched(couples, lambda couple: len(runs[couple[0]].ids), job.model, job.limits):
+    for batch in batches_by_length(couples, lambda couple: len(runs[couple[0]].ids), job.model, job.limits):
         chosen = [couples[place] for place in batch]
         gradients = mean_gradients(job.model, runs, chosen, mixing, wanted, ways)
         for place, (base, source) in enumerate(chosen):

@@ -15,8 +15,8 @@ import pandas as pd
 
 from locate.files import hash_of, strict
 from locate.model.hooked import Model
-from locate.model.memory import peak
-from locate.model.products import library
+from locate.model.memory import peak_memory
+from locate.model.products import product_library
 from locate.prompts.pair import Prompts
 from locate.prompts.tokens import MAX_DROPPED
 from locate.schema import TRACE_VERSION, library_version, locate_version
@@ -97,7 +97,7 @@ def trace(
         meta["audit"] = audited(job)
         table = collect(job, folder, progress)
     end = {"status": "complete", "rows": len(table), "seconds": time.monotonic() - started}
-    result = Trace(table, meta | end | {"memory": {"allowed": job.limits.memory, "peak": peak(model.device)}})
+    result = Trace(table, meta | end | {"memory": {"allowed": job.limits.memory, "peak": peak_memory(model.device)}})
     if folder is not None:
         folder.finish(result)
     return result
@@ -139,7 +139,7 @@ def starting_meta(job: Job, chosen_by: dict[str, Any] | None = None) -> dict[str
                 "config_sha256": model.checkpoint.config_sha256,
                 "dtype": model.dtype,
                 "prepend_bos": model.prepend_bos,
-                "before": " ".join(model.encoder.described()["before"]),
+                "before": " ".join(model.encoder.provenance()["before"]),
                 "prompts_sha256": job.prompts.hash,
                 "patches_sha256": hash_of(patches),
                 "directions": "+".join(job.directions),
@@ -150,7 +150,7 @@ def starting_meta(job: Job, chosen_by: dict[str, Any] | None = None) -> dict[str
             },
             "model": model.provenance(),
             "device": model.device,
-            "products": library(model.dtype, model.device, model.threads),
+            "products": product_library(model.dtype, model.device, model.threads),
             "threads": model.threads,
             "probabilities": job.probabilities,
             "checks": dict(model.checks),

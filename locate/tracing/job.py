@@ -10,11 +10,11 @@ import pandas as pd
 import torch
 
 from locate.engine.plain import measure as measure_plainly
-from locate.engine.rows import Limits, Measured, Row, Run
+from locate.engine.rows import Limits, Measurement, Row, Run
 from locate.engine.sweep import measure as sweep
 from locate.errors import LocateError
 from locate.model.hooked import Model
-from locate.model.memory import default
+from locate.model.memory import default_memory
 from locate.prompts.build import occupation_pairs
 from locate.prompts.notes import SAME
 from locate.prompts.pair import Prompts
@@ -94,7 +94,7 @@ def prepare(
     max_dropped: float = MAX_DROPPED,
 ) -> Job:
     """Check the arguments of `trace` against the model and each other."""
-    limits = Limits(default(model.device) if memory is None else memory, batch_size)
+    limits = Limits(default_memory(model.device) if memory is None else memory, batch_size)
     prompts = occupation_pairs() if prompts is None else prompts
     corruption, directions = corruption or Swap(), tuple(directions)
     for direction in directions:
@@ -106,17 +106,17 @@ def prepare(
         raise LocateError("both a map and patches were given: expected one of them")
     if patches is None:
         map = map or Map()
-        model.supported(map.hooked)
+        model.check_components(map.hooked)
         forms = map.forms_by_role(model.n_layers, {name: model.units(name) for name in map.components})
     else:
-        model.supported({write.site.component for patch in patches for write in patch.writes})
+        model.check_components({write.site.component for patch in patches for write in patch.writes})
         apart(patches)
         for patch in patches:
             for write in patch.writes:
                 fits(model, write)
         forms = {}
     if isinstance(corruption, Noise):
-        model.embedded()
+        model.check_embedding()
     executed = as_executed(prompts, corruption)
     pairs, ledger = tokenise(executed, model.encode, max_dropped=max_dropped, context=model.context)
     if isinstance(corruption, Noise):  # there they are the same by intention
@@ -253,7 +253,7 @@ def labels_of_cells(cells: Sequence[Cell], tokens: Sequence[str]) -> dict[str, l
     }
 
 
-def logs_of(rows: Sequence[Row], measured: Measured) -> pd.DataFrame:
+def logs_of(rows: Sequence[Row], measured: Measurement) -> pd.DataFrame:
     """The columns that were measured, nats."""
     base = measured.runs[[row.base for row in rows]]
     source = measured.runs[[row.source for row in rows]]
