@@ -10,7 +10,7 @@ from locate.planted import LAYOUTS, draw_plan, judge, plant
 from locate.prompts import occupation_pairs
 from locate.prompts.tokens import tokenise
 from locate.sites import ROLES, Patch, Site, Write
-from locate.study.gradients import estimate
+from locate.study.estimate import estimate
 from locate.tracing.corrupt import Noise
 from locate.tracing.plan import Map
 

@@ -3,13 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+from bare import trace
 
 from locate.engine.plain import measure
 from locate.engine.rows import Limits, PlacedWrite, Row, Run
 from locate.mediation import effects
 from locate.prompts import Pair, Prompts
 from locate.sites import Patch, Site, Write
-from locate.tracing.collect import trace
 from locate.tracing.corrupt import Noise
 from locate.tracing.plan import Map
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from bare import trace
 from families import FAMILIES, MORE_FAMILIES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,7 +21,6 @@ from locate.model.hooked import Model
 from locate.prompts import Pair, Prompts
 from locate.sites import COMPONENTS, PATTERN, UNITS
 from locate.tracing import job
-from locate.tracing.collect import trace
 from locate.tracing.corrupt import Noise
 from locate.tracing.plan import Map
 

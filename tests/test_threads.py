@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bare import trace
 
 from locate.errors import LocateError
 from locate.evaluation.run import evaluate
@@ -18,7 +19,6 @@ from locate.model.causal import load_causal
 from locate.model.loading import load
 from locate.model.threads import cgroup_quota, check_threads, choose_threads, granted_cores, is_faster, torch_threads
 from locate.prompts import occupation_pairs
-from locate.tracing.collect import trace
 
 FEW = occupation_pairs(templates_each=1, occupations=["nurse", "engineer", "lawyer", "baker"])
 

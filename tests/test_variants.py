@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from bare import job_of
 
 from locate import effects, load, trace
 from locate.engine.rows import noise_hooks
@@ -11,10 +12,8 @@ from locate.planted.build import Words, prompts_of
 from locate.planted.norms import MOVED, WRITTEN, norm
 from locate.planted.weights import draw_directions
 from locate.sites import Patch, Site
-from locate.study.gradients import estimate
+from locate.study.estimate import estimate
 from locate.tracing.corrupt import Noise
-from locate.tracing.job import layout as laid_out
-from locate.tracing.job import prepare
 
 SEED = 4
 HARD = [variant for variant in VARIANTS if variant != "plain"]
@@ -214,8 +213,8 @@ def test_the_backup_is_no_site_to_be_found(made_of):
 def test_an_alarm_is_silent_until_a_word_is_noised(made_of):
     planted, model = made_of("alarm")
     assert planted.plan.alarm_layer not in [path.mlp_layer for path in planted.plan.of("stereotype")]
-    job = prepare(model, planted.prompts, corruption=Noise(samples=2))
-    runs, _, _ = laid_out(job.pairs[:4], job)
+    job = job_of(model, planted.prompts, corruption=Noise(samples=2))
+    runs = job.lay_out(job.pairs[:4]).runs
     grown = {True: [], False: []}
     drowning = draw_directions(planted.plan).drowning
     for run in runs:

@@ -27,7 +27,7 @@ from locate.planted.build import Words, prompts_of
 from locate.planted.plan import LAYOUTS, VARIANTS
 from locate.prompts import Prompts
 from locate.sites import AFTER, BEFORE, LAST, LAST_SUBJECT, Patch, Site
-from locate.study.gradients import estimate
+from locate.study.estimate import estimate
 from locate.tracing.corrupt import Noise
 from locate.tracing.plan import Map
 

@@ -18,7 +18,7 @@ from locate.planted.judging import Verdict, judge
 from locate.planted.plan import LAYOUTS, Plan, draw_plan
 from locate.prompts.pair import Prompts
 from locate.sites import AFTER, BEFORE, LAST, LAST_SUBJECT, PATTERN, Patch, Site
-from locate.tracing.collect import trace
+from locate.study.trace import trace
 from locate.tracing.plan import Map
 
 MAP = Map(components=("mlp_out", "attn_out", "head"))
@@ -72,8 +72,8 @@ def find_planted(planted: Planted, device: str | None = None, threads: int | Non
 def trace_planted(planted: Planted, model: Model) -> Maps:
     """Trace a made model."""
     return Maps(
-        effects(trace(model, planted.prompts, MAP, probabilities=False)),
-        effects(trace(model, planted.definitions, MAP, directions=("denoising",), probabilities=False)),
+        effects(trace(model, planted.prompts, MAP, controls=None, probabilities=False)),
+        effects(trace(model, planted.definitions, MAP, directions=("denoising",), controls=None, probabilities=False)),
         effects_left_out(model, planted),
     )
 
@@ -118,7 +118,9 @@ def effects_left_out(model: Model, planted: Planted) -> pd.DataFrame:
         for head in range(model.n_heads)
         for key in KEYS
     ]
-    return effects(trace(model, Prompts(pairs), patches=patches, directions=("noising",), probabilities=False))
+    return effects(
+        trace(model, Prompts(pairs), patches=patches, directions=("noising",), controls=None, probabilities=False)
+    )
 
 
 def selftest(

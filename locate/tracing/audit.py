@@ -15,6 +15,7 @@ from locate.engine.sweep.climbers import find_climbers
 from locate.errors import LocateError
 from locate.model.hooked import EMBEDDING_HOOK, Model
 from locate.model.loading import twin
+from locate.tracing.stage import ENGINES, Job
 
 PAIRS = 4
 ROWS = 32
@@ -25,6 +26,21 @@ FLOOR = {"float64": 1e-7, "float32": 1e-5, "float16": 0.003, "bfloat16": 0.03, "
 """nats; on average, where patches do next to nothing"""
 
 Engine = Callable[..., Measurement]
+
+
+def audited(job: Job) -> dict[str, dict[str, float]]:
+    """How far a random sample of a job's rows lies from what must hold, from other engines and other precisions."""
+    pairs = [pair for pair in job.pairs if job.rows(pair)]
+    chosen = np.random.default_rng(0).permutation(len(pairs))[:PAIRS]
+    layout = job.lay_out([pairs[i] for i in sorted(chosen)])
+    sample = job.model, layout.runs, layout.rows, job.limits
+    engine, found = ENGINES[job.settings.engine], {}
+    if job.settings.engine == "sweep":
+        found["engine"] = audit(*sample)
+    found["identities"] = identity_audit(*sample, engine)
+    if job.model.dtype in REDUCED and job.settings.compare_precision:
+        found["precision"] = precision_audit(*sample, engine)
+    return found
 
 
 def audit(model: Model, runs: Sequence[Run], rows: Sequence[Row], limits: Limits) -> dict[str, float]:

@@ -190,8 +190,8 @@ def aligned_at(position: int | str, pair: TokenPair) -> tuple[Aligned, ...]:
     return tuple(token for token in pair.aligned if position in (token.role, token.clean))
 
 
-def row_of(cell: Cell, direction: str, clean_run: int, corrupted_run: int) -> Row:
-    """The patched run of a cell in one direction."""
+def row_of(cell: Cell, direction: str, base: int, source: int) -> Row:
+    """The patched run of a cell in one direction, with its base run and source run."""
     check("direction", direction, DIRECTIONS)
     denoising = direction == "denoising"
     writes = [
@@ -210,9 +210,7 @@ def row_of(cell: Cell, direction: str, clean_run: int, corrupted_run: int) -> Ro
         for token in tokens
         if write.site.component != PATTERN or before(keys, token)
     ]
-    if denoising:
-        return Row(corrupted_run, clean_run, tuple(writes))
-    return Row(clean_run, corrupted_run, tuple(writes))
+    return Row(base, source, tuple(writes))
 
 
 def hash_of_patches(patches: Sequence[Patch]) -> str:
