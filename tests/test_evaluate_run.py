@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from locate.errors import LocateError
-from locate.evaluation import change, hub, run, scores
+from locate.evaluation import hub, scores
 from locate.evaluation import tests as catalogue
 from locate.evaluation.change import BLOCKS, blocks_of, change_of, compare_evaluations, paired_intervals
 from locate.evaluation.evaluation import Evaluation, load_evaluation
@@ -74,8 +74,7 @@ def listed(monkeypatch):
         inside = {test.name: test for test in tests}
         real = catalogue.find_test
         both = lambda name: inside[name] if name in inside else real(name)  # noqa: E731
-        for module in (catalogue, change, run):
-            monkeypatch.setattr(module, "find_test", both)
+        monkeypatch.setattr(catalogue, "find_test", both)
 
     return put
 
@@ -307,9 +306,7 @@ def test_what_was_edited_reaches_the_tests_that_ask(mini, tmp_path):
 
 def test_a_model_is_no_different_from_itself(mini, listed):
     listed(toy(cluster=by_word))
-    found = compare_evaluations(
-        *(evaluate(mini, tests=["perplexity", toy(cluster=by_word)], limit=3) for _ in range(2))
-    )
+    found = compare_evaluations(*(evaluate(mini, tests=["perplexity", "toy"], limit=3) for _ in range(2)))
     assert found.same_weights
     assert found.differing == {}
     assert all((each.change, each.low, each.high) == (0, 0, 0) for each in found.changes if each.paired)
@@ -319,7 +316,7 @@ def test_a_model_is_no_different_from_itself(mini, listed):
 
 def test_the_paired_change_is_that_of_the_items(mini, other, listed):
     listed(toy(cluster=by_word))
-    found = compare_evaluations(*(evaluate(model, tests=[toy(cluster=by_word)]) for model in (mini, other)))
+    found = compare_evaluations(*(evaluate(model, tests=["toy"]) for model in (mini, other)))
     (change,) = found.changes
     first = [float(next(model.network.parameters()).flatten()[0].detach()) for model in (mini, other)]
     lengths = np.array([len(word) for word in WORDS])
@@ -350,7 +347,7 @@ def test_a_part_of_few_groups_has_the_interval_that_it_has_alone():
 
 def test_without_groups_the_change_is_that_of_two_samples(mini, other, listed):
     listed(toy())
-    found = compare_evaluations(*(evaluate(model, tests=[toy()]) for model in (mini, other)))
+    found = compare_evaluations(*(evaluate(model, tests=["toy"]) for model in (mini, other)))
     assert not found.changes[0].paired
     before = Score("t", "s", 10.0, 7.0, 12.0, "%", 5, 5)
     after = Score("t", "s", 20.0, 16.0, 21.0, "%", 5, 5)
@@ -361,7 +358,7 @@ def test_without_groups_the_change_is_that_of_two_samples(mini, other, listed):
 
 def test_other_items_are_not_paired_and_listed(mini, listed):
     listed(toy(cluster=by_word))
-    some = [evaluate(mini, tests=[toy(cluster=by_word)], limit=3, seed=seed) for seed in (0, 1)]
+    some = [evaluate(mini, tests=["toy"], limit=3, seed=seed) for seed in (0, 1)]
     found = compare_evaluations(*some)
     assert not found.changes[0].paired
     assert set(found.differing) == {"seed", "items of toy"}
@@ -369,7 +366,7 @@ def test_other_items_are_not_paired_and_listed(mini, listed):
 
 def test_parts_of_an_edited_model_are_compared_with_those_of_the_original(mini, listed):
     listed(toy(cluster=by_word))
-    before = evaluate(mini, tests=[toy(cluster=by_word)])
+    before = evaluate(mini, tests=["toy"])
     meta = before.meta | {"edited": {"words": ["nurse"], "templates": []}}
     found = compare_evaluations(before, Evaluation(meta, before.scores, before.tables))
     assert [each.before.part for each in found.changes] == ["", "edited"]
@@ -377,10 +374,10 @@ def test_parts_of_an_edited_model_are_compared_with_those_of_the_original(mini, 
 
 def test_scores_of_one_side_only_are_listed(mini, listed):
     listed(toy("a"), toy("b"), toy("c"))
-    found = compare_evaluations(evaluate(mini, tests=[toy("a"), toy("b")]), evaluate(mini, tests=[toy("b"), toy("c")]))
+    found = compare_evaluations(evaluate(mini, tests=["a", "b"]), evaluate(mini, tests=["b", "c"]))
     assert (found.only_before, found.only_after) == (("a: length",), ("c: length",))
     with pytest.raises(LocateError, match="have no score in common"):
-        compare_evaluations(evaluate(mini, tests=[toy("a")]), evaluate(mini, tests=[toy("c")]))
+        compare_evaluations(evaluate(mini, tests=["a"]), evaluate(mini, tests=["c"]))
 
 
 def test_many_groups_are_left_out_in_blocks_of_nearly_one_size():

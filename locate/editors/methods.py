@@ -33,14 +33,22 @@ HOME = {
 
 @typing.runtime_checkable
 class Editor(Protocol):
-    """Settings of an editor, which make an edit of a model."""
+    """An editor: an object with these two, of any class.
+
+    method  its name, which the edit and its receipt carry
+    """
 
     method: str
 
     def edit(
         self, model: CausalModel, located: Located, prompts: Prompts, *, preserved: Prompts, progress: Progress = ...
     ) -> Edit:
-        """The edit; the model itself stays as it is."""
+        """What is to be changed; the model itself stays as it is.
+
+        prompts    pairs whose clean prompts are edited until both answers are equally likely
+        preserved  pairs about words that say their gender, whose answers should stay
+        progress   called with (what, how many are done, of how many)
+        """
 
 
 def edit(
@@ -55,17 +63,28 @@ def edit(
 
     model    as `load_causal` gives it; it stays as it is
     located  of a trace of this model
-    how      an editor with its settings: `LSDM()`, `FAST()`, or a baseline
+    how      an editor with its settings: `LSDM()`, `FAST()`, a baseline, or an object of your own (see `Editor`)
     fitting  what to fit on; None for the package's prompts with 30 % of words and templates held out
 
     Returns what is to be changed: apply it for a while (`edit.applied`), save it, or write the edited model with its
     proof (`save_edited`).
 
-    Raises LocateError when the located.json is of another model, or the model cannot be edited there.
+    Raises LocateError when the located.json is of another model, the model cannot be edited there, or `how` is no
+    editor.
     """
+    check_editor(how)
     chosen = fitting_prompts() if fitting is None else fitting
     with torch_threads(model.threads):
         return how.edit(model, located, chosen.edited, preserved=chosen.preserved, progress=progress)
+
+
+def check_editor(how: object) -> None:
+    """Raise LocateError for what is no editor: a name, or a class without its settings."""
+    if isinstance(how, type) or not isinstance(how, Editor):
+        raise LocateError(
+            f"editor {how!r}: expected an object such as LSDM(), which has a method (its name) and "
+            "edit(model, located, prompts, preserved=..., progress=...)"
+        )
 
 
 def make_editor(method: str, settings: Sequence[str] = (), **given: Any) -> Editor:

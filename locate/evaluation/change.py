@@ -15,7 +15,7 @@ from locate.errors import LocateError
 from locate.evaluation.evaluation import Evaluation
 from locate.evaluation.run import edited_argument
 from locate.evaluation.scores import LEVEL, Score, Test, points_only
-from locate.evaluation.tests import HOME, find_test
+from locate.evaluation.tests import known_test
 
 BLOCKS = 50  # that the jackknife leaves out one by one
 COMPARED = ("dtype", "prepend_bos", "before", "tokenizer_sha256", "limit", "seed", "locate")
@@ -102,8 +102,13 @@ class EvaluationChange:
         }
 
 
-def compare_evaluations(before: Evaluation, after: Evaluation, *, seed: int = 0) -> EvaluationChange:
+def compare_evaluations(
+    before: Evaluation, after: Evaluation, *, tests: Sequence[Test] = (), seed: int = 0
+) -> EvaluationChange:
     """The change of every score from one evaluation to another.
+
+    tests  of your own that both were evaluated with, for intervals of paired changes; the package's are known
+    seed   of the blocks that the jackknife leaves out
 
     Where both measured the same items and the test names what its intervals resample, the interval is that of the
     paired change: a jackknife that leaves out whole groups (at most 50 blocks of them, drawn with the seed), scores the
@@ -117,7 +122,7 @@ def compare_evaluations(before: Evaluation, after: Evaluation, *, seed: int = 0)
     Raises LocateError where the two have no score in common.
     """
     edited = after.meta["edited"] or before.meta["edited"]
-    first, second = ({score.key: score for score in score_again(each, edited)} for each in (before, after))
+    first, second = ({score.key: score for score in score_again(each, edited, tests)} for each in (before, after))
     common = [key for key in first if key in second]
     if not common:
         raise LocateError(
@@ -126,9 +131,10 @@ def compare_evaluations(before: Evaluation, after: Evaluation, *, seed: int = 0)
     drawn: dict[Key, tuple[float, float, int]] = {}
     retained: list[Score] = []
     for name in dict.fromkeys(key[0] for key in common):
-        if not same_items(before, after, name) or name not in HOME:
+        test = known_test(name, tests)
+        if test is None or not same_items(before, after, name):
             continue
-        test, tables = find_test(name), (before.tables[name], after.tables[name])
+        tables = before.tables[name], after.tables[name]
         drawn |= paired_intervals(test, *tables, edited, seed)
         if test.paired is not None:
             retained += test.paired(*tables, **edited_argument(test.paired, edited))
@@ -149,12 +155,13 @@ def score_label(score: Score) -> str:
     return f"{score.test}: {score.name}{f', {score.part}' if score.part else ''}"
 
 
-def score_again(evaluation: Evaluation, edited: Mapping[str, Any] | None) -> list[Score]:
+def score_again(evaluation: Evaluation, edited: Mapping[str, Any] | None, own: Sequence[Test] = ()) -> list[Score]:
     """The scores, made anew from their tables for the tests that tell apart what was edited."""
     found: list[Score] = []
     for name, table in evaluation.tables.items():
-        more = edited_argument(find_test(name).score, edited) if name in HOME else {}
-        found += find_test(name).score(table, **more) if more else evaluation.of(name)
+        test = known_test(name, own)
+        more = {} if test is None else edited_argument(test.score, edited)
+        found += evaluation.of(name) if test is None or not more else test.score(table, **more)
     return found
 
 

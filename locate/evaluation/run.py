@@ -17,7 +17,7 @@ import pandas as pd
 from locate.errors import LocateError
 from locate.evaluation.evaluation import FILE, Evaluation, load_evaluation, write_table
 from locate.evaluation.scores import LEVEL, Items, Score, Test
-from locate.evaluation.tests import HOME, at_hand, choose_tests, find_test, limit_of, sample_items
+from locate.evaluation.tests import at_hand, choose_tests, limit_of, sample_items, wanted_tests
 from locate.files import hash_of, read_json, strict
 from locate.schema import EVALUATION_VERSION, library_version, locate_version
 
@@ -47,8 +47,9 @@ def evaluate(
 ) -> Evaluation:
     """Judge bias and ability of a model.
 
-    tests    names, or tests of your own; default: those whose items the package carries and, with `data`, each whose
-             files are found there. The others are listed in meta["left_out"], with what they lack
+    tests    names, or tests of your own (`locate.evaluation.scores.Test`); default: those whose items the package
+             carries and, with `data`, each whose files are found there. The others are listed in meta["left_out"], with
+             what they lack
     data     folder with data sets
     sources  test: its file or folder, or a data set on the Hugging Face hub, OWNER/NAME[:CONFIGURATION[:SPLIT]]
     limit    items of each test at most (BLiMP: of each paradigm), drawn with `seed` and named in the meta by a hash
@@ -58,14 +59,13 @@ def evaluate(
     A model edited by locate carries a receipt of the words and templates it was edited on; tests that can tell them
     from others do.
 
-    Raises LocateError for a test that is asked for and has no data, and for a folder that holds another evaluation:
-    other weights, items, limit, seed or version of locate.
+    Raises LocateError for a test that is asked for and has no data, for two tests of one name, and for a folder that
+    holds another evaluation: other weights, items, limit, seed or version of locate.
     """
     from locate.model.causal import load_causal
 
     model = load_causal(model) if isinstance(model, str) else model
-    wanted = HOME if tests is None else tests
-    asked = {test.name: test for test in (find_test(each) if isinstance(each, str) else each for each in wanted)}
+    asked = wanted_tests(tests)
     for test in asked.values():
         limit_of(test, limit)
     places, left_out = choose_tests(asked, tests is not None, None if data is None else Path(data), sources or {})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -52,6 +52,27 @@ def find_test(name: str) -> Test:
     module, constant = HOME[name]
     test: Test = getattr(import_module(f"locate.evaluation.{module}"), constant)
     return test
+
+
+def known_test(name: str, own: Sequence[Test] = ()) -> Test | None:
+    """The test of that name: one of the user's own, or the package's; None where there is none."""
+    found = next((test for test in own if test.name == name), None)
+    return find_test(name) if found is None and name in HOME else found
+
+
+def wanted_tests(tests: Sequence[str | Test] | None) -> dict[str, Test]:
+    """The tests that are asked for, by name: all of the package's for None.
+
+    Raises LocateError for a name that no test has, and for a test whose name another one has.
+    """
+    wanted: dict[str, Test] = {}
+    for each in HOME if tests is None else tests:
+        test = find_test(each) if isinstance(each, str) else each
+        others = [wanted.get(test.name), known_test(test.name)]
+        if any(other is not None and other is not test for other in others):
+            raise LocateError(f"test {test.name!r}: another test has that name: give it a name of its own")
+        wanted[test.name] = test
+    return wanted
 
 
 def place_of(test: Test, data: Path | None, source: str | Path | None) -> Path | str | None:
