@@ -13,7 +13,7 @@ from test_identities import PROMPTS, pair
 
 from locate import Budget, LocateError, Noise, Swap, agreement, estimate, load, load_trace, trace
 from locate.mediation.agreement import PLACE
-from locate.planted import drawn, plant
+from locate.planted import draw_plan, plant
 from locate.prompts import Prompts
 from locate.study import budget as budgets
 from locate.study.budget import affordable, most
@@ -118,7 +118,7 @@ def test_as_many_sites_as_the_time_allows():
 
 
 def test_planted_sites_are_chosen_and_estimates_agree(tmp_path):
-    made = plant(tmp_path / "model", drawn(4, "llama"), occupations=12, templates_each=1)
+    made = plant(tmp_path / "model", draw_plan(4, "llama"), occupations=12, templates_each=1)
     model = load(str(made.folder), device="cpu")
     found = trace(model, made.prompts, Map(("mlp_out", "head")), budget=Budget(passes=2000), controls=None)
     columns = found.table[["component", "layer", "unit", "role", "key"]].astype(object)

@@ -15,8 +15,8 @@ from locate import Controls, Noise, Swap, average, control_table, effects, load,
 from locate.engine.plain import execute_runs
 from locate.errors import LocateError
 from locate.mediation.controls import LOCATED, SETS
-from locate.model.untrained import untrained
-from locate.planted import drawn, plant
+from locate.model.untrained import make_untrained
+from locate.planted import draw_plan, plant
 from locate.prompts import Pair, Prompts
 from locate.sites import Site
 from locate.study import controls as controls_of_runs
@@ -107,16 +107,16 @@ def test_random_directions_are_as_long_as_the_difference_and_another_way(job):
 
 
 def test_an_untrained_model_has_other_weights_and_the_same_tokens(gpt2):
-    other = untrained(gpt2, 0)
+    other = make_untrained(gpt2, 0)
     assert other.checkpoint.weights_sha256 != gpt2.checkpoint.weights_sha256
     assert other.checkpoint.tokenizer_sha256 == gpt2.checkpoint.tokenizer_sha256
-    assert untrained(gpt2, 0).checkpoint.weights_sha256 == other.checkpoint.weights_sha256
-    assert untrained(gpt2, 1).checkpoint.weights_sha256 != other.checkpoint.weights_sha256
+    assert make_untrained(gpt2, 0).checkpoint.weights_sha256 == other.checkpoint.weights_sha256
+    assert make_untrained(gpt2, 1).checkpoint.weights_sha256 != other.checkpoint.weights_sha256
 
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
-    made = plant(tmp_path_factory.mktemp("planted") / "model", drawn(3, "gpt2"), occupations=24, templates_each=1)
+    made = plant(tmp_path_factory.mktemp("planted") / "model", draw_plan(3, "gpt2"), occupations=24, templates_each=1)
     model = load(str(made.folder), device="cpu")
     return made, model, trace(model, made.prompts, Map(("mlp_out", "attn_out")), probabilities=False)
 

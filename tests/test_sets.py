@@ -10,7 +10,7 @@ from handmade import both, map_trace, odds, trace_of
 from test_identities import pair
 
 from locate import LocateError, Sets, areas, effects, load, load_trace, set_table, trace
-from locate.planted import drawn, plant
+from locate.planted import draw_plan, plant
 from locate.prompts import Prompts
 from locate.sites import Site
 from locate.study.sample import halves
@@ -25,7 +25,7 @@ ONE_LENGTH = Prompts(tuple(pair(word, WORDS[index - 1]) for index, word in enume
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
-    made = plant(tmp_path_factory.mktemp("planted") / "model", drawn(5, "llama"), occupations=16, templates_each=1)
+    made = plant(tmp_path_factory.mktemp("planted") / "model", draw_plan(5, "llama"), occupations=16, templates_each=1)
     model = load(str(made.folder), device="cpu")
     map = Map(("mlp_out", "attn_out"))
     return made, trace(model, made.prompts, map, controls=None, sets=Sets(largest=3, pool=5), probabilities=False)

@@ -144,7 +144,7 @@ def trace(
     with Steps() as steps:
         steps.say("loading TransformerLens and the model")
         from locate.model.loading import load
-        from locate.model.memory import parsed
+        from locate.model.memory import parse_size
         from locate.study.budget import Budget
         from locate.study.controls import Controls
         from locate.study.forecast import foretell
@@ -163,7 +163,7 @@ def trace(
         settings = Settings(
             Swap() if corrupt is Corrupt.swap else noise_of(sigmas, draws, seed),
             batch_size,
-            None if memory is None else parsed(memory),
+            None if memory is None else parse_size(memory),
             engine.value,
             compare_precision,
             probabilities,

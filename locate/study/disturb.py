@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from locate.engine.plain import execute_runs
-from locate.engine.rows import Placed, Row
+from locate.engine.rows import PlacedWrite, Row
 from locate.errors import LocateError
 from locate.tracing.layout import Layout, PairRuns
 from locate.tracing.stage import Job
@@ -38,7 +38,7 @@ class ShuffledSources:
             token = next(each for each in other.pair.aligned if each.role == role)
             at = token.clean if direction == "denoising" else token.corrupted
             writes = tuple(
-                Placed(write.component, write.layer, write.unit, write.base_pos, at, write.origin)
+                PlacedWrite(write.component, write.layer, write.unit, write.base_pos, at, write.origin)
                 for write in row.writes
             )
             changed.append(Row(row.base, other.couple(direction, sample)[1], writes))
@@ -76,6 +76,8 @@ class RandomDirections:
                     own, other = own[write.unit], other[write.unit]
                 way = torch.randn(own.shape, generator=draws, dtype=torch.float64).to(own.device)
                 moved = own.double() + way * ((other.double() - own.double()).norm() / way.norm())
-                writes.append(Placed(write.component, write.layer, write.unit, write.base_pos, write.source_pos, moved))
+                writes.append(
+                    PlacedWrite(write.component, write.layer, write.unit, write.base_pos, write.source_pos, moved)
+                )
             changed.append(Row(row.base, row.source, tuple(writes)))
         return layout.rewritten(changed, origin="given")

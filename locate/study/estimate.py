@@ -12,7 +12,7 @@ import torch
 from locate.errors import LocateError
 from locate.mediation.effect_table import over_samples
 from locate.model.hooked import Model
-from locate.model.products import products
+from locate.model.products import multiplying
 from locate.prompts.build import occupation_pairs
 from locate.prompts.pair import Prompts
 from locate.sites import DIRECTIONS, Patch, check
@@ -70,7 +70,7 @@ def estimate(
             "source alone: choose method 'attribution'"
         )
     ways = [0.0] if method == "attribution" else [(step + 0.5) / steps for step in range(steps)]
-    with products(model.dtype, model.device, model.threads):
+    with multiplying(model.dtype, model.device, model.threads):
         parts = [estimated(job, pairs, ways) for pairs in job.chunks]
     return finished(pd.concat(parts, ignore_index=True), view)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from locate.errors import LocateError
 from locate.model.hooked import Model
-from locate.model.untrained import untrained
+from locate.model.untrained import make_untrained
 from locate.prompts.build import occupation_pairs
 from locate.prompts.pair import Prompts
 from locate.sites import DIRECTIONS
@@ -104,7 +104,7 @@ def try_stage(main: Job, stage: Stage) -> StageForecast:
     started, made = time.perf_counter(), 0.0
     job = prepare(main.model, stage, main.settings)
     if stage.untrained is not None:
-        job = prepare(untrained(main.model, stage.untrained), stage, main.settings)
+        job = prepare(make_untrained(main.model, stage.untrained), stage, main.settings)
         audited(job)
         made = time.perf_counter() - started
     points = []

@@ -14,7 +14,7 @@ from typing import Any
 
 from locate.errors import LocateError
 from locate.model.hooked import Model
-from locate.model.memory import peak
+from locate.model.memory import peak_memory
 from locate.prompts.build import occupation_pairs
 from locate.prompts.pair import Prompts
 from locate.prompts.tokens import MAX_DROPPED
@@ -171,6 +171,6 @@ def measure_map(job: Job, plan: Plan, meta: dict[str, Any], folder: RunFolder | 
         "status": "complete",
         "rows": len(outcome.table),
         "seconds": outcome.seconds,
-        "memory": {"allowed": outcome.job.limits.memory, "peak": peak(job.model.device)},
+        "memory": {"allowed": outcome.job.limits.memory, "peak": peak_memory(job.model.device)},
     }
     return Trace(outcome.table, meta | end, estimates=estimates)

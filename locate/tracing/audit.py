@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from locate.engine import plain
-from locate.engine.rows import Limits, Measured, Placed, Row, Run
+from locate.engine.rows import Limits, Measurement, PlacedWrite, Row, Run
 from locate.engine.sweep import measure
-from locate.engine.sweep.climbers import climbers
+from locate.engine.sweep.climbers import find_climbers
 from locate.errors import LocateError
 from locate.model.hooked import EMBEDDING_HOOK, Model
 from locate.model.loading import twin
@@ -25,7 +25,7 @@ LIMIT = {"float64": 1e-5, "float32": 2e-4, "float16": 0.05, "bfloat16": 0.2, "tf
 FLOOR = {"float64": 1e-7, "float32": 1e-5, "float16": 0.003, "bfloat16": 0.03, "tf32": 0.003}
 """nats; on average, where patches do next to nothing"""
 
-Engine = Callable[..., Measured]
+Engine = Callable[..., Measurement]
 
 
 def audited(job: Job) -> dict[str, dict[str, float]]:
@@ -124,7 +124,7 @@ def everything(model: Model, runs: Sequence[Run], base: int, source: int) -> Row
         base,
         source,
         tuple(
-            Placed(component, model.n_layers - 1, None, here, there, "source")
+            PlacedWrite(component, model.n_layers - 1, None, here, there, "source")
             for component in ("resid_pre", "attn_out", "mlp_out")
         ),
     )
@@ -147,7 +147,7 @@ def precision_audit(
 
 def sampled(runs: Sequence[Run], rows: Sequence[Row], n_layers: int) -> list[Row]:
     """At most ROWS rows, drawn at random among those that the sweep runs; among all where it runs none."""
-    moving = [rows[each.row] for each in climbers(n_layers, runs, rows, lambda *_: True)] or list(rows)
+    moving = [rows[each.row] for each in find_climbers(n_layers, runs, rows, lambda *_: True)] or list(rows)
     return [moving[i] for i in np.random.default_rng(0).permutation(len(moving))[:ROWS]]
 
 

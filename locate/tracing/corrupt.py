@@ -100,7 +100,7 @@ class Noise:
 
         Raises LocateError when the architecture has no token embedding to hook.
         """
-        model.embedded()
+        model.check_embedding()
         runs = [Run(pair.clean, (0,)) for pair in pairs]
         return self.sigmas * embedding_std(model, runs, [subject_positions(pair) for pair in pairs])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from locate.engine.sweep.climbers import climbers, token_layers
+from locate.engine.sweep.climbers import find_climbers, token_layers
 from locate.model.hooked import Model
 from locate.prompts.tokens import TokenPair
 from locate.tracing.stage import Job
@@ -17,7 +17,7 @@ def cost(job: Job, pair: TokenPair) -> tuple[float, int]:
     whole = len(runs[0].ids) * job.model.n_layers * block + out
     if job.settings.engine == "plain":
         return (len(rows) + len(runs)) * whole, len(rows)
-    moving = climbers(job.model.n_layers, runs, rows, lambda *_: True)
+    moving = find_climbers(job.model.n_layers, runs, rows, lambda *_: True)
     run = sum(token_layers(each, job.model.n_layers) for each in moving)
     return len(runs) * whole + run * block + len(moving) * out, len(moving)
 

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float
 
 from locate.engine.plain import execute_runs
-from locate.engine.rows import Key, batched
+from locate.engine.rows import Key, batches_by_length
 from locate.errors import LocateError
-from locate.model.products import products
+from locate.model.products import multiplying
 from locate.prompts.tokens import TokenPair
 from locate.sites import PATTERN, UNITS
 from locate.tracing.cost import operations
@@ -54,7 +54,7 @@ class SiteEstimates:
         wanted = [(component, layer) for component in job_map.components for layer in layers]
         ways = [0.0] if self.steps == 0 else [(step + 0.5) / self.steps for step in range(self.steps)]
         totals: Total = {}
-        with products(job.model.dtype, job.model.device, job.model.threads):
+        with multiplying(job.model.dtype, job.model.device, job.model.threads):
             self.add(totals, job, job.lay_out(pairs, patched=False), wanted, ways)
         parts = [
             pd.DataFrame(
@@ -91,7 +91,7 @@ class SiteEstimates:
             own, direction, sample = case
             return own.couple(direction, sample)
 
-        for batch in batched(cases, lambda case: len(runs[couple(case)[0]].ids), job.model, job.limits):
+        for batch in batches_by_length(cases, lambda case: len(runs[couple(case)[0]].ids), job.model, job.limits):
             chosen = [couple(cases[place]) for place in batch]
             gradients = mean_gradients(job.model, runs, chosen, mixing, wanted, ways)
             for place, index in enumerate(batch):

@@ -14,8 +14,8 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from locate.engine.plain import execute_runs
-from locate.engine.rows import Key, Placed, Run, batched, in_memory, noise_hooks
-from locate.model.finite import finite_rows, refuse
+from locate.engine.rows import Key, PlacedWrite, Run, batches_by_length, explaining_out_of_memory, noise_hooks
+from locate.model.finite import check_finite_rows
 from locate.model.hooked import EMBEDDING_HOOK, Model
 from locate.prompts.tokens import Aligned, TokenPair
 from locate.sites import PATTERN, UNITS
@@ -35,7 +35,7 @@ def estimated(job: Job, pairs: Sequence[TokenPair], ways: Sequence[float]) -> pd
     for index, row in enumerate(rows):
         by_couple[row.base, row.source].append(index)
     couples = list(by_couple)
-    for batch in batched(couples, lambda couple: len(runs[couple[0]].ids), job.model, job.limits):
+    for batch in batches_by_length(couples, lambda couple: len(runs[couple[0]].ids), job.model, job.limits):
         chosen = [couples[place] for place in batch]
         gradients = mean_gradients(job.model, runs, chosen, mixing, wanted, ways)
         writes = [
@@ -108,16 +108,18 @@ def gradients_at(model: Model, runs: Sequence[Run], wanted: Sequence[Key], mixed
 
     hooks = [*noise_hooks(runs), (EMBEDDING_HOOK, mixed), *((model.hook(*key), keep(key)) for key in wanted)]
     answers = torch.tensor([run.answers for run in runs], device=model.device)
-    with model.hooked(hooks), in_memory(len(runs)), torch.enable_grad():
+    with model.hooked(hooks), explaining_out_of_memory(len(runs)), torch.enable_grad():
         logits = model.logits(torch.tensor([run.ids for run in runs]))[:, -1]
         said = logits.detach()[:, None]
-        finite_rows(said, f"logits of model {model.name!r}", lambda i: str(model.tokenizer.decode(runs[i].ids)))
+        check_finite_rows(said, f"logits of model {model.name!r}", lambda i: str(model.tokenizer.decode(runs[i].ids)))
         chosen = logits.to(torch.promote_types(logits.dtype, torch.float32)).gather(-1, answers)
         (chosen[:, 0] - chosen[:, 1]).sum().backward()
     found = {key: torch.zeros_like(value) if value.grad is None else value.grad for key, value in seen.items()}
     for (component, layer), gradient in found.items():
         if not gradient.isfinite().all():
-            refuse(f"gradients of model {model.name!r} at {component} {layer}", bool(gradient.isnan().any()), "")
+            refuse_numbers(
+                f"gradients of model {model.name!r} at {component} {layer}", bool(gradient.isnan().any()), ""
+            )
     return found
 
 
@@ -136,7 +138,7 @@ def embeddings(model: Model, runs: Sequence[Run]) -> list[Float[torch.Tensor, "p
 
 def products_of(
     key: Key,
-    writes: Sequence[tuple[int, int, Placed]],
+    writes: Sequence[tuple[int, int, PlacedWrite]],
     couples: Sequence[Couple],
     kept: Sequence[dict[Key, torch.Tensor]],
     gradient: torch.Tensor,
@@ -164,7 +166,7 @@ def products_of(
 
 def edge_products(
     key: Key,
-    writes: Sequence[tuple[int, int, Placed]],
+    writes: Sequence[tuple[int, int, PlacedWrite]],
     couples: Sequence[Couple],
     kept: Sequence[dict[Key, torch.Tensor]],
     gradient: Float[torch.Tensor, "couple head query key"],

@@ -12,10 +12,10 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
-from locate.engine.rows import Measured, Row
+from locate.engine.rows import Measurement, Row
 from locate.errors import LocateError
 from locate.model.hooked import Model
-from locate.model.untrained import untrained
+from locate.model.untrained import make_untrained
 from locate.prompts.tokens import TokenPair
 from locate.tracing.audit import audited
 from locate.tracing.cost import stage_operations
@@ -157,7 +157,7 @@ class Loop:
         if seed is None:
             return job
         if seed not in self.models:
-            self.models[seed] = untrained(self.model, seed)
+            self.models[seed] = make_untrained(self.model, seed)
         return prepare(self.models[seed], job.stage, self.settings)
 
     def check(self, job: Job) -> None:
@@ -205,7 +205,7 @@ def measure_chunk(job: Job, pairs: Sequence[TokenPair], advance: Advance) -> pd.
     return tidy(table)
 
 
-def logs_of(rows: Sequence[Row], measured: Measured) -> pd.DataFrame:
+def logs_of(rows: Sequence[Row], measured: Measurement) -> pd.DataFrame:
     """The columns that were measured, nats."""
     base = measured.runs[[row.base for row in rows]]
     source = measured.runs[[row.source for row in rows]]

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from locate.files import hash_of, strict
-from locate.model.products import library
+from locate.model.products import product_library
 from locate.schema import TRACE_VERSION, library_version, locate_version
 from locate.tracing.plan import Map, hash_of_patches
 from locate.tracing.stage import Job
@@ -36,7 +36,7 @@ def starting_meta(job: Job, chosen_by: dict[str, Any] | None = None) -> dict[str
                 "config_sha256": model.checkpoint.config_sha256,
                 "dtype": model.dtype,
                 "prepend_bos": model.prepend_bos,
-                "before": " ".join(model.encoder.described()["before"]),
+                "before": " ".join(model.encoder.provenance()["before"]),
                 "prompts_sha256": prompts.hash,
                 "patches_sha256": hash_of(patches_of(job)),
                 "directions": "+".join(job.stage.directions),
@@ -47,7 +47,7 @@ def starting_meta(job: Job, chosen_by: dict[str, Any] | None = None) -> dict[str
             },
             "model": model.provenance(),
             "device": model.device,
-            "products": library(model.dtype, model.device, model.threads),
+            "products": product_library(model.dtype, model.device, model.threads),
             "threads": model.threads,
             "probabilities": settings.probabilities,
             "checks": dict(model.checks),

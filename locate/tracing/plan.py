@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from locate.engine.rows import Placed, Row
+from locate.engine.rows import PlacedWrite, Row
 from locate.errors import LocateError
 from locate.files import hash_of
 from locate.prompts.tokens import Aligned, TokenPair
@@ -195,7 +195,7 @@ def row_of(cell: Cell, direction: str, base: int, source: int) -> Row:
     check("direction", direction, DIRECTIONS)
     denoising = direction == "denoising"
     writes = [
-        Placed(
+        PlacedWrite(
             write.site.component,
             write.site.layer,
             write.site.unit,

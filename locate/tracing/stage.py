@@ -16,7 +16,7 @@ from locate.engine.sweep import measure as sweep
 from locate.errors import LocateError
 from locate.files import hash_of
 from locate.model.hooked import Model
-from locate.model.memory import default
+from locate.model.memory import default_memory
 from locate.prompts.notes import SAME
 from locate.prompts.pair import Prompts
 from locate.prompts.tokens import MAX_DROPPED, Ledger, TokenPair, tokenise
@@ -110,7 +110,7 @@ class Settings:
 
     def limits(self, model: Model) -> Limits:
         """How much may be done at once on the model's device."""
-        return Limits(default(model.device) if self.memory is None else self.memory, self.batch_size)
+        return Limits(default_memory(model.device) if self.memory is None else self.memory, self.batch_size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,9 +238,9 @@ def checked_patches(model: Model, patches: Map | Sequence[Patch]) -> dict[str, l
     Raises LocateError for what the model cannot have written.
     """
     if isinstance(patches, Map):
-        model.supported(patches.hooked)
+        model.check_components(patches.hooked)
         return patches.forms_by_role(model.n_layers, {name: model.units(name) for name in patches.components})
-    model.supported({write.site.component for patch in patches for write in patch.writes})
+    model.check_components({write.site.component for patch in patches for write in patch.writes})
     apart(patches)
     for patch in patches:
         for write in patch.writes:
