@@ -162,7 +162,7 @@ def test_each_model_is_checked_once(gpt2, monkeypatch):
         audits.append((job.stage.name, job.model.checkpoint.weights_sha256))
         return {}
 
-    monkeypatch.setattr(measuring, "audited", checked)
+    monkeypatch.setattr(measuring, "audit_job", checked)
     trace(gpt2, PROMPTS, MAP, controls=FEW, sets=SMALL)
     assert [name for name, _ in audits] == ["map", "control: random weights"]
     assert len({weights for _, weights in audits}) == 2
