@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from locate.engine.plain import execute_runs
 from locate.engine.rows import Key, PlacedWrite, Run, batches_by_length, explaining_out_of_memory, noise_hooks
-from locate.model.finite import check_finite_rows
+from locate.model.finite import check_finite_rows, refuse_numbers
 from locate.model.hooked import EMBEDDING_HOOK, Model
 from locate.prompts.tokens import Aligned, TokenPair
 from locate.sites import PATTERN, UNITS
