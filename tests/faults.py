@@ -303,7 +303,7 @@ FAULTS = [
     fault("controls: random directions of another length", "study/disturb.py",
           ".norm() / way.norm())", ".norm() / 1.0)", "tests/test_controls.py", "-k", "random_directions"),
     fault("controls: sets compared where they were located", "study/random_sets.py",
-          "sampled(prompts, trace, pairs, seed, second)", "sampled(prompts, trace, pairs, seed, first)",
+          "sample_pairs(prompts, trace, pairs, seed, second)", "sample_pairs(prompts, trace, pairs, seed, first)",
           "tests/test_controls.py", "-k", "beats"),
     fault("controls: p without the located set", "mediation/controls.py",
           "p=float((1 + (rest", "p=float((0 + (rest", "tests/test_controls.py", "-k", "p_of_a_set"),

@@ -16,7 +16,7 @@ from locate.mediation.agreement import PLACE
 from locate.planted import draw_plan, plant
 from locate.prompts import Prompts
 from locate.study import budget as budgets
-from locate.study.budget import affordable, most
+from locate.study.budget import count_affordable, largest_allowed
 from locate.tracing.estimates import SiteEstimates, mean_estimates
 from locate.tracing.plan import Map
 
@@ -111,10 +111,10 @@ def test_as_many_sites_as_the_time_allows():
     """Sites cost a second each here, and an hour is left."""
     import time
 
-    assert 3000 < affordable(10**6, lambda count: float(count), 3600.0, time.monotonic()) <= 3600
-    assert affordable(50, lambda count: float(count), 3600.0, time.monotonic()) == 50
-    assert most(100, lambda count: count <= 37) == 37
-    assert most(100, lambda count: False) == 1
+    assert 3000 < count_affordable(10**6, lambda count: float(count), 3600.0, time.monotonic()) <= 3600
+    assert count_affordable(50, lambda count: float(count), 3600.0, time.monotonic()) == 50
+    assert largest_allowed(100, lambda count: count <= 37) == 37
+    assert largest_allowed(100, lambda count: False) == 1
 
 
 def test_planted_sites_are_chosen_and_estimates_agree(tmp_path):

@@ -22,7 +22,7 @@ from locate.sites import Site
 from locate.study import controls as controls_of_runs
 from locate.study.disturb import RandomDirections, ShuffledSources
 from locate.study.random_sets import draw_sets
-from locate.study.sample import halves, sampled
+from locate.study.sample import halves, sample_pairs
 from locate.tracing.measure import measure_chunk
 from locate.tracing.plan import Map
 
@@ -188,10 +188,10 @@ def test_random_sets_are_different_sites_and_never_more_than_there_are():
 def test_a_sample_has_one_pair_of_each_group_before_a_second():
     found = map_trace(groups=[f"g{index}" for index in range(6)], templates=("a {subject}", "b {subject}"))
     all_pairs = Prompts(tuple(Pair(f"a{i} x", f"a{i} y", "x", "y", f"g{i // 2}", "t") for i in range(12)))
-    assert len({each.group for each in sampled(all_pairs, found, 6, 0)}) == 6
-    assert len({each.group for each in sampled(all_pairs, found, 9, 0)}) == 6
-    assert len(sampled(all_pairs, found, 99, 0)) == 12
-    assert {each.group for each in sampled(all_pairs, found, 99, 0, ["g1"])} == {"g1"}
+    assert len({each.group for each in sample_pairs(all_pairs, found, 6, 0)}) == 6
+    assert len({each.group for each in sample_pairs(all_pairs, found, 9, 0)}) == 6
+    assert len(sample_pairs(all_pairs, found, 99, 0)) == 12
+    assert {each.group for each in sample_pairs(all_pairs, found, 99, 0, ["g1"])} == {"g1"}
 
 
 def test_controls_stay_with_the_run_and_are_measured_once(gpt2, tmp_path, monkeypatch):

@@ -9,13 +9,13 @@ from bare import job_of, trace
 from locate.engine.sweep.climbers import Climber, token_layers
 from locate.prompts import occupation_pairs
 from locate.study import trace as traces
-from locate.study.forecast import RunForecast, StageForecast, extended, foretell
+from locate.study.forecast import RunForecast, StageForecast, extrapolate, foretell
 from locate.study.plan import Plan
 from locate.study.sets import Sets
 from locate.study.trace import trace as whole_trace
 from locate.tracing import forecast as forecasts
 from locate.tracing.cost import cost, operations
-from locate.tracing.forecast import Forecast, Timing, is_busy, repeated
+from locate.tracing.forecast import Forecast, Timing, is_busy, repeat
 from locate.tracing.forecast import forecast as forecast_of
 from locate.tracing.plan import Map
 
@@ -120,7 +120,7 @@ def timings(*walls):
     ],
 )
 def test_work_is_timed_until_it_is_steady(walls, repetitions):
-    assert [each.wall for each in repeated(timings(*walls))] == walls[:repetitions]
+    assert [each.wall for each in repeat(timings(*walls))] == walls[:repetitions]
 
 
 @pytest.mark.parametrize(
@@ -139,8 +139,8 @@ def test_a_busy_machine_is_seen(walls, own, expected):
 def test_the_spread_is_that_of_the_timings(gpt2, monkeypatch):
     """Half of each time was waited for: what the work itself needs is the lower end."""
     found = [Timing(2.0, 1.0), Timing(4.0, 2.0), Timing(3.0, 1.5)]
-    monkeypatch.setattr(forecasts, "calibration", lambda job, pairs: (len(pairs), found))
-    monkeypatch.setattr(forecasts, "audited", lambda job: None)
+    monkeypatch.setattr(forecasts, "calibrate", lambda job, pairs: (len(pairs), found))
+    monkeypatch.setattr(forecasts, "audit_job", lambda job: None)
     said = forecast(gpt2, FEW)
     assert [said.low, said.seconds, said.high] == pytest.approx(
         [1.0, 3.0, 4.0], rel=0.01
@@ -192,4 +192,4 @@ def test_later_stages_are_those_of_the_run(gpt2):
     ],
 )
 def test_times_are_extended_along_a_line(points, rows, expected):
-    assert extended(points, rows) == pytest.approx(expected)
+    assert extrapolate(points, rows) == pytest.approx(expected)

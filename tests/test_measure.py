@@ -12,7 +12,7 @@ from test_identities import pair
 from locate.errors import LocateError
 from locate.mediation import effects
 from locate.model.loading import load
-from locate.planted import drawn, plant
+from locate.planted import draw_plan, plant
 from locate.prompts import Prompts, occupation_pairs
 from locate.sites import Site
 from locate.study.controls import Controls
@@ -74,7 +74,7 @@ def counted(monkeypatch):
 
 def test_a_stop_anywhere_loses_no_finished_chunk(tmp_path, monkeypatch, counted):
     """Stopped after every second chunk, the run goes on each time; no chunk is measured twice, none differs."""
-    made = plant(tmp_path / "model", drawn(3, "gpt2"), occupations=24, templates_each=1)
+    made = plant(tmp_path / "model", draw_plan(3, "gpt2"), occupations=24, templates_each=1)
     wanted = replace(FEW, pairs=14)
     model = load(str(made.folder), device="cpu")
     whole = trace(model, made.prompts, MAP, controls=wanted, sets=SMALL)
@@ -162,7 +162,7 @@ def test_each_model_is_checked_once(gpt2, monkeypatch):
         audits.append((job.stage.name, job.model.checkpoint.weights_sha256))
         return {}
 
-    monkeypatch.setattr(measuring, "audited", checked)
+    monkeypatch.setattr(measuring, "audit_job", checked)
     trace(gpt2, PROMPTS, MAP, controls=FEW, sets=SMALL)
     assert [name for name, _ in audits] == ["map", "control: random weights"]
     assert len({weights for _, weights in audits}) == 2

@@ -14,7 +14,7 @@ from locate.planted import draw_plan, plant
 from locate.prompts import Prompts
 from locate.sites import Site
 from locate.study.sample import halves
-from locate.study.sets import ranked_sites, search_greedily
+from locate.study.sets import rank_sites, search_greedily
 from locate.tracing.measure import measure
 from locate.tracing.plan import Map
 from locate.tracing.stage import Settings
@@ -133,7 +133,7 @@ def test_shares_of_nothing_are_refused():
 
 def test_heads_stand_for_their_attention_and_too_few_groups_are_refused(gpt2):
     found = bare.trace(gpt2, ONE_LENGTH, Map(("attn_out", "mlp_out", "head")))
-    sites = ranked_sites(found, [str(each) for each in found.table["group"].unique()])
+    sites = rank_sites(found, [str(each) for each in found.table["group"].unique()])
     assert {site.component for site in sites} == {"head", "mlp_out"}
     assert len(sites) == len(set(sites))
     with pytest.raises(LocateError, match="3 groups: expected at least 8 for sets of sites"):

@@ -20,7 +20,6 @@ from locate.model import products
 from locate.model.hooked import Model
 from locate.prompts import Pair, Prompts
 from locate.sites import COMPONENTS, PATTERN, UNITS
-from locate.tracing import job
 from locate.tracing.corrupt import Noise
 from locate.tracing.plan import Map
 
@@ -420,7 +419,7 @@ def test_a_trace_checks_what_must_hold(gpt2, engine, components, corruption):
 )
 def test_a_sweep_that_writes_wrongly_is_refused(gpt2, monkeypatch, wrong, what):
     """Before anything is measured, and without the other engine's help."""
-    monkeypatch.setattr(job, "audit", lambda *_: {})
+    monkeypatch.setattr("locate.tracing.audit.audit_engine", lambda *_: {})
     own = Writes.of
 
     def of(model, bases, lodged):

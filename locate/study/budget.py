@@ -16,7 +16,7 @@ from locate.errors import LocateError
 from locate.files import hash_of
 from locate.mediation.agreement import PLACE
 from locate.sites import PATTERN, Site, check
-from locate.tracing.estimates import SiteEstimates, checked_map, mean_estimates
+from locate.tracing.estimates import SiteEstimates, map_of_single_sites, mean_estimates
 from locate.tracing.folder import RunFolder
 from locate.tracing.forecast import forecast
 from locate.tracing.measure import Stages
@@ -90,13 +90,13 @@ def choose_sites(
     """
     estimates = None if folder is None else folder.estimates()
     if estimates is None:
-        checked_map(job)
+        map_of_single_sites(job)
         view = "stereotype" if any(pair.pair.stereotype for pair in job.pairs) else "signed"
         derive = SiteEstimates(view, METHODS[budget.method])
         if budget.seconds is not None:
             check_time(job, derive, budget)
         outcome = yield replace(job.stage, name=STAGE, derive=derive)
-        estimates = mark(job, map, mean_estimates(outcome.table), budget, started)
+        estimates = mark_chosen(job, map, mean_estimates(outcome.table), budget, started)
         if folder is not None:
             folder.keep_estimates(estimates)
     only = sites_of(estimates[estimates["chosen"] != ""])
@@ -119,7 +119,7 @@ def check_time(job: Job, derive: SiteEstimates, budget: Budget) -> None:
         )
 
 
-def mark(job: Job, map: Map, estimates: pd.DataFrame, budget: Budget, started: float) -> pd.DataFrame:
+def mark_chosen(job: Job, map: Map, estimates: pd.DataFrame, budget: Budget, started: float) -> pd.DataFrame:
     """The estimates with a column `chosen`: the strongest sites by either direction, and those drawn at random."""
     sizes = estimates.assign(size=estimates["estimate"].abs()).groupby(PLACE, sort=False)["size"].max()
     ordered = sizes.sort_values(ascending=False, kind="stable").index
@@ -139,9 +139,9 @@ def mark(job: Job, map: Map, estimates: pd.DataFrame, budget: Budget, started: f
         return forecast(prepare(job.model, stage, job.settings)).seconds
 
     if budget.passes is not None:
-        count = most(len(ordered), lambda n: rows[np.union1d(*chosen(n))].sum() <= budget.passes)
+        count = largest_allowed(len(ordered), lambda n: rows[np.union1d(*chosen(n))].sum() <= budget.passes)
     else:
-        count = affordable(len(ordered), forecast_of, float(budget.seconds or 0), started)
+        count = count_affordable(len(ordered), forecast_of, float(budget.seconds or 0), started)
     top, audit = chosen(count)
     words = pd.Series("", index=ordered)
     words.iloc[top] = "top"
@@ -149,7 +149,7 @@ def mark(job: Job, map: Map, estimates: pd.DataFrame, budget: Budget, started: f
     return estimates.merge(words.rename("chosen").reset_index(), on=PLACE, how="left", validate="many_to_one")
 
 
-def most(limit: int, allowed: Callable[[int], bool]) -> int:
+def largest_allowed(limit: int, allowed: Callable[[int], bool]) -> int:
     """The largest number up to a limit that is allowed, where smaller ones are too; 1 at the least."""
     low, high = 1, limit
     while low < high:
@@ -158,7 +158,7 @@ def most(limit: int, allowed: Callable[[int], bool]) -> int:
     return low
 
 
-def affordable(limit: int, seconds_of: Callable[[int], float], budget: float, started: float) -> int:
+def count_affordable(limit: int, seconds_of: Callable[[int], float], budget: float, started: float) -> int:
     """How many sites can be patched in what is left of the time, from a few forecasts.
 
     Raises LocateError when estimating has used the time up.

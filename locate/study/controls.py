@@ -19,7 +19,7 @@ from locate.prompts.pair import FEMALE, MALE, Prompts
 from locate.sites import PATTERN, UNITS, Site
 from locate.study.disturb import RandomDirections, ShuffledSources
 from locate.study.random_sets import compare_random_sets
-from locate.study.sample import named, sampled
+from locate.study.sample import sample_pairs, site_as_json
 from locate.tracing.measure import Stages
 from locate.tracing.plan import Map
 from locate.tracing.stage import Rewrite, Stage
@@ -69,7 +69,7 @@ def control(
     started = time.monotonic()
     try:
         sites = strongest(trace, wanted.sites)
-        sample = sampled(prompts, trace, wanted.pairs, wanted.seed)
+        sample = sample_pairs(prompts, trace, wanted.pairs, wanted.seed)
     except LocateError as error:  # pairs of several kinds, none of them the package's
         missing = {"rows": 0, "settings": asdict(wanted), "not_run": {"all": str(error)}}
         return replace(trace, meta=trace.meta | {"controls": missing})
@@ -87,7 +87,7 @@ def control(
     tables += [] if compared is None else [compared.assign(**{CONTROL: SETS})]
     table = pd.concat(tables, ignore_index=True) if tables else None
     meta = {
-        "sites": [named(site) for site in sites],
+        "sites": [site_as_json(site) for site in sites],
         "sites_by": CHOOSING,
         "pairs": len(sample),
         "settings": asdict(wanted),
@@ -120,16 +120,16 @@ def control_stages(
     def among(name: str, pairs: Prompts) -> Stage:
         if {(pair.female, pair.male) for pair in prompts} != {(FEMALE, MALE)}:
             raise LocateError("the run's answers are not those of the package's words")
-        return stage(name, pairs, chosen_map(sites))
+        return stage(name, pairs, map_of(sites))
 
     def without_training(name: str) -> Stage:
         check_size(model, wanted)
         whole = [each for each in components if each not in UNITS]
-        map = Map(components=tuple(whole)) if whole else chosen_map(sites)
+        map = Map(components=tuple(whole)) if whole else map_of(sites)
         return stage(name, sample, map, untrained=wanted.seed)
 
     def disturbed(name: str, rewrite: Rewrite) -> Stage:
-        return stage(name, sample, chosen_map(sites), rewrite=rewrite)
+        return stage(name, sample, map_of(sites), rewrite=rewrite)
 
     return {
         SHUFFLED: lambda: disturbed(SHUFFLED, ShuffledSources(wanted.seed)),
@@ -170,7 +170,7 @@ def site_of(row: dict[str, Any]) -> Site:
     )
 
 
-def chosen_map(sites: Sequence[Site]) -> Map:
+def map_of(sites: Sequence[Site]) -> Map:
     """The map of some sites alone."""
     if not sites:
         raise LocateError("the run has no single site to control: trace components other than attention weights")

@@ -17,7 +17,7 @@ from locate.prompts.build import occupation_pairs
 from locate.prompts.pair import Prompts
 from locate.sites import DIRECTIONS, Patch, check
 from locate.tracing.corrupt import Corruption, Swap
-from locate.tracing.gradients import estimated
+from locate.tracing.gradients import estimate_rows
 from locate.tracing.plan import Map
 from locate.tracing.stage import Settings, Stage, one_of, prepare
 
@@ -63,7 +63,7 @@ def estimate(
     prompts = occupation_pairs() if prompts is None else prompts
     stage = Stage("estimates", prompts, one_of(map, patches), tuple(directions))
     job = prepare(model, stage, Settings(corruption or Swap(), **settings))
-    strange = [] if method == "attribution" else [patch for patch in patches or () if foreign(patch)]
+    strange = [] if method == "attribution" else [patch for patch in patches or () if is_foreign(patch)]
     if strange:
         raise LocateError(
             f"patch at {strange[0].anchor} writes {strange[0].origin}: integrated gradients lead from the base to the "
@@ -71,16 +71,16 @@ def estimate(
         )
     ways = [0.0] if method == "attribution" else [(step + 0.5) / steps for step in range(steps)]
     with multiplying(model.dtype, model.device, model.threads):
-        parts = [estimated(job, pairs, ways) for pairs in job.chunks]
-    return finished(pd.concat(parts, ignore_index=True), view)
+        parts = [estimate_rows(job, pairs, ways) for pairs in job.chunks]
+    return as_effects(pd.concat(parts, ignore_index=True), view)
 
 
-def foreign(patch: Patch) -> bool:
+def is_foreign(patch: Patch) -> bool:
     """Whether it writes other values than those of its base and source run."""
     return any(isinstance(each.origin, torch.Tensor) or each.origin not in ("source", "base") for each in patch.writes)
 
 
-def finished(rows: pd.DataFrame, view: str) -> pd.DataFrame:
+def as_effects(rows: pd.DataFrame, view: str) -> pd.DataFrame:
     """The estimates as a table of effects."""
     without = 0
     if view == "stereotype":

@@ -15,7 +15,7 @@ from locate.prompts.pair import Prompts
 from locate.sites import DIRECTIONS
 from locate.study.expected import likely_stages
 from locate.study.plan import Plan
-from locate.tracing.audit import audited
+from locate.tracing.audit import audit_job
 from locate.tracing.forecast import Forecast, forecast
 from locate.tracing.measure import measure_chunk
 from locate.tracing.plan import Map
@@ -87,13 +87,13 @@ def foretell(
     for later in likely_stages(job, plan or Plan()):
         alike = [each for each in stages if later.name.startswith(GREEDY) and each.stage.startswith(GREEDY)]
         try:
-            stages.append(scaled(job, later, alike[0]) if alike else try_stage(job, later))
+            stages.append(scale_forecast(job, later, alike[0]) if alike else try_stage(job, later))
         except LocateError:  # what cannot be measured costs nothing
             continue
     return RunForecast(found, tuple(stages))
 
 
-def scaled(main: Job, stage: Stage, tried: StageForecast) -> StageForecast:
+def scale_forecast(main: Job, stage: Stage, tried: StageForecast) -> StageForecast:
     """A stage that is like one that was tried, but for its number of rows."""
     rows = prepare(main.model, stage, main.settings).planned
     return StageForecast(stage.name, rows, tried.seconds * rows / tried.rows)
@@ -105,7 +105,7 @@ def try_stage(main: Job, stage: Stage) -> StageForecast:
     job = prepare(main.model, stage, main.settings)
     if stage.untrained is not None:
         job = prepare(make_untrained(main.model, stage.untrained), stage, main.settings)
-        audited(job)
+        audit_job(job)
         made = time.perf_counter() - started
     points = []
     for pairs in TRIED:
@@ -115,10 +115,10 @@ def try_stage(main: Job, stage: Stage) -> StageForecast:
         points.append((job.size(sample), time.perf_counter() - before))
         if points[-1][1] > LONG:
             break
-    return StageForecast(stage.name, job.planned, made + extended(points, job.planned))
+    return StageForecast(stage.name, job.planned, made + extrapolate(points, job.planned))
 
 
-def extended(points: Sequence[tuple[int, float]], rows: int) -> float:
+def extrapolate(points: Sequence[tuple[int, float]], rows: int) -> float:
     """Seconds of so many rows, from those of some: a share that is there in any case, and a share for each row."""
     (first, short), (last, long) = points[0], points[-1]
     if last <= first or long <= short:

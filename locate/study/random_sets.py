@@ -15,7 +15,7 @@ from locate.mediation.controls import CHOOSING, SETS
 from locate.mediation.located import EDITABLE, THRESHOLD, Located, rank
 from locate.prompts.pair import Prompts
 from locate.sites import BEFORE, Patch, Site
-from locate.study.sample import halves, sampled
+from locate.study.sample import halves, sample_pairs
 from locate.tracing.measure import Stages
 from locate.tracing.stage import Stage
 from locate.tracing.table import Trace, whole_sites
@@ -61,7 +61,7 @@ def compare_random_sets(
     if not all(alternatives):
         return None, {"reason": "nothing else was traced in the layers of the located set"}
     sets = draw_sets(alternatives, count, seed)
-    compared = sampled(prompts, trace, pairs, seed, second)
+    compared = sample_pairs(prompts, trace, pairs, seed, second)
     outcome = yield sets_stage(compared, chosen, sets, located.direction)
     return outcome.table, {
         "component": located.component,

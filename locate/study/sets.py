@@ -12,7 +12,7 @@ from locate.errors import LocateError
 from locate.mediation import default_view, effects
 from locate.prompts.pair import Prompts
 from locate.sites import Patch, Site
-from locate.study.sample import halves, named, sampled
+from locate.study.sample import halves, sample_pairs, site_as_json
 from locate.tracing.measure import Stages
 from locate.tracing.stage import Stage
 from locate.tracing.table import Trace, whole_sites
@@ -61,8 +61,8 @@ def measure_sets(prompts: Prompts, trace: Trace, wanted: Sets) -> Stages[Trace]:
     first, second = halves(trace, wanted.seed)
     if len(first) < LEAST_GROUPS / 2:
         raise LocateError(f"{len(first) + len(second)} groups: expected at least {LEAST_GROUPS} for sets of sites")
-    ranked = ranked_sites(trace, first)
-    learning, telling = (sampled(prompts, trace, wanted.pairs, wanted.seed, groups) for groups in (first, second))
+    ranked = rank_sites(trace, first)
+    learning, telling = (sample_pairs(prompts, trace, wanted.pairs, wanted.seed, groups) for groups in (first, second))
     greedy = yield from search_greedily(trace, learning, ranked[: wanted.pool], wanted.largest)
     tables = []
     for stage in set_stages(telling, ranked, greedy, wanted.largest):
@@ -73,8 +73,8 @@ def measure_sets(prompts: Prompts, trace: Trace, wanted: Sets) -> Stages[Trace]:
         "settings": asdict(wanted),
         "groups_chosen_on": len(first),
         "groups_measured_on": len(second),
-        TOP: [named(site) for site in ranked[: wanted.largest]],
-        GREEDY: [named(site) for site in greedy],
+        TOP: [site_as_json(site) for site in ranked[: wanted.largest]],
+        GREEDY: [site_as_json(site) for site in greedy],
     }
     return replace(trace, sets=pd.concat(tables, ignore_index=True), meta=trace.meta | {"sets": about})
 
@@ -91,7 +91,7 @@ def set_stages(prompts: Prompts, ranked: Sequence[Site], greedy: Sequence[Site],
     ]
 
 
-def ranked_sites(trace: Trace, groups: Sequence[str]) -> list[Site]:
+def rank_sites(trace: Trace, groups: Sequence[str]) -> list[Site]:
     """Outputs, or heads where they were traced, of every layer and role, by the size of their mean effect."""
     part = replace(trace, table=trace.table[trace.table["group"].isin(groups)])
     rows = whole_sites(effects(part, view=default_view(part)))

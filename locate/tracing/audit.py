@@ -28,7 +28,7 @@ FLOOR = {"float64": 1e-7, "float32": 1e-5, "float16": 0.003, "bfloat16": 0.03, "
 Engine = Callable[..., Measurement]
 
 
-def audited(job: Job) -> dict[str, dict[str, float]]:
+def audit_job(job: Job) -> dict[str, dict[str, float]]:
     """How far a random sample of a job's rows lies from what must hold, from other engines and other precisions."""
     pairs = [pair for pair in job.pairs if job.rows(pair)]
     chosen = np.random.default_rng(0).permutation(len(pairs))[:PAIRS]
@@ -36,20 +36,20 @@ def audited(job: Job) -> dict[str, dict[str, float]]:
     sample = job.model, layout.runs, layout.rows, job.limits
     engine, found = ENGINES[job.settings.engine], {}
     if job.settings.engine == "sweep":
-        found["engine"] = audit(*sample)
-    found["identities"] = identity_audit(*sample, engine)
+        found["engine"] = audit_engine(*sample)
+    found["identities"] = audit_identities(*sample, engine)
     if job.model.dtype in REDUCED and job.settings.compare_precision:
-        found["precision"] = precision_audit(*sample, engine)
+        found["precision"] = audit_precision(*sample, engine)
     return found
 
 
-def audit(model: Model, runs: Sequence[Run], rows: Sequence[Row], limits: Limits) -> dict[str, float]:
+def audit_engine(model: Model, runs: Sequence[Run], rows: Sequence[Row], limits: Limits) -> dict[str, float]:
     """Largest difference (nats) of some rows between the sweep and the plain engine, and how many were compared.
 
     Raises LocateError when they differ by more than rounding, or by half of what the patches do: then this
     architecture is not swept exactly.
     """
-    sample = sampled(runs, rows, model.n_layers)
+    sample = sample_rows(runs, rows, model.n_layers)
     try:
         fast = measure(model, runs, sample, limits=limits).rows
     except (ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
@@ -71,7 +71,7 @@ def audit(model: Model, runs: Sequence[Run], rows: Sequence[Row], limits: Limits
     return {"rows": len(sample), "largest_difference": float(apart.max()), "rms": rms(apart), "rms_effect": effect}
 
 
-def identity_audit(
+def audit_identities(
     model: Model, runs: Sequence[Run], rows: Sequence[Row], limits: Limits, engine: Engine
 ) -> dict[str, float]:
     """Largest differences (nats) from what must hold: patching a run with itself changes nothing, and patching it whole
@@ -79,9 +79,9 @@ def identity_audit(
 
     Raises LocateError where either is beyond rounding: then what is written is not what the model reads.
     """
-    copies = [*runs, *(copied(model, run) for run in runs)]
-    own = [itself(row, len(runs)) for row in sampled(runs, rows, model.n_layers)]
-    whole = [everything(model, runs, *couple) for couple in sorted({(row.base, row.source) for row in rows})]
+    copies = [*runs, *(copy_of(model, run) for run in runs)]
+    own = [self_patch(row, len(runs)) for row in sample_rows(runs, rows, model.n_layers)]
+    whole = [whole_patch(model, runs, *couple) for couple in sorted({(row.base, row.source) for row in rows})]
     found = engine(model, copies, [*own, *whole], limits=limits)
     expected = found.runs[[row.base for row in own] + [row.source for row in whole]]
     apart = np.abs(found.rows - expected).max(1)
@@ -101,14 +101,14 @@ def identity_audit(
     return result
 
 
-def copied(model: Model, run: Run) -> Run:
+def copy_of(model: Model, run: Run) -> Run:
     """The same run with nothing added to its first token, which keeps the sweep from knowing that it is the same."""
     if run.noise is not None or EMBEDDING_HOOK not in model.hook_points():
         return run
     return replace(run, noised=(0,), noise=torch.zeros(1, model.d_model))
 
 
-def itself(row: Row, n_runs: int) -> Row:
+def self_patch(row: Row, n_runs: int) -> Row:
     """The same sites of the base run, written from its copy."""
     writes = tuple(
         replace(write, source_pos=write.base_pos, origin="source", keys=tuple((key, key) for key, _ in write.keys))
@@ -117,7 +117,7 @@ def itself(row: Row, n_runs: int) -> Row:
     return Row(row.base, n_runs + row.base, writes)
 
 
-def everything(model: Model, runs: Sequence[Run], base: int, source: int) -> Row:
+def whole_patch(model: Model, runs: Sequence[Run], base: int, source: int) -> Row:
     """The last block at the last token written whole: what enters it, and both outputs."""
     here, there = len(runs[base].ids) - 1, len(runs[source].ids) - 1
     return Row(
@@ -130,11 +130,11 @@ def everything(model: Model, runs: Sequence[Run], base: int, source: int) -> Row
     )
 
 
-def precision_audit(
+def audit_precision(
     model: Model, runs: Sequence[Run], rows: Sequence[Row], limits: Limits, engine: Engine
 ) -> dict[str, float]:
     """How far some rows' log-probabilities (nats) lie from those of the same model in fp32, loaded for the purpose."""
-    sample = sampled(runs, rows, model.n_layers)
+    sample = sample_rows(runs, rows, model.n_layers)
     try:
         single = twin(model, "float32")
     except LocateError as error:
@@ -145,7 +145,7 @@ def precision_audit(
     return {"rows": len(sample), "largest_difference": float(apart.max()), "rms": rms(apart)}
 
 
-def sampled(runs: Sequence[Run], rows: Sequence[Row], n_layers: int) -> list[Row]:
+def sample_rows(runs: Sequence[Run], rows: Sequence[Row], n_layers: int) -> list[Row]:
     """At most ROWS rows, drawn at random among those that the sweep runs; among all where it runs none."""
     moving = [rows[each.row] for each in find_climbers(n_layers, runs, rows, lambda *_: True)] or list(rows)
     return [moving[i] for i in np.random.default_rng(0).permutation(len(moving))[:ROWS]]

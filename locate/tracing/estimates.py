@@ -18,7 +18,7 @@ from locate.model.products import multiplying
 from locate.prompts.tokens import TokenPair
 from locate.sites import PATTERN, UNITS
 from locate.tracing.cost import operations
-from locate.tracing.gradients import aligned_positions, mean_gradients, placed
+from locate.tracing.gradients import aligned_positions, mean_gradients, positions_of
 from locate.tracing.layout import Layout, PairRuns
 from locate.tracing.plan import Map, before
 from locate.tracing.stage import Job
@@ -49,7 +49,7 @@ class SiteEstimates:
 
         Raises LocateError for windows or severed paths, which are no single sites.
         """
-        job_map = checked_map(job)
+        job_map = map_of_single_sites(job)
         layers = job_map.layers_of(job.model.n_layers)
         wanted = [(component, layer) for component in job_map.components for layer in layers]
         ways = [0.0] if self.steps == 0 else [(step + 0.5) / self.steps for step in range(self.steps)]
@@ -111,7 +111,7 @@ class SiteEstimates:
                         totals[direction, *key, role, attended] = old + weight * values, count + new
 
 
-def checked_map(job: Job) -> Map:
+def map_of_single_sites(job: Job) -> Map:
     """The map of a job.
 
     Raises LocateError where it holds more than single sites.
@@ -147,13 +147,13 @@ def by_role(
     for token in pair.aligned:
         if job.map.roles is not None and token.role not in job.map.roles:
             continue
-        here, there = placed(token, direction)
+        here, there = positions_of(token, direction)
         if component == PATTERN:
             for key in job.map.keys or ("",):
                 attended = [each for each in before(pair.aligned, token) if key in ("", each.role)]
                 if attended:
                     ours, theirs = (
-                        list(side) for side in zip(*(placed(each, direction) for each in attended), strict=True)
+                        list(side) for side in zip(*(positions_of(each, direction) for each in attended), strict=True)
                     )
                     moved = (other[:, there, theirs] - own[:, here, ours]) * slope[:, here, ours]
                     found[token.role, key].append(moved.double().sum(1))

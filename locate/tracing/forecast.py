@@ -12,7 +12,7 @@ import torch
 
 from locate.model.memory import process_peak
 from locate.prompts.tokens import TokenPair
-from locate.tracing.audit import audited
+from locate.tracing.audit import audit_job
 from locate.tracing.cost import cost
 from locate.tracing.measure import measure_chunk
 from locate.tracing.stage import Job
@@ -69,10 +69,10 @@ def forecast(job: Job) -> Forecast:
     counted = [filled[i] for i in order[:COUNTED_PAIRS]]
     costs, moving = zip(*(cost(job, pair) for pair in counted), strict=True)
     scale = job.planned / sum(job.rows(pair) for pair in counted)
-    sample, timings = calibration(job, counted)
+    sample, timings = calibrate(job, counted)
     whole = sum(costs) * scale
     started = time.perf_counter()
-    audited(job)
+    audit_job(job)
     checks = time.perf_counter() - started
     walls = [each.wall for each in timings]
     on_cpu = torch.device(job.model.device).type == "cpu"
@@ -95,21 +95,21 @@ def forecast(job: Job) -> Forecast:
     )
 
 
-def calibration(job: Job, pairs: Sequence[TokenPair]) -> tuple[int, list[Timing]]:
+def calibrate(job: Job, pairs: Sequence[TokenPair]) -> tuple[int, list[Timing]]:
     """How many of the pairs were timed, at most a whole chunk, and how long they took each time."""
-    timed_chunk(job, pairs[:1])
-    count = max(1, min(len(pairs), job.chunk, int(SECONDS / LEAST / timed_chunk(job, pairs[:1]).wall)))
-    return count, repeated(lambda: timed_chunk(job, pairs[:count]))
+    time_chunk(job, pairs[:1])
+    count = max(1, min(len(pairs), job.chunk, int(SECONDS / LEAST / time_chunk(job, pairs[:1]).wall)))
+    return count, repeat(lambda: time_chunk(job, pairs[:count]))
 
 
-def timed_chunk(job: Job, pairs: Sequence[TokenPair]) -> Timing:
+def time_chunk(job: Job, pairs: Sequence[TokenPair]) -> Timing:
     """How long some pairs take."""
     wall, own = time.perf_counter(), time.thread_time()
     measure_chunk(job, pairs, lambda _: None)
     return Timing(time.perf_counter() - wall, time.thread_time() - own)
 
 
-def repeated(once: Callable[[], Timing]) -> list[Timing]:
+def repeat(once: Callable[[], Timing]) -> list[Timing]:
     """Timings of the same work, until the last few are alike, or time or patience is used up."""
     found: list[Timing] = []
     while len(found) < MOST:

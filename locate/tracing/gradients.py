@@ -23,7 +23,7 @@ from locate.tracing.layout import Couple, Layout
 from locate.tracing.stage import Job
 
 
-def estimated(job: Job, pairs: Sequence[TokenPair], ways: Sequence[float]) -> pd.DataFrame:
+def estimate_rows(job: Job, pairs: Sequence[TokenPair], ways: Sequence[float]) -> pd.DataFrame:
     """Labels of the rows of some pairs, the log-odds of their runs (female minus male, nats) and the estimates."""
     layout = job.lay_out(pairs)
     runs, rows = layout.runs, layout.rows
@@ -57,12 +57,12 @@ def estimated(job: Job, pairs: Sequence[TokenPair], ways: Sequence[float]) -> pd
 def aligned_positions(layout: Layout) -> dict[Couple, list[tuple[int, int]]]:
     """For each couple of runs the positions (in base, in source) of tokens that stand for each other."""
     return {
-        runs.couple(direction, sample): [placed(token, direction) for token in runs.pair.aligned]
+        runs.couple(direction, sample): [positions_of(token, direction) for token in runs.pair.aligned]
         for runs, direction, sample in layout.couples()
     }
 
 
-def placed(token: Aligned, direction: str) -> tuple[int, int]:
+def positions_of(token: Aligned, direction: str) -> tuple[int, int]:
     """Positions of a token in base and source."""
     return (token.corrupted, token.clean) if direction == "denoising" else (token.clean, token.corrupted)
 

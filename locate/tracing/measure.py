@@ -17,7 +17,7 @@ from locate.errors import LocateError
 from locate.model.hooked import Model
 from locate.model.untrained import make_untrained
 from locate.prompts.tokens import TokenPair
-from locate.tracing.audit import audited
+from locate.tracing.audit import audit_job
 from locate.tracing.cost import stage_operations
 from locate.tracing.folder import NotKept, RunFolder, keeping
 from locate.tracing.progress import Expected, Pace, Report
@@ -137,7 +137,7 @@ class Loop:
                     with keeping():
                         if parts is not None:
                             parts.write(number, table)
-        table = joined([tables[number] for number in range(len(job.chunks))], job)
+        table = join([tables[number] for number in range(len(job.chunks))], job)
         return Outcome(table, job, self.known_audit(stage.untrained), time.monotonic() - started)
 
     def prepare(self, stage: Stage) -> Job:
@@ -166,7 +166,7 @@ class Loop:
         if job.stage.derive is None and seed not in self.audits:
             if seed is not None:  # it has no files of its own to be loaded from again in fp32
                 job = replace(job, settings=replace(job.settings, compare_precision=False))
-            self.audits[seed] = audited(job)
+            self.audits[seed] = audit_job(job)
             if seed is None and self.folder is not None:
                 with keeping():
                     self.folder.keep_audit(self.audits[seed])
@@ -212,7 +212,7 @@ def logs_of(rows: Sequence[Row], measured: Measurement) -> pd.DataFrame:
     return pd.DataFrame(np.concatenate([base, source, measured.rows], axis=1), columns=LOGS)
 
 
-def joined(tables: Sequence[pd.DataFrame], job: Job) -> pd.DataFrame:
+def join(tables: Sequence[pd.DataFrame], job: Job) -> pd.DataFrame:
     """The tables of a stage's chunks as one: by pair, or as they are where they are no rows or were rewritten."""
     if job.stage.derive is not None:
         return pd.concat(tables, ignore_index=True)

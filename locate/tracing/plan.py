@@ -143,7 +143,7 @@ def cells_of_map(forms: Mapping[str, Sequence[Patch]], pair: TokenPair) -> Itera
     for token in pair.aligned:
         for form in forms.get(token.role, ()):
             places = tuple((write, (token,), keys_at(write.site, pair)) for write in form.writes)
-            if form.anchor.component != PATTERN or attended(places):
+            if form.anchor.component != PATTERN or has_tokens(places):
                 yield Cell(form, places, token.role, token)
 
 
@@ -156,7 +156,7 @@ def cells_of_patches(patches: Sequence[Patch], pair: TokenPair) -> Iterator[Cell
         places = tuple(
             (write, aligned_at(write.site.position, pair), keys_at(write.site, pair)) for write in patch.writes
         )
-        there = tuple(place for place in places if attended([place]))
+        there = tuple(place for place in places if has_tokens([place]))
         if there and (patch.partial or len(there) == len(places)):
             covered = {token for _, tokens, _ in there for token in tokens}
             first = there[0][1][0]
@@ -172,7 +172,7 @@ def keys_at(site: Site, pair: TokenPair) -> tuple[Aligned, ...]:
     return tuple(token for token in pair.aligned if site.key in (None, token.role))
 
 
-def attended(places: Sequence[tuple[Write, tuple[Aligned, ...], tuple[Aligned, ...]]]) -> bool:
+def has_tokens(places: Sequence[tuple[Write, tuple[Aligned, ...], tuple[Aligned, ...]]]) -> bool:
     """Whether every write has a token, and every pattern a token that it can attend to."""
     return all(
         tokens and (write.site.component != PATTERN or any(before(keys, token) for token in tokens))

@@ -213,7 +213,7 @@ def prepare(model: Model, stage: Stage, settings: Settings = AS_USUAL) -> Job:
     if not stage.directions or len(set(stage.directions)) != len(stage.directions):
         raise LocateError(f"directions {stage.directions}: expected denoising, noising or both, each once")
     limits, corruption = settings.limits(model), settings.corruption
-    forms = checked_patches(model, stage.patches)
+    forms = check_patches(model, stage.patches)
     executed = corruption.executed(stage.prompts)
     pairs, ledger = tokenise(executed, model.encode, max_dropped=settings.max_dropped, context=model.context)
     if executed is not stage.prompts:  # where the corruption makes both prompts the same, it does so by intention
@@ -232,7 +232,7 @@ def prepare(model: Model, stage: Stage, settings: Settings = AS_USUAL) -> Job:
     return job
 
 
-def checked_patches(model: Model, patches: Map | Sequence[Patch]) -> dict[str, list[Patch]]:
+def check_patches(model: Model, patches: Map | Sequence[Patch]) -> dict[str, list[Patch]]:
     """The patches of a token of each role, of a map; none of patches given one by one.
 
     Raises LocateError for what the model cannot have written.
@@ -241,10 +241,10 @@ def checked_patches(model: Model, patches: Map | Sequence[Patch]) -> dict[str, l
         model.check_components(patches.hooked)
         return patches.forms_by_role(model.n_layers, {name: model.units(name) for name in patches.components})
     model.check_components({write.site.component for patch in patches for write in patch.writes})
-    apart(patches)
+    check_apart(patches)
     for patch in patches:
         for write in patch.writes:
-            fits(model, write)
+            check_fits(model, write)
     return {}
 
 
@@ -261,7 +261,7 @@ def check_placed(job: Job) -> None:
         )
 
 
-def fits(model: Model, write: Write) -> None:
+def check_fits(model: Model, write: Write) -> None:
     """Raise LocateError for a write at a layer or unit that the model lacks, or of a vector of another width."""
     site, units = write.site, model.units(write.site.component)
     if site.layer >= model.n_layers or (site.unit is not None and units is not None and site.unit >= units):
@@ -276,7 +276,7 @@ def fits(model: Model, write: Write) -> None:
         raise LocateError(f"vector of shape {tuple(write.origin.shape)} for {site}: expected {shape}")
 
 
-def apart(patches: Sequence[Patch]) -> None:
+def check_apart(patches: Sequence[Patch]) -> None:
     """Raise LocateError when two patches would have one name in the table."""
     seen = set()
     for patch in patches:
