@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -140,7 +141,7 @@ def measure_moments(
     count = 0
 
     def add(name: str, tensor: torch.Tensor) -> None:
-        keys = tensor.detach().flatten(0, -2).double()
+        keys = rearrange(tensor.detach(), "... d_mlp -> (...) d_mlp").double()
         moment = keys.T @ keys
         sums[name] = moment if name not in sums else sums[name] + moment
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 
 from locate.editors.covariance import preserved_windows
@@ -206,7 +207,7 @@ def merge_answers(
     pair = said.gather(-1, answers).logsumexp(-1, keepdim=True)
     together = said.scatter(-1, answers[:, :1], pair)
     rest = torch.ones_like(said, dtype=torch.bool).scatter(-1, answers[:, 1:], False)
-    return together[rest].view(len(said), -1)
+    return rearrange(together[rest], "(row event) -> row event", row=len(said))
 
 
 def kept_loss(model: CausalModel, stamp: Stamp, kept: Sequence[Reading], places: Sequence[int]) -> torch.Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from einops import einsum, rearrange, reduce, repeat
 from jaxtyping import Float
 
 from locate.editors.readings import Reading, batch_of, equal_batches
@@ -38,7 +39,8 @@ class Slopes:
         """What changes of the matrices do to the log-odds, to first order: the sum of s Delta k, nats."""
         total = torch.zeros_like(self.odds)
         for name, (left, right) in changes.items():
-            total += torch.einsum("nrd,nrd->n", self.slopes[name] @ (left @ right), self.keys[name])
+            answered = self.slopes[name] @ (left @ right)
+            total += einsum(answered, self.keys[name], "reading role d_mlp, reading role d_mlp -> reading")
         return total
 
 
@@ -58,8 +60,9 @@ def slopes_of(model: CausalModel, rows: Sequence[Reading], modules: Sequence[str
             here = said[:, 0] - said[:, 1]
             found = torch.autograd.grad(here.sum(), [each["extra"] for each in felt])
         odds |= dict(zip(places, here.detach(), strict=True))
+        counts = rearrange(first, "reading role -> reading role 1")
         for name, each, slope in zip(modules, felt, found, strict=True):
-            slopes[name] |= dict(zip(places, slope.double() * first.to(slope.device)[..., None], strict=True))
+            slopes[name] |= dict(zip(places, slope.double() * counts.to(slope.device), strict=True))
             keys[name] |= dict(zip(places, each["keys"].double(), strict=True))
     return Slopes(
         stack_in_order(odds), *({name: stack_in_order(own) for name, own in of.items()} for of in (slopes, keys))
@@ -109,13 +112,17 @@ def solve_cheapest(
     The solution is Delta = sum_i a_i s_i k_i^T C^-1 with (G + 1/w) a = wanted, where
     G_ij = sum over matrices and roles of (s_i s_j) (k_i^T C^-1 k_j): a system of the size of the prompts, in float64.
     """
-    count, roles = next(iter(here.slopes.values())).shape[:2]
+    roles = next(iter(here.slopes.values())).shape[1]
+    by_site = "reading role width -> (reading role) width"
+    slopes = {name: rearrange(each, by_site) for name, each in here.slopes.items()}
     gram = torch.diag(1 / weights)
     solved = {}
     for name, moment in moments.items():
-        slopes, keys = here.slopes[name].flatten(0, 1), here.keys[name].flatten(0, 1)
+        keys = rearrange(here.keys[name], by_site)
         solved[name] = torch.cholesky_solve(keys.T, torch.linalg.cholesky(moment)).T
-        sites = (slopes @ slopes.T) * (solved[name] @ keys.T)
-        gram = gram + sites.view(count, roles, count, roles).sum((1, 3))
-    shares = torch.linalg.solve(gram, wanted).repeat_interleave(roles)
-    return {name: ((here.slopes[name].flatten(0, 1) * shares[:, None]).T, right) for name, right in solved.items()}
+        products = (slopes[name] @ slopes[name].T) * (solved[name] @ keys.T)
+        gram = gram + reduce(
+            products, "(reading role) (other other_role) -> reading other", "sum", role=roles, other_role=roles
+        )
+    shares = repeat(torch.linalg.solve(gram, wanted), "reading -> 1 (reading role)", role=roles)
+    return {name: (slopes[name].T * shares, right) for name, right in solved.items()}

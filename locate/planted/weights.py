@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from einops import rearrange, repeat
 from jaxtyping import Float
 
 from locate.planted.norms import (
@@ -87,7 +88,7 @@ def make_embedding(
     """
     rng = np.random.default_rng([plan.seed, 2])
     noise = rng.standard_normal((vocabulary, len(found.rest))) @ found.rest
-    table = np.tile(CONSTANT * found.constant, (vocabulary, 1))
+    table = repeat(CONSTANT * found.constant, "d_model -> piece d_model", piece=vocabulary)
     for piece, signs in features.items():
         table[piece] += SUBJECT * found.subject
         for name, sign in signs.items():
@@ -182,13 +183,18 @@ def write_head(layer: Layer, plan: Plan, found: Directions, path: Path) -> None:
     brought, held = (found.subject, SUBJECT) if by_weights else (found.written[path.channel], WRITTEN * share)
     strength = np.sqrt(SCORE * np.sqrt(D_HEAD)) / unit
     amount = share * (BEFORE_READOUT if moved_to(plan, path) == "before readout" else MOVED) * (2 if by_weights else 1)
-    first = path.head * D_HEAD
-    own = path.head * plan.n_kv_heads // plan.n_heads * D_HEAD
+    own = path.head * plan.n_kv_heads // plan.n_heads
     slowest, carrying = D_HEAD // 2 - 1, 0
-    layer.queries[first + slowest] = strength * grown / CONSTANT * found.constant
-    layer.keys[own + slowest] = strength * told / size * seen
-    layer.values[own + carrying] = told / (held * unit) * brought
-    layer.attention_out[:, first + carrying] = amount * found.moved[path.channel]
+    # views: what is written by head is written in the layer
+    queries, keys, values = (
+        rearrange(matrix, "(head d_head) d_model -> head d_head d_model", d_head=D_HEAD)
+        for matrix in (layer.queries, layer.keys, layer.values)
+    )
+    out = rearrange(layer.attention_out, "d_model (head d_head) -> head d_head d_model", d_head=D_HEAD)
+    queries[path.head, slowest] = strength * grown / CONSTANT * found.constant
+    keys[own, slowest] = strength * told / size * seen
+    values[own, carrying] = told / (held * unit) * brought
+    out[path.head, carrying] = amount * found.moved[path.channel]
 
 
 def write_readout(layer: Layer, plan: Plan, found: Directions, free: Iterator[int]) -> None:

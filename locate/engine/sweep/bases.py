@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 
 from locate.engine.rows import Key, Limits, Run, answers_of, batches_by_length, explaining_out_of_memory, noise_hooks
@@ -90,7 +91,8 @@ def by_query(
     pattern: Float[torch.Tensor, "run head query key"], longest: int
 ) -> Float[torch.Tensor, "run query head longest"]:
     """Attention weights with their positions in front, padded to the keys of the longest run."""
-    return torch.nn.functional.pad(pattern.transpose(1, 2), (0, longest - pattern.shape[-1]))
+    in_front = rearrange(pattern, "run head query key -> run query head key")
+    return torch.nn.functional.pad(in_front, (0, longest - pattern.shape[-1]))
 
 
 def keys_of(bases: Bases, layer: int, base: Int[torch.Tensor, " row"], first: int) -> Keys | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange, repeat
 from jaxtyping import Float
 
 from locate.engine.rows import Run, answers_in
@@ -123,11 +124,11 @@ def cut_argument(name: str, value: Any, first: int, end: int, rows: int) -> Any:
     if value is None or name not in (*WITH_POSITIONS, *BY_HEAD):
         return value
     if name in BY_HEAD:
-        return value.repeat(rows, *[1] * (value.ndim - 1))
+        return repeat(value, "head ... -> (row head) ...", row=rows)
     if name == "cache_position":
         return value[first:end]
     if name == "attention_mask":
-        return value[:, :, first:end, :end].expand(rows, -1, -1, -1)
+        return repeat(value[:, :, first:end, :end], "1 head query key -> row head query key", row=rows)
     return value[:, first:end]
 
 
@@ -203,7 +204,7 @@ def read_out(
 
     So the final norm, a projection, soft-capping or a scale are the model's own.
     """
-    whole = residual[:, None]
+    whole = rearrange(residual, "row d_model -> row 1 d_model")
 
     def through(*_: Any, **__: Any) -> Any:
         return (whole,) if returns_tuple else whole
