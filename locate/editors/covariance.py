@@ -37,7 +37,7 @@ def preserved_windows(
     Raises LocateError for a file that is missing, not UTF-8 or too short.
     """
     if path is None:
-        prose = files("locate").joinpath("evaluate", "text", "preserve.txt").read_text(encoding="utf-8")
+        prose = files("locate").joinpath("evaluation", "text", "preserve.txt").read_text(encoding="utf-8")
         return windows(model, prose) + own_windows(model, cache or cache_folder(), step)
     try:
         return windows(model, path.read_text(encoding="utf-8"))

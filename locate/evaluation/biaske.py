@@ -60,7 +60,7 @@ def read_biaske(folder: Path | None = None) -> Items:
     Raises LocateError for a missing file or column, and names a malformed or repeated row by its line.
     """
     if folder is None:
-        with as_file(files("locate").joinpath("evaluate", "tables")) as tables:
+        with as_file(files("locate").joinpath("evaluation", "tables")) as tables:
             return read_biaske(tables)
     paths = {kind: file_of(Path(folder) / f"{kind}.csv", (f"{kind}.csv",)) for kind in COLUMNS}
     found = [couple for kind, path in paths.items() for couple in read_couples(path, kind)]

@@ -73,7 +73,7 @@ def read_bold_prompts(path: Path | None) -> Items:
 
 def own_table(name: str) -> Path:
     """A table that the package carries beside this module."""
-    return Path(str(files("locate"))) / "evaluate" / "tables" / f"{name}.csv"
+    return Path(str(files("locate"))) / "evaluation" / "tables" / f"{name}.csv"
 
 
 def measure(model: CausalModel, items: Items, step: Step) -> pd.DataFrame:

@@ -42,7 +42,7 @@ def read(path: Path | None) -> Items:
     Raises LocateError where there is no text, or one is empty or not UTF-8.
     """
     if path is None:
-        folder = Path(str(files("locate").joinpath("evaluate", "text")))
+        folder = Path(str(files("locate").joinpath("evaluation", "text")))
         with (folder / "sources.csv").open(encoding="utf-8", newline="") as table:
             names = dict.fromkeys(row["file"] for row in csv.DictReader(table) if row["file"] != "preserve.txt")
         paths = [folder / name for name in names]
