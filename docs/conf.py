@@ -1,0 +1,63 @@
+"""How the pages of this folder become a site: `make docs` writes it to build/docs.
+
+Sphinx reads the pages and, through autodoc, the docstrings. These are plain text with aligned columns, not
+reStructuredText, so each is handed over paragraph by paragraph: prose as prose, what is indented or in columns as it
+stands. Links between pages, to headings and to files of the repository are checked; a broken one fails the build.
+"""
+
+import re
+from importlib.metadata import version as installed_version
+from typing import Any
+
+project = "locate"
+author = "The locate authors"
+copyright = "The locate authors"
+version = release = installed_version("locate-bias")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
+exclude_patterns = ["_build"]
+nitpicky = False  # shapes in signatures, such as Float[Tensor, "row d_model"], are no names to link to
+myst_heading_anchors = 3
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 88
+
+html_theme = "furo"
+html_title = f"locate {release}"
+html_show_sphinx = False
+html_copy_source = False
+
+COLUMNS = re.compile(r"^\S.*?  +\S")
+
+
+def as_text(paragraph: list[str]) -> list[str]:
+    """A paragraph of prose, its marks escaped and what stands between backticks set as code."""
+    parts = re.split(r"(`[^`]+`)", "\n".join(paragraph))
+    shown = [f"`{each}`" if each.startswith("`") else re.sub(r"([*|\\_<])", r"\\\1", each) for each in parts]
+    return "".join(shown).split("\n")
+
+
+def as_it_stands(paragraph: list[str]) -> list[str]:
+    """A paragraph whose columns and line ends count."""
+    return ["::", "", *(f"    {line}" for line in paragraph)]
+
+
+def read_plainly(app: Any, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Turn a docstring of plain text into what Sphinx reads, in place."""
+    paragraphs: list[list[str]] = [[]]
+    for line in lines:
+        if line.strip():
+            paragraphs[-1].append(line)
+        else:
+            paragraphs.append([])
+    lines.clear()
+    for paragraph in filter(None, paragraphs):
+        kept = COLUMNS.match(paragraph[0]) or any(line.startswith(" ") for line in paragraph)
+        lines += [*(as_it_stands if kept else as_text)(paragraph), ""]
+
+
+def setup(app: Any) -> None:
+    """Read every docstring as plain text."""
+    app.connect("autodoc-process-docstring", read_plainly)
