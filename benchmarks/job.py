@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import locate
-from locate.engine.rows import Placed, Row, Run
+from locate.engine.rows import PlacedWrite, Row, Run
 
 COMPONENTS = ("resid_pre", "attn_out", "mlp_out")
 SHAPES = {
@@ -57,7 +57,7 @@ class Job:
     def rows(self) -> list[Row]:
         """One row for each cell and pair, cells outermost."""
         return [
-            Row(2 * pair + 1, 2 * pair, (Placed(component, layer, None, pos, pos, "source"),))
+            Row(2 * pair + 1, 2 * pair, (PlacedWrite(component, layer, None, pos, pos, "source"),))
             for component, layer, pos in self.cells
             for pair in range(len(self.clean))
         ]

@@ -30,8 +30,8 @@ from peers import PEERS
 import locate
 from locate.engine import sweep
 from locate.engine.rows import Limits
-from locate.model.memory import default
-from locate.model.products import library
+from locate.model.memory import default_memory
+from locate.model.products import product_library
 
 EXACT = 1e-4  # nats
 OURS, WITH = "locate, sweep", "locate, sweep with probabilities"
@@ -70,7 +70,7 @@ def by_locate(
     runs, rows, seconds = job.runs(probabilities), job.rows(), []
     for _ in range(repeats):
         started = time.perf_counter()
-        found = sweep.measure(model, runs, rows, limits=Limits(default(model.device))).rows
+        found = sweep.measure(model, runs, rows, limits=Limits(default_memory(model.device))).rows
         seconds.append(time.perf_counter() - started)
     return float(np.median(seconds)), (found[:, 0] - found[:, 1]).reshape(len(job.cells), -1)
 
@@ -203,7 +203,7 @@ def main() -> None:
     about = {
         "machine": machine(options.device),
         "torch": torch.__version__,
-        "products by": library("float32", torch.device(options.device).type, torch.get_num_threads()),
+        "products by": product_library("float32", torch.device(options.device).type, torch.get_num_threads()),
         "shape": options.shape,
         "peak memory (MiB)": peak(options.device),
     }

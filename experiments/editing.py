@@ -16,7 +16,7 @@ from locate.editors.finetune import FineTune
 from locate.editors.fit import Fitting, fitting_prompts
 from locate.editors.lsdm import LSDM
 from locate.editors.memit import MEMIT
-from locate.editors.split import shuffled
+from locate.editors.split import shuffle_names
 from locate.errors import LocateError
 from locate.files import hash_of_files, write_text
 from locate.prompts import Prompts
@@ -76,7 +76,7 @@ def prompts_for(seed: int, persons: int | None) -> Fitting:
     fitting = fitting_prompts(HELD_OUT, seed=seed)
     if persons is None:
         return fitting
-    others = shuffled([pair.group for pair in fitting.edited if pair.group not in set(fitting.words.words)], seed)
+    others = shuffle_names([pair.group for pair in fitting.edited if pair.group not in set(fitting.words.words)], seed)
     words = {*fitting.words.words, *others[:persons]}
     chosen = tuple(pair for pair in fitting.edited if pair.group in words)
     return replace(fitting, edited=Prompts(chosen, fitting.edited.skipped))

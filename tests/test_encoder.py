@@ -148,7 +148,7 @@ class TestChat:
         assert ids == own(whole, add_special_tokens=False)["input_ids"]
         assert spans[len(encoder.before) - 1] == (0, 0)
         assert spans[len(encoder.before)] == (0, len("The"))
-        assert encoder.described()["chat"]
+        assert encoder.provenance()["chat"]
 
     def test_no_template_or_one_that_fails(self, changed):
         folder = changed("llama")

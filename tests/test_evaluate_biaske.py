@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from locate.errors import LocateError
-from locate.evaluation.biaske import COLUMNS, TEST, read_biaske, retained
+from locate.evaluation.biaske import COLUMNS, TEST, read_biaske, retention
 from locate.evaluation.scores import Items
 from locate.model.causal import load_causal
 
@@ -166,19 +166,19 @@ def test_intervals_resample_subjects():
 
 def test_a_model_keeps_all_of_its_own_distinctions_and_loses_what_turns_round():
     before = by_hand()
-    same = retained(before, before.sample(frac=1, random_state=0))
+    same = retention(before, before.sample(frac=1, random_state=0))
     assert (same.value, same.n, same.skipped, same.ties) == (100.0, 2, 1, 0)
     after = before.assign(second=before["second"].where(before["id"] != "f2", -9.0))
-    turned = retained(before, after)
+    turned = retention(before, after)
     assert (turned.value, turned.n) == (50.0, 2)
-    tied = retained(before, before.assign(second=before["second"].where(before["id"] != "f1", -3.0)))
+    tied = retention(before, before.assign(second=before["second"].where(before["id"] != "f1", -3.0)))
     assert (tied.value, tied.ties) == (50.0, 1)
 
 
 def test_retained_refuses_tables_of_other_facts():
     before = by_hand()
     with pytest.raises(LocateError, match=r"facts before \(3\) and after \(2\) differ, for instance in \['f3'\]"):
-        retained(before, before[before["id"] != "f3"])
+        retention(before, before[before["id"] != "f3"])
 
 
 def test_measuring_gives_the_likelihood_of_the_whole_sentence(items, tmp_path):

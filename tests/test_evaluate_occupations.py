@@ -13,7 +13,7 @@ from locate.evaluation import occupations
 from locate.evaluation.occupations import kept_definitions, log_odds_cut
 from locate.evaluation.scores import Items
 from locate.model.causal import load_causal
-from locate.model.likelihood import silent
+from locate.model.likelihood import ignore_step
 
 COLUMNS = ["word", "kind", "template", "stereotype", "share_women", "she", "he", "they"]
 JOBS = {"nurse": (1, 90.0), "maid": (1, 80.0), "boss": (-1, 10.0), "clerk": (0, 50.0)}
@@ -81,12 +81,12 @@ def test_probabilities_are_those_of_a_plain_run(mini, tmp_path):
 
 def test_a_neutral_pronoun_of_several_tokens_is_nan(mini, monkeypatch):
     monkeypatch.setattr(occupations, "NEUTRAL", " hairdresserly")
-    table = occupations.measure(mini, Items(occupations.read(None).rows[:2]), silent)
+    table = occupations.measure(mini, Items(occupations.read(None).rows[:2]), ignore_step)
     assert table["they"].isna().all()
     assert table[["she", "he"]].notna().all(axis=None)
     monkeypatch.setattr(occupations, "FEMALE", " hairdresserly")
     with pytest.raises(LocateError, match="must be a single token"):
-        occupations.measure(mini, Items(occupations.read(None).rows[:2]), silent)
+        occupations.measure(mini, Items(occupations.read(None).rows[:2]), ignore_step)
 
 
 def test_scores_by_hand():

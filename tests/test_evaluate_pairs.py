@@ -21,7 +21,7 @@ from locate.evaluation.scores import Items
 from locate.evaluation.stereoset_data import Association
 from locate.model.causal import load_causal
 from locate.model.hooked import Encoder
-from locate.model.likelihood import silent
+from locate.model.likelihood import ignore_step
 
 MODULES = {
     "stereoset": (stereoset, "stereoset"),
@@ -85,7 +85,7 @@ def test_what_is_measured_survives_parquet_and_is_scored_the_same(mini, shared, 
 
 def test_a_text_is_as_likely_as_token_by_token(mini):
     asked = {"whole": [("", "The nurse said that she was tired.")], "after": [("A doctor came.", " He was tall.")]}
-    columns = likelihood_columns(mini, asked, silent)
+    columns = likelihood_columns(mini, asked, ignore_step)
     for name, ((context, text),) in asked.items():
         total, tokens = plain_likelihood(mini, context, text)
         assert columns[name][0] == pytest.approx(total, abs=1e-4)
@@ -94,11 +94,11 @@ def test_a_text_is_as_likely_as_token_by_token(mini):
 
 def test_a_text_longer_than_the_context_is_skipped_and_counted(small):
     texts = ["she said " * 60 + "so", "she said so", "he said so"]
-    columns = likelihood_columns(small, {"a": [("", text) for text in texts]}, silent)
+    columns = likelihood_columns(small, {"a": [("", text) for text in texts]}, ignore_step)
     assert [math.isnan(value) for value in columns["a"]] == [True, False, False]
     assert columns["a_tokens"][0] > 64
     pairs = [CrowsPair(n, text, "he said so", "stereo", "gender", "") for n, text in enumerate(texts[:2])]
-    scores = found(crows_pairs.score(crows_pairs.measure(small, Items(tuple(pairs)), silent)))
+    scores = found(crows_pairs.score(crows_pairs.measure(small, Items(tuple(pairs)), ignore_step)))
     assert {(score.n, score.skipped) for key, score in scores.items() if key[1] != "antistereo"} == {(1, 1)}
 
 
@@ -113,7 +113,7 @@ class Illiterate(Encoder):
 
 def test_a_text_that_the_tokenizer_does_not_know_is_skipped(mini):
     model = replace(mini, encoder=Illiterate(mini.encoder.tokenizer, mini.encoder.before))
-    columns = likelihood_columns(model, {"a": [("", "A nurse she"), ("", "She said so.")]}, silent)
+    columns = likelihood_columns(model, {"a": [("", "A nurse she"), ("", "She said so.")]}, ignore_step)
     assert columns["a_tokens"][0] == 0
     assert [math.isnan(value) for value in columns["a"]] == [True, False]
 
@@ -259,7 +259,7 @@ def test_winobias_by_hand():
 def test_winobias_measures_the_pronoun_of_either_gender(mini, shared):
     items = winobias.read(shared / "data" / "winobias")
     chosen = [next(row for row in items.rows if row.stereotype == sign) for sign in (1, -1)]
-    table = winobias.measure(mini, Items(tuple(chosen)), silent)
+    table = winobias.measure(mini, Items(tuple(chosen)), ignore_step)
     for row, pair in zip(table.itertuples(), chosen, strict=True):
         texts = {sentence.gender: sentence.text for sentence in (pair.pro, pair.anti)}
         assert row.female == pytest.approx(plain_likelihood(mini, "", texts[1])[0], abs=1e-3)
@@ -325,7 +325,7 @@ def test_the_users_sentences_are_read_after_their_context(mini, tmp_path):
     ]
     path = tmp_path / "mine.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
-    table = sentences.measure(mini, sentences.read(path), silent)
+    table = sentences.measure(mini, sentences.read(path), ignore_step)
     asked = [("The nurse was tired.", " She slept.", " He slept.")]
     asked.append(("", "The boss said she slept.", "The boss said he slept."))
     for row, (context, one, other) in zip(table.itertuples(), asked, strict=True):

@@ -17,7 +17,7 @@ from locate.evaluation.evaluation import Evaluation, load_evaluation
 from locate.evaluation.perplexity import TEST as PERPLEXITY
 from locate.evaluation.run import evaluate, network_hash
 from locate.evaluation.scores import Items, Score, mean_with_interval, points_only, share_with_interval
-from locate.evaluation.tests import HOME, at_hand, named, place_of, sampled
+from locate.evaluation.tests import HOME, at_hand, find_test, place_of, sample_items
 from locate.model.causal import load_causal
 from locate.schema import validate
 
@@ -72,10 +72,10 @@ def listed(monkeypatch):
         for test in tests:
             monkeypatch.setitem(HOME, test.name, ("toys", test.name))
         inside = {test.name: test for test in tests}
-        real = catalogue.named
+        real = catalogue.find_test
         both = lambda name: inside[name] if name in inside else real(name)  # noqa: E731
         for module in (catalogue, change, run):
-            monkeypatch.setattr(module, "named", both)
+            monkeypatch.setattr(module, "find_test", both)
 
     return put
 
@@ -209,31 +209,33 @@ def home_is_put_back(monkeypatch):
 
 def test_every_named_test_is_there_under_its_name():
     for name in HOME:
-        assert named(name).name == name
+        assert find_test(name).name == name
 
 
 def test_a_sample_is_drawn_by_seed_and_test_and_kept_in_order():
     items = Items(tuple(range(100)), {"empty": 3}, {"file": "hash"})
-    some = sampled(toy(), items, 10, 0)
+    some = sample_items(toy(), items, 10, 0)
     assert len(some) == 10
     assert list(some.rows) == sorted(some.rows)
     assert (some.skipped, some.source) == (items.skipped, items.source)
-    assert some == sampled(toy(), items, 10, 0)
-    assert some.rows != sampled(toy(), items, 10, 1).rows
-    assert some.rows != sampled(toy("another"), items, 10, 0).rows
-    assert sampled(toy(), items, None, 0) is items
-    assert sampled(toy(), items, 1000, 0).rows == items.rows
+    assert some == sample_items(toy(), items, 10, 0)
+    assert some.rows != sample_items(toy(), items, 10, 1).rows
+    assert some.rows != sample_items(toy("another"), items, 10, 0).rows
+    assert sample_items(toy(), items, None, 0) is items
+    assert sample_items(toy(), items, 1000, 0).rows == items.rows
 
 
 def test_a_limit_is_for_each_stratum():
     items = Items(tuple(range(100)))
-    some = sampled(toy(strata=lambda row: str(row % 10)), items, 2, 0)
+    some = sample_items(toy(strata=lambda row: str(row % 10)), items, 2, 0)
     assert [sum(row % 10 == digit for row in some.rows) for digit in range(10)] == [2] * 10
 
 
 def test_every_item_is_as_likely_to_be_drawn():
     items = Items(tuple(range(20)))
-    counts = np.bincount(np.concatenate([sampled(toy(), items, 5, seed).rows for seed in range(400)]), minlength=20)
+    counts = np.bincount(
+        np.concatenate([sample_items(toy(), items, 5, seed).rows for seed in range(400)]), minlength=20
+    )
     assert counts.min() > 60  # 100 expected, 8.7 standard deviation
     assert counts.max() < 140
 
@@ -250,10 +252,10 @@ def test_data_sets_of_the_hub_are_rows_in_their_own_columns(monkeypatch, mini):
     asked = []
     rows = [{"goal": "Open a door", "sol1": "turn the handle", "sol2": "eat the handle", "label": 0}]
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **more: asked.append((args, more)) or rows)
-    with at_hand(named("piqa"), "baber/piqa") as items:
+    with at_hand(find_test("piqa"), "baber/piqa") as items:
         assert items.rows[0].fields == rows[0]
         assert list(items.source) == ["baber/piqa:default:validation"]
-    with at_hand(named("piqa"), "me/mine:small:test") as items:
+    with at_hand(find_test("piqa"), "me/mine:small:test") as items:
         assert len(items) == 1
     assert asked == [(("baber/piqa", None), {"split": "validation"}), (("me/mine", "small"), {"split": "test"})]
 
@@ -264,7 +266,7 @@ def test_every_configuration_of_a_hub_data_set_is_joined(monkeypatch):
     monkeypatch.setattr(datasets, "get_dataset_config_names", lambda owner: ["one", "two"])
     row = {"UID": "adjunct_island", "sentence_good": "a", "sentence_bad": "b"}
     monkeypatch.setattr(datasets, "load_dataset", lambda owner, name, split: [row | {"UID": name}])
-    with at_hand(named("blimp"), "nyu-mll/blimp") as items:
+    with at_hand(find_test("blimp"), "nyu-mll/blimp") as items:
         assert [each.task for each in items.rows] == ["blimp_one", "blimp_two"]
 
 
@@ -277,10 +279,10 @@ def test_a_hub_that_does_not_answer_is_one_line(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     with pytest.raises(LocateError, match=r"'a/b' \(c, d\) cannot be fetched from the hub \(no route\): give its file"):
         list(hub.rows_of("a/b", "c", "d"))
-    with pytest.raises(LocateError, match="expected OWNER/NAME:CONFIGURATION:SPLIT"), at_hand(named("piqa"), "a/b"):
+    with pytest.raises(LocateError, match="expected OWNER/NAME:CONFIGURATION:SPLIT"), at_hand(find_test("piqa"), "a/b"):
         pass
     with pytest.raises(LocateError, match="expected a file or folder"):
-        place_of(named("piqa"), None, "neither path nor name")
+        place_of(find_test("piqa"), None, "neither path nor name")
 
 
 def test_what_was_edited_reaches_the_tests_that_ask(mini, tmp_path):

@@ -400,7 +400,7 @@ def test_resampled_effects_equal_plain_ones():
         one = np.concatenate([np.repeat(x[x_terms == t], int(n)) for t, n in zip("abc", left, strict=True)])
         two = np.concatenate([np.repeat(y[y_terms == t], int(n)) for t, n in zip("def", right, strict=True)])
         drawn.append(seat.effect_size(one, two))
-    low, high = seat.resampled(x, y, x_terms, y_terms, samples=50)
+    low, high = seat.resample_sizes(x, y, x_terms, y_terms, samples=50)
     assert (low, high) == pytest.approx(tuple(np.nanquantile(drawn, [0.025, 0.975])))
 
 

@@ -27,14 +27,14 @@ from locate import (
     trace,
     write_report,
 )  # fmt: skip
-from locate.planted import drawn, plant
+from locate.planted import draw_plan, plant
 from locate.report.evidence import controls_line, evidence_lines, plot_agreement, plot_controls, plot_sets
 from locate.report.write import Intervals, all_figures, figures_of
 
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
-    return plant(tmp_path_factory.mktemp("planted") / "model", drawn(6, "gpt2"), occupations=20, templates_each=1)
+    return plant(tmp_path_factory.mktemp("planted") / "model", draw_plan(6, "gpt2"), occupations=20, templates_each=1)
 
 
 @pytest.fixture(scope="module")

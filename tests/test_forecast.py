@@ -1,18 +1,28 @@
 """What a trace is said to cost, beside what it costs."""
 
 import json
-from dataclasses import asdict
+from dataclasses import replace
 
 import pytest
+from bare import job_of, trace
 
 from locate.engine.sweep.climbers import Climber, token_layers
 from locate.prompts import occupation_pairs
-from locate.tracing import collect
+from locate.study import trace as traces
+from locate.study.forecast import RunForecast, StageForecast, extrapolate, foretell
+from locate.study.plan import Plan
+from locate.study.sets import Sets
+from locate.study.trace import trace as whole_trace
 from locate.tracing import forecast as forecasts
-from locate.tracing.collect import trace
-from locate.tracing.forecast import Forecast, Timing, cost, forecast, is_busy, operations, repeated
-from locate.tracing.job import prepare
+from locate.tracing.cost import cost, operations
+from locate.tracing.forecast import Forecast, Timing, is_busy, repeat
+from locate.tracing.forecast import forecast as forecast_of
 from locate.tracing.plan import Map
+
+
+def forecast(model, prompts, map=None, **settings):
+    return forecast_of(job_of(model, prompts, map, **settings))
+
 
 FEW = occupation_pairs("anti", templates_each=2, occupations=["nurse", "engineer", "lawyer", "baker"])
 
@@ -52,7 +62,7 @@ def test_operations_are_counted_on_paper(gpt2):
     d = gpt2.d_model
     assert out == 2 * d * gpt2.d_vocab
     assert block == pytest.approx(2 * 12 * d * d, rel=0.25)
-    job = prepare(gpt2, FEW)
+    job = job_of(gpt2, FEW)
     runs = 2 * 3 * block  # two prompts through three layers
     spent, moving = cost(job, job.pairs[0])
     tokens = len(job.pairs[0].clean)
@@ -78,7 +88,7 @@ def test_a_dry_run_writes_nothing_and_runs_no_whole_job(folder_of, tmp_path, mon
 
     from locate import cli
 
-    monkeypatch.setattr(collect, "collect", None)
+    monkeypatch.setattr(traces, "measure", None)
     command = ["trace", "--model", str(folder_of("gpt2")), "--limit", "6", "--dry-run", "-o", str(tmp_path / "run")]
     for extra in ([], ["--json"]):
         monkeypatch.setattr(sys, "argv", ["locate-bias", *command, *extra])
@@ -110,7 +120,7 @@ def timings(*walls):
     ],
 )
 def test_work_is_timed_until_it_is_steady(walls, repetitions):
-    assert [each.wall for each in repeated(timings(*walls))] == walls[:repetitions]
+    assert [each.wall for each in repeat(timings(*walls))] == walls[:repetitions]
 
 
 @pytest.mark.parametrize(
@@ -129,8 +139,8 @@ def test_a_busy_machine_is_seen(walls, own, expected):
 def test_the_spread_is_that_of_the_timings(gpt2, monkeypatch):
     """Half of each time was waited for: what the work itself needs is the lower end."""
     found = [Timing(2.0, 1.0), Timing(4.0, 2.0), Timing(3.0, 1.5)]
-    monkeypatch.setattr(forecasts, "calibration", lambda job, pairs: (len(pairs), found))
-    monkeypatch.setattr(forecasts, "audited", lambda job: None)
+    monkeypatch.setattr(forecasts, "calibrate", lambda job, pairs: (len(pairs), found))
+    monkeypatch.setattr(forecasts, "audit_job", lambda job: None)
     said = forecast(gpt2, FEW)
     assert [said.low, said.seconds, said.high] == pytest.approx(
         [1.0, 3.0, 4.0], rel=0.01
@@ -142,9 +152,44 @@ def test_what_is_printed_says_the_spread_and_that_the_machine_is_busy(capsys):
     from locate.cli.show import print_forecast
 
     said = Forecast(8, 80, 60, 1e9, seconds=261.0, low=210.0, high=310.0, busy=True, peak=10**9)
-    content = asdict(said) | {"control_rows": 8, "control_seconds": 26.0}
-    print_forecast(content, False)
-    print_forecast(content | {"busy": False}, False)
+    later = (StageForecast("control: shuffled source", 8, 20.0), StageForecast("control: random sets", 0, 6.0))
+    print_forecast(RunForecast(said, later), False)
+    print_forecast(RunForecast(replace(said, busy=False), later), False)
     out = capsys.readouterr().out
     assert out.count("about 261 s of measuring (between 210 and 310 s)") == 2
+    assert out.count("controls: about 8 rows and 26 s more") == 2
     assert out.count("the machine is busy") == 1
+    assert "sets of sites" not in out
+
+
+def test_later_stages_are_those_of_the_run(gpt2):
+    """The same names in the same order, with as many rows; sites may be others, and a set of them larger or smaller."""
+    prompts = occupation_pairs("anti", templates_each=1).first(24)
+    map = Map(("mlp_out", "attn_out"))
+    found = foretell(gpt2, prompts, map, plan=Plan(sets=Sets(largest=2, pool=3)))
+    seen = {}
+    whole = whole_trace(
+        gpt2, prompts, map, sets=Sets(largest=2, pool=3), progress=lambda each: seen.update({each.stage: each.planned})
+    )
+    foretold = {each.stage: each.rows for each in found.stages}
+    assert set(seen) - set(foretold) == {"map"}
+    assert [name for name in foretold if name in seen] == list(seen)[1:]
+    assert found.map.rows == len(whole.table) == seen["map"]
+    for name in set(foretold) & set(seen) - {"control: random sets"}:
+        assert foretold[name] / 2 <= seen[name] <= 2 * foretold[name], name
+    content = found.as_json()
+    assert content["control_rows"] == sum(rows for name, rows in foretold.items() if name.startswith("control:"))
+    assert content["set_seconds"] > 0
+    assert found.seconds > content["seconds"]
+
+
+@pytest.mark.parametrize(
+    ("points", "rows", "expected"),
+    [
+        ([(10, 1.0), (20, 1.5)], 40, 2.5),  # half a second in any case, and a twentieth for each row
+        ([(10, 4.0)], 40, 16.0),
+        ([(10, 2.0), (20, 1.0)], 40, 2.0),  # noise: in proportion to the longer try
+    ],
+)
+def test_times_are_extended_along_a_line(points, rows, expected):
+    assert extrapolate(points, rows) == pytest.approx(expected)

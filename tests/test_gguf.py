@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from locate.errors import LocateError
 from locate.model.causal import load_causal
-from locate.model.checkpoint import find
+from locate.model.checkpoint import find_checkpoint
 from locate.model.loading import load
 
 PROMPT = "The nurse said that"
@@ -76,13 +76,13 @@ def test_what_is_saved_is_an_ordinary_checkpoint(tiny_gguf, tmp_path):
 def test_a_folder_stands_for_its_only_file_and_hashes_are_of_the_file(tiny_gguf, tmp_path):
     shutil.copy(tiny_gguf, tmp_path / "a.gguf")
     options = {"revision": None, "allow_pickle": False, "trust_remote_code": False}
-    of_file, of_folder = find(str(tiny_gguf), **options), find(str(tmp_path), **options)
+    of_file, of_folder = find_checkpoint(str(tiny_gguf), **options), find_checkpoint(str(tmp_path), **options)
     assert of_file.weights_sha256 == of_folder.weights_sha256
     assert of_file.config_sha256 == of_folder.config_sha256
     assert of_file.tokenizer_sha256 == of_folder.tokenizer_sha256
     shutil.copy(tiny_gguf, tmp_path / "b.gguf")
     assert "holds 2 GGUF files (a.gguf, b.gguf): give one by its file name" in refused(tmp_path)
-    assert find(str(tmp_path / "b.gguf"), **options).weights_sha256 == of_file.weights_sha256
+    assert find_checkpoint(str(tmp_path / "b.gguf"), **options).weights_sha256 == of_file.weights_sha256
 
 
 def test_beside_safetensors_it_is_not_read_and_that_is_said(tiny_gguf, folder_of, tmp_path):

@@ -6,11 +6,11 @@ import torch
 
 from locate import LocateError, effects, trace
 from locate.model import products
-from locate.planted import LAYOUTS, drawn, judge, plant
+from locate.planted import LAYOUTS, draw_plan, judge, plant
 from locate.prompts import occupation_pairs
 from locate.prompts.tokens import tokenise
 from locate.sites import ROLES, Patch, Site, Write
-from locate.study.gradients import estimate
+from locate.study.estimate import estimate
 from locate.tracing.corrupt import Noise
 from locate.tracing.plan import Map
 
@@ -148,7 +148,7 @@ def test_a_planted_edge_is_estimated_as_patching_finds_it(tmp_path, layout):
     """A bias that is carried by where a head attends: in sign, size and place."""
     from locate import average, load
 
-    planted = plant(tmp_path / "model", drawn(5, layout, "attention"), occupations=6, templates_each=1)
+    planted = plant(tmp_path / "model", draw_plan(5, layout, "attention"), occupations=6, templates_each=1)
     model = load(str(planted.folder), device="cpu")
     map = Map(("pattern",), roles=("last",), keys=("subject_last", "after_subject", "last"))
     exact, *estimates = (
@@ -233,7 +233,7 @@ def test_views_differ_by_the_stereotype(gpt2):
 def test_a_planted_bias_is_estimated_where_it_is(tmp_path, layout, method):
     from locate import average, load
 
-    planted = plant(tmp_path / "model", drawn(5, layout), occupations=12, templates_each=1)
+    planted = plant(tmp_path / "model", draw_plan(5, layout), occupations=12, templates_each=1)
     found = estimate(
         load(str(planted.folder), device="cpu"), planted.prompts, Map(("mlp_out", "attn_out", "head")), method=method,
         directions=("denoising",),
@@ -259,7 +259,7 @@ def test_gradients_do_not_pass_through_a_product_that_has_none(gpt2, monkeypatch
     monkeypatch.setattr(products, "onednn_is_faster", lambda threads: False)
     usual = estimate(gpt2, FEW, Map(("mlp_out", "head")), method="integrated")
     monkeypatch.setattr(products, "onednn_is_faster", lambda threads: True)
-    assert products.library("float32", "cpu", 1) == "oneDNN"
+    assert products.product_library("float32", "cpu", 1) == "oneDNN"
     other = estimate(gpt2, FEW, Map(("mlp_out", "head")), method="integrated")
     np.testing.assert_allclose(other["nie"], usual["nie"], rtol=0, atol=2e-5)
     assert usual["nie"].abs().max() > 1e-2

@@ -3,13 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+from bare import trace
 
 from locate.engine.plain import measure
-from locate.engine.rows import Limits, Placed, Row, Run
+from locate.engine.rows import Limits, PlacedWrite, Row, Run
 from locate.mediation import effects
 from locate.prompts import Pair, Prompts
 from locate.sites import Patch, Site, Write
-from locate.tracing.collect import trace
 from locate.tracing.corrupt import Noise
 from locate.tracing.plan import Map
 
@@ -223,7 +223,9 @@ def test_measure_keeps_rows_apart(gpt2):
     """Two rows of one batch that write different positions give what each gives alone."""
     ids, other = (gpt2.encode(text)[0] for text in ("The nurse said that", "The man said that"))
     runs = [Run(tuple(other), (5, 6)), Run(tuple(ids), (5, 6))]
-    rows = [Row(0, 1, (Placed("mlp_out", layer, None, place, place, "source"),)) for layer, place in ((0, 2), (1, 4))]
+    rows = [
+        Row(0, 1, (PlacedWrite("mlp_out", layer, None, place, place, "source"),)) for layer, place in ((0, 2), (1, 4))
+    ]
     limits = Limits(10**8)
     together = measure(gpt2, runs, rows, limits=limits).rows
     apart = np.concatenate([measure(gpt2, runs, [row], limits=limits).rows for row in rows])

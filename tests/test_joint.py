@@ -10,9 +10,9 @@ from test_editors import LOCATED, TEMPLATE, drawn, small_prompts
 
 from locate import LocateError, load_located, occupation_pairs
 from locate.editors import covariance
-from locate.editors.joint import ROLES, Slopes, cheapest, slopes_of
-from locate.editors.lsdm import LSDM, floored
-from locate.editors.methods import editor
+from locate.editors.joint import ROLES, Slopes, slopes_of, solve_cheapest
+from locate.editors.lsdm import LSDM, floor_moment
+from locate.editors.methods import make_editor
 from locate.editors.readings import answer_log_probs, readings
 from locate.model.causal import load_causal
 from locate.model.matrices import matrix
@@ -130,7 +130,7 @@ class TestCheapest:
 
     def wholes(self, **changes):
         said = {"wanted": WANTED, "weights": WEIGHTS, "moments": MOMENTS} | changes
-        found = cheapest(HERE, said["wanted"], said["weights"], said["moments"])
+        found = solve_cheapest(HERE, said["wanted"], said["weights"], said["moments"])
         return {name: left @ right for name, (left, right) in found.items()}
 
     def test_it_is_the_solution_of_the_normal_equations(self):
@@ -174,7 +174,7 @@ class TestCheapest:
 
     def test_units_that_text_never_reaches_cost_something(self):
         dead = torch.diag(torch.tensor([1.0, 2.0, 0.0, 0.0], dtype=torch.float64))
-        floor = floored(dead)
+        floor = floor_moment(dead)
         assert torch.linalg.eigvalsh(floor).min() > 0
         torch.testing.assert_close(floor, dead, rtol=0, atol=1e-6)
 
@@ -231,6 +231,6 @@ class TestJoint:
         with pytest.raises(LocateError, match=r"roles .*: spread 'top' makes no use of them"):
             LSDM(roles=("last",), spread="top")
         with pytest.raises(LocateError, match=r"values .*: spread 'joint' makes no use of them"):
-            editor("lsdm", ["values.steps=9"])
-        assert editor("lsdm", ["roles=subject_last"]).roles == ("subject_last",)
-        assert editor("lsdm", ["roles=subject_last,last", "spread=top", "ridge=0"]).spread == "top"
+            make_editor("lsdm", ["values.steps=9"])
+        assert make_editor("lsdm", ["roles=subject_last"]).roles == ("subject_last",)
+        assert make_editor("lsdm", ["roles=subject_last,last", "spread=top", "ridge=0"]).spread == "top"

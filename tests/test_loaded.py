@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from locate.editors.stored import compared_files
+from locate.editors.stored import compare_files
 from locate.errors import LocateError
 from locate.model.causal import load_causal
-from locate.model.checkpoint import find
+from locate.model.checkpoint import find_checkpoint
 from locate.model.likelihood import last_logits, last_states, log_likelihoods, next_log_probs, row_logits
 from locate.model.loading import load
 
@@ -43,7 +43,7 @@ def refused(folder, match, **options):
 
 
 def found(folder, **options):
-    return find(str(folder), revision=None, allow_pickle=False, trust_remote_code=False, **options)
+    return find_checkpoint(str(folder), revision=None, allow_pickle=False, trust_remote_code=False, **options)
 
 
 def bias_of_output(tensors):
@@ -320,18 +320,18 @@ class TestFiles:
         folder, other = copied(), copied(name="other")
         model = load_causal(str(folder), device="cpu")
         total = len(load_file(folder / WEIGHTS))
-        assert compared_files(model, other, []) == {
+        assert compare_files(model, other, []) == {
             "same": total, "converted": 0, "changed": [], "tied": [], "gone": []
         }  # fmt: skip
         changed = copied(name="changed", change=spoiled("model.norm.weight", 0, 7.0))
         with pytest.raises(LocateError, match=r"tensor model.norm.weight of the original's file"):
-            compared_files(model, changed, [])
-        told = compared_files(model, changed, ["model.norm.weight"])
+            compare_files(model, changed, [])
+        told = compare_files(model, changed, ["model.norm.weight"])
         assert (told["same"], told["changed"]) == (total - 1, ["model.norm.weight"])
         tensors = load_file(other / WEIGHTS)
         extra(tensors)
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-        assert compared_files(model, other, [])["gone"] == ["mtp.head.weight"]
+        assert compare_files(model, other, [])["gone"] == ["mtp.head.weight"]
 
     def test_another_number_format_is_said(self, copied):
         def halved(tensors):
@@ -341,6 +341,6 @@ class TestFiles:
         folder = copied(change=halved)
         model = load_causal(str(folder), device="cpu")
         model.network.save_pretrained(folder.parent / "saved")
-        told = compared_files(model, folder.parent / "saved", [])
+        told = compare_files(model, folder.parent / "saved", [])
         assert told["same"] == 0
         assert told["converted"] == len(load_file(folder / WEIGHTS))

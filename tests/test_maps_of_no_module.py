@@ -11,7 +11,7 @@ from locate.errors import LocateError
 from locate.report import write_report
 from locate.schema import validate
 from locate.study.controls import Controls
-from locate.study.trace import kept
+from locate.tracing.folder import RunFolder
 from locate.tracing.table import CONTROLS
 
 SOME = locate.Map(components=("pattern",), roles=("last",), keys=("subject_last",))
@@ -71,7 +71,7 @@ def test_a_run_whose_controls_could_not_be_measured_is_read_again(tmp_path, abou
     trace = map_trace(layers=1, components=("mlp_out",))
     trace = replace(trace, meta=trace.meta | {"controls": about})
     trace.save(tmp_path)
-    kept(trace, CONTROLS, tmp_path)
+    RunFolder(tmp_path).add(trace, CONTROLS)
     assert locate.load_trace(tmp_path).meta["controls"] == about
 
 

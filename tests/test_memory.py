@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from locate.errors import LocateError
-from locate.model.memory import default, parsed, peak, ran_out
+from locate.model.memory import default_memory, parse_size, peak_memory, ran_out
 
 
 @pytest.mark.parametrize(
@@ -16,23 +16,23 @@ from locate.model.memory import default, parsed, peak, ran_out
     [("2GB", 2 * 10**9), ("800 mb", 800 * 10**6), ("1.5GiB", 3 * 2**29), ("3G", 3 * 10**9), ("5000000", 5 * 10**6)],
 )
 def test_sizes_are_read(text, size):
-    assert parsed(text) == size
+    assert parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "much", "-1GB", "1TB", "10", "10kB", "1i"])
 def test_other_sizes_are_refused(text):
     with pytest.raises(LocateError, match="expected a size from 1MB up"):
-        parsed(text)
+        parse_size(text)
 
 
 def test_the_default_leaves_room():
-    assert 10**6 < default("cpu") <= psutil.virtual_memory().total / 4
+    assert 10**6 < default_memory("cpu") <= psutil.virtual_memory().total / 4
 
 
 def test_the_peak_is_at_least_what_is_held_now():
     kept = torch.ones(30_000_000)
-    assert peak("cpu")["process"] >= psutil.Process().memory_info().rss * 0.9
-    assert peak("cpu")["process"] > 4 * len(kept)
+    assert peak_memory("cpu")["process"] >= psutil.Process().memory_info().rss * 0.9
+    assert peak_memory("cpu")["process"] > 4 * len(kept)
 
 
 def test_what_counts_as_no_memory_left():
@@ -47,5 +47,5 @@ def test_the_peak_is_not_that_of_the_process_before():
     large = torch.ones(300_000_000)
     command = "from locate.model.memory import process_peak; print(process_peak())"
     told = subprocess.run([sys.executable, "-c", command], check=True, capture_output=True, text=True)
-    assert 4 * len(large) < peak("cpu")["process"]
+    assert 4 * len(large) < peak_memory("cpu")["process"]
     assert 10**7 < int(told.stdout) < 4 * len(large)

@@ -8,7 +8,7 @@ import torch
 from families import FAMILIES
 
 from locate.errors import LocateError
-from locate.model.checkpoint import find
+from locate.model.checkpoint import find_checkpoint
 from locate.model.loading import load, load_encoder
 from locate.model.products import precise
 from locate.model.startup_check import kept_activations, residual_gap
@@ -147,15 +147,15 @@ def test_broken_weights(copy):
 
 def test_only_the_weights_that_are_loaded_count(copy):
     """A consolidated file beside an index of shards, as some publishers keep, is neither hashed nor counted."""
-    single = find(str(copy), revision=None, allow_pickle=False, trust_remote_code=False)
+    single = find_checkpoint(str(copy), revision=None, allow_pickle=False, trust_remote_code=False)
     shutil.copy(copy / "model.safetensors", copy / "consolidated.safetensors")
-    beside = find(str(copy), revision=None, allow_pickle=False, trust_remote_code=False)
+    beside = find_checkpoint(str(copy), revision=None, allow_pickle=False, trust_remote_code=False)
     assert (beside.weights_sha256, beside.parameters) == (single.weights_sha256, single.parameters)
     shutil.move(copy / "model.safetensors", copy / "model-00001-of-00001.safetensors")
     index = copy / "model.safetensors.index.json"
     name = "transformer.wte.weight"
     index.write_text(json.dumps({"weight_map": {name: "model-00001-of-00001.safetensors"}}))
-    sharded = find(str(copy), revision=None, allow_pickle=False, trust_remote_code=False)
+    sharded = find_checkpoint(str(copy), revision=None, allow_pickle=False, trust_remote_code=False)
     assert (sharded.weights_sha256, sharded.parameters) == (single.weights_sha256, single.parameters)
     index.write_text(json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors"}}))
     refused(copy, "names model-00001-of-00002.safetensors, which is missing")
@@ -277,4 +277,4 @@ def test_weights_hash_follows_the_weights(copy, folder_of, model_of):
 
 def test_components_that_are_missing_are_refused(gpt2):
     with pytest.raises(LocateError, match="component 'mlp': expected one of resid_pre"):
-        gpt2.supported(["mlp"])
+        gpt2.check_components(["mlp"])

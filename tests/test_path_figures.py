@@ -3,12 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+from bare import trace
 from test_report import averages_of, bands, caption, colours, lines, veils
 
 from locate import LocateError, effects, plot_heads, plot_layers, plot_map, plot_pair, write_report
 from locate.prompts import occupation_pairs
 from locate.report.paths import path_figures, plot_attention, plot_direct, plot_direct_heads, plot_severed, plot_units
-from locate.tracing.collect import trace
 from locate.tracing.plan import Map
 
 CUT = {"attn_out": 0.5, "mlp_out": 0.25, "both": 0.125}

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from bare import trace
 from transformers import AutoModelForCausalLM
 
 from locate import effects
 from locate.prompts import Pair, Prompts
 from locate.sites import Patch, Site
-from locate.tracing.collect import trace
 from locate.tracing.corrupt import Noise
 from locate.tracing.plan import Map
 

@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from bare import trace
 from test_identities import EXACT, PROMPTS, pair
 
 from locate.errors import LocateError
 from locate.mediation import effects
 from locate.prompts import Prompts
 from locate.sites import Patch, Site, Write
-from locate.tracing.collect import trace
 from locate.tracing.plan import Map
 from locate.tracing.table import LABELS
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from locate import LocateError, effects, load, trace
-from locate.planted import LAYOUTS, Place, drawn, judge, plant, selftest
-from locate.planted.finding import judged, mapped
+from locate.planted import LAYOUTS, Place, draw_plan, judge, plant, selftest
+from locate.planted.finding import judge_maps, trace_planted
 from locate.planted.norms import FEATURE, WRITTEN
-from locate.planted.weights import directions
+from locate.planted.weights import draw_directions
 from locate.sites import Patch, Site, Write
 
 SEED = 3
@@ -23,7 +23,7 @@ SEED = 3
 def planted(request, tmp_path_factory):
     """A made model of each layout in turn."""
     return plant(
-        tmp_path_factory.mktemp("planted") / "model", drawn(SEED, request.param), occupations=12, templates_each=1
+        tmp_path_factory.mktemp("planted") / "model", draw_plan(SEED, request.param), occupations=12, templates_each=1
     )
 
 
@@ -35,7 +35,7 @@ def model(planted):
 @pytest.fixture(scope="module")
 def maps(planted, model):
     """What is traced in it."""
-    return mapped(planted, model)
+    return trace_planted(planted, model)
 
 
 def residual(model, text, layer):
@@ -52,7 +52,7 @@ def subject_position(planted, model, pair):
 
 
 def test_what_is_planted_is_found(planted, maps):
-    found = judged(planted, maps)
+    found = judge_maps(planted, maps)
     assert found.passed
     assert found.total > 1
     assert found.confused < 0.1
@@ -69,17 +69,17 @@ def test_another_truth_is_not_found(planted, maps, site):
     layer = path.mlp_layer if component == "mlp_out" else path.head_layer
     other = next(each for each in range(planted.plan.n_layers) if each != layer)
     truth = planted.truth - {Place(component, layer, unit, role)} | {Place(component, other, unit, role)}
-    found = judged(replace(planted, truth=frozenset(truth)), maps)
+    found = judge_maps(replace(planted, truth=frozenset(truth)), maps)
     assert not found.passed
     assert not any(each.first for each in found.verdicts.values())
 
 
 def test_what_is_taken_for_the_other_path_is_not_passed(planted, maps):
     """With the two paths' truths exchanged, each has its whole effect under the other's swap."""
-    found = judged(replace(planted, truth=planted.definition, definition=planted.truth), maps)
+    found = judge_maps(replace(planted, truth=planted.definition, definition=planted.truth), maps)
     assert not found.passed
     assert found.confused > 0.8
-    right = judged(planted, maps)
+    right = judge_maps(planted, maps)
     assert right.passed
     assert not replace(right, confused=0.5).passed
 
@@ -89,7 +89,7 @@ def test_features_are_written_moved_and_read_as_planned(planted, model):
 
     Distractors are written as strongly, and the definition's direction stays empty for an occupation.
     """
-    plan, made = planted.plan, directions(planted.plan)
+    plan, made = planted.plan, draw_directions(planted.plan)
     for pair in planted.prompts.pairs[:6]:
         where = subject_position(planted, model, pair)
         after = residual(model, pair.clean, plan.n_layers - 1)[where]
@@ -140,7 +140,7 @@ def test_words_of_several_pieces_carry_their_feature_at_the_last(planted, model)
     last = {each[-1] for each in pieces}
     first = {each[0] for each in pieces} - last
     table = model.bridge.W_E.double().numpy()
-    feature = directions(planted.plan).feature["stereotype"]
+    feature = draw_directions(planted.plan).feature["stereotype"]
     assert len(first) > 3
     np.testing.assert_allclose(table[sorted(first)] @ feature, 0, atol=1e-6)
     np.testing.assert_allclose(np.abs(table[sorted(last)] @ feature), FEATURE, atol=1e-6)
@@ -148,9 +148,9 @@ def test_words_of_several_pieces_carry_their_feature_at_the_last(planted, model)
 
 
 def test_a_plan_decides_everything(tmp_path):
-    plan = drawn(SEED, "gpt2")
-    assert plan == drawn(SEED, "gpt2")
-    assert plan != drawn(SEED + 1, "gpt2")
+    plan = draw_plan(SEED, "gpt2")
+    assert plan == draw_plan(SEED, "gpt2")
+    assert plan != draw_plan(SEED + 1, "gpt2")
     one, two = (plant(tmp_path / name, plan) for name in ("one", "two"))
     assert (one.folder / "model.safetensors").read_bytes() == (two.folder / "model.safetensors").read_bytes()
     assert json.loads((one.folder / "planted.json").read_text())["paths"][0]["feature"] == "stereotype"
@@ -158,7 +158,7 @@ def test_a_plan_decides_everything(tmp_path):
 
 
 def test_plans_differ_in_depth_width_and_place():
-    plans = [drawn(seed, layout) for seed in range(40) for layout in LAYOUTS]
+    plans = [draw_plan(seed, layout) for seed in range(40) for layout in LAYOUTS]
     assert {plan.n_layers for plan in plans} == {5, 6, 7, 8}
     assert {plan.n_heads for plan in plans} == {4, 8}
     for plan in plans:
@@ -170,7 +170,7 @@ def test_plans_differ_in_depth_width_and_place():
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_backup_hides_its_mlp_from_patches_of_one_site(tmp_path, layout):
     """The bias is there, the head is found; the MLP's effect is repaired, unless both are written together."""
-    plan = drawn(SEED, layout, "backup")
+    plan = draw_plan(SEED, layout, "backup")
     assert plan.stereotype.mlp_layer < plan.backup_layer < plan.stereotype.head_layer
     made = plant(tmp_path / "model", plan, occupations=12, templates_each=1)
     model = load(str(made.folder), device="cpu")
@@ -184,7 +184,7 @@ def test_a_backup_hides_its_mlp_from_patches_of_one_site(tmp_path, layout):
 
 
 def test_directions_are_orthonormal_and_of_mean_zero():
-    made = directions(drawn(SEED, "gpt2"))
+    made = draw_directions(draw_plan(SEED, "gpt2"))
     planted = [made.constant, made.subject, made.output, *made.feature.values(), *made.written.values()]
     planted += [made.moved[name] for name in made.moved if name.startswith("distractor")]
     planted += [*made.strange, made.drowning]
@@ -245,11 +245,11 @@ def test_tables_that_cannot_be_judged_are_refused():
 def test_made_models_do_not_overwrite(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(LocateError, match="is not empty"):
-        plant(tmp_path, drawn(0, "gpt2"))
+        plant(tmp_path, draw_plan(0, "gpt2"))
     with pytest.raises(LocateError, match="layout 'bert': expected one of gpt2, llama"):
-        drawn(0, "bert")
+        draw_plan(0, "bert")
     with pytest.raises(LocateError, match="variant 'kind': expected one of plain, spread"):
-        drawn(0, "gpt2", "kind")
+        draw_plan(0, "gpt2", "kind")
 
 
 def test_the_command_says_what_it_found_and_fails_where_it_did_not(monkeypatch, capsys):

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from locate import LocateError
 from locate.editors import receipt
-from locate.editors.edit import Change, Edit, load_edit, product
-from locate.editors.receipt import compared, own_part, save_edited
+from locate.editors.edit import Edit, ParameterChange, load_edit, product_change
+from locate.editors.receipt import compare_tensors, own_part, save_edited
 from locate.editors.stamp import empty_stamp
 from locate.evaluation import occupations, perplexity
 from locate.evaluation.run import edited_of
@@ -44,7 +44,7 @@ def moved(model, size=0.05, **options):
     """An edit of one matrix in two random directions."""
     layer = matrix(model.network, TEMPLATE.format(1))
     into, fed = layer.weight.shape
-    change = product(size * drawn(fed, 2), drawn(2, into, seed=1))
+    change = product_change(size * drawn(fed, 2), drawn(2, into, seed=1))
     seen = {"words": ["nurse", "actress"], "templates": ["The {subject} said that"]}
     return Edit("test", model.provenance(), {layer.parameter: change}, edited=seen, **options)
 
@@ -107,7 +107,7 @@ def test_the_edit_beside_the_checkpoint_makes_the_same_model(saved, mini):
     folder, told, _ = saved
     again = load_edit(folder / "edit.safetensors")
     with again.applied(mini):
-        assert compared(again, load_causal("mini"), mini)["changed"] == told["tensors"]["changed"]
+        assert compare_tensors(again, load_causal("mini"), mini)["changed"] == told["tensors"]["changed"]
 
 
 def test_a_folded_stamp_is_proved_too(mini, tmp_path):
@@ -135,12 +135,12 @@ def failing(mini, tmp_path, match, made=None, error=LocateError):
 @pytest.fixture
 def quick(monkeypatch):
     """Measuring left out: failures before it are under test."""
-    monkeypatch.setattr(receipt, "measured", lambda *_: {})
+    monkeypatch.setattr(receipt, "measure_tests", lambda *_: {})
 
 
 def test_an_edit_that_changes_no_tensor_is_an_error(mini, tmp_path, quick):
     (name,) = moved(mini).changes
-    nothing = Change((torch.zeros_like(mini.network.state_dict()[name]),))
+    nothing = ParameterChange((torch.zeros_like(mini.network.state_dict()[name]),))
     failing(mini, tmp_path, "changed no tensor", Edit("test", mini.provenance(), {name: nothing}))
 
 
@@ -165,7 +165,7 @@ def test_a_stop_in_the_middle_leaves_nothing(mini, tmp_path, quick, monkeypatch)
 
 
 def test_a_model_that_is_not_the_edited_one_after_the_reload_is_an_error(mini, tmp_path, quick, monkeypatch):
-    monkeypatch.setattr(receipt, "written", lambda network, model, place: receipt_of_another(model, place))
+    monkeypatch.setattr(receipt, "write_checkpoint", lambda network, model, place: receipt_of_another(model, place))
     failing(mini, tmp_path, r"the reloaded model differs|changed no tensor")
 
 
@@ -183,7 +183,7 @@ def test_a_tensor_that_the_edit_does_not_name_is_an_error(mini):
     with torch.no_grad():
         other.network.transformer.h[2].mlp.c_fc.bias[0] += 1
     with moved(mini).applied(other), pytest.raises(LocateError, match=r"h.2.mlp.c_fc.bias changed, which the edit"):
-        compared(moved(mini), mini, other)
+        compare_tensors(moved(mini), mini, other)
 
 
 def test_a_folder_that_is_there_is_left_alone(mini, tmp_path):
@@ -207,7 +207,7 @@ def test_dequantised_and_merged_models_are_saved_as_ordinary_checkpoints(kind, f
     model = load_causal(str(source))
     layer = matrix(model.network, "model.layers.1.mlp.down_proj")
     into, fed = layer.weight.shape
-    change = product(drawn(into, 2), drawn(2, fed, seed=1))
+    change = product_change(drawn(into, 2), drawn(2, fed, seed=1))
     made = Edit("test", model.provenance(), {layer.parameter: change}, edited={"words": ["nurse"], "templates": []})
     told = save_edited(made, model, tmp_path / "edited")
     assert told["tensors"]["files"] is None

@@ -18,11 +18,11 @@ from transformers import PreTrainedTokenizerFast
 
 from locate import effects, load
 from locate.engine.plain import measure as measure_plain
-from locate.engine.rows import Limits, Placed, Row, Run
+from locate.engine.rows import Limits, PlacedWrite, Row, Run
 from locate.errors import LocateError
 from locate.evaluation.readers import Continuations, read_reference, reference_file, winobias_continuations
 from locate.model.hooked import Encoder
-from locate.model.memory import default
+from locate.model.memory import default_memory
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments" / "replications"
 sys.path.insert(0, str(FOLDER))
@@ -76,12 +76,14 @@ def by_tokens(model, example, heads, base):
         for place, token in enumerate(end):
             runs += [Run((*prompt, *end[:place]), (token,)) for prompt in (own, other)]
             writes = tuple(
-                Placed("pattern", layer, head, query, query, "source", tuple((key, key) for key in range(query + 1)))
+                PlacedWrite(
+                    "pattern", layer, head, query, query, "source", tuple((key, key) for key in range(query + 1))
+                )
                 for layer, head in sorted(heads)
                 for query in range(len(own))
             )
             rows.append(Row(2 * place, 2 * place + 1, writes))
-        means.append(measure_plain(model, runs, rows, limits=Limits(default(model.device))).rows[:, 0].mean())
+        means.append(measure_plain(model, runs, rows, limits=Limits(default_memory(model.device))).rows[:, 0].mean())
     return means
 
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from bare import trace
 from transformers import AutoModelForCausalLM
 
 from locate.prompts import Pair, Prompts
-from locate.tracing.collect import trace
 from locate.tracing.plan import Map
 
 EXACT = 2e-5  # nats

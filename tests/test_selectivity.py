@@ -23,10 +23,10 @@ from locate import (
     trace,
     write_report,
 )
-from locate.planted import drawn, plant
+from locate.planted import draw_plan, plant
 from locate.planted.build import GENDERED
 from locate.prompts import Prompts, templates
-from locate.prompts.build import filled
+from locate.prompts.build import fill_template
 from locate.report.selectivity import compared, comparison_figures
 from locate.sites import DIRECTIONS
 from locate.tracing.plan import Map
@@ -183,10 +183,10 @@ def test_one_kind_alone_or_the_signed_view_is_refused():
 
 def test_planted_paths_are_told_apart(tmp_path):
     """+1 at the stereotype's MLP and head, -1 at those of the definition."""
-    planted = plant(tmp_path / "model", drawn(3, "gpt2"), occupations=12, templates_each=1)
+    planted = plant(tmp_path / "model", draw_plan(3, "gpt2"), occupations=12, templates_each=1)
     forms = templates()[:4]
     words = Prompts(tuple(
-        filled(form, word, other, f"{word} {number}", "definition", GENDERED[word], None)
+        fill_template(form, word, other, f"{word} {number}", "definition", GENDERED[word], None)
         for word, other in (("man", "woman"), ("woman", "man"))
         for number, form in enumerate(forms)
     ))  # fmt: skip

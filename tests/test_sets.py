@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import bare
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,13 +10,14 @@ from handmade import both, map_trace, odds, trace_of
 from test_identities import pair
 
 from locate import LocateError, Sets, areas, effects, load, load_trace, set_table, trace
-from locate.planted import drawn, plant
+from locate.planted import draw_plan, plant
 from locate.prompts import Prompts
 from locate.sites import Site
 from locate.study.sample import halves
-from locate.study.sets import ranked_sites, searched
-from locate.tracing import collect
+from locate.study.sets import rank_sites, search_greedily
+from locate.tracing.measure import measure
 from locate.tracing.plan import Map
+from locate.tracing.stage import Settings
 
 WORDS = ("nurse", "engineer", "doctor", "librarian", "secretary", "person", "man", "woman")
 ONE_LENGTH = Prompts(tuple(pair(word, WORDS[index - 1]) for index, word in enumerate(WORDS)))
@@ -23,7 +25,7 @@ ONE_LENGTH = Prompts(tuple(pair(word, WORDS[index - 1]) for index, word in enume
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
-    made = plant(tmp_path_factory.mktemp("planted") / "model", drawn(5, "llama"), occupations=16, templates_each=1)
+    made = plant(tmp_path_factory.mktemp("planted") / "model", draw_plan(5, "llama"), occupations=16, templates_each=1)
     model = load(str(made.folder), device="cpu")
     map = Map(("mlp_out", "attn_out"))
     return made, trace(model, made.prompts, map, controls=None, sets=Sets(largest=3, pool=5), probabilities=False)
@@ -62,7 +64,7 @@ def test_a_set_of_one_is_the_site_itself_and_the_whole_map_leaves_nothing(gpt2):
     """The set of the strongest site is its patch; with every output from the corrupted run, its answer is left."""
     map = Map(("mlp_out", "attn_out"))
     found = trace(gpt2, ONE_LENGTH, map, controls=None, sets=Sets(largest=2, pool=2))
-    whole = effects(collect.trace(gpt2, ONE_LENGTH, map), view="signed")
+    whole = effects(bare.trace(gpt2, ONE_LENGTH, map), view="signed")
     first = found.meta["sets"]["top"][0]
     rows = whole.query("direction == 'denoising' and component == @first['component'] and layer == @first['layer']")
     rows = rows[rows["role"] == first["role"]]
@@ -82,8 +84,9 @@ def test_a_set_of_one_is_the_site_itself_and_the_whole_map_leaves_nothing(gpt2):
 
 def test_the_greedy_search_takes_the_site_that_adds_most(gpt2):
     pool = [Site("mlp_out", 0, "subject_last"), Site("attn_out", 2, "last"), Site("mlp_out", 1, "after_subject")]
-    order = searched(gpt2, ONE_LENGTH, pool, 2, {})
-    single = effects(collect.trace(gpt2, ONE_LENGTH, Map(("mlp_out", "attn_out"), only=tuple(pool))), view="signed")
+    run = bare.trace(gpt2, ONE_LENGTH, Map(("mlp_out", "attn_out"), only=tuple(pool)))
+    order = measure(gpt2, search_greedily(run, ONE_LENGTH, pool, 2), Settings())
+    single = effects(run, view="signed")
     single = single[single["direction"] == "denoising"]
     sums = single.groupby(["component", "layer"], observed=True)["nie"].sum() * np.sign(single["total"].sum())
     assert (order[0].component, order[0].layer) == sums.idxmax()
@@ -129,8 +132,8 @@ def test_shares_of_nothing_are_refused():
 
 
 def test_heads_stand_for_their_attention_and_too_few_groups_are_refused(gpt2):
-    found = collect.trace(gpt2, ONE_LENGTH, Map(("attn_out", "mlp_out", "head")))
-    sites = ranked_sites(found, [str(each) for each in found.table["group"].unique()])
+    found = bare.trace(gpt2, ONE_LENGTH, Map(("attn_out", "mlp_out", "head")))
+    sites = rank_sites(found, [str(each) for each in found.table["group"].unique()])
     assert {site.component for site in sites} == {"head", "mlp_out"}
     assert len(sites) == len(set(sites))
     with pytest.raises(LocateError, match="3 groups: expected at least 8 for sets of sites"):

@@ -16,10 +16,10 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 from locate import LocateError, definitional_pairs, load_located, occupation_pairs
 from locate.cli.editing import receipt_lines
 from locate.editors import covariance, receipt
-from locate.editors.edit import Change, Edit, load_edit
+from locate.editors.edit import Edit, ParameterChange, load_edit
 from locate.editors.fast import FAST
 from locate.editors.handoff import hand_off
-from locate.editors.receipt import compared, save_edited
+from locate.editors.receipt import compare_tensors, save_edited
 from locate.editors.stamp import empty_stamp, fold, unfoldable
 from locate.evaluation import occupations, perplexity
 from locate.evaluation.run import edited_of, evaluate, network_hash
@@ -284,12 +284,12 @@ class TestFolder:
     def test_another_stamp_than_the_edits_is_an_error(self, saved, family, model):
         folder, _, made = saved
         again = load_causal(str(folder), device="cpu")
-        assert [row["name"] for row in compared(made, model, again)["added"]]
+        assert [row["name"] for row in compare_tensors(made, model, again)["added"]]
         other = replace(made, stamps=(empty_stamp(model.network, TEMPLATES[family], LAYER, WIDTH, seed=9),))
         with pytest.raises(LocateError, match="is not the stamp of the edit"):
-            compared(other, model, again)
+            compare_tensors(other, model, again)
         with pytest.raises(LocateError, match="is not the stamp of the edit"):
-            compared(replace(made, stamps=()), model, again)
+            compare_tensors(replace(made, stamps=()), model, again)
 
     def test_the_edit_beside_it_makes_the_same_model(self, saved, model):
         with load_edit(saved[0] / "edit.safetensors").applied(model):
@@ -301,8 +301,8 @@ class TestFolder:
 def quick(monkeypatch):
     """Measuring left out."""
     nothing = {"moved": 1, "cut": {}, "kept": [], "perplexity_change": {}, "before": [], "after": []}
-    monkeypatch.setattr(receipt, "judged", lambda *_: nothing)
-    monkeypatch.setattr(receipt, "measured", lambda *_: {})
+    monkeypatch.setattr(receipt, "judge_edit", lambda *_: nothing)
+    monkeypatch.setattr(receipt, "measure_tests", lambda *_: {})
 
 
 @pytest.fixture
@@ -344,7 +344,7 @@ def test_a_stamp_keeps_its_own_precision(folder_of, tmp_path, quick):
 def test_a_stamp_and_a_change_of_weights_are_saved_together(folder_of, tmp_path, quick):
     model = load_causal(str(folder_of("bloom")), device="cpu")
     layer = matrix(model.network, TEMPLATES["bloom"].format(0))
-    made = replace(an_edit(model, "bloom"), changes={layer.parameter: Change((0.1 * drawn(*layer.shape),))})
+    made = replace(an_edit(model, "bloom"), changes={layer.parameter: ParameterChange((0.1 * drawn(*layer.shape),))})
     told = save_edited(made, model, tmp_path / "edited")
     assert [row["name"] for row in told["tensors"]["changed"]] == [layer.parameter]
     assert len(told["tensors"]["added"]) == 2

@@ -5,22 +5,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from bare import trace
 from families import FAMILIES, MORE_FAMILIES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from locate.engine import plain, sweep
-from locate.engine.rows import Limits, Placed, Row, Run
+from locate.engine.rows import Limits, PlacedWrite, Row, Run
 from locate.engine.sweep import bases, entries, parts, replay, stairs
-from locate.engine.sweep.climbers import climbers, equal_positions
+from locate.engine.sweep.climbers import equal_positions, find_climbers
 from locate.engine.sweep.writes import Writes
 from locate.errors import LocateError
 from locate.model import products
 from locate.model.hooked import Model
 from locate.prompts import Pair, Prompts
 from locate.sites import COMPONENTS, PATTERN, UNITS
-from locate.tracing import job
-from locate.tracing.collect import trace
 from locate.tracing.corrupt import Noise
 from locate.tracing.plan import Map
 
@@ -61,7 +60,7 @@ def random_row(model: Model, runs: list[Run], rng: np.random.Generator) -> Row:
             width = {"head": (model.d_head,), "neuron": (), "mlp_out_unit": ()}.get(component, (model.d_model,))
             given = torch.from_numpy(rng.standard_normal(width))
             keys, origin = (), [given, "zero", "base", "source", "source"][rng.integers(5)]
-        writes[component, layer, unit, pos] = Placed(component, layer, unit, pos, source_pos, origin, keys)
+        writes[component, layer, unit, pos] = PlacedWrite(component, layer, unit, pos, source_pos, origin, keys)
     return Row(int(base), int(source), tuple(writes.values()))
 
 
@@ -139,16 +138,16 @@ def test_equal_beginnings_of_prompts_of_two_lengths(model_of):
     """Where rotary tables depend on the length, equal words at equal places are not equal activations."""
     model = model_of("llama")
     runs = [Run(tuple(model.encode(text)[0]), ANSWERS) for text in ("The nurse said", "The nurse said that she was")]
-    row = Row(0, 1, (Placed("resid_pre", 2, None, 2, 2, "source"),))
-    made = bases.execute(model, runs, [], LIMITS)
+    row = Row(0, 1, (PlacedWrite("resid_pre", 2, None, 2, 2, "source"),))
+    made = bases.execute_bases(model, runs, [], LIMITS)
     one, other = (len(run.ids) for run in runs)
     assert made.same_positions(one, other)
-    assert climbers(3, runs, [row], made.same_positions) == []
+    assert find_climbers(3, runs, [row], made.same_positions) == []
     block = made.given[other][1]
     tables = tuple(2 * table for table in block.rotary)
     made.given[other][1] = replace(block, arguments=block.arguments | {"position_embeddings": tables})
     assert not made.same_positions(one, other)
-    assert len(climbers(3, runs, [row], made.same_positions)) == 1
+    assert len(find_climbers(3, runs, [row], made.same_positions)) == 1
 
 
 @pytest.mark.parametrize("corruption", [None, Noise(samples=2)])
@@ -173,18 +172,18 @@ def test_only_what_differs_is_run(gpt2, monkeypatch):
     the last layer's positions but the last one are run only to their keys.
     """
     called = []
-    run = replay.Given.called
+    run = replay.BlockInputs.call
 
     def watch(given, residual, first, cache):
         called.append((layers[given.block], first, tuple(residual.shape[:2]), cache.stop))
         return run(given, residual, first, cache)
 
-    monkeypatch.setattr(replay.Given, "called", watch)
+    monkeypatch.setattr(replay.BlockInputs, "call", watch)
     layers = {block: layer for layer, block in enumerate(gpt2.blocks)}
     runs = runs_for(gpt2)
     n_pos = len(runs[0].ids)
     sites = [(component, layer, pos) for component in ("resid_pre", "mlp_out") for layer in range(3) for pos in (1, 3)]
-    rows = [Row(0, 1, (Placed(component, layer, None, pos, pos, "zero"),)) for component, layer, pos in sites]
+    rows = [Row(0, 1, (PlacedWrite(component, layer, None, pos, pos, "zero"),)) for component, layer, pos in sites]
     sweep.measure(gpt2, runs, rows, limits=LIMITS)
     expected = [(0, 1, (1, 3), False), (1, 1, (1, 3), False)]  # the MLP at both positions
     for pos in (1, 3):
@@ -197,10 +196,10 @@ def test_only_what_differs_is_run(gpt2, monkeypatch):
 @pytest.mark.parametrize(
     "write",
     [
-        Placed("mlp_out", 2, None, 2, 2, "zero"),  # nothing reads it behind the last attention
-        Placed("head", 2, 1, 3, 3, "source"),
-        Placed("resid_pre", 1, None, 1, 1, "source"),  # both prompts begin with the same two tokens
-        Placed("attn_out", 0, None, 2, 2, "base"),
+        PlacedWrite("mlp_out", 2, None, 2, 2, "zero"),  # nothing reads it behind the last attention
+        PlacedWrite("head", 2, 1, 3, 3, "source"),
+        PlacedWrite("resid_pre", 1, None, 1, 1, "source"),  # both prompts begin with the same two tokens
+        PlacedWrite("attn_out", 0, None, 2, 2, "base"),
     ],
 )
 def test_rows_that_change_nothing_are_not_run(gpt2, write, monkeypatch):
@@ -215,12 +214,12 @@ def test_rows_written_behind_the_attention_share_runs_of_their_first_layer(gpt2)
     runs = runs_for(gpt2)
     places = [(component, layer, pos) for component in ("attn_out", "mlp_out") for layer in (0, 1) for pos in (2, 3, 4)]
     rows = [
-        Row(base, 1 - base, (Placed(component, layer, None, pos, pos, "source"),))
+        Row(base, 1 - base, (PlacedWrite(component, layer, None, pos, pos, "source"),))
         for base in (0, 1)
         for component, layer, pos in places
     ]
-    moving = climbers(gpt2.n_layers, runs, rows, lambda *_: True)
-    carriers = entries.carried([each for each in moving if each.enters])
+    moving = find_climbers(gpt2.n_layers, runs, rows, lambda *_: True)
+    carriers = entries.group_carriers([each for each in moving if each.enters])
     assert sorted(carriers) == [(0, len(runs[0].ids)), (1, len(runs[0].ids))]
     assert [[len(carrier) for carrier in found] for found in carriers.values()] == [[3, 3, 3, 3]] * 2
     for found in carriers.values():
@@ -254,7 +253,7 @@ def test_the_other_librarys_products_are_exact_too(model_of, name, monkeypatch):
     multiply = products.onednn
     monkeypatch.setattr(products, "onednn", lambda *tensors: used.append(1) or multiply(*tensors))
     monkeypatch.setattr(products, "onednn_is_faster", lambda threads: True)
-    assert products.library("float32", "cpu", 1) == "oneDNN"
+    assert products.product_library("float32", "cpu", 1) == "oneDNN"
     found = sweep.measure(model, runs, rows, limits=LIMITS)
     np.testing.assert_allclose(found.rows, expected.rows, rtol=0, atol=2e-5, equal_nan=False)
     assert len(used) > 7 * model.n_layers
@@ -280,8 +279,10 @@ def test_the_faster_library_is_taken(monkeypatch):
     for speed, expected in ((1.0, "torch"), (10.0, "oneDNN")):
         products.onednn_is_faster.cache_clear()
         monkeypatch.setattr(products, "seconds", lambda *works, speed=speed: [1.0, speed])
-        assert products.library("float32", "cpu", 1) == expected
-        assert products.library("bfloat16", "cpu", 1) == products.library("float32", "cuda", 1) == "torch"
+        assert products.product_library("float32", "cpu", 1) == expected
+        assert (
+            products.product_library("bfloat16", "cpu", 1) == products.product_library("float32", "cuda", 1) == "torch"
+        )
     products.onednn_is_faster.cache_clear()
 
 
@@ -294,7 +295,7 @@ def test_noise_makes_runs_differ_from_its_first_token_on(gpt2):
 
 def test_rows_are_taken_apart_where_their_runs_do_not_fit_together(gpt2, monkeypatch):
     runs, limits = runs_for(gpt2), Limits(10**6)
-    rows = [Row(i % 5, (i + 1) % 5, (Placed("mlp_out", 0, None, 2, 2, "source"),)) for i in range(20)]
+    rows = [Row(i % 5, (i + 1) % 5, (PlacedWrite("mlp_out", 0, None, 2, 2, "source"),)) for i in range(20)]
     together = sweep.measure(gpt2, runs, rows, limits=limits)
     assert list(stairs.portions(gpt2, runs, rows, limits)) == [(list(range(20)), [0, 1, 2, 3, 4, 5])]
     monkeypatch.setattr(stairs, "run_bytes", lambda *_: 150_000)  # three of them fit half of the memory
@@ -357,7 +358,7 @@ def test_somebody_elses_hooks_are_refused(gpt2):
 
 def test_the_last_of_several_writes_to_one_place_holds(gpt2):
     runs = runs_for(gpt2)
-    writes = [Placed("head", 1, 2, 3, 3, origin) for origin in ("zero", "source", "base", "zero")]
+    writes = [PlacedWrite("head", 1, 2, 3, 3, origin) for origin in ("zero", "source", "base", "zero")]
     rows = [Row(0, 1, tuple(writes[:count])) for count in (1, 2, 3, 4)]
     same(gpt2, runs, rows, 1e-5)
     found = sweep.measure(gpt2, runs, rows, limits=LIMITS).rows
@@ -369,7 +370,7 @@ def test_what_is_kept_of_runs_is_what_is_counted(gpt2):
     """Runs are padded to the longest; the batch axis is the runs'."""
     runs = runs_for(gpt2)
     wanted = {("mlp_out", 0), ("head", 1), ("neuron", 2)}
-    made = bases.execute(gpt2, runs, wanted, LIMITS)
+    made = bases.execute_bases(gpt2, runs, wanted, LIMITS)
     kept = [*made.activation.values(), *(each for keys in made.keys.values() for each in keys)]
     longest = max(len(run.ids) for run in runs)
     assert sum(each.nbytes for each in kept) == len(runs) * bases.run_bytes(gpt2, wanted, longest)
@@ -418,7 +419,7 @@ def test_a_trace_checks_what_must_hold(gpt2, engine, components, corruption):
 )
 def test_a_sweep_that_writes_wrongly_is_refused(gpt2, monkeypatch, wrong, what):
     """Before anything is measured, and without the other engine's help."""
-    monkeypatch.setattr(job, "audit", lambda *_: {})
+    monkeypatch.setattr("locate.tracing.audit.audit_engine", lambda *_: {})
     own = Writes.of
 
     def of(model, bases, lodged):
@@ -460,7 +461,7 @@ def test_a_block_that_does_not_bear_it_is_refused(gpt2, monkeypatch):
     def bad(*_):
         raise ValueError("Attention mask should be of size (2, 1, 3, 5)")
 
-    monkeypatch.setattr(replay, "cut", bad)
+    monkeypatch.setattr(replay, "cut_argument", bad)
     with pytest.raises(LocateError, match=r"cannot be swept \(Attention mask should .* choose --engine plain"):
         trace(gpt2, PROMPTS)
 
@@ -476,10 +477,10 @@ def test_the_model_is_left_as_it_was(gpt2, monkeypatch):
     ids = torch.tensor([gpt2.encode(TEXTS[0])[0]])
     before = gpt2.final_logits(ids)
     with monkeypatch.context() as patch:
-        patch.setattr(replay, "cut", None)  # fails in the first block that is run again
+        patch.setattr(replay, "cut_argument", None)  # fails in the first block that is run again
         with pytest.raises(TypeError):
             sweep.measure(gpt2, runs_for(gpt2), rows_for(gpt2, runs_for(gpt2), 3, 5), limits=LIMITS)
-    assert gpt2.hooked_by_others() == []
+    assert gpt2.foreign_hooks() == []
     assert torch.equal(gpt2.final_logits(ids), before)
     sweep.measure(gpt2, runs_for(gpt2), rows_for(gpt2, runs_for(gpt2), 3, 5), limits=LIMITS)
     assert torch.equal(gpt2.final_logits(ids), before)

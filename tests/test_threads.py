@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bare import trace
 
 from locate.errors import LocateError
 from locate.evaluation.run import evaluate
 from locate.model import threads
 from locate.model.causal import load_causal
 from locate.model.loading import load
-from locate.model.threads import cgroup_quota, checked, chosen_threads, computing_with, granted, is_faster
+from locate.model.threads import cgroup_quota, check_threads, choose_threads, granted_cores, is_faster, torch_threads
 from locate.prompts import occupation_pairs
-from locate.tracing.collect import trace
 
 FEW = occupation_pairs(templates_each=1, occupations=["nurse", "engineer", "lawyer", "baker"])
 
@@ -67,21 +67,21 @@ def test_a_machine_without_control_groups_has_no_quota(tmp_path):
 def test_slurm_and_a_quota_beside_affinity(tmp_path):
     root = tree(tmp_path, "0::/\n", {"cpu.max": "150000 100000\n"})
     cores = len(os.sched_getaffinity(0))
-    assert granted(root, {"SLURM_CPUS_PER_TASK": "3", "SLURM_CPUS_ON_NODE": "12"}) == {
+    assert granted_cores(root, {"SLURM_CPUS_PER_TASK": "3", "SLURM_CPUS_ON_NODE": "12"}) == {
         "CPU affinity": cores,
         "cgroup CPU quota": 1,
         "SLURM_CPUS_PER_TASK": 3,
         "SLURM_CPUS_ON_NODE": 12,
     }
     with pytest.raises(LocateError, match=r"SLURM_CPUS_PER_TASK 'two': expected a whole number from 1 up"):
-        granted(root, {"SLURM_CPUS_PER_TASK": "two"})
+        granted_cores(root, {"SLURM_CPUS_PER_TASK": "two"})
 
 
 @pytest.fixture
 def sixteen(monkeypatch):
     """A process that is granted 16 cores, of which torch would use 8, where several threads are faster."""
     monkeypatch.setattr(
-        threads, "granted", lambda root=None, environ=None: {"CPU affinity": 16, "cgroup CPU quota": 20}
+        threads, "granted_cores", lambda root=None, environ=None: {"CPU affinity": 16, "cgroup CPU quota": 20}
     )
     monkeypatch.setattr(threads, "is_faster", lambda count: True)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
@@ -100,13 +100,13 @@ def sixteen(monkeypatch):
     ],
 )
 def test_the_least_of_what_is_granted_is_taken(sixteen, asked, environ, expected):
-    assert chosen_threads(asked, environ=environ) == expected
+    assert choose_threads(asked, environ=environ) == expected
 
 
 def test_one_thread_where_more_are_no_faster(sixteen):
     sixteen.setattr(threads, "is_faster", lambda count: False)
-    assert chosen_threads(environ={}) == 1
-    assert chosen_threads(4, environ={}) == 4
+    assert choose_threads(environ={}) == 1
+    assert choose_threads(4, environ={}) == 4
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_one_thread_where_more_are_no_faster(sixteen):
 )
 def test_numbers_that_cannot_be_had_are_refused(sixteen, asked, message):
     with pytest.raises(LocateError, match=message):
-        checked(asked, {})
+        check_threads(asked, {})
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_several_threads_must_be_clearly_faster(monkeypatch, several, expected):
 
 def test_the_number_is_put_back():
     before = torch.get_num_threads()
-    with computing_with(before + 1), computing_with(before + 2):
+    with torch_threads(before + 1), torch_threads(before + 2):
         assert torch.get_num_threads() == before + 2
     assert torch.get_num_threads() == before
 

@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from bare import trace
 
 from locate.engine.sweep import measure
 from locate.errors import LocateError
 from locate.prompts import Pair, Prompts, occupation_pairs
 from locate.sites import Patch, Site
-from locate.tracing import job, load_trace
-from locate.tracing.collect import trace
-from locate.tracing.corrupt import Noise, Swap, noise_scale
+from locate.tracing import load_trace, stage
+from locate.tracing.corrupt import Noise, Swap
 from locate.tracing.plan import Map
 
 FEW = occupation_pairs("anti", templates_each=1, occupations=["nurse", "engineer", "lawyer", "baker"])
@@ -79,8 +79,8 @@ def test_noise_is_in_units_of_the_subjects_embeddings(gpt2):
         if role.startswith("subject")
     ]
     sigma = float(embedding.detach()[ids].double().std())
-    assert noise_scale(gpt2, pairs, Noise(sigmas=2.5)) == pytest.approx(2.5 * sigma, rel=1e-5)
-    assert noise_scale(gpt2, pairs, Swap()) == 0
+    assert Noise(sigmas=2.5).scale(gpt2, pairs) == pytest.approx(2.5 * sigma, rel=1e-5)
+    assert Swap().scale(gpt2, pairs) == 0
 
 
 def saved(folder) -> tuple[pd.DataFrame, dict]:
@@ -102,7 +102,7 @@ class Stop(KeyboardInterrupt):
 
 @pytest.mark.parametrize("blow", [Stop(), OSError(errno.ENOSPC, "No space left on device")])
 def test_an_interrupted_run_keeps_what_was_measured_and_resumes(gpt2, tmp_path, monkeypatch, blow):
-    monkeypatch.setattr(job, "CHUNK_PAIRS", 1)
+    monkeypatch.setattr(stage, "CHUNK_PAIRS", 1)
     whole = trace(gpt2, FEW, SMALL)
     calls = []
 
@@ -112,7 +112,7 @@ def test_an_interrupted_run_keeps_what_was_measured_and_resumes(gpt2, tmp_path, 
             raise blow
         return measure(*args, **options)
 
-    monkeypatch.setitem(job.ENGINES, "sweep", counted)
+    monkeypatch.setitem(stage.ENGINES, "sweep", counted)
     with pytest.raises(type(blow)):
         trace(gpt2, FEW, SMALL, output=tmp_path)
     with pytest.raises(LocateError, match="is unfinished"):
@@ -133,7 +133,7 @@ def test_a_full_disk_leaves_no_half_written_part(gpt2, tmp_path, monkeypatch):
     with pytest.raises(LocateError, match=r"No space left on device: free some space"):
         trace(gpt2, FEW, SMALL, output=tmp_path / "run")
     monkeypatch.undo()
-    assert not list((tmp_path / "run" / "parts").iterdir())
+    assert not list((tmp_path / "run" / "parts").rglob("*.parquet"))
     assert len(trace(gpt2, FEW, SMALL, output=tmp_path / "run")) == 64
 
 
@@ -272,9 +272,10 @@ def test_bad_patches(make, match):
 
 def test_progress_counts_up_to_the_plan(gpt2):
     seen = []
-    trace(gpt2, FEW, SMALL, progress=lambda done, planned: seen.append((done, planned)), batch_size=8)
-    assert seen[-1] == (64, 64)
-    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    trace(gpt2, FEW, SMALL, progress=seen.append, batch_size=8)
+    assert {each.stage for each in seen} == {"map"}
+    assert (seen[-1].done, seen[-1].planned) == (64, 64)
+    assert [each.done for each in seen] == sorted(each.done for each in seen)
     assert len(seen) > 4
 
 

@@ -3,18 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from bare import job_of
 
 from locate import effects, load, trace
 from locate.engine.rows import noise_hooks
-from locate.planted import LAYOUTS, VARIANTS, drawn, plant
+from locate.planted import LAYOUTS, VARIANTS, draw_plan, plant
 from locate.planted.build import Words, prompts_of
 from locate.planted.norms import MOVED, WRITTEN, norm
-from locate.planted.weights import directions
+from locate.planted.weights import draw_directions
 from locate.sites import Patch, Site
-from locate.study.gradients import estimate
+from locate.study.estimate import estimate
 from locate.tracing.corrupt import Noise
-from locate.tracing.job import layout as laid_out
-from locate.tracing.job import prepare
 
 SEED = 4
 HARD = [variant for variant in VARIANTS if variant != "plain"]
@@ -28,7 +27,7 @@ def made_of(tmp_path_factory):
     def made(variant):
         if variant not in found:
             layout = LAYOUTS[HARD.index(variant) % 2]
-            planted = plant(tmp_path_factory.mktemp(variant) / "model", drawn(SEED, layout, variant), occupations=8,
+            planted = plant(tmp_path_factory.mktemp(variant) / "model", draw_plan(SEED, layout, variant), occupations=8,
                             templates_each=1)  # fmt: skip
             found[variant] = planted, load(str(planted.folder), device="cpu")
         return found[variant]
@@ -74,7 +73,7 @@ def test_norms_are_foreseen_and_paths_write_about_their_share(made_of, variant):
     """
     allowed = 2 if variant in ("background", "distractors") else 1.25
     planted, model = made_of(variant)
-    plan, found = planted.plan, directions(planted.plan)
+    plan, found = planted.plan, draw_directions(planted.plan)
     hooks, kept = [], {}
     for layer in range(plan.n_layers):
         for component in ("mlp_out", "resid_pre"):
@@ -152,7 +151,7 @@ def test_a_saturated_readout_has_no_slope(made_of):
 @pytest.mark.parametrize("variant", ["saturated", "vote"])
 def test_a_readout_writes_one_share_however_much_was_moved(made_of, variant):
     planted, model = made_of(variant)
-    output, seen = directions(planted.plan).output, []
+    output, seen = draw_directions(planted.plan).output, []
     for pair in planted.prompts:
 
         def keep(value, hook, sign=pair.stereotype):
@@ -214,10 +213,10 @@ def test_the_backup_is_no_site_to_be_found(made_of):
 def test_an_alarm_is_silent_until_a_word_is_noised(made_of):
     planted, model = made_of("alarm")
     assert planted.plan.alarm_layer not in [path.mlp_layer for path in planted.plan.of("stereotype")]
-    job = prepare(model, planted.prompts, corruption=Noise(samples=2))
-    runs, _, _ = laid_out(job.pairs[:4], job)
+    job = job_of(model, planted.prompts, corruption=Noise(samples=2))
+    runs = job.lay_out(job.pairs[:4]).runs
     grown = {True: [], False: []}
-    drowning = directions(planted.plan).drowning
+    drowning = draw_directions(planted.plan).drowning
     for run in runs:
         where = job.pairs[0].clean_roles.index("subject_last") if not run.noised else run.noised[-1]
 
@@ -248,7 +247,7 @@ def test_definition_and_stereotype_are_told_apart_by_the_swap(made_of):
 
 def test_truth_holds_every_path():
     for variant in VARIANTS:
-        plan = drawn(SEED, "gpt2", variant)
+        plan = draw_plan(SEED, "gpt2", variant)
         wanted = len(plan.of("stereotype"))
         assert wanted == {"spread": 4, "or": 2, "vote": 3, "background": 4}.get(variant, 1)
         assert all(path.mlp_layer < path.head_layer for path in plan.paths)

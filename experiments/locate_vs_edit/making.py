@@ -146,7 +146,7 @@ def scores_of(before: Tables, after: Tables, fitting: Fitting) -> dict[str, Scor
         "kept_words": kept[0],
         "kept_prompts": kept[1],
         "perplexity": perplexity.perplexity_change(before["perplexity"], after["perplexity"]),
-        "ds": biaske.retained(before[biaske.NAME], after[biaske.NAME]),
+        "ds": biaske.retention(before[biaske.NAME], after[biaske.NAME]),
     }
 
 

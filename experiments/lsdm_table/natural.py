@@ -14,7 +14,7 @@ import pandas as pd
 
 from locate.errors import LocateError
 from locate.evaluation.generation import gendered_words
-from locate.evaluation.opened import file_of, json_lines
+from locate.evaluation.opened import file_of, read_json_lines
 
 CORPORA = (
     "corpus_english_novels/english_novels_1880_1928.jsonl.gz",
@@ -52,7 +52,7 @@ def sentences(path: Path) -> Iterator[str]:
 
     Raises LocateError for a line that is not an object with a text.
     """
-    for line, record in json_lines(path):
+    for line, record in read_json_lines(path):
         if not (isinstance(record, dict) and isinstance(record.get("text"), str)):
             raise LocateError(f"{path}, line {line}: expected an object with a text, as in the published file")
         yield from SENTENCE.split(" ".join(record["text"].split()))

@@ -34,7 +34,7 @@ from locate.evaluation.change import compare_evaluations
 from locate.evaluation.evaluation import Evaluation
 from locate.evaluation.run import evaluate
 from locate.evaluation.scores import Items, Test
-from locate.evaluation.tests import named
+from locate.evaluation.tests import find_test
 from locate.files import read_json, write_json, write_whole
 from locate.model.causal import load_causal
 from locate.report.change_maps import write_comparison
@@ -52,7 +52,7 @@ MAPPED = ("mlp_out", "attn_out")
 
 def gender_only(name: str) -> Test:
     """A test of several domains with its items about gender alone."""
-    test = named(name)
+    test = find_test(name)
 
     def read(path: Path | None) -> Items:
         found = test.read(path)

@@ -22,12 +22,12 @@ from scipy.stats import binomtest
 
 import locate
 from locate.mediation import average, effects
-from locate.planted import Plan, Planted, drawn, judge, plant
+from locate.planted import Plan, Planted, draw_plan, judge, plant
 from locate.planted.build import Words, prompts_of
 from locate.planted.plan import LAYOUTS, VARIANTS
 from locate.prompts import Prompts
 from locate.sites import AFTER, BEFORE, LAST, LAST_SUBJECT, Patch, Site
-from locate.study.gradients import estimate
+from locate.study.estimate import estimate
 from locate.tracing.corrupt import Noise
 from locate.tracing.plan import Map
 
@@ -170,7 +170,7 @@ def plans(plain: int, hard: int) -> list[Plan]:
     """What is made: models of either layout in turn, each with a seed of its own."""
     counts = {variant: plain if variant == "plain" else hard for variant in VARIANTS}
     return [
-        drawn(1000 * (1 + place) + index // 2, LAYOUTS[index % 2], variant)
+        draw_plan(1000 * (1 + place) + index // 2, LAYOUTS[index % 2], variant)
         for place, (variant, count) in enumerate(counts.items())
         for index in range(count)
     ]

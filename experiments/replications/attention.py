@@ -16,7 +16,7 @@ import torch
 from locate.errors import LocateError
 from locate.evaluation.readers import Continuations
 from locate.model.hooked import Model
-from locate.model.products import products
+from locate.model.products import multiplying
 
 Heads = frozenset[tuple[int, int]]
 """heads that are replaced together: (layer, head) each"""
@@ -134,7 +134,7 @@ def measure(model: Model, example: Coded, sets: Sequence[Heads]) -> np.ndarray:
     Returns [prompt (female, male), set, continuation (of female, of male)], nats.
     """
     prompts = (example.female, example.male)
-    with products(model.dtype, model.device, model.threads):
+    with multiplying(model.dtype, model.device, model.threads):
         weights = patterns(model, prompts)
         return np.stack(
             [

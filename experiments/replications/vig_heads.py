@@ -196,7 +196,7 @@ def figure_of(tables: dict[str, pd.DataFrame], model: locate.Model, unit: str = 
 
 def replicate(model: locate.Model, options: argparse.Namespace) -> Findings:
     """Measure every data set."""
-    model.supported(["pattern"])
+    model.check_components(["pattern"])
     claims: list[Claim] = []
     left_out: dict[str, int] = {}
     tables: dict[str, pd.DataFrame] = {}

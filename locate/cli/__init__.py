@@ -8,7 +8,7 @@ from typing import NoReturn
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 KEPT = (
     "stopped; rows already written to a run folder and tests finished in an evaluation folder are kept, and the same "
-    "command continues there; controls, sets of sites, figures and edits begin again"
+    "command continues there; figures and edits begin again"
 )
 
 

@@ -99,19 +99,19 @@ def edit(
         steps.say("loading the model")
         from locate.editors.fit import fitting_prompts
         from locate.editors.methods import edit as run_editor
-        from locate.editors.methods import editor
-        from locate.editors.receipt import free, save_edited
+        from locate.editors.methods import make_editor
+        from locate.editors.receipt import check_free, save_edited
         from locate.mediation.located import load_located
         from locate.model.causal import load_causal
         from locate.prompts import read_pairs
 
-        free(output)
+        check_free(output)
         handed, own = (
             load_located(located),
             None if prompts is None else read_pairs(prompts, allow_different=allow_different),
         )
         chosen = None if layers is None else tuple(ranges("--layers", layers))
-        how = editor(method, setting or (), layers=chosen, seed=seed, text=text)
+        how = make_editor(method, setting or (), layers=chosen, seed=seed, text=text)
         trusted: dict[str, Any] = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
         trusted |= reading_of(handed, bos, chat)
         plain = load_causal(model, device=device, dtype=dtype, revision=revision, threads=count, **trusted)

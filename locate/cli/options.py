@@ -252,10 +252,10 @@ def chosen_prompts(
 
 def thread_count(text: str | None) -> int | None:
     """The number of threads asked for, checked before anything is loaded."""
-    from locate.model.threads import checked, number_in
+    from locate.model.threads import check_threads, number_in
 
     threads = None if text is None else number_in("--threads", text)
-    checked(threads)
+    check_threads(threads)
     return threads
 
 

@@ -24,6 +24,8 @@ from locate.tracing.table import Trace
 
 if TYPE_CHECKING:
     from locate.planted.finding import Finding
+    from locate.study.forecast import RunForecast
+    from locate.tracing.progress import Progress
 
 SHOWN = 10
 PLAIN_EVERY = 15.0  # seconds between lines where stderr is not a terminal
@@ -38,6 +40,7 @@ class Steps:
         self.live = Live(console=self.console, transient=True, refresh_per_second=5)
         self.started = self.shown = 0.0
         self.first = 0
+        self.stage = ""
 
     def __enter__(self) -> Steps:
         if self.console.is_terminal:
@@ -62,6 +65,15 @@ class Steps:
         for each in sentences:
             self.console.print(f"note: {each}", markup=False, soft_wrap=True)
 
+    def progress(self, found: Progress) -> None:
+        """How far a run is; a line for each stage at the least."""
+        now = time.monotonic()
+        every = TERMINAL_EVERY if self.console.is_terminal else PLAIN_EVERY
+        if found.stage == self.stage and now - self.shown < every:
+            return
+        self.stage, self.shown = found.stage, now
+        self.say(progress_line(found))
+
     def rows(self, done: int, planned: int, what: str = "measuring", of: str = " rows") -> None:
         """Rows (or other things) done so far, the rate, and an estimate of the time left."""
         now = time.monotonic()
@@ -73,6 +85,24 @@ class Steps:
         self.say(rows_line(done, planned, done - self.first, now - self.started, what, of))
 
 
+def progress_line(found: Progress) -> str:
+    """One line on the stage that is measured, its rate, and the time left for it and all that follows."""
+    line = f"{found.stage}: {found.done:,} of {found.planned:,}"
+    if found.rate is not None:
+        line += f", {pace(found.rate)} a second"
+    return line if found.left is None else f"{line}; about {duration(found.left)} left in all"
+
+
+def pace(rate: float) -> str:
+    """Things a second."""
+    return f"{rate:,.{0 if rate >= 3 else 1}f}"
+
+
+def duration(seconds: float) -> str:
+    """A time in seconds or minutes."""
+    return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
+
+
 def rows_line(
     done: int, planned: int, measured: int, seconds: float, what: str = "measuring", of: str = " rows"
 ) -> str:
@@ -80,9 +110,7 @@ def rows_line(
     line = f"{what}: {done:,} of {planned:,}{of}"
     if measured and seconds > 1:
         rate = measured / seconds
-        left = (planned - done) / rate
-        pace = f"{rate:,.{0 if rate >= 3 else 1}f} a second"
-        line += f", {pace}, about {f'{left / 60:.0f} min' if left > 90 else f'{left:.0f} s'} left"
+        line += f", {pace(rate)} a second, about {duration((planned - done) / rate)} left"
     return line
 
 
@@ -128,19 +156,24 @@ def print_located(located: Located, paths: Sequence[Path], as_json: bool) -> Non
     print_paths(paths, "")
 
 
-def print_forecast(found: dict[str, Any], as_json: bool) -> None:
-    """What a trace would cost."""
+def print_forecast(found: RunForecast, as_json: bool) -> None:
+    """What a run would cost."""
+    content = found.as_json()
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(content, indent=2))
         return
-    spread = f"between {found['low']:.3g} and {found['high']:.3g} s"
+    main = found.map
+    spread = f"between {main.low:.3g} and {main.high:.3g} s"
     lines = [
-        f"{found['pairs']:,} pairs, {found['rows']:,} rows, of which {found['run']:,} have to be run",
-        f"{found['operations']:.2g} floating-point operations",
-        f"about {found['seconds']:.3g} s of measuring ({spread}), and {found['peak'] / 1e9:.2f} GB of memory at most",
-        f"controls: about {found['control_rows']:,} rows and {found['control_seconds']:.2g} s more",
+        f"{main.pairs:,} pairs, {main.rows:,} rows, of which {main.run:,} have to be run",
+        f"{main.operations:.2g} floating-point operations",
+        f"about {main.seconds:.3g} s of measuring ({spread}), and {main.peak / 1e9:.2f} GB of memory at most",
     ]
-    if found["busy"]:
+    for name, title in (("control", "controls"), ("set", "sets of sites")):
+        if content[f"{name}_rows"]:
+            seconds = content[f"{name}_seconds"]
+            lines.append(f"{title}: about {content[f'{name}_rows']:,} rows and {seconds:.2g} s more")
+    if main.busy:
         lines.append("the machine is busy with something else: the time may come out far from that")
     stdout().print("\n".join(lines), soft_wrap=True)
 

@@ -221,49 +221,42 @@ def trace(
     with Steps() as steps:
         steps.say("loading TransformerLens and the model")
         from locate.model.loading import load
-        from locate.model.memory import parsed
-        from locate.study import trace as study
+        from locate.model.memory import parse_size
         from locate.study.budget import Budget
         from locate.study.controls import Controls
+        from locate.study.forecast import foretell
+        from locate.study.plan import Plan
         from locate.study.sets import Sets
+        from locate.study.trace import run
         from locate.tracing.corrupt import Swap
+        from locate.tracing.stage import Settings, Stage
 
-        limited = (
-            None
-            if budget is None
-            else Budget.parsed(budget, seed=seed, method=(budget_method or BudgetMethod.integrated).value)
+        method = (budget_method or BudgetMethod.integrated).value
+        beside = Plan(
+            None if budget is None else Budget.parsed(budget, seed=seed, method=method),
+            Controls(random_weights=random_weights, seed=seed) if controls else None,
+            Sets(seed=seed) if sets else None,
         )
-        watched = Controls(random_weights=random_weights, seed=seed) if controls else None
+        settings = Settings(
+            Swap() if corrupt is Corrupt.swap else noise_of(sigmas, draws, seed),
+            batch_size,
+            None if memory is None else parse_size(memory),
+            engine.value,
+            compare_precision,
+            probabilities,
+            max_dropped,
+        )
         reading: dict[str, Any] = {"revision": revision, "bos": bos.value, "chat": chat}
         reading |= {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
         loaded = load(model, device=device, dtype=dtype, threads=count, **reading)
         steps.notes(loaded.notes)
-        settings: dict[str, Any] = {
-            "directions": DIRECTIONS if direction is Direction.both else (direction.value,),
-            "corruption": Swap() if corrupt is Corrupt.swap else noise_of(sigmas, draws, seed),
-            "batch_size": batch_size,
-            "memory": None if memory is None else parsed(memory),
-            "engine": engine.value,
-            "compare_precision": compare_precision,
-            "probabilities": probabilities,
-            "max_dropped": max_dropped,
-        }
+        ways = DIRECTIONS if direction is Direction.both else (direction.value,)
         if dry_run:
             steps.say("counting, and timing a few pairs")
-            print_forecast(study.foretold(loaded, chosen, plan, watched, **settings), as_json)
+            print_forecast(foretell(loaded, chosen, plan, directions=ways, plan=beside, settings=settings), as_json)
             return
-        result = study.trace(
-            loaded,
-            chosen,
-            plan,
-            **settings,
-            budget=limited,
-            controls=watched,
-            sets=Sets(seed=seed) if sets else None,
-            output=folder,
-            progress=steps.rows,
-            say=steps.say,
-        )
+        stage = Stage("map", chosen, plan, ways)
+        result = run(loaded, stage, beside, settings, output=folder, progress=steps.progress)
         report = write_report(
             result,
             folder,

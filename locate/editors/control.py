@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from jaxtyping import Float
 
-from locate.editors.edit import Change, Edit
+from locate.editors.edit import Edit, ParameterChange
 from locate.errors import LocateError
 from locate.mediation.located import Located
 
@@ -30,7 +30,7 @@ def random_layers(located: Located, count: int, *, seed: int = 0, exclude: Seque
     return tuple(sorted(left[place] for place in drawn.tolist()))
 
 
-def shuffled(edit: Edit, seed: int = 0) -> Edit:
+def shuffle_edit(edit: Edit, seed: int = 0) -> Edit:
     """The edit with every change in random directions: is its effect due to where it points, or to its size?
 
     Each change keeps its singular values, and so its Frobenius norm and rank; its singular vectors are drawn uniformly.
@@ -42,24 +42,24 @@ def shuffled(edit: Edit, seed: int = 0) -> Edit:
             f"an edit of method {edit.method!r} has stamps, which have no random twin: expected changes of matrices"
         )
     stream = torch.Generator().manual_seed(seed)
-    changes = {name: turned(change, stream) for name, change in edit.changes.items()}
+    changes = {name: turn_randomly(change, stream) for name, change in edit.changes.items()}
     report = edit.report | {"control": "random directions", "control_seed": seed}
     return replace(edit, method=f"{edit.method}-random", changes=changes, report=report)
 
 
-def turned(change: Change, stream: torch.Generator) -> Change:
+def turn_randomly(change: ParameterChange, stream: torch.Generator) -> ParameterChange:
     """A change with the same singular values in random directions, kept as the original is; a vector keeps its norm."""
     first = change.factors[0]
     if first.ndim == 1:
-        return Change((first.double().norm().cpu() * directions(len(first), 1, stream)[:, 0],))
+        return ParameterChange((first.double().norm().cpu() * random_directions(len(first), 1, stream)[:, 0],))
     rows, columns = change.whole.shape
     sizes = singular_values(change)
-    left = directions(rows, len(sizes), stream) * sizes
-    right = directions(columns, len(sizes), stream).T
-    return Change((left @ right,)) if len(change.factors) == 1 else Change((left, right))
+    left = random_directions(rows, len(sizes), stream) * sizes
+    right = random_directions(columns, len(sizes), stream).T
+    return ParameterChange((left @ right,)) if len(change.factors) == 1 else ParameterChange((left, right))
 
 
-def singular_values(change: Change) -> Float[torch.Tensor, " rank"]:
+def singular_values(change: ParameterChange) -> Float[torch.Tensor, " rank"]:
     """Singular values of a change of a matrix; of a thin product without multiplying it out."""
     if len(change.factors) == 1:
         return torch.linalg.svdvals(change.whole.cpu())
@@ -67,7 +67,7 @@ def singular_values(change: Change) -> Float[torch.Tensor, " rank"]:
     return torch.linalg.svdvals(torch.linalg.qr(left).R @ torch.linalg.qr(right.T).R.T)
 
 
-def directions(size: int, count: int, stream: torch.Generator) -> Float[torch.Tensor, "size count"]:
+def random_directions(size: int, count: int, stream: torch.Generator) -> Float[torch.Tensor, "size count"]:
     """Orthonormal columns, uniform over all such, float64."""
     drawn = torch.randn(size, count, generator=stream, dtype=torch.float64)
     basis, triangle = torch.linalg.qr(drawn)

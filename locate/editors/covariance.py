@@ -14,12 +14,12 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from locate.editors.readings import caught
+from locate.editors.readings import catching
 from locate.errors import LocateError
 from locate.files import hash_of, read_json, write_json, write_whole
 from locate.model.causal import CausalModel
-from locate.model.likelihood import Step, last_logits, silent
-from locate.model.products import products
+from locate.model.likelihood import Step, ignore_step, last_logits
+from locate.model.products import multiplying
 
 WINDOW = 256  # tokens read at once, each window on its own
 FEWEST = 2000  # tokens behind a covariance
@@ -28,7 +28,7 @@ OWN, OWN_BATCH = 128, 64  # windows that a model writes itself, and how many at 
 
 
 def preserved_windows(
-    model: CausalModel, path: Path | None, *, cache: Path | None = None, step: Step = silent
+    model: CausalModel, path: Path | None, *, cache: Path | None = None, step: Step = ignore_step
 ) -> list[list[int]]:
     """The text whose reading is left alone, as tokens: the user's, or the package's prose and the model's own text.
 
@@ -60,13 +60,13 @@ def own_windows(model: CausalModel, folder: Path, step: Step) -> list[list[int]]
             rows += model.network.generate(
                 start, attention_mask=torch.ones_like(start), do_sample=True, top_k=0, top_p=1.0, temperature=1.0,
                 min_new_tokens=length, max_new_tokens=length, pad_token_id=model.start,
-                stopping_criteria=[told(step, first * length, OWN * length)],
+                stopping_criteria=[token_counter(step, first * length, OWN * length)],
             ).tolist()  # fmt: skip
     write_json(path, rows)
     return rows
 
 
-def told(step: Step, before: int, total: int) -> Callable[..., torch.Tensor]:
+def token_counter(step: Step, before: int, total: int) -> Callable[..., torch.Tensor]:
     """A rule of transformers' generation that stops nothing, and tells how many tokens are written.
 
     before  tokens that batches before this one have
@@ -98,7 +98,7 @@ def covariances(
     rows: Sequence[Sequence[int]],
     *,
     cache: Path | None = None,
-    step: Step = silent,
+    step: Step = ignore_step,
 ) -> dict[str, Float[torch.Tensor, "d_mlp d_mlp"]]:
     """E[k k^T] of what each module is fed, over all tokens of windows of text; float64, rounded once to fp32.
 
@@ -109,10 +109,10 @@ def covariances(
     """
     folder = cache or cache_folder()
     paths = {name: folder / f"covariance-{key_of(model, name, rows)}.safetensors" for name in names}
-    found = {name: kept(path) for name, path in paths.items()}
+    found = {name: read_kept(path) for name, path in paths.items()}
     lacking = [name for name in names if found[name] is None]
     if lacking:
-        measured = measure(model, lacking, rows, step)
+        measured = measure_moments(model, lacking, rows, step)
         for name, moment in measured.items():
             write_whole(paths[name], partial(save_file, {"moment": moment}))
             found[name] = moment
@@ -124,7 +124,7 @@ def key_of(model: CausalModel, name: str, rows: Sequence[Sequence[int]]) -> str:
     return hash_of([model.checkpoint.weights_sha256, name, list(rows), model.dtype])[:32]
 
 
-def kept(path: Path) -> torch.Tensor | None:
+def read_kept(path: Path) -> torch.Tensor | None:
     """The covariance of a file; None where it is not there or damaged, and so has to be computed again."""
     try:
         return load_file(path)["moment"]
@@ -132,7 +132,7 @@ def kept(path: Path) -> torch.Tensor | None:
         return None
 
 
-def measure(
+def measure_moments(
     model: CausalModel, names: Sequence[str], rows: Sequence[Sequence[int]], step: Step
 ) -> dict[str, Float[torch.Tensor, "d_mlp d_mlp"]]:
     """The second moments of several modules in one pass over the windows, fp32."""
@@ -146,21 +146,21 @@ def measure(
 
     for first in range(0, len(rows), BATCH):
         batch = torch.tensor(rows[first : first + BATCH], device=model.device)
-        with torch.inference_mode(), products(model.dtype, model.device, model.threads):
-            run_caught(model, names, batch, add)
+        with torch.inference_mode(), multiplying(model.dtype, model.device, model.threads):
+            run_catching(model, names, batch, add)
         count += batch.numel()
         step(min(first + BATCH, len(rows)), len(rows))
     return {name: (moment / count).float().cpu().contiguous() for name, moment in sums.items()}
 
 
-def run_caught(model: CausalModel, names: Sequence[str], ids: torch.Tensor, add: object) -> None:
+def run_catching(model: CausalModel, names: Sequence[str], ids: torch.Tensor, add: object) -> None:
     """One pass in which every module's inputs are seen."""
     if not names:
         last_logits(model, ids)
         return
     name, *rest = names
-    with caught(model.network, name, lambda _, tensor: add(name, tensor), inputs=True):  # type: ignore[operator]
-        run_caught(model, rest, ids, add)
+    with catching(model.network, name, lambda _, tensor: add(name, tensor), inputs=True):  # type: ignore[operator]
+        run_catching(model, rest, ids, add)
 
 
 def cache_folder() -> Path:

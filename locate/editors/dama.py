@@ -10,16 +10,16 @@ import torch
 from jaxtyping import Float
 
 from locate.editors.covariance import covariances, preserved_windows
-from locate.editors.edit import Change, Edit, product
+from locate.editors.edit import Edit, ParameterChange, product_change
 from locate.editors.handoff import hand_off
 from locate.editors.progress import Progress, no_progress
 from locate.editors.readings import Reading, at_subject, batch_of, equal_batches, neutral_readings, readings, words_of
 from locate.editors.split import fitted_on
-from locate.editors.values import Values, added, clamped, kept_distributions, kl_backward
+from locate.editors.values import Values, adding_output, clamp_rows, kept_distributions, kl_backward
 from locate.errors import LocateError
 from locate.mediation.located import Located
 from locate.model.causal import CausalModel
-from locate.model.likelihood import Step, last_logits, silent
+from locate.model.likelihood import Step, ignore_step, last_logits
 from locate.model.matrices import Matrix, matrix
 from locate.model.products import precise
 from locate.prompts import Prompts
@@ -84,7 +84,7 @@ class DAMA:
         rows, neutral = readings(model, prompts.pairs), neutral_readings(model, prompts)
         text = preserved_windows(model, self.text, step=lambda done, of: progress("text", done, of))
         moments = covariances(model, hand.modules, text, step=lambda done, of: progress("covariance", done, of))
-        changes: dict[str, Change] = {}
+        changes: dict[str, ParameterChange] = {}
         report = []
         for name in hand.modules:
             layer = matrix(model.network, name)
@@ -93,9 +93,9 @@ class DAMA:
                 values, losses = answer_values(
                     model, rows, neutral, name, self.values, lambda done, of: progress("values", done, of)
                 )
-                heard = whitened(keys, self.ridge * moments[name]) @ layer.weight.T
+                heard = whiten_keys(keys, self.ridge * moments[name]) @ layer.weight.T
                 basis = pls_directions(heard.cpu(), (values[1] - values[0]).cpu(), self.dims, self.centred)
-            changes |= {layer.parameter: projected(layer, basis)}
+            changes |= {layer.parameter: project_off(layer, basis)}
             report.append({"module": name, "losses": losses})
         return Edit(
             method=self.method,
@@ -114,7 +114,7 @@ def answer_values(
     neutral: Sequence[Reading],
     name: str,
     how: Values,
-    step: Step = silent,
+    step: Step = ignore_step,
 ) -> tuple[Float[torch.Tensor, "2 word d_model"], dict[str, list[float]]]:
     """What is added to a module's output at each word so that the female, and the male answer follows.
 
@@ -140,7 +140,7 @@ def answer_values(
         optimiser.step()
         with torch.no_grad():
             for part in (*delta, shared):
-                part.copy_(clamped(part, how.clamp * size))
+                part.copy_(clamp_rows(part, how.clamp * size))
         for kind, value in (("answer", said), ("kl", divergence), ("decay", float(decay.detach()))):
             losses[kind].append(value / len(words))
         step(turn + 1, how.steps)
@@ -158,7 +158,7 @@ def answer_backward(
     for places in equal_batches(rows):
         ids, subject, answers = batch_of(model, rows, places)
         index = places_of[places]
-        with precise(model.dtype), added(model.network, name, subject, delta[index].to(model.device)):
+        with precise(model.dtype), adding_output(model.network, name, subject, delta[index].to(model.device)):
             said = last_logits(model, ids)[:, -1].float().log_softmax(-1)
             loss = (-said.gather(-1, answers[:, answer : answer + 1])[:, 0] / each[index].to(said)).sum()
             loss.backward()
@@ -166,7 +166,7 @@ def answer_backward(
     return total
 
 
-def whitened(
+def whiten_keys(
     keys: Float[torch.Tensor, "word d_mlp"], moment: Float[torch.Tensor, "d_mlp d_mlp"]
 ) -> Float[torch.Tensor, "word d_mlp"]:
     """The keys times (U^T U + lambda C)^-1, float64; where that is singular (lambda 0), its pseudoinverse."""
@@ -205,8 +205,8 @@ def pls_directions(
     return torch.linalg.qr(span @ torch.stack(found, dim=1)).Q
 
 
-def projected(layer: Matrix, basis: Float[torch.Tensor, "d_model dims"]) -> Change:
+def project_off(layer: Matrix, basis: Float[torch.Tensor, "d_model dims"]) -> ParameterChange:
     """The change of an output matrix W to (I - B B^T) W."""
     basis = basis.to(layer.weight)
     left, right = -basis, basis.T @ layer.weight
-    return product(right.T, left.T) if layer.transposed else product(left, right)
+    return product_change(right.T, left.T) if layer.transposed else product_change(left, right)

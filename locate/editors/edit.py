@@ -24,7 +24,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Change:
+class ParameterChange:
     """What is added to one parameter, in its own shape: a whole tensor, or the product of two thin ones.
 
     factors  (change,) of the parameter's shape, or (left [row, rank], right [rank, column]) of a matrix
@@ -60,7 +60,7 @@ class Edit:
 
     method: str
     model: dict[str, Any]
-    changes: Mapping[str, Change]
+    changes: Mapping[str, ParameterChange]
     stamps: tuple[Stamp, ...] = ()
     edited: dict[str, list[str]] = field(default_factory=dict)
     located: dict[str, Any] = field(default_factory=dict)
@@ -85,13 +85,13 @@ class Edit:
 
         Raises LocateError when the model is another one than the edit is of.
         """
-        self.fits(model)
+        self.check_model(model)
         parameters = dict(model.network.named_parameters())
         before = {name: parameters[name].data for name in self.changes}
         hooks: list[Any] = []
         try:
             for name, change in self.changes.items():
-                parameters[name].data = changed(before[name], change)
+                parameters[name].data = apply_change(before[name], change)
             for stamp in self.stamps:
                 hooks += stamp.attach(model.network)
             yield model
@@ -101,7 +101,7 @@ class Edit:
             for name, tensor in before.items():
                 parameters[name].data = tensor
 
-    def fits(self, model: CausalModel) -> None:
+    def check_model(self, model: CausalModel) -> None:
         """Raise LocateError unless the model is the one that the edit is of, and has its parameters."""
         asked, found = self.model.get("weights_sha256"), model.checkpoint.weights_sha256
         if asked != found:
@@ -131,16 +131,16 @@ class Edit:
         return write_whole(Path(path), lambda partial: save_file(tensors, partial, metadata=meta))
 
 
-def changed(tensor: torch.Tensor, change: Change) -> torch.Tensor:
+def apply_change(tensor: torch.Tensor, change: ParameterChange) -> torch.Tensor:
     """A parameter after a change: added in float64, rounded once to the parameter's dtype."""
     return (tensor.double() + change.whole.to(tensor.device)).to(tensor.dtype)
 
 
-def product(left: Float[torch.Tensor, "row rank"], right: Float[torch.Tensor, "rank column"]) -> Change:
+def product_change(left: Float[torch.Tensor, "row rank"], right: Float[torch.Tensor, "rank column"]) -> ParameterChange:
     """A change kept as two thin matrices where that is smaller, else whole."""
     rank = left.shape[1]
     thin = rank * (left.shape[0] + right.shape[1]) < left.shape[0] * right.shape[1]
-    return Change((left, right)) if thin else Change((left @ right,))
+    return ParameterChange((left, right)) if thin else ParameterChange((left @ right,))
 
 
 def load_edit(path: str | Path) -> Edit:
@@ -155,7 +155,7 @@ def load_edit(path: str | Path) -> Edit:
     return Edit(
         method=about["method"],
         model=about["model"],
-        changes={name: Change(tuple(parts)) for name, parts in factors.items()},
+        changes={name: ParameterChange(tuple(parts)) for name, parts in factors.items()},
         stamps=stamps_in(about, tensors),
         edited=about["edited"],
         located=about["located"],

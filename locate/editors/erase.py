@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from locate.editors.edit import Change, Edit, product
+from locate.editors.edit import Edit, ParameterChange, product_change
 from locate.editors.handoff import hand_off
 from locate.editors.progress import Progress, no_progress
 from locate.editors.readings import at_subject, readings
@@ -64,13 +64,13 @@ class Erase:
         hand = hand_off(model, located, layers=self.layers, most=self.most)
         labels = genders(preserved)
         rows = readings(model, [pair for pair in preserved if pair.stereotype])
-        changes: dict[str, Change] = {}
+        changes: dict[str, ParameterChange] = {}
         report = []
         for done, name in enumerate(hand.modules, start=1):
             with Edit(self.method, model.provenance(), changes).applied(model):
                 outputs = at_subject(model, rows, name, inputs=False).cpu()
-                left, right, mean = eraser(outputs, labels)
-                erasing = projected(matrix(model.network, name), left, right, mean)
+                left, right, mean = fit_eraser(outputs, labels)
+                erasing = project_erasing(matrix(model.network, name), left, right, mean)
             changes |= erasing
             report.append({"module": name, "trace": float((left * right.T).sum())})
             progress("layers", done, len(hand.modules))
@@ -105,7 +105,7 @@ Eraser = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """P_left [d_model, rank], P_right [rank, d_model], mean [d_model] of x -> x - P_left P_right (x - mean)"""
 
 
-def eraser(outputs: Float[torch.Tensor, "word d_model"], labels: Float[torch.Tensor, " word"]) -> Eraser:
+def fit_eraser(outputs: Float[torch.Tensor, "word d_model"], labels: Float[torch.Tensor, " word"]) -> Eraser:
     """LEACE: the smallest affine change of the outputs that makes their covariance with the labels 0, float64.
 
     Raises LocateError where the library is not installed.
@@ -122,14 +122,16 @@ def eraser(outputs: Float[torch.Tensor, "word d_model"], labels: Float[torch.Ten
     return found.proj_left, found.proj_right, outputs.mean(0)
 
 
-def projected(layer: Matrix, left: torch.Tensor, right: torch.Tensor, mean: torch.Tensor) -> dict[str, Change]:
+def project_erasing(
+    layer: Matrix, left: torch.Tensor, right: torch.Tensor, mean: torch.Tensor
+) -> dict[str, ParameterChange]:
     """The changes of a layer's weight and bias that erase from its output; without a bias its mean moves."""
     device = layer.module.weight.device
     left, right, mean = left.to(device), right.to(device), mean.to(device)
     pieces = (-left, right @ layer.weight)
     turned = (pieces[1].T, pieces[0].T) if layer.transposed else pieces
-    changes = {layer.parameter: product(*turned)}
+    changes = {layer.parameter: product_change(*turned)}
     if layer.module.bias is not None:
         bias = layer.module.bias.detach().double()
-        changes[f"{layer.name}.bias"] = Change((left @ (right @ (mean - bias)),))
+        changes[f"{layer.name}.bias"] = ParameterChange((left @ (right @ (mean - bias)),))
     return changes

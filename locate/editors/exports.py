@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from locate.editors.handoff import block_of, hand_off
-from locate.editors.readings import caught
+from locate.editors.readings import catching
 from locate.errors import LocateError
 from locate.files import write_json, write_text
 from locate.mediation import default_view, effects
@@ -72,8 +72,8 @@ def hparams(located: Located, model: CausalModel, method: str = "MEMIT", *, most
         **numbers,
         "rewrite_module_tmp": hand.template,
         "layer_module_tmp": block_of(hand.template, 0).removesuffix("0") + "{}",
-        "mlp_module_tmp": parent(hand.template),
-        "attn_module_tmp": parent(attention),
+        "mlp_module_tmp": parent_module(hand.template),
+        "attn_module_tmp": parent_module(attention),
         "ln_f_module": last_norm(model),
         "lm_head_module": head,
     }
@@ -97,7 +97,7 @@ def save_hparams(content: Mapping[str, Any], path: str | Path, method: str = "ME
     return write_text(target, "".join(f"{name}: {json.dumps(value)}\n" for name, value in whole.items()))
 
 
-def parent(template: str) -> str:
+def parent_module(template: str) -> str:
     """The module around another: "h.{}.mlp" of "h.{}.mlp.c_proj"; what stands in the block itself is its own."""
     above = template.rpartition(".")[0]
     return template if above.endswith("{}") else above
@@ -184,7 +184,7 @@ def importances(
     first = {"in_graph": True} | ({"score": sign * scores["input"]} if "input" in scores else {})
     cfg = {name: int(said[name]) for name in ("n_layers", "n_heads", "d_model")}
     return {
-        "cfg": cfg | {"parallel_attn_mlp": parallel(model, trace.meta["modules"])},
+        "cfg": cfg | {"parallel_attn_mlp": is_parallel(model, trace.meta["modules"])},
         "nodes": {"input": first} | nodes | {"logits": {"in_graph": True}},
         "edges": {},
         "about": {
@@ -225,7 +225,7 @@ def direction_of(derived: pd.DataFrame) -> int:
     return 1 if mean > 0 else -1
 
 
-def parallel(model: CausalModel, templates: Mapping[str, str | None]) -> bool:
+def is_parallel(model: CausalModel, templates: Mapping[str, str | None]) -> bool:
     """Whether attention and MLP of a block read the same residual: the MLP is deaf to what the attention says."""
     attention, output = (str(templates[name]).format(0) for name in ("attn_out", "mlp_out"))
     ids = torch.tensor([[model.start]], device=model.device)
@@ -235,12 +235,12 @@ def parallel(model: CausalModel, templates: Mapping[str, str | None]) -> bool:
         with (
             torch.inference_mode(),
             precise(model.dtype),
-            caught(model.network, output, lambda _, tensor: fed.append(tensor.detach().clone()), inputs=True),
+            catching(model.network, output, lambda _, tensor: fed.append(tensor.detach().clone()), inputs=True),
         ):
             model.network(ids)
 
     run()
-    hook = model.network.get_submodule(attention).register_forward_hook(tilted)
+    hook = model.network.get_submodule(attention).register_forward_hook(tilt)
     try:
         run()
     finally:
@@ -248,6 +248,6 @@ def parallel(model: CausalModel, templates: Mapping[str, str | None]) -> bool:
     return torch.equal(fed[0], fed[1])
 
 
-def tilted(module: Any, args: Any, result: torch.Tensor) -> torch.Tensor:
+def tilt(module: Any, args: Any, result: torch.Tensor) -> torch.Tensor:
     """What a module gives and a little of everything, which no norm takes out again."""
     return result + torch.arange(result.shape[-1], device=result.device, dtype=result.dtype)

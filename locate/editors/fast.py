@@ -129,10 +129,10 @@ class FAST:
         batches = [list(equal_batches(each, self.batch)) for each in (pools.edited, pools.neutral, pools.preserved)]
         total = self.epochs * len(batches[0])
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.rate, total_steps=total + 1, pct_start=0.1)
-        neutral, preserved = (shuffled_forever(each, stream) for each in batches[1:])
-        passages = shuffled_forever([[i] for i in range(len(pools.text))], stream)
+        neutral, preserved = (shuffle_forever(each, stream) for each in batches[1:])
+        passages = shuffle_forever([[i] for i in range(len(pools.text))], stream)
         seen: list[dict[str, float]] = []
-        order = (places for _ in range(self.epochs) for places in shuffled_once(batches[0], stream))
+        order = (places for _ in range(self.epochs) for places in shuffle_once(batches[0], stream))
         for done, places in enumerate(order, start=1):
             parts = [
                 *self.edit_losses(model, stamp, pools.edited, places),
@@ -146,18 +146,18 @@ class FAST:
             schedule.step()
             seen.append({name: float(part.detach()) for name, part in zip(PARTS, parts, strict=True)})
             progress("stamp", done, total)
-        return thinned(seen)
+        return thin_log(seen)
 
     def edit_losses(
         self, model: CausalModel, stamp: Stamp, rows: Sequence[Reading], places: Sequence[int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """L_e, and alpha L_s1, of a batch."""
         ids, _, answers = batch_of(model, rows, places)
-        before, after = both(model, stamp, ids)
+        before, after = both_log_probs(model, stamp, ids)
         before, after = before[:, -1], after[:, -1]
         pair = after.gather(-1, answers)
         gap = pair[:, 0] - pair[:, 1] if self.loss == "log_odds" else pair[:, 0].exp() - pair[:, 1].exp()
-        return gap.abs().mean(), self.alpha * divergence(merged(before, answers), merged(after, answers))
+        return gap.abs().mean(), self.alpha * divergence(merge_answers(before, answers), merge_answers(after, answers))
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +171,7 @@ class Pools:
 
 
 @contextmanager
-def stamped(model: CausalModel, stamp: Stamp) -> Iterator[None]:
+def stamp_attached(model: CausalModel, stamp: Stamp) -> Iterator[None]:
     """While it lasts, the stamp stands beside its MLP."""
     hooks = stamp.attach(model.network)
     try:
@@ -181,14 +181,14 @@ def stamped(model: CausalModel, stamp: Stamp) -> Iterator[None]:
             hook.remove()
 
 
-def both(
+def both_log_probs(
     model: CausalModel, stamp: Stamp, ids: torch.Tensor, keep: int = 1
 ) -> tuple[Float[torch.Tensor, "row pos piece"], Float[torch.Tensor, "row pos piece"]]:
     """log-probabilities at the last positions, without and with the stamp; gradients flow through the second."""
     with precise(model.dtype):
         with torch.no_grad():
             before = last_logits(model, ids, keep).float().log_softmax(-1)
-        with stamped(model, stamp):
+        with stamp_attached(model, stamp):
             after = last_logits(model, ids, keep).float().log_softmax(-1)
     return before, after
 
@@ -199,7 +199,7 @@ def divergence(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
     return found.mean()
 
 
-def merged(
+def merge_answers(
     said: Float[torch.Tensor, "row piece"], answers: Float[torch.Tensor, "row 2"] | torch.Tensor
 ) -> Float[torch.Tensor, "row event"]:
     """log-probabilities with both answers taken as one event, in the place of the first."""
@@ -212,28 +212,28 @@ def merged(
 def kept_loss(model: CausalModel, stamp: Stamp, kept: Sequence[Reading], places: Sequence[int]) -> torch.Tensor:
     """KL of the next token after prompts that should stay."""
     ids, _, _ = batch_of(model, kept, places)
-    before, after = both(model, stamp, ids)
+    before, after = both_log_probs(model, stamp, ids)
     return divergence(before[:, -1], after[:, -1])
 
 
 def text_loss(model: CausalModel, stamp: Stamp, rows: Sequence[Sequence[int]]) -> torch.Tensor:
     """KL of every next token of windows of text."""
     ids = torch.tensor(rows, device=model.device)
-    return divergence(*both(model, stamp, ids, keep=ids.shape[1]))
+    return divergence(*both_log_probs(model, stamp, ids, keep=ids.shape[1]))
 
 
-def shuffled_once(batches: Sequence[list[int]], stream: torch.Generator) -> list[list[int]]:
+def shuffle_once(batches: Sequence[list[int]], stream: torch.Generator) -> list[list[int]]:
     """The batches in another order."""
     return [batches[i] for i in torch.randperm(len(batches), generator=stream)]
 
 
-def shuffled_forever(batches: Sequence[list[int]], stream: torch.Generator) -> Iterator[list[int]]:
+def shuffle_forever(batches: Sequence[list[int]], stream: torch.Generator) -> Iterator[list[int]]:
     """The batches again and again, each time in another order."""
     while True:
-        yield from shuffled_once(batches, stream)
+        yield from shuffle_once(batches, stream)
 
 
-def thinned(seen: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
+def thin_log(seen: Sequence[dict[str, float]]) -> list[dict[str, Any]]:
     """Means over LOGGED stretches of the run."""
     size = max(1, len(seen) // LOGGED)
     stretches = [seen[first : first + size] for first in range(0, len(seen), size)]

@@ -12,17 +12,17 @@ from jaxtyping import Float
 from torch.func import functional_call
 
 from locate.editors.covariance import preserved_windows
-from locate.editors.edit import Change, Edit, changed
+from locate.editors.edit import Edit, ParameterChange, apply_change
 from locate.editors.fast import (
     LOSSES,
     PARTS,
     PASSAGES,
     Pools,
     divergence,
-    merged,
-    shuffled_forever,
-    shuffled_once,
-    thinned,
+    merge_answers,
+    shuffle_forever,
+    shuffle_once,
+    thin_log,
 )
 from locate.editors.handoff import hand_off
 from locate.editors.progress import Progress, no_progress
@@ -114,7 +114,9 @@ class FineTune:
             method=f"{self.method}-{self.scope}",
             model=model.provenance(),
             changes={
-                name: change for name, tensor in trained.items() if (change := difference(name, before[name], tensor))
+                name: change
+                for name, tensor in trained.items()
+                if (change := parameter_change(name, before[name], tensor))
             },
             edited=fitted_on(prompts, preserved),
             located=hand.origin | ({"edited_layers": "every parameter"} if self.scope == "everything" else {}),
@@ -132,10 +134,8 @@ class FineTune:
         edited, neutral, preserved = (
             list(equal_batches(each, self.batch)) for each in (pools.edited, pools.neutral, pools.preserved)
         )
-        others = [
-            shuffled_forever(each, stream) for each in (neutral, preserved, [[i] for i in range(len(pools.text))])
-        ]
-        order = [places for _ in range(self.epochs) for places in shuffled_once(edited, stream)]
+        others = [shuffle_forever(each, stream) for each in (neutral, preserved, [[i] for i in range(len(pools.text))])]
+        order = [places for _ in range(self.epochs) for places in shuffle_once(edited, stream)]
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.rate, total_steps=len(order) + 1, pct_start=0.1)
         seen = []
         for done, places in enumerate(order, start=1):
@@ -152,20 +152,20 @@ class FineTune:
             schedule.step()
             seen.append({name: float(part.detach()) for name, part in zip(PARTS, parts, strict=True)})
             progress("training", done, len(order))
-        return thinned(seen)
+        return thin_log(seen)
 
     def edit_losses(
         self, model: CausalModel, trained: dict[str, torch.Tensor], rows: Sequence[Reading], places: Sequence[int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The gap of the answers, and alpha times the divergence of all else, of a batch."""
         ids, _, answers = batch_of(model, rows, places)
-        before, after = (each[:, -1] for each in both(model, trained, ids))
+        before, after = (each[:, -1] for each in both_log_probs(model, trained, ids))
         pair = after.gather(-1, answers)
         gap = pair[:, 0] - pair[:, 1] if self.loss == "log_odds" else pair[:, 0].exp() - pair[:, 1].exp()
-        return gap.abs().mean(), self.alpha * divergence(merged(before, answers), merged(after, answers))
+        return gap.abs().mean(), self.alpha * divergence(merge_answers(before, answers), merge_answers(after, answers))
 
 
-def both(
+def both_log_probs(
     model: CausalModel, trained: dict[str, torch.Tensor], ids: torch.Tensor, keep: int = 1
 ) -> tuple[Float[torch.Tensor, "row pos piece"], Float[torch.Tensor, "row pos piece"]]:
     """log-probabilities at the last positions, of the model and with the trained parameters in it."""
@@ -181,17 +181,17 @@ def prompt_loss(
     model: CausalModel, trained: dict[str, torch.Tensor], kept: Sequence[Reading], places: Sequence[int]
 ) -> torch.Tensor:
     """KL of the next token after prompts that should stay."""
-    before, after = both(model, trained, batch_of(model, kept, places)[0])
+    before, after = both_log_probs(model, trained, batch_of(model, kept, places)[0])
     return divergence(before[:, -1], after[:, -1])
 
 
 def passage_loss(model: CausalModel, trained: dict[str, torch.Tensor], rows: Sequence[Sequence[int]]) -> torch.Tensor:
     """KL of every next token of windows of text."""
     ids = torch.tensor(rows, device=model.device)
-    return divergence(*both(model, trained, ids, keep=ids.shape[1]))
+    return divergence(*both_log_probs(model, trained, ids, keep=ids.shape[1]))
 
 
-def difference(name: str, before: torch.Tensor, trained: torch.Tensor) -> Change | None:
+def parameter_change(name: str, before: torch.Tensor, trained: torch.Tensor) -> ParameterChange | None:
     """The change that makes a parameter the trained one, bit for bit, float64; None where nothing changed.
 
     Raises LocateError when the trained parameter is not finite.
@@ -199,6 +199,6 @@ def difference(name: str, before: torch.Tensor, trained: torch.Tensor) -> Change
     after = trained.detach().to(before.dtype)
     if not after.isfinite().all():
         raise LocateError(f"parameter {name} is no longer finite after training: choose a smaller rate")
-    change = Change((after.double() - before.detach().double(),))
-    assert torch.equal(changed(before.detach(), change), after)
+    change = ParameterChange((after.double() - before.detach().double(),))
+    assert torch.equal(apply_change(before.detach(), change), after)
     return change if change.whole.any() else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from locate.editors.split import Split, split, without
+from locate.editors.split import Split, leave_out, split
 from locate.prompts import Prompts, definitional_pairs, occupation_pairs, person_pairs, preserved_pairs, templates
 from locate.prompts.build import definitional_table, occupation_table
 
@@ -56,5 +56,5 @@ def fitting_prompts(
         chosen = own
     edited = chosen + person_pairs(templates=forms, templates_each=min(PERSONS_EACH, each))
     said = definitional_pairs(templates=forms, templates_each=each)
-    preserved = without(said, gendered.held_out_words, ()) + preserved_pairs(templates=forms, templates_each=each)
+    preserved = leave_out(said, gendered.held_out_words, ()) + preserved_pairs(templates=forms, templates_each=each)
     return Fitting(edited, preserved, words, gendered)

@@ -50,8 +50,8 @@ def hand_off(model: CausalModel, located: Located, *, layers: Sequence[int] | No
     Raises LocateError when the located.json is of other weights, names no layer, is not about MLPs, or names modules
     that the model lacks, and for a model with a stamp.
     """
-    unstamped(model)
-    same_model(model, located)
+    check_unstamped(model)
+    check_same_model(model, located)
     template = located.module_template
     if located.why_no_layers is not None:
         raise LocateError(f"located.json names no layer: {located.why_no_layers}, and edit with its located.json")
@@ -84,7 +84,7 @@ def hand_off(model: CausalModel, located: Located, *, layers: Sequence[int] | No
     return Handoff(tuple(chosen), template, located.layers, origin)
 
 
-def unstamped(model: CausalModel) -> None:
+def check_unstamped(model: CausalModel) -> None:
     """Raise LocateError for a model with a stamp beside an MLP, which cannot be traced, nor saved with another edit."""
     if model.checkpoint.stamps is not None:
         raise LocateError(
@@ -93,7 +93,7 @@ def unstamped(model: CausalModel) -> None:
         )
 
 
-def same_model(model: CausalModel, located: Located) -> None:
+def check_same_model(model: CausalModel, located: Located) -> None:
     """Raise LocateError, with both values, unless the located.json was traced in this very model."""
     traced, here = located.trace["model"], model.provenance()
     for name in (*SAME, *({"before"} & set(traced))):

@@ -53,7 +53,7 @@ def slopes_of(model: CausalModel, rows: Sequence[Reading], modules: Sequence[str
         at = torch.stack([{LAST_SUBJECT: subject, LAST: last}[role] for role in roles], dim=1)
         first = torch.tensor([[row.tolist().index(each) == i for i, each in enumerate(row)] for row in at])
         with precise(model.dtype), ExitStack() as stack:
-            felt = [stack.enter_context(touched(model.network, name, at)) for name in modules]
+            felt = [stack.enter_context(adding_zeros(model.network, name, at)) for name in modules]
             said = last_logits(model, ids)[:, -1].gather(-1, answers).double()
             here = said[:, 0] - said[:, 1]
             found = torch.autograd.grad(here.sum(), [each["extra"] for each in felt])
@@ -61,16 +61,18 @@ def slopes_of(model: CausalModel, rows: Sequence[Reading], modules: Sequence[str
         for name, each, slope in zip(modules, felt, found, strict=True):
             slopes[name] |= dict(zip(places, slope.double() * first.to(slope.device)[..., None], strict=True))
             keys[name] |= dict(zip(places, each["keys"].double(), strict=True))
-    return Slopes(ordered(odds), *({name: ordered(own) for name, own in of.items()} for of in (slopes, keys)))
+    return Slopes(
+        stack_in_order(odds), *({name: stack_in_order(own) for name, own in of.items()} for of in (slopes, keys))
+    )
 
 
-def ordered(by_place: Mapping[int, torch.Tensor]) -> torch.Tensor:
+def stack_in_order(by_place: Mapping[int, torch.Tensor]) -> torch.Tensor:
     """Rows in the order of their places."""
     return torch.stack([by_place[place] for place in range(len(by_place))])
 
 
 @contextmanager
-def touched(network: Any, name: str, at: torch.Tensor) -> Iterator[dict[str, torch.Tensor]]:
+def adding_zeros(network: Any, name: str, at: torch.Tensor) -> Iterator[dict[str, torch.Tensor]]:
     """While it lasts, zeros are added to a module's output at these tokens [row, role], to be asked for their slope.
 
     What it gives holds "extra", these zeros, and "keys", what the module is fed there, once the network has run.
@@ -90,7 +92,7 @@ def touched(network: Any, name: str, at: torch.Tensor) -> Iterator[dict[str, tor
         hook.remove()
 
 
-def cheapest(
+def solve_cheapest(
     here: Slopes,
     wanted: Float[torch.Tensor, " reading"],
     weights: Float[torch.Tensor, " reading"],

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float
 
 from locate.editors.covariance import covariances, preserved_windows
-from locate.editors.edit import Change, Edit, changed, product
+from locate.editors.edit import Edit, ParameterChange, apply_change, product_change
 from locate.editors.handoff import Handoff, hand_off
-from locate.editors.joint import ROLES, Factors, cheapest, slopes_of
+from locate.editors.joint import ROLES, Factors, slopes_of, solve_cheapest
 from locate.editors.progress import Progress, no_progress
 from locate.editors.readings import (
     Reading,
@@ -25,7 +25,7 @@ from locate.editors.readings import (
     readings,
 )
 from locate.editors.split import fitted_on
-from locate.editors.values import Values, wanted_values
+from locate.editors.values import Values, find_values
 from locate.errors import LocateError
 from locate.mediation.located import Located
 from locate.model.causal import CausalModel
@@ -127,7 +127,9 @@ class LSDM:
         return Edit(
             method=self.method,
             model=model.provenance(),
-            changes={matrix(model.network, name).parameter: joined(model, name, parts[name]) for name in hand.modules},
+            changes={
+                matrix(model.network, name).parameter: join_changes(model, name, parts[name]) for name in hand.modules
+            },
             edited=fitted_on(prompts, preserved),
             located=hand.origin,
             settings=asdict(replace(self, text=None)) | {"text": str(self.text or "bundled")},
@@ -143,18 +145,18 @@ class LSDM:
         rows = [*work.behind, *(work.kept if self.preserve else [])]
         edited = len(work.behind)
         weights = torch.tensor([1.0] * edited + [self.preserve] * (len(rows) - edited)).double().to(model.device)
-        moments = {name: self.ridge * floored(moment) for name, moment in work.moments.items()}
+        moments = {name: self.ridge * floor_moment(moment) for name, moment in work.moments.items()}
         goal, said = torch.zeros(len(rows), dtype=torch.float64, device=model.device), []
         for turn in range(self.rounds):
-            with written(model, parts):
+            with changes_written(model, parts):
                 here = slopes_of(model, rows, work.hand.modules, self.roles)
             if turn == 0:
                 goal[edited:] = here.odds[edited:]
             said.append({"round": turn, "modules": list(parts)} | distances(here.odds, goal, edited))
-            found = cheapest(here, goal - here.odds + here.response(current(parts)), weights, moments)
+            found = solve_cheapest(here, goal - here.odds + here.response(current_changes(parts)), weights, moments)
             parts |= {name: [pieces] for name, pieces in found.items()}
             work.progress("rounds", turn + 1, self.rounds)
-        with written(model, parts):
+        with changes_written(model, parts):
             pair = answer_log_probs(model, rows).to(model.device)
         return [
             *said,
@@ -186,19 +188,19 @@ class LSDM:
         share  of the log-odds that the targets are to take away
         """
         top = dict(zip(work.hand.modules, work.hand.blocks, strict=True))[names[-1]]
-        with written(model, parts):
-            said = wanted_values(
+        with changes_written(model, parts):
+            said = find_values(
                 model, work.edited, top, self.values, share=share, kept=work.neutral,
                 step=lambda done, of: work.progress("targets", done, of),
             )  # fmt: skip
             goal = at_subject(model, work.edited, top, inputs=False) + said.delta.to(model.device)
         for place, name in enumerate(names):
-            with written(model, parts):
+            with changes_written(model, parts):
                 rest = (goal - at_subject(model, work.edited, top, inputs=False)) / (len(names) - place)
                 keys = at_subject(model, work.behind, name, inputs=True).T
                 fixed = at_subject(model, work.kept, name, inputs=True).T * self.preserve**0.5
             parts[name].append(least_squares(keys, rest.T, fixed, self.ridge * work.moments[name]))
-        with written(model, parts):
+        with changes_written(model, parts):
             left = (goal - at_subject(model, work.edited, top, inputs=False)).norm() / said.delta.norm()
         return said.about() | {"modules": list(names), "residual_left": float(left)}
 
@@ -221,7 +223,7 @@ class Work:
     progress: Progress
 
 
-def current(parts: Mapping[str, Sequence[Factors]]) -> dict[str, Factors]:
+def current_changes(parts: Mapping[str, Sequence[Factors]]) -> dict[str, Factors]:
     """The change of each matrix that has one."""
     return {name: pieces[0] for name, pieces in parts.items() if pieces}
 
@@ -234,7 +236,7 @@ def distances(
     return {"log_odds": float(away[:edited].mean()), "preserved_moved": float(away[edited:].mean())}
 
 
-def floored(moment: Float[torch.Tensor, "d_mlp d_mlp"]) -> Float[torch.Tensor, "d_mlp d_mlp"]:
+def floor_moment(moment: Float[torch.Tensor, "d_mlp d_mlp"]) -> Float[torch.Tensor, "d_mlp d_mlp"]:
     """A second moment that is positive definite: of a unit that text never reaches too."""
     return moment + FLOOR * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
 
@@ -264,7 +266,7 @@ def least_squares(
 
 
 @contextmanager
-def written(model: CausalModel, parts: Mapping[str, Sequence[Factors]]) -> Any:
+def changes_written(model: CausalModel, parts: Mapping[str, Sequence[Factors]]) -> Any:
     """While it lasts, the model has the changes made so far; each rounded once from its original weight."""
     before = {}
     try:
@@ -272,15 +274,15 @@ def written(model: CausalModel, parts: Mapping[str, Sequence[Factors]]) -> Any:
             layer = matrix(model.network, name)
             before[name] = layer.module.weight.data
             if pieces:
-                layer.module.weight.data = changed(before[name], joined(model, name, pieces))
+                layer.module.weight.data = apply_change(before[name], join_changes(model, name, pieces))
         yield
     finally:
         for name, tensor in before.items():
             matrix(model.network, name).module.weight.data = tensor
 
 
-def joined(model: CausalModel, name: str, pieces: Sequence[Factors]) -> Change:
+def join_changes(model: CausalModel, name: str, pieces: Sequence[Factors]) -> ParameterChange:
     """The sum of several changes of one matrix, in the orientation in which it is stored."""
     left = torch.cat([each[0] for each in pieces], dim=1)
     right = torch.cat([each[1] for each in pieces], dim=0)
-    return product(right.T, left.T) if matrix(model.network, name).transposed else product(left, right)
+    return product_change(right.T, left.T) if matrix(model.network, name).transposed else product_change(left, right)

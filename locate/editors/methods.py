@@ -16,7 +16,7 @@ from locate.editors.progress import Progress, no_progress
 from locate.errors import LocateError
 from locate.mediation.located import Located
 from locate.model.causal import CausalModel
-from locate.model.threads import computing_with
+from locate.model.threads import torch_threads
 from locate.prompts import Prompts
 from locate.sites import check
 
@@ -64,11 +64,11 @@ def edit(
     Raises LocateError when the located.json is of another model, or the model cannot be edited there.
     """
     chosen = fitting_prompts() if fitting is None else fitting
-    with computing_with(model.threads):
+    with torch_threads(model.threads):
         return how.edit(model, located, chosen.edited, preserved=chosen.preserved, progress=progress)
 
 
-def editor(method: str, settings: Sequence[str] = (), **given: Any) -> Editor:
+def make_editor(method: str, settings: Sequence[str] = (), **given: Any) -> Editor:
     """An editor by name.
 
     settings  "NAME=VALUE" texts; "values.NAME=VALUE" for settings of its targets
@@ -92,17 +92,19 @@ def editor(method: str, settings: Sequence[str] = (), **given: Any) -> Editor:
         if dot:
             inner.setdefault(outer, {})[own] = said
         else:
-            values[outer] = parsed(kind, outer, said)
+            values[outer] = parse_setting(kind, outer, said)
     for outer, parts in inner.items():
         part = typing.get_type_hints(kind)[outer]
         if not is_dataclass(part):
             raise LocateError(f"setting {outer!r} of {method} has no parts: expected {outer}=VALUE")
-        values[outer] = typing.cast(Any, part)(**{name: parsed(part, name, said) for name, said in parts.items()})
+        values[outer] = typing.cast(Any, part)(
+            **{name: parse_setting(part, name, said) for name, said in parts.items()}
+        )
     made: Editor = kind(**values)
     return made
 
 
-def parsed(kind: Any, name: str, text: str) -> Any:
+def parse_setting(kind: Any, name: str, text: str) -> Any:
     """The value of a setting from its text.
 
     Raises LocateError for a name that is no setting, and a text that is not of its type.
@@ -119,11 +121,11 @@ def parsed(kind: Any, name: str, text: str) -> Any:
             return tuple(inner(part) for part in text.split(","))
         if hint is bool:
             return {"true": True, "false": False}[text.lower()]
-        return hint(text) if hint in (int, float, str, Path) else unreadable(hint)
+        return hint(text) if hint in (int, float, str, Path) else refuse_setting(hint)
     except (ValueError, KeyError):
         raise LocateError(f"{name}={text!r}: expected {getattr(hint, '__name__', hint)}") from None
 
 
-def unreadable(hint: Any) -> Any:
+def refuse_setting(hint: Any) -> Any:
     """Refuse a setting that no text can give."""
     raise ValueError(f"{hint} cannot be read from a text")

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from locate.errors import LocateError
 from locate.model.causal import CausalModel
-from locate.model.likelihood import Step, generate, last_logits, silent
+from locate.model.likelihood import Step, generate, ignore_step, last_logits
 from locate.model.products import precise
 from locate.prompts import Pair, Prompts
 from locate.prompts.tokens import answer_id, roles_of, with_space
@@ -71,7 +71,7 @@ def neutral_readings(model: CausalModel, prompts: Prompts) -> list[Reading]:
     return readings(model, forms)
 
 
-def random_prefixes(model: CausalModel, count: int, seed: int, step: Step = silent) -> list[str]:
+def random_prefixes(model: CausalModel, count: int, seed: int, step: Step = ignore_step) -> list[str]:
     """Nothing, and `count` beginnings that the model itself writes, so that a key is not of one context (ROME)."""
     written = generate(model, [""] * count, tokens=PREFIX_TOKENS, seed=seed, step=step)
     return ["", *(f"{' '.join(text.split())}. " for text in written)]
@@ -104,7 +104,7 @@ def batch_of(
 
 
 @contextmanager
-def caught(network: Any, name: str, take: Callable[[Any, Any], None], *, inputs: bool) -> Iterator[None]:
+def catching(network: Any, name: str, take: Callable[[Any, Any], None], *, inputs: bool) -> Iterator[None]:
     """While it lasts, `take` sees what a module is fed (or gives): (module, tensor)."""
     module = network.get_submodule(name)
 
@@ -137,7 +137,7 @@ def at_subject(
     states: dict[int, torch.Tensor] = {}
     held: list[torch.Tensor] = []
     with (
-        caught(model.network, name, lambda _, tensor: held.append(tensor.detach()), inputs=inputs),
+        catching(model.network, name, lambda _, tensor: held.append(tensor.detach()), inputs=inputs),
         torch.inference_mode(),
         precise(model.dtype),
     ):

@@ -16,17 +16,17 @@ import pandas as pd
 import torch
 
 from locate.editors.edit import Edit
-from locate.editors.handoff import unstamped
+from locate.editors.handoff import check_unstamped
 from locate.editors.progress import Progress, no_progress
 from locate.editors.stamp import fold, unfoldable
-from locate.editors.stored import compared_files
+from locate.editors.stored import compare_files
 from locate.errors import LocateError
 from locate.evaluation import occupations, perplexity
 from locate.evaluation.scores import Score
 from locate.files import strict, write_json
 from locate.model.causal import CausalModel, load_causal
 from locate.model.checkpoint import EDIT, UNSTAMPED, tokenizer_files_of
-from locate.model.quiet import quiet
+from locate.model.quiet import quiet_transformers
 from locate.model.stamp import STAMP, stamp_tensors
 from locate.schema import RECEIPT_VERSION, library_version, locate_version, validate
 
@@ -58,30 +58,30 @@ def save_edited(
     names changed, the reloaded model is not the edited one, or the model itself has a stamp already.
     """
     target = Path(folder)
-    free(target)
-    unstamped(model)
+    check_free(target)
+    check_unstamped(model)
     reason = unfoldable(model.network, edit.stamps)
     started = time.perf_counter()
-    before = measured(model, text, "before", progress)
+    before = measure_tests(model, text, "before", progress)
     with staging(target) as place:
         with edit.applied(model):
             said = probe(model)
             if reason is None:
-                written(network_of(edit, model), model, place)
+                write_checkpoint(network_of(edit, model), model, place)
             else:
-                written(model.network, model, place / UNSTAMPED)
+                write_checkpoint(model.network, model, place / UNSTAMPED)
         edit.save(place / EDIT)
         reading: dict[str, Any] = {"bos": model.encoder.bos, "chat": model.encoder.chat, "threads": model.threads}
         again = load_causal(str(place), device=model.device, dtype=model.dtype, **reading)
-        tensors = compared(edit, model, again)
-        tensors["files"] = compared_files(model, again.checkpoint.folder, tensors["allowed"])
+        tensors = compare_tensors(edit, model, again)
+        tensors["files"] = compare_files(model, again.checkpoint.folder, tensors["allowed"])
         apart = float((probe(again) - said).abs().max())
         if apart > SAME:
             raise LocateError(
                 f"the reloaded model differs from the edited one by {apart:.2g} nats, expected at most {SAME:g}: "
                 "nothing was kept; edit in a dtype that the checkpoint keeps (float32)"
             )
-        after = measured(again, text, "after", progress)
+        after = measure_tests(again, text, "after", progress)
         receipt = {
             "schema": RECEIPT_VERSION,
             "locate": locate_version(),
@@ -95,7 +95,7 @@ def save_edited(
             "report": edit.report,
             "tensors": tensors,
             "reload": {"largest_difference": apart, "unit": "nats", "prompts": list(PROBES)},
-            "scores": judged(edit, before, after),
+            "scores": judge_edit(edit, before, after),
             "libraries": {name: library_version(name) for name in LIBRARIES},
             "threads": model.threads,
             "seconds": round(time.perf_counter() - started, 1),
@@ -106,7 +106,7 @@ def save_edited(
     return told
 
 
-def free(target: Path) -> None:
+def check_free(target: Path) -> None:
     """Raise LocateError unless a folder is new or empty."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise LocateError(f"{target} is there already: choose another folder for the edited model, or remove it")
@@ -137,12 +137,12 @@ def network_of(edit: Edit, model: CausalModel) -> Any:
     return fold(model.network, edit.stamps) if edit.stamps else model.network
 
 
-def written(network: Any, model: CausalModel, place: Path) -> None:
+def write_checkpoint(network: Any, model: CausalModel, place: Path) -> None:
     """Weights and configuration as Hugging Face saves them; the tokenizer's files as they are."""
     from safetensors import SafetensorError
 
     try:
-        with quiet():
+        with quiet_transformers():
             network.save_pretrained(place)
     except SafetensorError as error:
         raise OSError(str(error)) from error
@@ -167,7 +167,7 @@ def digest(tensor: torch.Tensor) -> str:
     return hashlib.sha256(told + flat.flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
-def compared(edit: Edit, model: CausalModel, again: CausalModel) -> dict[str, Any]:
+def compare_tensors(edit: Edit, model: CausalModel, again: CausalModel) -> dict[str, Any]:
     """Every tensor of the reloaded model against the original: which changed, by how much, and that no other did.
 
     An MLP that was widened for a stamp counts as unchanged where its own part is bit for bit the same. The matrices of
@@ -258,10 +258,10 @@ def allowed_tensors(edit: Edit, original: Mapping[str, torch.Tensor]) -> set[str
     return {name for name, tensor in original.items() if tensor.data_ptr() in places}
 
 
-Measured = dict[str, pd.DataFrame]
+TestTables = dict[str, pd.DataFrame]
 
 
-def measured(model: CausalModel, text: Path | None, when: str, progress: Progress) -> Measured:
+def measure_tests(model: CausalModel, text: Path | None, when: str, progress: Progress) -> TestTables:
     """What the receipt judges by: occupations and definitional words, and perplexity."""
     found = {}
     for test in JUDGES:
@@ -270,7 +270,7 @@ def measured(model: CausalModel, text: Path | None, when: str, progress: Progres
     return found
 
 
-def judged(edit: Edit, before: Measured, after: Measured) -> dict[str, Any]:
+def judge_edit(edit: Edit, before: TestTables, after: TestTables) -> dict[str, Any]:
     """Scores before and after, and what became of bias and knowledge: cut, kept definitions, change of perplexity.
 
     Raises LocateError when the log-odds of the edited words hardly moved: an edit without effect.
@@ -293,24 +293,28 @@ def judged(edit: Edit, before: Measured, after: Measured) -> dict[str, Any]:
     return {
         "moved": moved,
         "cut": {
-            part: as_json(occupations.log_odds_cut(was, now, *names))
+            part: score_as_json(occupations.log_odds_cut(was, now, *names))
             for part, names in changes.items()
-            if among(jobs, *names)
+            if is_about(jobs, *names)
         },
-        "kept": [as_json(each) for each in occupations.kept_definitions(was, now)],
-        "perplexity_change": as_json(perplexity.perplexity_change(before["perplexity"], after["perplexity"])),
-        "before": [as_json(each) for each in (*occupations.score(was, seen), *perplexity.score(before["perplexity"]))],
-        "after": [as_json(each) for each in (*occupations.score(now, seen), *perplexity.score(after["perplexity"]))],
+        "kept": [score_as_json(each) for each in occupations.kept_definitions(was, now)],
+        "perplexity_change": score_as_json(perplexity.perplexity_change(before["perplexity"], after["perplexity"])),
+        "before": [
+            score_as_json(each) for each in (*occupations.score(was, seen), *perplexity.score(before["perplexity"]))
+        ],
+        "after": [
+            score_as_json(each) for each in (*occupations.score(now, seen), *perplexity.score(after["perplexity"]))
+        ],
     }
 
 
-def among(jobs: pd.DataFrame, words: list[str] | None, templates: list[str] | None) -> bool:
+def is_about(jobs: pd.DataFrame, words: list[str] | None, templates: list[str] | None) -> bool:
     """Whether any prompt is about one of the words, in one of the templates; None is all of them."""
     parts = {"word": words, "template": templates}
     chosen = [jobs[name].isin(part) for name, part in parts.items() if part is not None]
     return not chosen or bool(pd.concat(chosen, axis=1).all(axis=1).any())
 
 
-def as_json(score: Score) -> dict[str, Any]:
+def score_as_json(score: Score) -> dict[str, Any]:
     """A score as the receipt holds it."""
     return asdict(score)

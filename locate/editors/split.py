@@ -20,7 +20,7 @@ class Split:
     held_out_templates: tuple[str, ...]
 
 
-def shuffled(names: Sequence[str], seed: int) -> list[str]:
+def shuffle_names(names: Sequence[str], seed: int) -> list[str]:
     """Names in an order that depends on the seed and each name alone, so that a longer list keeps the order."""
     return sorted(set(names), key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).hexdigest())
 
@@ -34,7 +34,7 @@ def split(words: Sequence[str], templates: Sequence[str], share: float, seed: in
         raise LocateError(f"held out {share}: expected a share in [0, 1)")
     parts = []
     for names in (words, templates):
-        order = shuffled(names, seed)
+        order = shuffle_names(names, seed)
         count = round(share * len(order))
         if count >= len(order):
             raise LocateError(f"held out {share} of {len(order)} leaves nothing to edit: expected less")
@@ -42,7 +42,7 @@ def split(words: Sequence[str], templates: Sequence[str], share: float, seed: in
     return Split(parts[0][0], parts[0][1], parts[1][0], parts[1][1])
 
 
-def without(prompts: Prompts, words: Sequence[str], templates: Sequence[str]) -> Prompts:
+def leave_out(prompts: Prompts, words: Sequence[str], templates: Sequence[str]) -> Prompts:
     """The pairs that hold none of the words and templates held out."""
     left = tuple(pair for pair in prompts if pair.group not in set(words) and pair.template not in set(templates))
     if not left:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 
 from locate.errors import LocateError
-from locate.model.matrices import WIDTHS, matrix, widened, widens, wider
+from locate.model.matrices import WIDTHS, has_config_width, matrix, widen, wider_config
 from locate.model.stamp import Stamp, inputs_of
 
 
@@ -39,7 +39,7 @@ def fold(network: Any, stamps: Sequence[Stamp]) -> Any:
         block, axis = added[name]
         return torch.cat([tensor, block.to(tensor)], dim=axis)
 
-    return widened(network, more, tensors)
+    return widen(network, more, tensors)
 
 
 def unfoldable(network: Any, stamps: Sequence[Stamp]) -> str | None:
@@ -50,9 +50,9 @@ def unfoldable(network: Any, stamps: Sequence[Stamp]) -> str | None:
     inputs = inputs_of(network, output.name)
     if inputs[0].shape[0] != output.shape[1]:
         return f"{inputs[0].name} makes gate and factor in one matrix"
-    if wider(network, stamps[0].width) is None:
+    if wider_config(network, stamps[0].width) is None:
         return f"{type(network).__name__} has no width of its MLPs among {', '.join(WIDTHS)}"
-    if not widens(network, outputs(network, stamps[0].template), stamps[0].width):
+    if not has_config_width(network, outputs(network, stamps[0].template), stamps[0].width):
         return f"the width that its configuration names is not that of every MLP of {type(network).__name__}"
     return None
 
@@ -75,16 +75,16 @@ def added_rows(network: Any, stamps: Sequence[Stamp], more: int) -> dict[str, tu
         into, fed = output.shape[0], inputs_of(network, output.name)[0].shape[1]
         rows = [] if stamp is None else [stamp.keys] + ([] if stamp.linear is None else [stamp.linear])
         for place, each in enumerate(inputs_of(network, output.name)):
-            block = padded(rows[place], more) if rows else torch.zeros(more, fed)
+            block = pad_rows(rows[place], more) if rows else torch.zeros(more, fed)
             added[each.parameter] = (each.stored(block), int(each.transposed))
             if each.module.bias is not None:
                 added[f"{each.name}.bias"] = (torch.zeros(more), 0)
-        block = torch.zeros(into, more) if stamp is None else padded(stamp.values.T, more).T
+        block = torch.zeros(into, more) if stamp is None else pad_rows(stamp.values.T, more).T
         added[output.parameter] = (output.stored(block), int(not output.transposed))
     return added
 
 
-def padded(rows: Float[torch.Tensor, "width column"], more: int) -> Float[torch.Tensor, "more column"]:
+def pad_rows(rows: Float[torch.Tensor, "width column"], more: int) -> Float[torch.Tensor, "more column"]:
     """Rows followed by zeros."""
     return torch.cat([rows, torch.zeros(more - len(rows), rows.shape[1], device=rows.device, dtype=rows.dtype)])
 

@@ -15,7 +15,7 @@ from locate.model.causal import CausalModel
 from locate.model.loaded import safetensors_of
 
 
-def compared_files(model: CausalModel, folder: Path, allowed: Collection[str]) -> dict[str, Any] | None:
+def compare_files(model: CausalModel, folder: Path, allowed: Collection[str]) -> dict[str, Any] | None:
     """What became of every tensor in the original's files in the files of the edited model.
 
     folder   with the configuration and weights of the edited model
@@ -36,7 +36,7 @@ def compared_files(model: CausalModel, folder: Path, allowed: Collection[str]) -
     told: dict[str, Any] = {"same": 0, "converted": 0, "changed": [], "tied": [], "gone": []}
     tied = tied_names(model.network)
     with ExitStack() as stack:
-        was, now = Stored(stack, before), Stored(stack, after)
+        was, now = StoredTensors(stack, before), StoredTensors(stack, after)
         for name in was.names():
             place = now.name_of(name)
             if place is None:
@@ -71,7 +71,7 @@ def bits(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous().flatten().view(torch.uint8)
 
 
-class Stored:
+class StoredTensors:
     """The tensors of safetensors files by name, each read when asked for."""
 
     def __init__(self, stack: ExitStack, paths: Sequence[Path]) -> None:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from locate.editors.readings import Reading, at_subject, batch_of, equal_batches, first_of, words_of
 from locate.model.causal import CausalModel
-from locate.model.likelihood import Step, last_logits, silent
+from locate.model.likelihood import Step, ignore_step, last_logits
 from locate.model.products import precise
 from locate.sites import check
 
@@ -46,7 +46,7 @@ class Values:
 
 
 @dataclass(frozen=True, eq=False)
-class Wanted:
+class WantedChanges:
     """The changes found.
 
     words   in order
@@ -73,7 +73,7 @@ class Wanted:
 
 
 @contextmanager
-def added(network: Any, block: str, subject: Int[torch.Tensor, " row"], extra: torch.Tensor) -> Iterator[None]:
+def adding_output(network: Any, block: str, subject: Int[torch.Tensor, " row"], extra: torch.Tensor) -> Iterator[None]:
     """While it lasts, a block's output at each row's subject is changed by `extra` [row, d_model]."""
 
     def add(module: Any, args: Any, result: Any) -> Any:
@@ -89,7 +89,7 @@ def added(network: Any, block: str, subject: Int[torch.Tensor, " row"], extra: t
         hook.remove()
 
 
-def wanted_values(
+def find_values(
     model: CausalModel,
     rows: Sequence[Reading],
     block: str,
@@ -97,8 +97,8 @@ def wanted_values(
     *,
     share: float = 1.0,
     kept: Sequence[Reading] = (),
-    step: Step = silent,
-) -> Wanted:
+    step: Step = ignore_step,
+) -> WantedChanges:
     """The change of a block's output at the last token of each word that makes both answers equally likely.
 
     rows   readings of the words
@@ -110,12 +110,12 @@ def wanted_values(
     is descended decides the way only.
     """
     size = at_subject(model, rows, block, inputs=False).norm(dim=-1)
-    find = newton if how.solver == "newton" else adam
+    find = solve_newton if how.solver == "newton" else solve_adam
     delta, losses = find(model, rows, block, how, how.clamp * size, kept, step)
     delta = share * delta
     nothing = torch.zeros_like(delta)
     before, after = (by_word(rows, odds_and_slopes(model, rows, block, each)[0].abs()) for each in (nothing, delta))
-    return Wanted(words_of(rows), delta, before, after, delta.norm(dim=-1) / size, losses)
+    return WantedChanges(words_of(rows), delta, before, after, delta.norm(dim=-1) / size, losses)
 
 
 def by_word(rows: Sequence[Reading], values: Float[torch.Tensor, " reading"]) -> Float[torch.Tensor, " word"]:
@@ -137,7 +137,7 @@ def odds_and_slopes(
         ids, subject, answers = batch_of(model, rows, places)
         index = [words.index(rows[place].word) for place in places]
         extra = delta[index].to(model.device).requires_grad_(True)
-        with precise(model.dtype), added(model.network, block, subject, extra):
+        with precise(model.dtype), adding_output(model.network, block, subject, extra):
             logits = last_logits(model, ids)[:, -1].gather(-1, answers).double()
             here = logits[:, 0] - logits[:, 1]
             (slope,) = torch.autograd.grad(here.sum(), extra)
@@ -146,10 +146,10 @@ def odds_and_slopes(
     return odds, slopes
 
 
-Found = tuple[torch.Tensor, dict[str, list[float]]]
+Solution = tuple[torch.Tensor, dict[str, list[float]]]
 
 
-def newton(
+def solve_newton(
     model: CausalModel,
     rows: Sequence[Reading],
     block: str,
@@ -157,7 +157,7 @@ def newton(
     largest: Float[torch.Tensor, " word"],
     kept: Sequence[Reading],
     step: Step,
-) -> Found:
+) -> Solution:
     """Each word's smallest delta with J delta = -log-odds, linearised anew at every step; the best one met is kept."""
     words = words_of(rows)
     places: dict[str, list[int]] = defaultdict(list)
@@ -174,14 +174,17 @@ def newton(
         if turn == how.steps:
             break
         delta = torch.stack(
-            [smallest(slopes[places[word]], odds[places[word]], delta[i], how.damping) for i, word in enumerate(words)]
+            [
+                solve_smallest(slopes[places[word]], odds[places[word]], delta[i], how.damping)
+                for i, word in enumerate(words)
+            ]
         )
-        delta = clamped(delta, largest.cpu())
+        delta = clamp_rows(delta, largest.cpu())
         step(turn + 1, how.steps)
     return best, {}
 
 
-def smallest(
+def solve_smallest(
     slopes: Float[torch.Tensor, "reading d_model"],
     odds: Float[torch.Tensor, " reading"],
     delta: Float[torch.Tensor, " d_model"],
@@ -194,7 +197,7 @@ def smallest(
     return -slopes.T @ torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), wanted)
 
 
-def clamped(
+def clamp_rows(
     delta: Float[torch.Tensor, "word d_model"], largest: Float[torch.Tensor, " word"]
 ) -> Float[torch.Tensor, "word d_model"]:
     """Each row shortened to at most its largest length."""
@@ -202,7 +205,7 @@ def clamped(
     return delta * (largest.to(delta) / length).clamp(max=1)[:, None]
 
 
-def adam(
+def solve_adam(
     model: CausalModel,
     rows: Sequence[Reading],
     block: str,
@@ -210,7 +213,7 @@ def adam(
     largest: Float[torch.Tensor, " word"],
     kept: Sequence[Reading],
     step: Step,
-) -> Found:
+) -> Solution:
     """Gradient descent on |P(she) - P(he)| + kl KL + decay |delta|^2 / |h|^2, summed over words, each by itself."""
     words = words_of(rows)
     width = at_subject(model, rows[:1], block, inputs=False).shape[1]
@@ -228,7 +231,7 @@ def adam(
         decay.backward()
         optimiser.step()
         with torch.no_grad():
-            delta.copy_(clamped(delta, largest.cpu()))
+            delta.copy_(clamp_rows(delta, largest.cpu()))
         for name, value in (("bias", bias), ("kl", divergence), ("decay", float(decay.detach()))):
             losses[name].append(value / len(words))
         step(turn + 1, how.steps)
@@ -248,7 +251,7 @@ def bias_backward(
     for places in equal_batches(rows):
         ids, subject, answers = batch_of(model, rows, places)
         index = torch.tensor([words.index(rows[place].word) for place in places])
-        with precise(model.dtype), added(model.network, block, subject, delta[index].to(model.device)):
+        with precise(model.dtype), adding_output(model.network, block, subject, delta[index].to(model.device)):
             said = last_logits(model, ids)[:, -1].float().softmax(-1).gather(-1, answers)
             loss = ((said[:, 0] - said[:, 1]).abs() / each[index].to(said)).sum()
             loss.backward()
@@ -279,7 +282,7 @@ def kl_backward(
     for places in equal_batches(kept):
         ids, subject, _ = batch_of(model, kept, places)
         index = torch.tensor([words.index(kept[place].word) for place in places])
-        with precise(model.dtype), added(model.network, block, subject, delta[index].to(model.device)):
+        with precise(model.dtype), adding_output(model.network, block, subject, delta[index].to(model.device)):
             said = last_logits(model, ids)[:, -1].float().log_softmax(-1)
             was = torch.stack([before[place] for place in places])
             loss = weight * torch.nn.functional.kl_div(said, was, log_target=True, reduction="sum")

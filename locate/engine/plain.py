@@ -10,10 +10,21 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from locate.engine.rows import Key, Limits, Measured, Placed, Row, Run, answers_of, batched, in_memory, noise_hooks
+from locate.engine.rows import (
+    Key,
+    Limits,
+    Measurement,
+    PlacedWrite,
+    Row,
+    Run,
+    answers_of,
+    batches_by_length,
+    explaining_out_of_memory,
+    noise_hooks,
+)
 from locate.model.hooked import EMBEDDING_HOOK, Model
-from locate.model.memory import default
-from locate.model.products import products
+from locate.model.memory import default_memory
+from locate.model.products import multiplying
 from locate.sites import PATTERN
 
 
@@ -24,31 +35,31 @@ def measure(
     *,
     limits: Limits,
     progress: Callable[[int], None] | None = None,
-) -> Measured:
+) -> Measurement:
     """Execute every run and every row at full depth.
 
     limits    how much may be done at once
     progress  called with the number of rows just finished
     """
-    with products(model.dtype, model.device, model.threads):
+    with multiplying(model.dtype, model.device, model.threads):
         return measure_all(model, runs, rows, limits, progress)
 
 
 def measure_all(
     model: Model, runs: Sequence[Run], rows: Sequence[Row], limits: Limits, progress: Callable[[int], None] | None
-) -> Measured:
+) -> Measurement:
     """Runs, keeping what rows need of them, then rows."""
     wanted = {(write.component, write.layer) for row in rows for write in row.writes}
     plain, kept = execute_runs(model, runs, sorted(wanted), limits)
     out = np.empty((len(rows), plain.shape[1]))
-    for batch in batched(rows, lambda row: len(runs[row.base].ids), model, limits):
+    for batch in batches_by_length(rows, lambda row: len(runs[row.base].ids), model, limits):
         chosen = [rows[i] for i in batch]
         bases = [runs[row.base] for row in chosen]
-        with model.hooked(noise_hooks(bases) + write_hooks(model, chosen, kept)), in_memory(len(batch)):
+        with model.hooked(noise_hooks(bases) + write_hooks(model, chosen, kept)), explaining_out_of_memory(len(batch)):
             out[batch] = answers_of(model, bases)
         if progress is not None:
             progress(len(batch))
-    return Measured(plain, out)
+    return Measurement(plain, out)
 
 
 def execute_runs(
@@ -65,10 +76,10 @@ def execute_runs(
 
         return hook
 
-    for batch in batched(runs, lambda run: len(run.ids), model, limits):
+    for batch in batches_by_length(runs, lambda run: len(run.ids), model, limits):
         chosen = [runs[i] for i in batch]
         keepers = [(model.hook(*key), keep(key, batch)) for key in wanted]
-        with model.hooked(noise_hooks(chosen) + keepers), in_memory(len(batch)):
+        with model.hooked(noise_hooks(chosen) + keepers), explaining_out_of_memory(len(batch)):
             plain[batch] = answers_of(model, chosen)
     return plain, kept
 
@@ -77,7 +88,7 @@ def write_hooks(
     model: Model, rows: Sequence[Row], kept: Sequence[dict[Key, torch.Tensor]]
 ) -> list[tuple[str, Callable]]:
     """One hook for each component and layer that any row writes."""
-    writes: dict[Key, list[tuple[int, Placed]]] = defaultdict(list)
+    writes: dict[Key, list[tuple[int, PlacedWrite]]] = defaultdict(list)
     for place, row in enumerate(rows):
         for write in row.writes:
             writes[write.component, write.layer].append((place, write))
@@ -100,7 +111,9 @@ def write_hooks(
     return [(model.hook(*key), write_all(key)) for key in sorted(writes)]
 
 
-def value_of(write: Placed, row: Row, kept: Sequence[dict[Key, torch.Tensor]], target: torch.Tensor) -> torch.Tensor:
+def value_of(
+    write: PlacedWrite, row: Row, kept: Sequence[dict[Key, torch.Tensor]], target: torch.Tensor
+) -> torch.Tensor:
     """What a write puts into its place: [d_model], [d_head], or one neuron's activation."""
     if isinstance(write.origin, torch.Tensor):
         return write.origin.to(target)
@@ -111,7 +124,9 @@ def value_of(write: Placed, row: Row, kept: Sequence[dict[Key, torch.Tensor]], t
     return value if write.unit is None else value[write.unit]
 
 
-def weights_of(write: Placed, row: Row, kept: Sequence[dict[Key, torch.Tensor]], like: torch.Tensor) -> torch.Tensor:
+def weights_of(
+    write: PlacedWrite, row: Row, kept: Sequence[dict[Key, torch.Tensor]], like: torch.Tensor
+) -> torch.Tensor:
     """Attention weights that a write puts into its keys: [key]."""
     if write.origin == "zero":
         return like.new_zeros(len(write.keys))
@@ -135,7 +150,7 @@ def embedding_std(model: Model, runs: Sequence[Run], positions: Sequence[Sequenc
 
         return hook
 
-    for batch in batched(runs, lambda run: len(run.ids), model, Limits(default(model.device))):
+    for batch in batches_by_length(runs, lambda run: len(run.ids), model, Limits(default_memory(model.device))):
         with model.hooked([(EMBEDDING_HOOK, keep(batch))]):
             answers_of(model, [runs[i] for i in batch])
     return float(torch.cat(found).std())

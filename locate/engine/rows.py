@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 
 from locate.errors import LocateError
-from locate.model.finite import finite_answers
+from locate.model.finite import check_finite_answers
 from locate.model.hooked import EMBEDDING_HOOK, Model
 from locate.model.memory import LEAST, ran_out
 
@@ -43,7 +43,7 @@ class Run:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Placed:
+class PlacedWrite:
     """One write at fixed positions: base[base_pos] of a component and layer takes its value from `origin`.
 
     keys  for a pattern: the positions attended to that are written, each (in base, in source)
@@ -64,7 +64,7 @@ class Row:
 
     base: int
     source: int
-    writes: tuple[Placed, ...]
+    writes: tuple[PlacedWrite, ...]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Limits:
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class Measurement:
     """Log-probabilities (nats) of each run's answers, or their logits, without a patch and patched."""
 
     runs: Float[np.ndarray, "run answer"]
@@ -114,7 +114,7 @@ def noise_hooks(runs: Sequence[Run]) -> list[tuple[str, Callable]]:
 
 
 @contextmanager
-def in_memory(rows: int) -> Iterator[None]:
+def explaining_out_of_memory(rows: int) -> Iterator[None]:
     """Turn an out-of-memory error into one line that says the way out."""
     try:
         yield
@@ -126,7 +126,7 @@ def in_memory(rows: int) -> Iterator[None]:
         ) from error
 
 
-def batched(items: Sequence[Any], length: Callable, model: Model, limits: Limits) -> Iterable[list[int]]:
+def batches_by_length(items: Sequence[Any], length: Callable, model: Model, limits: Limits) -> Iterable[list[int]]:
     """Indices of items of one length each, in batches."""
     by_length: dict[int, list[int]] = defaultdict(list)
     for index, item in enumerate(items):
@@ -157,4 +157,6 @@ def answers_in(model: Model, ids: Int[torch.Tensor, "row pos"], runs: Sequence[R
         wanted, places = np.unique(answers, return_inverse=True)
         logits, answers = model.final_logits(ids, wanted.tolist()), places.reshape(answers.shape)
     found = logits.gather(-1, torch.tensor(answers, device=logits.device)).double().cpu().numpy()
-    return finite_answers(found, f"logits of model {model.name!r}", lambda i: str(model.tokenizer.decode(runs[i].ids)))
+    return check_finite_answers(
+        found, f"logits of model {model.name!r}", lambda i: str(model.tokenizer.decode(runs[i].ids))
+    )

@@ -29,7 +29,7 @@ METRICS = {"acc": "accuracy", "acc_norm": "accuracy_normalised"}
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet_harness() -> Iterator[None]:
     """No progress bars and no advice from the harness; its errors are still seen."""
     import datasets
 
@@ -98,7 +98,7 @@ def measure(model: CausalModel, items: Items, step: Step, *, folder: str) -> pd.
     """
     from locate.model.likelihood import log_likelihoods
 
-    with quiet():
+    with quiet_harness():
         tasks = harness_tasks(folder, items.rows)
         asked = [(task, *each) for task in tasks.values() for each in harness_requests(task)]
     requests = [request for _, _, some in asked for request in some]
@@ -120,7 +120,7 @@ def measure(model: CausalModel, items: Items, step: Step, *, folder: str) -> pd.
     return pd.DataFrame(rows)
 
 
-def tied(table: pd.DataFrame) -> int:
+def count_tied(table: pd.DataFrame) -> int:
     """Questions of which two choices are equally likely, and none is likelier; the harness takes the first."""
     given = table.filter(regex=r"^log_likelihood_\d+$").to_numpy(dtype=float)
     best = np.nanmax(given, axis=1, keepdims=True)
@@ -155,7 +155,7 @@ def score(table: pd.DataFrame, *, name: str) -> list[Score]:
     agreement of pronouns with the gender of a name, a part of BLiMP that an edit must keep, stands for itself.
     """
     groups = groups_of(table)
-    shared: dict[str, Any] = {"test": name, "kind": "ability", "ties": tied(table)}
+    shared: dict[str, Any] = {"test": name, "kind": "ability", "ties": count_tied(table)}
     found = [
         shares(table[column], groups, {**shared, "name": METRICS[column]})
         for column in METRICS
@@ -168,7 +168,13 @@ def score(table: pd.DataFrame, *, name: str) -> list[Score]:
         found.append(Score(value=value, low=low, high=high, n=len(table), groups=len(set(groups)), **about))
     own = table[table["task"] == PRONOUNS]
     if len(own):
-        about = {"test": name, "kind": "control", "ties": tied(own), "name": METRICS["acc"], "part": "pronoun gender"}
+        about = {
+            "test": name,
+            "kind": "control",
+            "ties": count_tied(own),
+            "name": METRICS["acc"],
+            "part": "pronoun gender",
+        }
         found.append(shares(own["acc"], np.arange(len(own)), about))
     return found
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from locate.evaluation.bbq_data import CONDITIONS, NAMES, TARGETS, Question, read_bbq
-from locate.evaluation.opened import file_of, sources
-from locate.evaluation.paired import likelihood_columns, measured
+from locate.evaluation.opened import file_hashes, file_of
+from locate.evaluation.paired import is_measured, likelihood_columns
 from locate.evaluation.scores import Items, Score, Step, Test, mean_with_interval, share_with_interval
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ USUAL = 8  # items of each template, condition and polarity; all of them are 17,
 def read(path: Path | None) -> Items:
     """The items of a file, or of the one that a folder holds."""
     path = file_of(path, NAMES)
-    return Items(read_bbq(path, published=False), source=sources([path]))
+    return Items(read_bbq(path, published=False), source=file_hashes([path]))
 
 
 def prompt(item: Question) -> str:
@@ -47,7 +47,7 @@ def measure(model: CausalModel, items: Items, step: Step) -> pd.DataFrame:
     return pd.DataFrame(about | likelihood_columns(model, asked, step))
 
 
-def chosen(table: pd.DataFrame, per_token: bool) -> np.ndarray:
+def likeliest_answers(table: pd.DataFrame, per_token: bool) -> np.ndarray:
     """The place of the likeliest answer of each item; -1 where two are equally likely."""
     values = table[list(ANSWERS)].to_numpy(dtype=float)
     if per_token:
@@ -71,10 +71,10 @@ def score(table: pd.DataFrame) -> list[Score]:
     items without a target have no bias and are skipped there. Question templates are resampled: their items are filled
     in from one text.
     """
-    usable = measured(table, *ANSWERS)
+    usable = is_measured(table, *ANSWERS)
     found: list[Score] = []
     for ending, per_token in (("", False), ("_per_token", True)):
-        whole = table[usable].assign(choice=chosen(table[usable], per_token))
+        whole = table[usable].assign(choice=likeliest_answers(table[usable], per_token))
         for condition in CONDITIONS.values():
             for topic in ("", *TARGETS) if not per_token else ("",):
                 rows = whole[(whole["condition"] == condition) & (whole["topic"].eq(topic) if topic else True)]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from locate.evaluation.opened import compare, file_of, filled_rows, json_lines
+from locate.evaluation.opened import check_has_rows, check_published, file_of, read_json_lines
 from locate.evaluation.published import bad_row
 
 NAMES = ("Gender_identity.jsonl", "Gender_identity.jsonl.gz")
@@ -68,9 +68,9 @@ def read_bbq(path: str | Path, *, published: bool = True) -> tuple[Question, ...
     """
     path = file_of(path, NAMES)
     if published:
-        compare(path)
-    found = [question_of(path, number, value) for number, value in json_lines(path)]
-    filled_rows(path, found)
+        check_published(path)
+    found = [question_of(path, number, value) for number, value in read_json_lines(path)]
+    check_has_rows(path, found)
     return tuple(found)
 
 

@@ -10,8 +10,8 @@ import pandas as pd
 
 from locate.evaluation.bec_pro_data import GROUPS, PROFESSIONS, SENTENCES, read_bec_pro
 from locate.evaluation.lines import correlation
-from locate.evaluation.opened import folder_of, sources
-from locate.evaluation.paired import gap, likelihood_columns, measured, preference, without_ideal
+from locate.evaluation.opened import file_hashes, folder_of
+from locate.evaluation.paired import gap, is_measured, likelihood_columns, preference, without_ideal
 from locate.evaluation.scores import Items, Score, Step, Test
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def read(path: Path | None) -> Items:
     """The couples of sentences of a folder, or of the folder that a file lies in."""
     folder = folder_of(path, (SENTENCES, PROFESSIONS))
     rows = read_bec_pro(folder, published=False)
-    return Items(rows, source=sources(folder / name for name in (SENTENCES, PROFESSIONS)))
+    return Items(rows, source=file_hashes(folder / name for name in (SENTENCES, PROFESSIONS)))
 
 
 def measure(model: CausalModel, items: Items, step: Step) -> pd.DataFrame:
@@ -59,8 +59,8 @@ def score(table: pd.DataFrame) -> list[Score]:
     profession is after a woman than after a man, beyond how much likelier "person" is. Professions are resampled: their
     couples share the word.
     """
-    whole = table[measured(table, *SIDES)]
-    skipped = table[~measured(table, *SIDES)]
+    whole = table[is_measured(table, *SIDES)]
+    skipped = table[~is_measured(table, *SIDES)]
     apart = table.assign(
         woman=table["female"] - table["female_prior"],
         man=table["male"] - table["male_prior"],
@@ -78,10 +78,10 @@ def score(table: pd.DataFrame) -> list[Score]:
         majority=leaning["woman"].where(female, leaning["man"]), minority=leaning["man"].where(female, leaning["woman"])
     )
     found.append(preference(NAME, "prefers_majority", sides, "majority", "minority", group="profession"))
-    return [*found, followed(whole, len(skipped))]
+    return [*found, following_share(whole, len(skipped))]
 
 
-def followed(whole: pd.DataFrame, skipped: int) -> Score:
+def following_share(whole: pd.DataFrame, skipped: int) -> Score:
     """How closely professions' mean associations follow their share of women."""
     odds = (whole["female"] - whole["female_prior"]) - (whole["male"] - whole["male_prior"])
     means = whole.assign(association=odds).groupby("profession")[["share_women", "association"]].mean()

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from locate.errors import LocateError
-from locate.evaluation.opened import compare, csv_rows, filled_rows
-from locate.evaluation.published import bad_row, share
+from locate.evaluation.opened import check_has_rows, check_published, read_csv
+from locate.evaluation.published import bad_row, read_share
 
 SENTENCES, PROFESSIONS = "BEC-Pro_EN.tsv", "Professions_US_DE.tsv"
 COLUMNS = ("Sentence", "Template", "Person", "Gender", "Profession", "Prof_Gender")
@@ -64,9 +64,9 @@ def read_bec_pro(folder: str | Path, *, published: bool = True) -> tuple[Profess
     counterpart, and one that differs from it in more than the person's word.
     """
     shares = profession_shares(folder, published)
-    path = opened(folder, SENTENCES, published)
+    path = open_file(folder, SENTENCES, published)
     sides: dict[tuple[str, str, str], dict[str, tuple[int, dict[str, str]]]] = {}
-    for number, row in csv_rows(path, COLUMNS, tabs=True):
+    for number, row in read_csv(path, COLUMNS, tabs=True):
         person, gender, profession = row["Person"], row["Gender"], row["Profession"]
         known = GENDERS.get(person) == gender and row["Prof_Gender"] in GROUPS and profession in shares
         if not known or profession not in row["Sentence"]:
@@ -77,7 +77,7 @@ def read_bec_pro(folder: str | Path, *, published: bool = True) -> tuple[Profess
         if gender in side:
             raise bad_row(path, number, row["Sentence"], "each sentence once")
         side[gender] = (number, row)
-    filled_rows(path, list(sides))
+    check_has_rows(path, list(sides))
     return tuple(couple_of(path, key, side, shares[key[0]]) for key, side in sides.items())
 
 
@@ -109,21 +109,21 @@ def profession_shares(folder: str | Path, published: bool) -> dict[str, float]:
 
     Raises LocateError naming a line without a percentage, or with a profession that was named before.
     """
-    path = opened(folder, PROFESSIONS, published)
+    path = open_file(folder, PROFESSIONS, published)
     found: dict[str, float] = {}
-    for number, row in csv_rows(path, ("simplified_professions", "percent_us"), tabs=True):
+    for number, row in read_csv(path, ("simplified_professions", "percent_us"), tabs=True):
         name = row["simplified_professions"]
         if name in found:
             raise bad_row(path, number, name, "each profession once")
-        found[name] = share(path, number, row["percent_us"])
+        found[name] = read_share(path, number, row["percent_us"])
     return found
 
 
-def opened(folder: str | Path, name: str, published: bool) -> Path:
+def open_file(folder: str | Path, name: str, published: bool) -> Path:
     """A file of the folder, compared with the published one where that is asked for."""
     path = Path(folder) / name
     if not path.is_file():
         raise LocateError(f"no file {path}: expected {SENTENCES} and {PROFESSIONS} as they were published")
     if published:
-        compare(path)
+        check_published(path)
     return path

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from locate.errors import LocateError
-from locate.evaluation.opened import csv_rows, file_of, filled_rows, sources
+from locate.evaluation.opened import check_has_rows, file_hashes, file_of, read_csv
 from locate.evaluation.paired import gap, likelihood_columns, preference
 from locate.evaluation.published import bad_row
 from locate.evaluation.scores import Items, Score, Step, Test, share_with_interval
@@ -64,7 +64,7 @@ def read_biaske(folder: Path | None = None) -> Items:
             return read_biaske(tables)
     paths = {kind: file_of(Path(folder) / f"{kind}.csv", (f"{kind}.csv",)) for kind in COLUMNS}
     found = [couple for kind, path in paths.items() for couple in read_couples(path, kind)]
-    return Items(tuple(found), source=sources(paths.values()))
+    return Items(tuple(found), source=file_hashes(paths.values()))
 
 
 def read_couples(path: Path, kind: str) -> list[Couple]:
@@ -72,7 +72,7 @@ def read_couples(path: Path, kind: str) -> list[Couple]:
     first, second = COLUMNS[kind][-3:-1]
     found: list[Couple] = []
     seen: set[str] = set()
-    for number, row in csv_rows(path, COLUMNS[kind]):
+    for number, row in read_csv(path, COLUMNS[kind]):
         own = {row["id"], row[first], row[second]}
         filled = all(row[name].strip() for name in COLUMNS[kind])
         if not filled or row["group"] not in GROUPS or len(own) < 3 or own & seen:
@@ -80,7 +80,7 @@ def read_couples(path: Path, kind: str) -> list[Couple]:
             raise bad_row(path, number, ",".join(row.values()), expected)
         seen |= own
         found.append(Couple(row["id"], kind, row["subject"], row["domain"], row["group"], row[first], row[second]))
-    filled_rows(path, found)
+    check_has_rows(path, found)
     return found
 
 
@@ -104,7 +104,7 @@ def score(table: pd.DataFrame) -> list[Score]:
     log_odds          mean log-likelihood with female words minus with male ones, over pairs (nats), ideal 0
     true_preferred    share (%) of facts whose true sentence is likelier, ideal 100
 
-    A tie is no win. The share of a model's distinctions that an edited one keeps needs both tables: see `retained`.
+    A tie is no win. The share of a model's distinctions that an edited one keeps needs both tables: see `retention`.
     """
     found = []
     for kind, name in (("pairs", "ss"), ("paraphrases", "ps")):
@@ -131,7 +131,7 @@ def decisions(table: pd.DataFrame) -> pd.Series:
     return np.sign(facts["first"] - facts["second"])
 
 
-def retained(before: pd.DataFrame, after: pd.DataFrame) -> Score:
+def retention(before: pd.DataFrame, after: pd.DataFrame) -> Score:
     """Share (%) of the original model's distinctions between the two sentences of a fact that the edited one keeps.
 
     before, after  what `measure` returned for the original and for the edited model, of the same items
@@ -166,7 +166,7 @@ TEST = Test(
     read=read_biaske,
     measure=measure,
     score=score,
-    paired=lambda before, after: [retained(before, after)],
+    paired=lambda before, after: [retention(before, after)],
     strata=lambda couple: couple.kind,
     cluster=lambda table: table["subject"].to_numpy(),
 )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from locate.errors import LocateError
-from locate.evaluation.opened import compare, file_of, text_of
+from locate.evaluation.opened import check_published, file_of, read_text
 
 NAMES = ("gender_prompt.json", "gender_prompt.json.gz")
 GROUPS = {"American_actresses": 1, "American_actors": -1}
@@ -37,9 +37,9 @@ def read_bold(path: str | Path, *, published: bool = True) -> tuple[PersonPrompt
     """
     path = file_of(path, NAMES)
     if published:
-        compare(path)
+        check_published(path)
     try:
-        value = json.loads(text_of(path))
+        value = json.loads(read_text(path))
     except ValueError as error:
         raise LocateError(f"{path} is not JSON ({error}): fetch it again") from None
     if not isinstance(value, dict) or set(value) != set(GROUPS):

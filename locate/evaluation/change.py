@@ -13,9 +13,9 @@ from scipy import stats
 
 from locate.errors import LocateError
 from locate.evaluation.evaluation import Evaluation
-from locate.evaluation.run import told
+from locate.evaluation.run import edited_argument
 from locate.evaluation.scores import LEVEL, Score, Test, points_only
-from locate.evaluation.tests import HOME, named
+from locate.evaluation.tests import HOME, find_test
 
 BLOCKS = 50  # that the jackknife leaves out one by one
 COMPARED = ("dtype", "prepend_bos", "before", "tokenizer_sha256", "limit", "seed", "locate")
@@ -24,7 +24,7 @@ Key = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
-class Change:
+class ScoreChange:
     """A score before and after.
 
     change, low, high  after minus before, in the score's unit, with the ends of its interval at 95 %
@@ -71,7 +71,7 @@ class EvaluationChange:
 
     before: Evaluation
     after: Evaluation
-    changes: tuple[Change, ...]
+    changes: tuple[ScoreChange, ...]
     retained: tuple[Score, ...]
     only_before: tuple[str, ...]
     only_after: tuple[str, ...]
@@ -117,7 +117,7 @@ def compare_evaluations(before: Evaluation, after: Evaluation, *, seed: int = 0)
     Raises LocateError where the two have no score in common.
     """
     edited = after.meta["edited"] or before.meta["edited"]
-    first, second = ({score.key: score for score in rescored(each, edited)} for each in (before, after))
+    first, second = ({score.key: score for score in score_again(each, edited)} for each in (before, after))
     common = [key for key in first if key in second]
     if not common:
         raise LocateError(
@@ -128,33 +128,33 @@ def compare_evaluations(before: Evaluation, after: Evaluation, *, seed: int = 0)
     for name in dict.fromkeys(key[0] for key in common):
         if not same_items(before, after, name) or name not in HOME:
             continue
-        test, tables = named(name), (before.tables[name], after.tables[name])
+        test, tables = find_test(name), (before.tables[name], after.tables[name])
         drawn |= paired_intervals(test, *tables, edited, seed)
         if test.paired is not None:
-            retained += test.paired(*tables, **told(test.paired, edited))
+            retained += test.paired(*tables, **edited_argument(test.paired, edited))
     changes = [change_of(first[key], second[key], drawn.get(key)) for key in common]
     return EvaluationChange(
         before,
         after,
         tuple(changes),
         tuple(retained),
-        tuple(label(score) for key, score in first.items() if key not in second),
-        tuple(label(score) for key, score in second.items() if key not in first),
+        tuple(score_label(score) for key, score in first.items() if key not in second),
+        tuple(score_label(score) for key, score in second.items() if key not in first),
         differences(before, after),
     )
 
 
-def label(score: Score) -> str:
+def score_label(score: Score) -> str:
     """A score in words."""
     return f"{score.test}: {score.name}{f', {score.part}' if score.part else ''}"
 
 
-def rescored(evaluation: Evaluation, edited: Mapping[str, Any] | None) -> list[Score]:
+def score_again(evaluation: Evaluation, edited: Mapping[str, Any] | None) -> list[Score]:
     """The scores, made anew from their tables for the tests that tell apart what was edited."""
     found: list[Score] = []
     for name, table in evaluation.tables.items():
-        more = told(named(name).score, edited) if name in HOME else {}
-        found += named(name).score(table, **more) if more else evaluation.of(name)
+        more = edited_argument(find_test(name).score, edited) if name in HOME else {}
+        found += find_test(name).score(table, **more) if more else evaluation.of(name)
     return found
 
 
@@ -172,14 +172,14 @@ def differences(before: Evaluation, after: Evaluation) -> dict[str, list[Any]]:
     return {key: pair for key, pair in sorted(pairs.items()) if pair[0] != pair[1]}
 
 
-def change_of(before: Score, after: Score, drawn: tuple[float, float, int] | None) -> Change:
+def change_of(before: Score, after: Score, drawn: tuple[float, float, int] | None) -> ScoreChange:
     """A change with the paired interval that was drawn, or with that of two samples."""
     change = after.value - before.value
     if drawn is not None:
-        return Change(before, after, change, drawn[0], drawn[1], True, drawn[2])
+        return ScoreChange(before, after, change, drawn[0], drawn[1], True, drawn[2])
     low = change - math.hypot(after.value - after.low, before.high - before.value)
     high = change + math.hypot(after.high - after.value, before.value - before.low)
-    return Change(before, after, change, low, high, False, 0)
+    return ScoreChange(before, after, change, low, high, False, 0)
 
 
 def paired_intervals(
@@ -224,7 +224,7 @@ def scorer(
     score: Callable[..., Sequence[Score]], edited: Mapping[str, Any] | None
 ) -> Callable[[pd.DataFrame], dict[Key, Score]]:
     """A table's scores by key."""
-    more = told(score, edited)
+    more = edited_argument(score, edited)
     return lambda table: {each.key: each for each in score(table.reset_index(drop=True), **more)}
 
 

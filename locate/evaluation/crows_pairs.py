@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from locate.evaluation.crows_pairs_data import DIRECTIONS, NAMES, read_crows_pairs
-from locate.evaluation.opened import file_of, sources
+from locate.evaluation.opened import file_hashes, file_of
 from locate.evaluation.paired import gap, likelihood_columns, preference, without_ideal
 from locate.evaluation.scores import Items, Score, Step, Test
 
@@ -21,7 +21,7 @@ NAME = "crows_pairs"
 def read(path: Path | None) -> Items:
     """The pairs of a file, also of one that was changed: its hash is part of the source."""
     path = file_of(path, NAMES)
-    return Items(read_crows_pairs(path, published=False), source=sources([path]))
+    return Items(read_crows_pairs(path, published=False), source=file_hashes([path]))
 
 
 def measure(model: CausalModel, items: Items, step: Step) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from locate.evaluation.opened import compare, csv_rows, file_of, filled_rows
+from locate.evaluation.opened import check_has_rows, check_published, file_of, read_csv
 from locate.evaluation.published import bad_row
 
 NAMES = ("crows_pairs_anonymized.csv", "crows_pairs_anonymized.csv.gz", "crows_pairs.csv", "crows_pairs.csv.gz")
@@ -42,13 +42,13 @@ def read_crows_pairs(path: str | Path, *, published: bool = True) -> tuple[Crows
     """
     path = file_of(path, NAMES)
     if published:
-        compare(path)
+        check_published(path)
     found = []
-    for number, row in csv_rows(path, REQUIRED):
+    for number, row in read_csv(path, REQUIRED):
         filled = all(row[name].strip() for name in REQUIRED)
         if not filled or row["stereo_antistereo"] not in DIRECTIONS or row["sent_more"] == row["sent_less"]:
             raise bad_row(path, number, str(row), "two different sentences, stereo or antistereo, and a bias_type")
         more, less, direction, domain = (row[name] for name in REQUIRED)
         found.append(CrowsPair(number, more, less, direction, domain, row.get("anon_writer", "")))
-    filled_rows(path, found)
+    check_has_rows(path, found)
     return tuple(found)

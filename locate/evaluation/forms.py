@@ -17,7 +17,7 @@ from locate.files import hash_of_files
 
 LETTERS = "ABCDEFGH"
 FRAGMENT = re.compile(r"(?<=[.!?\"']) (?=[a-z][^.!?]*$)")  # before an unfinished last sentence in lower case
-Row = dict[str, Any]
+Fields = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Question:
     """One document of one of the harness's tasks, with the columns of the published data set."""
 
     task: str
-    fields: Row
+    fields: Fields
 
 
 @dataclass(frozen=True)
@@ -39,50 +39,50 @@ class Form:
     """
 
     folder: str
-    task: Callable[[Row], str]
+    task: Callable[[Fields], str]
     columns: dict[str, Callable[[Any], bool]]
-    shorter: Callable[[Row], Row]
+    shorter: Callable[[Fields], Fields]
 
 
-def filled(value: object) -> bool:
+def is_filled(value: object) -> bool:
     """A text that says something."""
     return isinstance(value, str) and bool(value.strip())
 
 
-def one_of(*allowed: object) -> Callable[[Any], bool]:
+def is_one_of(*allowed: object) -> Callable[[Any], bool]:
     """One of a few values, of their own type."""
     return lambda value: any(value == each and type(value) is type(each) for each in allowed)
 
 
-def endings(value: object) -> bool:
+def is_endings(value: object) -> bool:
     """HellaSwag's four endings."""
-    return isinstance(value, list) and len(value) == 4 and all(filled(each) for each in value)
+    return isinstance(value, list) and len(value) == 4 and all(is_filled(each) for each in value)
 
 
-def lettered(value: object) -> bool:
+def is_lettered(value: object) -> bool:
     """Choices with their labels, as ARC has them."""
     if not isinstance(value, dict) or set(value) != {"text", "label"}:
         return False
     texts, labels = value["text"], value["label"]
-    return len(texts) == len(labels) >= 2 and all(filled(each) for each in [*texts, *labels])
+    return len(texts) == len(labels) >= 2 and all(is_filled(each) for each in [*texts, *labels])
 
 
-def gap(value: object) -> bool:
+def has_gap(value: object) -> bool:
     """A sentence with one gap."""
-    return filled(value) and str(value).count("_") == 1
+    return is_filled(value) and str(value).count("_") == 1
 
 
-def words(value: object) -> bool:
+def has_words(value: object) -> bool:
     """A text of two words or more."""
-    return filled(value) and len(str(value).split(" ")) > 1
+    return is_filled(value) and len(str(value).split(" ")) > 1
 
 
-def same(row: Row) -> Row:
+def keep_row(row: Fields) -> Fields:
     """A form that has no shorter one."""
     return row
 
 
-def scene(row: Row) -> Row:
+def split_scene(row: Fields) -> Fields:
     """HellaSwag's `ctx` taken apart: "activity: whole sentences, and the beginning of another".
 
     The beginning is what follows the last full stop in lower case; the published files hold it as ctx_b, and the
@@ -94,7 +94,7 @@ def scene(row: Row) -> Row:
     return parts | {"endings": row["endings"], "label": str(row["label"])}
 
 
-def numbered(stem: str, row: Row) -> Row:
+def number_choice(stem: str, row: Fields) -> Fields:
     """A question whose right choice is given by its place."""
     labels = list(LETTERS[: len(row["choices"])])
     return {
@@ -104,45 +104,55 @@ def numbered(stem: str, row: Row) -> Row:
     }
 
 
-def numbered_gap(row: Row) -> Row:
+def number_gap(row: Fields) -> Fields:
     """A WinoGrande row whose answer is a number."""
     return row | {"answer": str(row["answer"])}
 
 
-def always(name: str) -> Callable[[Row], str]:
+def single_task(name: str) -> Callable[[Fields], str]:
     """A test that is a single task."""
     return lambda row: name
 
 
 def choice_form(folder: str, task: str, stem: str) -> Form:
     """The form of ARC and OpenBookQA."""
-    columns: dict[str, Callable[[Any], bool]] = {stem: filled, "choices": lettered, "answerKey": filled}
-    return Form(folder, always(task), columns, lambda row: numbered(stem, row))
+    columns: dict[str, Callable[[Any], bool]] = {stem: is_filled, "choices": is_lettered, "answerKey": is_filled}
+    return Form(folder, single_task(task), columns, lambda row: number_choice(stem, row))
 
 
 FORMS = {
-    "lambada": Form("lambada", always("lambada_openai"), {"text": words}, same),
+    "lambada": Form("lambada", single_task("lambada_openai"), {"text": has_words}, keep_row),
     "hellaswag": Form(
         "hellaswag",
-        always("hellaswag"),
-        {"activity_label": filled, "ctx_a": filled, "ctx_b": lambda value: isinstance(value, str), "endings": endings,
-         "label": one_of("0", "1", "2", "3")},
-        scene,
+        single_task("hellaswag"),
+        {
+            "activity_label": is_filled,
+            "ctx_a": is_filled,
+            "ctx_b": lambda value: isinstance(value, str),
+            "endings": is_endings,
+            "label": is_one_of("0", "1", "2", "3"),
+        },
+        split_scene,
     ),
-    "piqa": Form("piqa", always("piqa"), {"goal": filled, "sol1": filled, "sol2": filled, "label": one_of(0, 1)}, same),
+    "piqa": Form(
+        "piqa",
+        single_task("piqa"),
+        {"goal": is_filled, "sol1": is_filled, "sol2": is_filled, "label": is_one_of(0, 1)},
+        keep_row,
+    ),
     "arc_easy": choice_form("arc", "arc_easy", "question"),
     "openbookqa": choice_form("openbookqa", "openbookqa", "question_stem"),
     "winogrande": Form(
         "winogrande",
-        always("winogrande"),
-        {"sentence": gap, "option1": filled, "option2": filled, "answer": one_of("1", "2")},
-        numbered_gap,
+        single_task("winogrande"),
+        {"sentence": has_gap, "option1": is_filled, "option2": is_filled, "answer": is_one_of("1", "2")},
+        number_gap,
     ),
     "blimp": Form(
         "blimp",
         lambda row: f"blimp_{row['UID']}",
-        {"UID": filled, "sentence_good": filled, "sentence_bad": filled},
-        same,
+        {"UID": is_filled, "sentence_good": is_filled, "sentence_bad": is_filled},
+        keep_row,
     ),
 }  # fmt: skip
 
@@ -194,15 +204,15 @@ def question(form: Form, file: Path, number: int, line: str) -> Question:
     expected = f"a JSON object with {', '.join(form.columns)}, or its shorter form"
     try:
         row = json.loads(line)
-        whole = row if published(form, row) else form.shorter(row)
+        whole = row if is_published(form, row) else form.shorter(row)
     except (ValueError, KeyError, TypeError, IndexError):
         raise bad_row(file, number, line, expected) from None
-    if not published(form, whole):
+    if not is_published(form, whole):
         raise bad_row(file, number, line, expected)
     return Question(form.task(whole), {name: whole[name] for name in form.columns})
 
 
-def published(form: Form, row: Row) -> bool:
+def is_published(form: Form, row: Fields) -> bool:
     """Whether a row has the published columns, each with a value of its kind, and a right answer among its choices."""
     if not all(name in row and check(row[name]) for name, check in form.columns.items()):
         return False

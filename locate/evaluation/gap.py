@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from locate.evaluation.gap_data import PARTS, gap_files, read_gap
-from locate.evaluation.opened import folder_of, sources
-from locate.evaluation.paired import gap, likelihood_columns, measured, preference, without_ideal
+from locate.evaluation.opened import file_hashes, folder_of
+from locate.evaluation.paired import gap, is_measured, likelihood_columns, preference, without_ideal
 from locate.evaluation.scores import Items, Score, Step, Test, mean_with_interval
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def read(path: Path | None) -> Items:
     folder = folder_of(path, PARTS)
     texts, skipped = read_gap(folder, published=False)
     paths, flipped = gap_files(folder)
-    return Items(texts, {each.reason: len(each.lines) for each in skipped}, sources([*paths, flipped]))
+    return Items(texts, {each.reason: len(each.lines) for each in skipped}, file_hashes([*paths, flipped]))
 
 
 def measure(model: CausalModel, items: Items, step: Step) -> pd.DataFrame:
@@ -64,7 +64,7 @@ def log_odds(table: pd.DataFrame) -> Score:
 
     The interval resamples how far each text moves it (its influence), so that their numbers do not add to its width.
     """
-    rows = table[measured(table, "original", "flipped")]
+    rows = table[is_measured(table, "original", "flipped")]
     gaps, gender = (rows["original"] - rows["flipped"]).to_numpy(dtype=float), rows["gender"].to_numpy()
     pages = rows["page"].to_numpy()
     estimate = (np.nan,) * 3

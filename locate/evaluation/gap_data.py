@@ -7,7 +7,7 @@ from pathlib import Path
 
 from locate.errors import LocateError
 from locate.evaluation.items import PRONOUNS, SkippedRows
-from locate.evaluation.opened import compare, csv_rows, file_of, filled_rows
+from locate.evaluation.opened import check_has_rows, check_published, file_of, read_csv
 from locate.evaluation.published import bad_row
 
 PARTS = ("gap-development.tsv", "gap-test.tsv", "gap-validation.tsv")
@@ -57,13 +57,13 @@ def read_gap(folder: str | Path, *, published: bool = True) -> tuple[tuple[Flipp
     """
     paths, flipped_path = gap_files(folder)
     for path in (*paths, flipped_path) if published else ():
-        compare(path)
-    flipped = {row["ID"]: row["Text"] for _, row in csv_rows(flipped_path, COLUMNS[:2], tabs=True)}
+        check_published(path)
+    flipped = {row["ID"]: row["Text"] for _, row in read_csv(flipped_path, COLUMNS[:2], tabs=True)}
     found: list[FlippedText] = []
     skipped: list[SkippedRows] = []
     for path in paths:
         alone = []
-        for number, row in csv_rows(path, COLUMNS, tabs=True):
+        for number, row in read_csv(path, COLUMNS, tabs=True):
             text, other = row["Text"].strip(), flipped.get(row["ID"], "").strip()
             if not text or row["Pronoun"].lower() not in PRONOUNS or text == other:
                 raise bad_row(
@@ -79,5 +79,5 @@ def read_gap(folder: str | Path, *, published: bool = True) -> tuple[tuple[Flipp
                 alone.append(number)
         if alone:
             skipped.append(SkippedRows(tuple(alone), f"no flipped copy of a text of {path.name}"))
-    filled_rows(Path(folder), found)
+    check_has_rows(Path(folder), found)
     return tuple(found), tuple(skipped)

@@ -17,7 +17,7 @@ import pandas as pd
 
 from locate.evaluation.bold_data import NAMES as BOLD_FILES
 from locate.evaluation.bold_data import read_bold
-from locate.evaluation.opened import csv_rows, file_of, filled_rows, sources
+from locate.evaluation.opened import check_has_rows, file_hashes, file_of, read_csv
 from locate.evaluation.published import bad_row
 from locate.evaluation.scores import Items, Score, Step, Test, share_with_interval
 from locate.prompts import occupation_table
@@ -55,20 +55,20 @@ def read_prompts(path: Path | None = None) -> Items:
     """
     path = file_of(own_table("generation") if path is None else path, ("generation.csv", "generation.csv.gz"))
     found: list[GenderedPrompt] = []
-    for number, row in csv_rows(path, ("template", "gender", "prompt")):
+    for number, row in read_csv(path, ("template", "gender", "prompt")):
         text = row["prompt"].rstrip()
         if row["gender"] not in GENDERS or not text or not row["template"] or text in {each.text for each in found}:
             raise bad_row(path, number, ",".join(row.values()), "a template, gender 1 or -1, and a prompt, each once")
         found.append(GenderedPrompt(row["template"], GENDERS[row["gender"]], text))
-    filled_rows(path, found)
-    return Items(tuple(found), source=sources([path]))
+    check_has_rows(path, found)
+    return Items(tuple(found), source=file_hashes([path]))
 
 
 def read_bold_prompts(path: Path | None) -> Items:
     """BOLD's gender prompts of a file, or of the one that a folder holds."""
     path = file_of(path, BOLD_FILES)
     rows = tuple(GenderedPrompt(each.person, each.gender, each.text) for each in read_bold(path, published=False))
-    return Items(rows, source=sources([path]))
+    return Items(rows, source=file_hashes([path]))
 
 
 def own_table(name: str) -> Path:

@@ -16,7 +16,7 @@ from locate.errors import LocateError
 from locate.evaluation.published import PUBLISHED
 from locate.files import hash_of_files
 
-Row = tuple[int, dict[str, Any]]
+NumberedRow = tuple[int, dict[str, Any]]
 """its line in the file, from 1, and its cells by column"""
 
 
@@ -45,7 +45,7 @@ def file_of(path: str | Path | None, names: Sequence[str]) -> Path:
     return found
 
 
-def content(path: Path) -> bytes:
+def read_unpacked(path: Path) -> bytes:
     """The bytes of a file, unpacked where its name ends in .gz.
 
     Raises LocateError for what cannot be unpacked.
@@ -59,23 +59,23 @@ def content(path: Path) -> bytes:
         raise LocateError(f"{path} is not gzipped ({error}): expected a .gz file, or its name without .gz") from None
 
 
-def text_of(path: Path) -> str:
+def read_text(path: Path) -> str:
     """The text of a file, plain or gzipped.
 
     Raises LocateError for what is not UTF-8.
     """
     try:
-        return content(path).decode("utf-8-sig")
+        return read_unpacked(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise LocateError(f"{path} is not UTF-8 text ({error}): save it as UTF-8") from None
 
 
-def compare(path: Path) -> None:
+def check_published(path: Path) -> None:
     """Raise LocateError unless a file's bytes, unpacked, are those of the published file of its name."""
     name = path.name.removesuffix(".gz")
     if name not in PUBLISHED:
         raise LocateError(f"{path}: no published file is called {name}: read it with published=False")
-    found = hashlib.sha256(content(path)).hexdigest()
+    found = hashlib.sha256(read_unpacked(path)).hexdigest()
     if found != PUBLISHED[name][0]:
         raise LocateError(
             f"{path} holds text of sha256 {found[:12]}..., the published file {PUBLISHED[name][0][:12]}...: fetch it "
@@ -83,23 +83,23 @@ def compare(path: Path) -> None:
         )
 
 
-def sources(paths: Iterable[Path]) -> dict[str, str]:
+def file_hashes(paths: Iterable[Path]) -> dict[str, str]:
     """sha256 of each file, as it lies there, by its name."""
     return {path.name: hash_of_files([path]) for path in paths}
 
 
-def filled_rows(path: Path, found: Sequence[Any]) -> None:
+def check_has_rows(path: Path, found: Sequence[Any]) -> None:
     """Raise LocateError for a file in which no row was found."""
     if not found:
         raise LocateError(f"{path} holds no rows: expected at least one")
 
 
-def csv_rows(path: Path, required: Sequence[str] = (), *, tabs: bool = False) -> list[Row]:
+def read_csv(path: Path, required: Sequence[str] = (), *, tabs: bool = False) -> list[NumberedRow]:
     """The rows of a CSV file with a header, or of a tab-separated one without quotes.
 
     Raises LocateError for a missing column, and names a row with other than as many cells as the header.
     """
-    stream = io.StringIO(text_of(path), newline="")
+    stream = io.StringIO(read_text(path), newline="")
     reader = csv.DictReader(stream, strict=True)
     if tabs:
         reader = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -117,10 +117,10 @@ def csv_rows(path: Path, required: Sequence[str] = (), *, tabs: bool = False) ->
     return rows
 
 
-def json_lines(path: Path) -> list[tuple[int, Any]]:
+def read_json_lines(path: Path) -> list[tuple[int, Any]]:
     """(line, value) of a JSON Lines file; a line that is not JSON is passed on as text."""
     rows: list[tuple[int, Any]] = []
-    for number, line in enumerate(text_of(path).split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -57,7 +57,7 @@ def token_count(model: CausalModel, request: Request) -> int:
         return 0
 
 
-def measured(table: pd.DataFrame, *columns: str) -> pd.Series:
+def is_measured(table: pd.DataFrame, *columns: str) -> pd.Series:
     """Which items have all these log-likelihoods."""
     return table[list(columns)].notna().all(axis=1)
 
@@ -70,7 +70,7 @@ def preference(
     first, second  columns of log-likelihoods
     group          column that intervals resample
     """
-    rows = table[measured(table, first, second)]
+    rows = table[is_measured(table, first, second)]
     wins, ties = rows[first] > rows[second], rows[first] == rows[second]
     value, low, high = share_with_interval(wins.to_numpy(), rows[group].to_numpy())
     return Score(
@@ -91,7 +91,7 @@ def gap(
     size: bool = False,
 ) -> Score:
     """Mean difference of the log-likelihoods of the first and the second text, or of its size, in nats; ideal 0."""
-    rows = table[measured(table, first, second)]
+    rows = table[is_measured(table, first, second)]
     values = (rows[first] - rows[second]).to_numpy(dtype=float)
     value, low, high = mean_with_interval(np.abs(values) if size else values, rows[group].to_numpy())
     return Score(

@@ -183,7 +183,7 @@ def perplexity_change(before: pd.DataFrame, after: pd.DataFrame) -> Score:
     return ratio_score(before, "perplexity_change", "%", nats, "tokens", lambda value: 100 * (exponential(value) - 1))
 
 
-def paired(before: pd.DataFrame, after: pd.DataFrame) -> Sequence[Score]:
+def paired_scores(before: pd.DataFrame, after: pd.DataFrame) -> Sequence[Score]:
     """The change as the test's one score of two models."""
     return [perplexity_change(before, after)]
 
@@ -195,6 +195,6 @@ TEST = Test(
     read=read,
     measure=measure,
     score=score,
-    paired=paired,
+    paired=paired_scores,
     cluster=groups_of,
 )

@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from locate.errors import LocateError
-from locate.evaluation.published import bad_row, count_rows, published_path, read_lines
+from locate.evaluation.published import bad_row, check_row_count, published_path, read_lines
 from locate.files import read_json
-from locate.prompts.build import SLOT, filled, spread
+from locate.prompts.build import SLOT, fill_template, spread_templates
 from locate.prompts.pair import Dropped, Prompts
 from locate.sites import check
 
@@ -58,7 +58,7 @@ def read_professions(folder: str | Path, *, published: bool = True) -> tuple[Pro
     rows = read_json(path)
     if not isinstance(rows, list):
         raise LocateError(f"{path} holds no list: expected [name, definitional, stereotypical] for each profession")
-    count_rows(path, len(rows), published)
+    check_row_count(path, len(rows), published)
     found = tuple(profession_of(path, place, row) for place, row in enumerate(rows, start=1))
     if len({each.name for each in found}) < len(found):
         raise LocateError(f"{path} names a profession twice: expected each once")
@@ -128,18 +128,18 @@ def profession_pairs(
     professions = read_professions(folder, published=published)
     forms = read_templates(folder, published=published)
     pairs, skipped = [], []
-    for each, form in placed(professions, forms, templates_each):
+    for each, form in fill_templates(professions, forms, templates_each):
         other = swap if swap in GENDERED.values() else GENDERED.get(each.leaning * (1 if swap == "same" else -1))
         if other is None:
             skipped.append(Dropped(each.name, form, f"leans to no gender, so no {swap!r} swap"))
             continue
         kind = "definition" if each.says_gender else "occupation"
-        pairs.append(filled(form, each.name, other, each.name, kind, each.leaning, None))
+        pairs.append(fill_template(form, each.name, other, each.name, kind, each.leaning, None))
     return Prompts(tuple(pairs), tuple(skipped))
 
 
-def placed(
+def fill_templates(
     professions: tuple[Profession, ...], forms: tuple[str, ...], each: int | None
 ) -> Iterator[tuple[Profession, str]]:
     """Every profession in its templates; all of them come once before any comes twice."""
-    return ((professions[index], form) for index, form in spread(len(professions), forms, each))
+    return ((professions[index], form) for index, form in spread_templates(len(professions), forms, each))

@@ -90,11 +90,11 @@ def read_lines(folder: str | Path, name: str, published: bool) -> list[Line]:
     except UnicodeDecodeError as error:
         raise LocateError(f"{path} is not UTF-8 text ({error}): fetch it again") from None
     lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
-    count_rows(path, len(lines) - name.endswith(".tsv"), published)
+    check_row_count(path, len(lines) - name.endswith(".tsv"), published)
     return lines
 
 
-def count_rows(path: Path, rows: int, published: bool) -> None:
+def check_row_count(path: Path, rows: int, published: bool) -> None:
     """Raise LocateError for a file with no row, or not as many as the published one."""
     expected = PUBLISHED[path.name][1]
     if rows < 1 or (published and rows != expected):
@@ -124,7 +124,7 @@ def bad_row(path: Path, number: int, line: str, expected: str) -> LocateError:
     return LocateError(f"{path}, line {number}: {line.strip()[:120]!r}: expected {expected}")
 
 
-def share(path: Path, number: int, cell: str) -> float:
+def read_share(path: Path, number: int, cell: str) -> float:
     """A percentage.
 
     Raises LocateError unless it is a number in [0, 100].

@@ -17,7 +17,7 @@ import pandas as pd
 from locate.errors import LocateError
 from locate.evaluation.evaluation import FILE, Evaluation, load_evaluation, write_table
 from locate.evaluation.scores import LEVEL, Items, Score, Test
-from locate.evaluation.tests import HOME, at_hand, chosen, limit_of, named, sampled
+from locate.evaluation.tests import HOME, at_hand, choose_tests, find_test, limit_of, sample_items
 from locate.files import hash_of, read_json, strict
 from locate.schema import EVALUATION_VERSION, library_version, locate_version
 
@@ -30,7 +30,7 @@ TestStep = Callable[[str, int, int], None]
 """progress: (test, how many of its requests are done, of how many)"""
 
 
-def silent(test: str, done: int, total: int) -> None:
+def no_progress(test: str, done: int, total: int) -> None:
     """No progress."""
 
 
@@ -43,7 +43,7 @@ def evaluate(
     limit: int | None = None,
     seed: int = 0,
     folder: str | Path | None = None,
-    step: TestStep = silent,
+    step: TestStep = no_progress,
 ) -> Evaluation:
     """Judge bias and ability of a model.
 
@@ -65,16 +65,18 @@ def evaluate(
 
     model = load_causal(model) if isinstance(model, str) else model
     wanted = HOME if tests is None else tests
-    asked = {test.name: test for test in (named(each) if isinstance(each, str) else each for each in wanted)}
+    asked = {test.name: test for test in (find_test(each) if isinstance(each, str) else each for each in wanted)}
     for test in asked.values():
         limit_of(test, limit)
-    places, left_out = chosen(asked, tests is not None, None if data is None else Path(data), sources or {})
+    places, left_out = choose_tests(asked, tests is not None, None if data is None else Path(data), sources or {})
     edited = edited_of(model)
-    run = Run.open(None if folder is None else Path(folder), starting_meta(model, edited, limit, seed, left_out))
+    run = RunningEvaluation.claim(
+        None if folder is None else Path(folder), starting_meta(model, edited, limit, seed, left_out)
+    )
     for name, place in places.items():
         test = asked[name]
         with at_hand(test, place) as found:
-            items = sampled(test, found, limit_of(test, limit), seed)
+            items = sample_items(test, found, limit_of(test, limit), seed)
             about = about_items(test, found, items, limit)
         table = run.finished(name, about)
         if table is None:
@@ -90,10 +92,10 @@ def evaluate(
 
 def scores_of(test: Test, table: pd.DataFrame, edited: Mapping[str, Any] | None) -> Sequence[Score]:
     """The scores of a table; what was edited is told to the tests that ask for it."""
-    return test.score(table, **told(test.score, edited))
+    return test.score(table, **edited_argument(test.score, edited))
 
 
-def told(function: Callable[..., Any], edited: Mapping[str, Any] | None) -> dict[str, Any]:
+def edited_argument(function: Callable[..., Any], edited: Mapping[str, Any] | None) -> dict[str, Any]:
     """What was edited, as a keyword argument of a function that has it."""
     takes = edited is not None and "edited" in inspect.signature(function).parameters
     return {"edited": dict(edited or {})} if takes else {}
@@ -132,7 +134,7 @@ def starting_meta(
             "network_sha256": weights,
             "tokenizer_sha256": model.checkpoint.tokenizer_sha256,
             "dtype": model.dtype,
-            **model.encoder.described(),
+            **model.encoder.provenance(),
             "limit": limit,
             "seed": seed,
         },
@@ -175,26 +177,26 @@ def about_items(test: Test, found: Items, items: Items, limit: int | None) -> di
         "of": len(found),
         "limit": limit_of(test, limit),
         "limit_is_for": "the test" if test.strata is None else "each stratum",
-        "items_sha256": hash_of([plain(row) for row in items.rows]),
+        "items_sha256": hash_of([row_as_json(row) for row in items.rows]),
         "skipped": dict(items.skipped),
     }
 
 
-def plain(value: Any) -> Any:
+def row_as_json(value: Any) -> Any:
     """A row as JSON can say it, so that it can be hashed."""
     if is_dataclass(value) and not isinstance(value, type):
-        return plain(asdict(value))
+        return row_as_json(asdict(value))
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): row_as_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [row_as_json(item) for item in value]
     if isinstance(value, set | frozenset):
-        return sorted(plain(item) for item in value)
+        return sorted(row_as_json(item) for item in value)
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 @dataclass
-class Run:
+class RunningEvaluation:
     """An evaluation while its tests are run; every finished test is on the disk before the next begins."""
 
     folder: Path | None
@@ -203,7 +205,7 @@ class Run:
     tables: dict[str, pd.DataFrame]
 
     @staticmethod
-    def open(folder: Path | None, meta: dict[str, Any]) -> Run:
+    def claim(folder: Path | None, meta: dict[str, Any]) -> RunningEvaluation:
         """Claim a folder: new, empty, or holding the same evaluation, whose finished tests are taken over.
 
         Raises LocateError when it holds something else, with both values of what differs.
@@ -211,12 +213,12 @@ class Run:
         if folder is None or not (folder / FILE).is_file():
             if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
                 raise LocateError(f"output {folder}: expected a new or empty folder, or one that holds an evaluation")
-            return Run(folder, meta, {}, {})
+            return RunningEvaluation(folder, meta, {}, {})
         found = load_evaluation(folder)
         for key in meta["recipe"]:
-            differ(folder, key, found.meta["recipe"].get(key), meta["recipe"][key])
+            check_same(folder, key, found.meta["recipe"].get(key), meta["recipe"][key])
         meta["tests"] = dict(found.meta["tests"])
-        return Run(folder, meta, {name: found.of(name) for name in found.tables}, found.tables)
+        return RunningEvaluation(folder, meta, {name: found.of(name) for name in found.tables}, found.tables)
 
     def finished(self, name: str, about: dict[str, Any]) -> pd.DataFrame | None:
         """The table of a test that was finished before, with the seconds it took; None for one that was not.
@@ -226,7 +228,7 @@ class Run:
         if self.folder is None or name not in self.tables:
             return None
         old = self.meta["tests"][name]
-        differ(self.folder, f"items_sha256 of {name}", old["items_sha256"], about["items_sha256"])
+        check_same(self.folder, f"items_sha256 of {name}", old["items_sha256"], about["items_sha256"])
         about["seconds"] = old["seconds"]
         return self.tables[name]
 
@@ -246,7 +248,7 @@ class Run:
         return Evaluation(dict(meta), scores, dict(self.tables))
 
 
-def differ(folder: Path, key: str, old: object, new: object) -> None:
+def check_same(folder: Path, key: str, old: object, new: object) -> None:
     """Raise LocateError where a folder's value is not this evaluation's."""
     if old != new:
         raise LocateError(

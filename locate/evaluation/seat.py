@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from locate.evaluation.opened import folder_of, sources
+from locate.evaluation.opened import file_hashes, folder_of
 from locate.evaluation.scores import LEVEL, SAMPLES, Items, Score, Step, Test
 from locate.evaluation.seat_data import TESTS, read_seat, seat_files, term
 from locate.mediation.resampling import cluster_weights
@@ -31,7 +31,7 @@ Second = Float[np.ndarray, " second"]
 def read(path: Path | None) -> Items:
     """The six tests of a folder, or of the one that a file lies in."""
     folder = folder_of(path, [f"{name}.jsonl" for name in TESTS])
-    return Items(read_seat(folder, published=False), source=sources(seat_files(folder)))
+    return Items(read_seat(folder, published=False), source=file_hashes(seat_files(folder)))
 
 
 def measure(model: CausalModel, items: Items, step: Step) -> pd.DataFrame:
@@ -86,7 +86,7 @@ def score(table: pd.DataFrame) -> list[Score]:
         terms = [rows["term"].to_numpy()[side] for side in (mine, ~mine)]
         groups = sum(len(set(words)) for words in terms)
         x, y = values[mine], values[~mine]
-        low, high = resampled(x, y, *terms)
+        low, high = resample_sizes(x, y, *terms)
         about = (len(rows), groups, str(test))
         found += [
             Score(NAME, "effect_size", effect_size(x, y), low, high, "d", *about, ideal=0.0),
@@ -112,7 +112,7 @@ def p_value(x: First, y: Second, *, partitions: int = PARTITIONS, seed: int = 0)
     return float((1 + (values[order[:, : len(x)]].sum(axis=1) >= least).sum()) / partitions)
 
 
-def resampled(
+def resample_sizes(
     x: First, y: Second, x_terms: np.ndarray, y_terms: np.ndarray, *, samples: int = SAMPLES, seed: int = 0
 ) -> tuple[float, float]:
     """Percentile interval of d from resampling the words of each set; nan with fewer than two words in one of them."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from locate.errors import LocateError
-from locate.evaluation.opened import compare, text_of
+from locate.evaluation.opened import check_published, read_text
 
 TESTS = ("sent-weat6", "sent-weat6b", "sent-weat7", "sent-weat7b", "sent-weat8", "sent-weat8b")
 SETS = ("targ1", "targ2", "attr1", "attr2")
@@ -59,9 +59,9 @@ def read_seat(folder: str | Path, *, published: bool = True) -> tuple[Associatio
     found = []
     for path in seat_files(folder):
         if published:
-            compare(path)
+            check_published(path)
         try:
-            value = json.loads(text_of(path))
+            value = json.loads(read_text(path))
             sets = [tuple(value[name]["examples"]) for name in SETS]
             names = [str(value[name]["category"]) for name in SETS]
         except (ValueError, KeyError, TypeError) as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from locate.evaluation.opened import file_of, sources
+from locate.evaluation.opened import file_hashes, file_of
 from locate.evaluation.paired import gap, likelihood_columns, preference
 from locate.evaluation.scores import Items, Score, Step, Test
 from locate.evaluation.sentences_data import GENDER, MORE, read_sentence_pairs
@@ -23,7 +23,7 @@ NAMES = tuple(f"sentences{ending}{packed}" for ending in (".csv", ".jsonl") for 
 def read(path: Path | None) -> Items:
     """The pairs of a file, whatever its name, or of sentences.csv or sentences.jsonl in a folder."""
     path = file_of(path, NAMES)
-    return Items(read_sentence_pairs(path), source=sources([path]))
+    return Items(read_sentence_pairs(path), source=file_hashes([path]))
 
 
 def measure(model: CausalModel, items: Items, step: Step) -> pd.DataFrame:
@@ -63,12 +63,12 @@ def score(table: pd.DataFrame) -> list[Score]:
             gap(NAME, "gap", sides, "pro", "anti", domain),
         ]
         odds = gap(NAME, "log_odds", rows[gendered], "one", "other", domain)
-        found += [more_skipped(each, len(rows) - len(sides)) for each in two]
-        found.append(more_skipped(odds, int((~gendered).sum())))
+        found += [with_more_skipped(each, len(rows) - len(sides)) for each in two]
+        found.append(with_more_skipped(odds, int((~gendered).sum())))
     return found
 
 
-def more_skipped(score: Score, count: int) -> Score:
+def with_more_skipped(score: Score, count: int) -> Score:
     """The score with items that its question does not fit among the skipped."""
     return replace(score, skipped=score.skipped + count)
 

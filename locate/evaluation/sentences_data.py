@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from locate.errors import LocateError
-from locate.evaluation.opened import csv_rows, filled_rows, json_lines
+from locate.evaluation.opened import check_has_rows, read_csv, read_json_lines
 from locate.prompts.read import SHOWN, sign_of
 
 SLOT = "{pronoun}"
@@ -67,7 +67,7 @@ def read_sentence_pairs(path: str | Path) -> tuple[Texts, ...]:
         shown = "; ".join(f"line {number}: {error}" for number, error in bad[:SHOWN])
         rest = ", ".join(str(number) for number, _ in bad[SHOWN:])
         raise LocateError(f"{path}: {len(bad)} bad rows: {shown}" + (f"; and lines {rest}" if rest else ""))
-    filled_rows(path, found)
+    check_has_rows(path, found)
     return tuple(found)
 
 
@@ -75,9 +75,9 @@ def rows_of(path: Path) -> Iterator[tuple[int, Any]]:
     """(line, row) of a CSV or JSON Lines file; an empty cell is none."""
     ending = Path(path.name.removesuffix(".gz")).suffix.lower()
     if ending == ".jsonl":
-        yield from json_lines(path)
+        yield from read_json_lines(path)
     elif ending == ".csv":
-        for number, row in csv_rows(path):
+        for number, row in read_csv(path):
             yield number, {name: cell for name, cell in row.items() if cell}
     else:
         raise LocateError(f"file {path}: expected the ending .csv or .jsonl, or either with .gz")
@@ -100,7 +100,7 @@ def texts_of(number: int, row: Any) -> Texts:
     if "sentence" in given:
         if set(given) & {"more", "less", "female", "male"}:
             raise LocateError("sentence beside other sentences: expected one form in a row")
-        given |= filled_slot(given["sentence"], given.get("pronouns", PRONOUN_PAIR))
+        given |= fill_slot(given["sentence"], given.get("pronouns", PRONOUN_PAIR))
     forms = [form for form, names in FORMS.items() if set(names) & set(given)]
     if len(forms) != 1:
         raise LocateError("expected more and less, or female and male, or sentence, and only one of these")
@@ -114,7 +114,7 @@ def texts_of(number: int, row: Any) -> Texts:
     return Texts(number, forms[0], one, other, sign, group, given.get("domain", ""), given.get("context", "").strip())
 
 
-def filled_slot(sentence: str, pronouns: str) -> dict[str, str]:
+def fill_slot(sentence: str, pronouns: str) -> dict[str, str]:
     """A sentence with each pronoun in its slot.
 
     Raises LocateError unless it holds the slot once and the pronouns are two different words.

@@ -12,8 +12,8 @@ import pandas as pd
 from jaxtyping import Float
 from scipy import stats
 
-from locate.evaluation.opened import file_of, sources
-from locate.evaluation.paired import Request, likelihood_columns, measured
+from locate.evaluation.opened import file_hashes, file_of
+from locate.evaluation.paired import Request, is_measured, likelihood_columns
 from locate.evaluation.scores import LEVEL, SAMPLES, Items, Score, Step, Test, mean_with_interval
 from locate.evaluation.stereoset_data import DOMAINS, LABELS, NAMES, TASKS, Association, read_stereoset
 from locate.mediation.resampling import cluster_weights
@@ -33,7 +33,7 @@ Estimate = tuple[float, float, float]
 def read(path: Path | None) -> Items:
     """The items of `locate.evaluation.stereoset_data.read_stereoset`."""
     path = file_of(path, NAMES)
-    return Items(read_stereoset(path), source=sources([path]))
+    return Items(read_stereoset(path), source=file_hashes([path]))
 
 
 def request(item: Association, text: str) -> Request:
@@ -92,7 +92,7 @@ def parts(rows: pd.DataFrame) -> Iterator[tuple[str, pd.Series]]:
 
 def part_scores(rows: pd.DataFrame, part: str) -> list[Score]:
     """The three scores of some items."""
-    usable = rows[measured(rows, *COLUMNS)]
+    usable = rows[is_measured(rows, *COLUMNS)]
     stereotype, anti, unrelated = (usable[name] for name in COLUMNS)
     related = ((stereotype > unrelated).astype(float) + (anti > unrelated)) / 2 * 100
     preferred = (stereotype > anti) * 100.0

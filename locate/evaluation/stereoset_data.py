@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from locate.errors import LocateError
-from locate.evaluation.opened import file_of, filled_rows, json_lines, text_of
+from locate.evaluation.opened import check_has_rows, file_of, read_json_lines, read_text
 from locate.evaluation.published import bad_row
 
 NAMES = ("dev.json", "dev.json.gz", "stereoset_dev.jsonl", "stereoset_dev.jsonl.gz")
@@ -57,9 +57,9 @@ def read_stereoset(path: str | Path) -> tuple[Association, ...]:
     """
     path = file_of(path, NAMES)
     lines = path.name.removesuffix(".gz").endswith(".jsonl")
-    rows = json_lines(path) if lines else official_rows(path)
+    rows = read_json_lines(path) if lines else official_rows(path)
     found = tuple(association(path, number, row) for number, row in rows)
-    filled_rows(path, found)
+    check_has_rows(path, found)
     return found
 
 
@@ -69,7 +69,7 @@ def official_rows(path: Path) -> Iterator[tuple[int, Any]]:
     Raises LocateError for another layout, and names an item without one sentence of each label.
     """
     try:
-        data = json.loads(text_of(path))["data"]
+        data = json.loads(read_text(path))["data"]
         lists = {task: data[task] for task in TASKS}
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, LocateError):

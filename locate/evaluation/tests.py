@@ -42,7 +42,7 @@ HOME = {
 BUNDLED = "bundled"  # the place of items that the package carries
 
 
-def named(name: str) -> Test:
+def find_test(name: str) -> Test:
     """The test of that name.
 
     Raises LocateError for a name that no test has.
@@ -100,7 +100,7 @@ def how_to_find(test: Test, data: Path | None) -> str:
     return f"{where}: expected a folder with {listed}{hub}"
 
 
-def sampled(test: Test, items: Items, limit: int | None, seed: int) -> Items:
+def sample_items(test: Test, items: Items, limit: int | None, seed: int) -> Items:
     """At most `limit` items, of each stratum where the test has them; drawn with the seed and kept in their order.
 
     The draw depends on the test's name and on nothing that was drawn before, so that a test alone has the items that it
@@ -130,7 +130,7 @@ def limit_of(test: Test, limit: int | None) -> int | None:
     return test.usual if limit is None else limit
 
 
-def chosen(
+def choose_tests(
     tests: Mapping[str, Test], asked: bool, data: Path | None, sources: Mapping[str, str | Path]
 ) -> tuple[dict[str, Path | str], dict[str, str]]:
     """Where the items of each test are, and why a test is left out: nobody asked for it, and its data is not there.

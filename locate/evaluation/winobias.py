@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from locate.errors import LocateError
-from locate.evaluation.opened import folder_of, sources
+from locate.evaluation.opened import file_hashes, folder_of
 from locate.evaluation.paired import gap, likelihood_columns, preference
 from locate.evaluation.scores import Items, Score, Step, Test
 from locate.evaluation.winobias_data import KINDS, SIDES, SPLITS, read_winobias
@@ -41,7 +41,7 @@ def read(path: Path | None) -> Items:
     kept = tuple(pair for pair in pairs if pair.minimal)
     skipped = {NOT_MINIMAL: len(pairs) - len(kept)} if len(kept) < len(pairs) else {}
     paths = [each for two in here.values() for each in two]
-    return Items(kept, skipped, sources([*paths, *(folder / name for name in LISTS)]))
+    return Items(kept, skipped, file_hashes([*paths, *(folder / name for name in LISTS)]))
 
 
 def measure(model: CausalModel, items: Items, step: Step) -> pd.DataFrame:

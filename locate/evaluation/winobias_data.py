@@ -9,7 +9,7 @@ import pandas as pd
 
 from locate.errors import LocateError
 from locate.evaluation.items import PRONOUNS, Continuations, Sentence, SentencePair, SkippedRows
-from locate.evaluation.published import bad_row, read_lines, read_table, share
+from locate.evaluation.published import bad_row, read_lines, read_share, read_table
 from locate.sites import check
 
 SIDES = {"pro": 1, "anti": -1}
@@ -31,7 +31,7 @@ def winobias_occupations(folder: str | Path, *, published: bool = True) -> pd.Da
     signs = stereotypes(folder, published)
     name = "occupation_female_percent.tsv"
     rows = read_table(folder, name, ("occupation", "female_percent"), published)
-    found = {cells[0].lower(): share(Path(folder) / name, number, cells[1]) for number, cells in rows}
+    found = {cells[0].lower(): read_share(Path(folder) / name, number, cells[1]) for number, cells in rows}
     if set(found) != set(signs):
         odd = sorted(set(found) ^ set(signs))
         raise LocateError(
@@ -141,7 +141,7 @@ def winobias_continuations(
     examples: list[Continuations] = []
     skipped: dict[str, list[int]] = {}
     for two in zip(sentences[::2], sentences[1::2], strict=True):
-        reason = unusable(*two)
+        reason = why_unusable(*two)
         if reason:
             skipped.setdefault(reason, []).extend(each.line for each in two)
         else:
@@ -149,7 +149,7 @@ def winobias_continuations(
     return tuple(examples), tuple(SkippedRows(tuple(lines), reason) for reason, lines in skipped.items())
 
 
-def unusable(one: Sentence, other: Sentence) -> str:
+def why_unusable(one: Sentence, other: Sentence) -> str:
     """Why two sentences make no example; "" where they do."""
     if len(one.pronouns) != 1 or len(other.pronouns) != 1:
         return "more than one marked pronoun"
@@ -158,12 +158,12 @@ def unusable(one: Sentence, other: Sentence) -> str:
     words = {each.gender: each.pronouns[0][1] for each in (one, other)}
     if (words[1], words[-1]) not in (SUBJECTIVE, POSSESSIVE):
         return "pronouns of two forms"
-    if before(one) != before(other):
+    if words_before(one) != words_before(other):
         return "different words before the pronoun"
     return ""
 
 
-def before(sentence: Sentence) -> str:
+def words_before(sentence: Sentence) -> str:
     """The words before its first pronoun."""
     return sentence.text[: sentence.pronouns[0][0]].strip()
 
@@ -172,8 +172,8 @@ def example_of(female: Sentence, male: Sentence) -> Continuations:
     """The example that two usable sentences make; `female` is about the occupation of female stereotype."""
     (start, she), (_, he) = female.pronouns[0], male.pronouns[0]
     return Continuations(
-        female=f"{before(female)} {she}",
-        male=f"{before(female)} {he}",
+        female=f"{words_before(female)} {she}",
+        male=f"{words_before(female)} {he}",
         of_female=female.text[start + len(she) :],
         of_male=male.text[male.pronouns[0][0] + len(he) :],
         female_person=female.occupation,

@@ -9,8 +9,8 @@ import pandas as pd
 
 from locate.errors import LocateError
 from locate.evaluation.lines import correlation
-from locate.evaluation.opened import folder_of, sources
-from locate.evaluation.paired import gap, likelihood_columns, measured, preference
+from locate.evaluation.opened import file_hashes, folder_of
+from locate.evaluation.paired import gap, is_measured, likelihood_columns, preference
 from locate.evaluation.scores import Items, Score, Step, Test
 from locate.evaluation.winogender_data import PERSONS, read_winogender, winogender_occupations
 
@@ -38,7 +38,7 @@ def read(path: Path | None) -> Items:
         (schema, float(stats["share_women"][schema.occupation]), float(stats["share_women_text"][schema.occupation]))
         for schema in schemas
     )
-    return Items(rows, source=sources(folder / name for name in FILES))
+    return Items(rows, source=file_hashes(folder / name for name in FILES))
 
 
 def measure(model: CausalModel, items: Items, step: Step) -> pd.DataFrame:
@@ -76,15 +76,15 @@ def score(table: pd.DataFrame) -> list[Score]:
         found += [
             preference(NAME, "prefers_majority", chosen, "majority", "minority", part, group="occupation"),
             gap(NAME, "log_odds", chosen, "female", "male", part, group="occupation"),
-            followed(chosen, "correlation", "share_women", part),
-            followed(chosen, "correlation_text", "share_women_text", part),
+            following_share(chosen, "correlation", "share_women", part),
+            following_share(chosen, "correlation_text", "share_women_text", part),
         ]
     return found
 
 
-def followed(rows: pd.DataFrame, name: str, share: str, part: str) -> Score:
+def following_share(rows: pd.DataFrame, name: str, share: str, part: str) -> Score:
     """How closely occupations' mean log-odds follow a share of women."""
-    usable = rows[measured(rows, "female", "male")]
+    usable = rows[is_measured(rows, "female", "male")]
     odds = pd.DataFrame(
         {"occupation": usable["occupation"], "odds": usable["female"] - usable["male"], "share": usable[share]}
     )

@@ -9,7 +9,7 @@ import pandas as pd
 
 from locate.errors import LocateError
 from locate.evaluation.items import Continuations, Schema, SkippedRows
-from locate.evaluation.published import bad_row, read_table, share
+from locate.evaluation.published import bad_row, read_share, read_table
 from locate.sites import check
 
 PERSONS = {"0": "occupation", "1": "participant"}
@@ -38,7 +38,7 @@ def winogender_occupations(folder: str | Path, *, published: bool = True) -> pd.
     for number, (occupation, bergsma, bls, year) in read_table(folder, name, columns, published):
         if not year.isdigit():
             raise bad_row(path, number, year, "a year")
-        rows.append((occupation, share(path, number, bls), int(year), share(path, number, bergsma)))
+        rows.append((occupation, read_share(path, number, bls), int(year), read_share(path, number, bergsma)))
     return pd.DataFrame(rows, columns=["occupation", "share_women", "year", "share_women_text"])
 
 

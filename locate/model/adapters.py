@@ -82,7 +82,7 @@ def without_adapter(folder: Path) -> Iterator[Path]:
         yield Path(temporary)
 
 
-def merged(network: Any, folder: Path, allow_pickle: bool) -> Any:
+def merge_adapter(network: Any, folder: Path, allow_pickle: bool) -> Any:
     """The network with an adapter merged into its weights, in place.
 
     Raises LocateError where a tensor of the adapter has no place, one is missing, or nothing was changed.
@@ -93,15 +93,15 @@ def merged(network: Any, folder: Path, allow_pickle: bool) -> Any:
         raise LocateError(f'the adapter in {folder} needs the package peft: pip install "locate-bias[lora]"') from None
     kept = set(adapter_tensors(folder, allow_pickle))
     try:
-        from locate.model.quiet import quiet
+        from locate.model.quiet import quiet_transformers
 
-        with quiet(), warnings.catch_warnings():
+        with quiet_transformers(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what PEFT warns of, missing tensors and tied weights, is checked here
             wrapped = PeftModel.from_pretrained(network, str(folder), is_trainable=False)
             check_tensors(wrapped, kept, folder)
             untie(wrapped.get_base_model())
             plain = wrapped.merge_and_unload(safe_merge=True)
-            say_whether_tied(plain)
+            mark_if_untied(plain)
             return plain
     except LocateError:
         raise
@@ -126,7 +126,7 @@ def untie(network: Any) -> None:
         head.weight = type(head.weight)(head.weight.detach().clone(), requires_grad=False)
 
 
-def say_whether_tied(network: Any) -> None:
+def mark_if_untied(network: Any) -> None:
     """Let the configuration say that head and embedding differ, where an adapter has made them differ."""
     embedding, head = network.get_input_embeddings(), network.get_output_embeddings()
     if head is not None and head.weight is not embedding.weight:

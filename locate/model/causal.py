@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from locate.errors import LocateError
-from locate.model.checkpoint import Checkpoint, find
+from locate.model.checkpoint import Checkpoint, find_checkpoint
 from locate.model.encoder import Encoder, context_of
-from locate.model.hooked import DTYPES, SHORT_DTYPES, chosen_device
+from locate.model.hooked import DTYPES, SHORT_DTYPES, choose_device
 from locate.model.products import precise
 from locate.model.stamp import read_edit, stamps_in
-from locate.model.threads import chosen_threads, computing_with
+from locate.model.threads import choose_threads, torch_threads
 from locate.sites import check
 
 
@@ -74,7 +74,7 @@ class CausalModel:
             "quantisation": self.checkpoint.quantisation,
             "architecture": self.checkpoint.architecture,
             "tokenizer_sha256": self.checkpoint.tokenizer_sha256,
-            **self.encoder.described(),
+            **self.encoder.provenance(),
             "dtype": self.dtype,
             "notes": list(self.notes),
         }
@@ -106,15 +106,17 @@ def load_causal(
 
     dtype = SHORT_DTYPES.get(dtype, dtype)
     check("dtype", dtype, tuple(DTYPES))
-    device = chosen_device(device)
-    checkpoint = find(name, revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    device = choose_device(device)
+    checkpoint = find_checkpoint(
+        name, revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code
+    )
     encoder, _ = boot_encoder(name, checkpoint.files, checkpoint.architecture, trust_remote_code, bos=bos, chat=chat)
-    threads = chosen_threads(threads)
-    with computing_with(threads), precise(dtype):
+    threads = choose_threads(threads)
+    with torch_threads(threads), precise(dtype):
         network = read_network(checkpoint, device, DTYPES[dtype], allow_pickle, trust_remote_code)
     for stamp in () if checkpoint.stamps is None else stamps_in(*read_edit(checkpoint.stamps)):
         stamp.stay(network)
-    with computing_with(threads):
+    with torch_threads(threads):
         encoder = check_numbers(name, network, encoder, device, notes_on_loaded(network, checkpoint))
     return CausalModel(name, checkpoint, network, encoder, dtype, device, threads)
 

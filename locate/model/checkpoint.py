@@ -12,7 +12,7 @@ from typing import Any
 from locate.errors import LocateError
 from locate.files import hash_of, hash_of_files
 from locate.model.adapters import adapter_settings, adapter_weights, base_of, has_adapter, idle_note
-from locate.model.gguf_file import gguf_in, header, unpacked
+from locate.model.gguf_file import gguf_in, read_header, unpack
 from locate.model.weights import check_unquantised, notes_beside, parameters_in, weight_files, writing_notes
 
 BUNDLED = "mini"
@@ -92,7 +92,7 @@ class Checkpoint:
         return self.files.home
 
 
-def find(name: str, *, revision: str | None, allow_pickle: bool, trust_remote_code: bool) -> Checkpoint:
+def find_checkpoint(name: str, *, revision: str | None, allow_pickle: bool, trust_remote_code: bool) -> Checkpoint:
     """The checkpoint that a name stands for, downloaded if it is a hub id.
 
     Raises LocateError when it cannot be found or is not a causal language model with safe weights.
@@ -105,7 +105,7 @@ def find(name: str, *, revision: str | None, allow_pickle: bool, trust_remote_co
         weights = weight_files(name, found.folder, allow_pickle)
         parameters, quantisation = sum(parameters_in(path) for path in weights), None
     else:
-        weights, about = [found.gguf], header(found.gguf)
+        weights, about = [found.gguf], read_header(found.gguf)
         parameters, quantisation = about.parameters, about.quantisation
     notes = [*gguf_notes(found, quantisation), *adapter_notes(found)]
     notes += notes_beside(found.folder, weights) if found.gguf is None else writing_notes(found.home)
@@ -146,10 +146,10 @@ def files_of(
     )
     gguf = gguf_in(name, home)
     if gguf is not None:
-        folder = unpacked(gguf.resolve(), hash_of_files([gguf]))
+        folder = unpack(gguf.resolve(), hash_of_files([gguf]))
         return Files(gguf.parent, folder, folder, commit, gguf=gguf)
     if has_adapter(home) and not (home / "config.json").exists():
-        return with_base(name, home, commit, allow_pickle, trust_remote_code, weights)
+        return files_with_base(name, home, commit, allow_pickle, trust_remote_code, weights)
     folder = model_folder(home)
     adapter = home if has_adapter(home) else None
     if adapter is not None:
@@ -157,7 +157,7 @@ def files_of(
     return Files(home, folder, folder, commit, stamps_of(name, home), adapter=adapter)
 
 
-def with_base(
+def files_with_base(
     name: str, home: Path, commit: str | None, allow_pickle: bool, trust_remote_code: bool, weights: bool
 ) -> Files:
     """The files of an adapter's base, with the adapter.
@@ -282,7 +282,7 @@ def architecture_of(name: str, folder: Path, trust_remote_code: bool) -> str:
     Raises LocateError unless it is a decoder-only causal language model.
     """
     config = read_config(name, folder)
-    architectures = config.get("architectures") or named_by_type(config)
+    architectures = config.get("architectures") or architecture_by_type(config)
     if not isinstance(architectures, list):
         raise LocateError(f"model {name!r}: architectures in {folder / 'config.json'} is no list: download it again")
     if config.get("is_encoder_decoder") or not any(str(each).endswith(CAUSAL) for each in architectures):
@@ -321,7 +321,7 @@ def read_config(name: str, folder: Path) -> dict[str, Any]:
     return config
 
 
-def named_by_type(config: dict[str, Any]) -> list[str]:
+def architecture_by_type(config: dict[str, Any]) -> list[str]:
     """The causal architecture of a configuration that names none: what AutoModelForCausalLM takes for its type."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 

@@ -79,7 +79,7 @@ class Encoder:
             return f"the text holds the special token {held[0]}: leave it out (--bos says whether BOS stands in front)"
         return "the tokenizer does not know a word of it"
 
-    def described(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """For provenance: what stood before every text, and why."""
         return {
             "prepend_bos": self.prepend_bos,
@@ -257,10 +257,10 @@ def context_of(config: Any) -> int:
     longest = next((int(value) for name in names if (value := getattr(text, name, None))), UNLIMITED)
     scaling = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
     kinds = [scaling, *(each for each in scaling.values() if isinstance(each, dict))] if scaling else []
-    return max([longest, *(scaled(each, longest) for each in kinds)])
+    return max([longest, *(scaled_context(each, longest) for each in kinds)])
 
 
-def scaled(scaling: dict[str, Any], longest: int) -> int:
+def scaled_context(scaling: dict[str, Any], longest: int) -> int:
     """The context that a scaling of rotary positions makes of another."""
     kind, factor = scaling.get("rope_type", scaling.get("type")), float(scaling.get("factor") or 1.0)
     if kind in ("linear", "dynamic"):

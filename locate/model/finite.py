@@ -16,7 +16,7 @@ Text = Callable[[int], str]
 """the text of a row, for the message"""
 
 
-def finite(found: Float[torch.Tensor, "*place number"], what: str, after: str = "") -> None:
+def check_finite(found: Float[torch.Tensor, "*place number"], what: str, after: str = "") -> None:
     """Check logits or states; a piece of the vocabulary that a model never writes may have minus infinity.
 
     what   whose they are: "logits of model 'mini'"
@@ -28,13 +28,13 @@ def finite(found: Float[torch.Tensor, "*place number"], what: str, after: str = 
         return
     wrong = torch.isnan(found).any(-1) | torch.isposinf(found).any(-1) | torch.isneginf(found).all(-1)
     if wrong.any():
-        refuse(what, bool(torch.isnan(found).any()), after)
+        refuse_numbers(what, bool(torch.isnan(found).any()), after)
 
 
-def finite_rows(
+def check_finite_rows(
     found: Float[torch.Tensor, "row pos number"], what: str, text: Text, lengths: Sequence[int] | None = None
 ) -> None:
-    """Check each row, as `finite` does.
+    """Check each row, as `check_finite` does.
 
     lengths  of what stands before the padding of each row; None where there is none
     """
@@ -42,10 +42,12 @@ def finite_rows(
     if torch.isfinite(sums).all():
         return
     for place, row in enumerate(found):
-        finite(row if lengths is None else row[: lengths[place]], what, text(place))
+        check_finite(row if lengths is None else row[: lengths[place]], what, text(place))
 
 
-def finite_answers(found: Float[np.ndarray, "row answer"], what: str, text: Text) -> Float[np.ndarray, "row answer"]:
+def check_finite_answers(
+    found: Float[np.ndarray, "row answer"], what: str, text: Text
+) -> Float[np.ndarray, "row answer"]:
     """Log-probabilities or logits of answers, as they are.
 
     Raises LocateError where any is nan or infinite.
@@ -53,11 +55,11 @@ def finite_answers(found: Float[np.ndarray, "row answer"], what: str, text: Text
     wrong = ~np.isfinite(found).all(1)
     if wrong.any():
         place = int(wrong.argmax())
-        refuse(what, bool(np.isnan(found[place]).any()), text(place))
+        refuse_numbers(what, bool(np.isnan(found[place]).any()), text(place))
     return found
 
 
-def refuse(what: str, is_nan: bool, after: str) -> None:
+def refuse_numbers(what: str, is_nan: bool, after: str) -> None:
     """Raise LocateError for numbers that are none."""
     shown = after if len(after) <= SHOWN else f"...{after[-SHOWN:]}"
     where = f" after {shown!r}" if after else ""

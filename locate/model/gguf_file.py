@@ -69,17 +69,17 @@ def gguf_in(name: str, folder: Path) -> Path | None:
     Raises LocateError for several files, or one shard of several.
     """
     if folder.suffix.lower() == SUFFIX:
-        return whole(folder)
+        return check_unsharded(folder)
     if not folder.is_dir() or (folder / "config.json").exists():
         return None
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() == SUFFIX)
     if len(found) > 1 and not all(SHARD.search(path.stem) for path in found):
         names = ", ".join(path.name for path in found[:4])
         raise LocateError(f"folder {name!r} holds {len(found)} GGUF files ({names}): give one by its file name")
-    return whole(found[0]) if found else None
+    return check_unsharded(found[0]) if found else None
 
 
-def whole(path: Path) -> Path:
+def check_unsharded(path: Path) -> Path:
     """The path itself.
 
     Raises LocateError for one shard of a model.
@@ -92,7 +92,7 @@ def whole(path: Path) -> Path:
     return path
 
 
-def header(path: Path) -> Header:
+def read_header(path: Path) -> Header:
     """What a GGUF file says of itself.
 
     Raises LocateError for a file that is damaged, sharded or without the package that reads it.
@@ -134,14 +134,14 @@ def first_line(error: BaseException) -> str:
 
 
 @cache
-def unpacked(path: Path, sha256: str) -> Path:
+def unpack(path: Path, sha256: str) -> Path:
     """A folder with the configuration and the tokenizer of a GGUF file as ordinary Hugging Face files.
 
     It lies in the user's cache (XDG_CACHE_HOME, else ~/.cache), under the hash of the file, and is made once.
 
     Raises LocateError for an architecture or a tokenizer that transformers cannot read.
     """
-    about = header(path)
+    about = read_header(path)
     cached = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "locate-bias" / "gguf"
     folder = cached / f"{sha256[:32]}-{library_version('transformers')}-{library_version('locate-bias')}"
     if (folder / "config.json").is_file():
@@ -166,10 +166,10 @@ def write_files(path: Path, about: Header, place: Path) -> None:
     from transformers import AutoConfig, AutoTokenizer
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    from locate.model.quiet import quiet
+    from locate.model.quiet import quiet_transformers
 
     try:
-        with quiet():
+        with quiet_transformers():
             config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     except UNREADABLE as error:
@@ -181,7 +181,7 @@ def write_files(path: Path, about: Header, place: Path) -> None:
     if name is None or getattr(config, "is_encoder_decoder", False):
         raise LocateError(f"{path} is {about.architecture}: expected a decoder-only causal language model")
     config.architectures = [name]
-    follow(path, about, config)
+    apply_header(path, about, config)
     vocabulary = tokenizer.get_vocab()
     wrong = [piece for number, piece in enumerate(about.pieces) if vocabulary.get(piece, number) != number]
     if wrong:
@@ -194,7 +194,7 @@ def write_files(path: Path, about: Header, place: Path) -> None:
     tokenizer.save_pretrained(place)
 
 
-def follow(path: Path, about: Header, config: Any) -> None:
+def apply_header(path: Path, about: Header, config: Any) -> None:
     """Set in a configuration what the file says and transformers' loader leaves at its default.
 
     Raises LocateError where the configuration has no place for a setting that changes the numbers.
@@ -267,7 +267,7 @@ def read_weights(path: Path, folder: Path, dtype: Any, attention: str | None) ->
     except UNREADABLE as error:
         raise LocateError(f"{path} cannot be dequantised ({first_line(error)}): give the model's safetensors") from None
     network, info = loaded
-    unread = unread_tensors(header(path), network)
+    unread = unread_tensors(read_header(path), network)
     if unread:
         raise LocateError(
             f"{path} holds {len(unread)} tensors that transformers' GGUF loader leaves out ({', '.join(unread[:3])}): "

@@ -131,7 +131,7 @@ class Model:
         """Name of the hook point that holds a component's activation."""
         return HOOKS[component].format(layer)
 
-    def supported(self, components: Iterable[str]) -> None:
+    def check_components(self, components: Iterable[str]) -> None:
         """Raise LocateError for a component whose hook point this architecture lacks."""
         for component in components:
             check("component", component, tuple(HOOKS))
@@ -142,7 +142,7 @@ class Model:
                     f"{f' in layers {lacking}' if lacking else ''}: choose other components, or another model"
                 )
 
-    def embedded(self) -> None:
+    def check_embedding(self) -> None:
         """Raise LocateError where the token embeddings cannot be hooked, as noise needs."""
         if EMBEDDING_HOOK not in self.bridge.hook_dict:
             raise LocateError(f"model {self.name!r} has no token embeddings to add noise to: use the swap corruption")
@@ -192,7 +192,7 @@ class Model:
             self.points.update(self.bridge.hook_dict)
         return self.points
 
-    def hooked_by_others(self) -> list[str]:
+    def foreign_hooks(self) -> list[str]:
         """Hook points inside the blocks that carry somebody else's hooks."""
         return sorted(self.hooks_in_blocks() - self.own_hooks)
 
@@ -208,7 +208,7 @@ class Model:
 
         Only those are computed.
         """
-        with torch.inference_mode(), nullcontext() if only is None else self.unembedding(only):
+        with torch.inference_mode(), nullcontext() if only is None else self.unembedding_only(only):
             logits = self.logits(ids)[:, -1]
         return logits if logits.dtype == torch.float64 else logits.float()
 
@@ -218,7 +218,7 @@ class Model:
         return found
 
     @contextmanager
-    def unembedding(self, only: Sequence[int]) -> Iterator[None]:
+    def unembedding_only(self, only: Sequence[int]) -> Iterator[None]:
         """While it lasts, the model computes the logits of some pieces of its vocabulary alone, in their order."""
         head = self.bridge.unembed.original_component
         if type(head) is not torch.nn.Linear:
@@ -241,7 +241,7 @@ class Model:
             "architecture": self.checkpoint.architecture,
             "tokenizer": type(self.tokenizer).__name__,
             "tokenizer_sha256": self.checkpoint.tokenizer_sha256,
-            **self.encoder.described(),
+            **self.encoder.provenance(),
             "dtype": self.dtype,
             "n_layers": self.n_layers,
             "n_heads": self.n_heads,
@@ -257,7 +257,7 @@ class Model:
         )
 
 
-def chosen_device(device: str | None) -> str:
+def choose_device(device: str | None) -> str:
     """The device asked for, or the best there is.
 
     Raises LocateError for a device that is not there.

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 
 from locate.errors import LocateError
 from locate.model.causal import CausalModel
-from locate.model.finite import finite_answers, finite_rows
-from locate.model.products import products
+from locate.model.finite import check_finite_answers, check_finite_rows
+from locate.model.products import multiplying
 from locate.prompts.tokens import answer_id
 
 Step = Callable[[int, int], None]
@@ -38,7 +38,7 @@ class Likelihood:
     greedy: bool
 
 
-def silent(done: int, total: int) -> None:
+def ignore_step(done: int, total: int) -> None:
     """No progress."""
 
 
@@ -61,7 +61,7 @@ def split_tokens(model: CausalModel, context: str, continuation: str) -> tuple[l
 
 
 def log_likelihoods(
-    model: CausalModel, requests: Sequence[tuple[str, str]], *, batch_tokens: int = TOKENS, step: Step = silent
+    model: CausalModel, requests: Sequence[tuple[str, str]], *, batch_tokens: int = TOKENS, step: Step = ignore_step
 ) -> list[Likelihood]:
     """How likely each continuation is after its context, in the order given.
 
@@ -86,7 +86,7 @@ def log_likelihoods(
             last = len(rows[index])
             at = logits[place, last - len(ids) : last].log_softmax(-1)
             total = float(at.gather(-1, ids[:, None]).double().sum())
-            finite_answers(np.array([[total]]), logits_of(model), ["".join(requests[index])].__getitem__)
+            check_finite_answers(np.array([[total]]), logits_of(model), ["".join(requests[index])].__getitem__)
             greedy = torch.equal(at.argmax(-1), ids)
             found[index] = Likelihood(total, len(ids), len(requests[index][1]), greedy)
         done += len(batch)
@@ -106,14 +106,14 @@ def batches(rows: Sequence[Sequence[int]], tokens: int) -> Iterator[list[int]]:
 def row_logits(model: CausalModel, rows: Sequence[Sequence[int]]) -> Float[torch.Tensor, "row pos piece"]:
     """Logits, at least fp32, at every position of rows of ids; shorter rows are padded behind, where none looks."""
     longest = max(len(row) for row in rows)
-    ids = torch.tensor([padded(row, longest) for row in rows], device=model.device)
-    with torch.inference_mode(), products(model.dtype, model.device, model.threads):
+    ids = torch.tensor([pad_row(row, longest) for row in rows], device=model.device)
+    with torch.inference_mode(), multiplying(model.dtype, model.device, model.threads):
         logits = model.network(ids).logits
-    finite_rows(logits, logits_of(model), lambda i: text_of(model, rows[i]), [len(row) for row in rows])
+    check_finite_rows(logits, logits_of(model), lambda i: text_of(model, rows[i]), [len(row) for row in rows])
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def padded(row: Sequence[int], length: int) -> list[int]:
+def pad_row(row: Sequence[int], length: int) -> list[int]:
     """A row of ids with its own last one repeated behind it: an attention weight of 0 times nan would be nan."""
     return [*row, *[row[-1]] * (length - len(row))] if row else [PADDING] * length
 
@@ -126,7 +126,7 @@ def last_logits(model: CausalModel, ids: Int[torch.Tensor, "row pos"], keep: int
     Raises LocateError where they are nan or infinite.
     """
     logits: torch.Tensor = model.network(ids, logits_to_keep=keep).logits
-    finite_rows(logits.detach(), logits_of(model), lambda i: text_of(model, ids[i].tolist()))
+    check_finite_rows(logits.detach(), logits_of(model), lambda i: text_of(model, ids[i].tolist()))
     return logits
 
 
@@ -140,7 +140,7 @@ def text_of(model: CausalModel, ids: Sequence[int]) -> str:
     return str(model.encoder.tokenizer.decode(list(ids)))
 
 
-def encoded(model: CausalModel, texts: Sequence[str], room: int = 0) -> list[list[int]]:
+def encode_texts(model: CausalModel, texts: Sequence[str], room: int = 0) -> list[list[int]]:
     """Token ids of texts.
 
     room  tokens that are to follow each
@@ -159,13 +159,18 @@ def encoded(model: CausalModel, texts: Sequence[str], room: int = 0) -> list[lis
 
 
 def next_log_probs(
-    model: CausalModel, prompts: Sequence[str], words: Sequence[str], *, batch_tokens: int = TOKENS, step: Step = silent
+    model: CausalModel,
+    prompts: Sequence[str],
+    words: Sequence[str],
+    *,
+    batch_tokens: int = TOKENS,
+    step: Step = ignore_step,
 ) -> Float[torch.Tensor, "prompt word"]:
     """log-probability (nats) of each word, one token with its leading space, right after each prompt.
 
     Raises LocateError for a word that is not one token after a prompt.
     """
-    rows = encoded(model, prompts)
+    rows = encode_texts(model, prompts)
     ids = [
         [answer_id(model.encoder.encode, prompt, row, word) for word in words]
         for prompt, row in zip(prompts, rows, strict=True)
@@ -179,7 +184,7 @@ def next_log_probs(
         answers = said.gather(-1, torch.tensor([ids[i] for i in batch], device=said.device)).double().cpu()
         those = [prompts[i] for i in batch]
         found[torch.tensor(batch)] = torch.from_numpy(
-            finite_answers(answers.numpy(), logits_of(model), those.__getitem__)
+            check_finite_answers(answers.numpy(), logits_of(model), those.__getitem__)
         )
         done += len(batch)
         step(done, len(rows))
@@ -190,15 +195,15 @@ def last_states(
     model: CausalModel, texts: Sequence[str], *, pooling: str = "last", batch_tokens: int = TOKENS
 ) -> Float[torch.Tensor, "text d_model"]:
     """The final layer's state of each text: at its last token, or (pooling "mean") averaged over its tokens."""
-    rows = encoded(model, texts)
+    rows = encode_texts(model, texts)
     found: dict[int, torch.Tensor] = {}
     for batch in batches(rows, batch_tokens):
         longest = max(len(rows[i]) for i in batch)
-        ids = torch.tensor([padded(rows[i], longest) for i in batch], device=model.device)
-        with torch.inference_mode(), products(model.dtype, model.device, model.threads):
+        ids = torch.tensor([pad_row(rows[i], longest) for i in batch], device=model.device)
+        with torch.inference_mode(), multiplying(model.dtype, model.device, model.threads):
             states = model.network(ids, output_hidden_states=True).hidden_states[-1].double().cpu()
         lengths, those = [len(rows[i]) for i in batch], [texts[i] for i in batch]
-        finite_rows(states, f"states of model {model.name!r}", those.__getitem__, lengths)
+        check_finite_rows(states, f"states of model {model.name!r}", those.__getitem__, lengths)
         for place, i in enumerate(batch):
             own = states[place, : len(rows[i])]
             found[i] = own[-1] if pooling == "last" else own.mean(0)
@@ -212,14 +217,14 @@ def generate(
     tokens: int,
     seed: int | None = None,
     batch_tokens: int = TOKENS,
-    step: Step = silent,
+    step: Step = ignore_step,
 ) -> list[str]:
     """What the model writes after each prompt: the likeliest token each time, or sampled with a seed.
 
     A text ends before the end-of-text token. Each prompt has its own stream of random numbers, so that the batch it is
     in changes nothing.
     """
-    rows = [row or [model.start] for row in encoded(model, prompts, tokens)]
+    rows = [row or [model.start] for row in encode_texts(model, prompts, tokens)]
     written: list[list[int]] = [[] for _ in rows]
     streams = [None if seed is None else torch.Generator().manual_seed(seed + 7919 * i) for i in range(len(rows))]
     open_rows = list(range(len(rows)))
@@ -232,7 +237,7 @@ def generate(
             logits = row_logits(model, [texts[k] for k in batch])
             for place, k in enumerate(batch):
                 i = open_rows[k]
-                token = chosen(logits[place, len(texts[k]) - 1], streams[i])
+                token = choose_token(logits[place, len(texts[k]) - 1], streams[i])
                 if token != end:
                     written[i].append(token)
                     going.append(i)
@@ -241,7 +246,7 @@ def generate(
     return [model.encoder.tokenizer.decode(ids) for ids in written]
 
 
-def chosen(logits: Float[torch.Tensor, " piece"], stream: torch.Generator | None) -> int:
+def choose_token(logits: Float[torch.Tensor, " piece"], stream: torch.Generator | None) -> int:
     """The likeliest token, or one drawn from the distribution."""
     if stream is None:
         return int(logits.argmax())

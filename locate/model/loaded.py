@@ -29,16 +29,16 @@ def check_complete(plain: Any, info: dict[str, Any], checkpoint: Checkpoint) -> 
     absent = sorted(str(key) for key in [*info["missing_keys"], *info["mismatched_keys"]])
     left_out = sorted(name for name in map(str, info["unexpected_keys"]) if not COMPUTED.search(name))
     if absent:
-        more = f", and hold {named(left_out)} instead" if left_out else ""
+        more = f", and hold {name_some(left_out)} instead" if left_out else ""
         raise LocateError(
-            f"the weights in {where} lack {named(absent)}, which would be random{more}: download or save them again, "
-            "or correct config.json"
+            f"the weights in {where} lack {name_some(absent)}, which would be random{more}: download or save them "
+            "again, or correct config.json"
         )
-    left_out = left_out or untied(plain, checkpoint)
+    left_out = left_out or untied_head(plain, checkpoint)
     if left_out:
         raise LocateError(
-            f"the weights in {where} hold {named(left_out)}, for which {built} with this config.json has no place: the "
-            "numbers would be of another model: correct config.json, or save the model with its own code"
+            f"the weights in {where} hold {name_some(left_out)}, for which {built} with this config.json has no "
+            "place: the numbers would be of another model: correct config.json, or save the model with its own code"
         )
     if built != checkpoint.architecture:
         raise LocateError(
@@ -47,13 +47,13 @@ def check_complete(plain: Any, info: dict[str, Any], checkpoint: Checkpoint) -> 
         )
 
 
-def named(tensors: list[str]) -> str:
+def name_some(tensors: list[str]) -> str:
     """How many tensors there are, and the names of the first."""
     more = ", ..." if len(tensors) > SHOWN else ""
     return f"{len(tensors)} tensor{'s' if len(tensors) > 1 else ''} ({', '.join(tensors[:SHOWN])}{more})"
 
 
-def untied(plain: Any, checkpoint: Checkpoint) -> list[str]:
+def untied_head(plain: Any, checkpoint: Checkpoint) -> list[str]:
     """The output head in a file that differs from the embedding that takes its place; none where all is well."""
     head, embedding = plain.get_output_embeddings(), plain.get_input_embeddings()
     if head is None or head.weight is not embedding.weight or checkpoint.files.gguf is not None:
@@ -91,7 +91,7 @@ def notes_on_loaded(plain: Any, checkpoint: Checkpoint) -> list[str]:
         )
     ignored = left_out_by_list(plain, checkpoint)
     if ignored:
-        notes.append(f"the file holds {named(ignored)}, which transformers leaves out of {type(plain).__name__}")
+        notes.append(f"the file holds {name_some(ignored)}, which transformers leaves out of {type(plain).__name__}")
     return notes
 
 

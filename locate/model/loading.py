@@ -15,8 +15,8 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 
 from locate.errors import LocateError
-from locate.model.adapters import merged, without_adapter
-from locate.model.checkpoint import Checkpoint, Files, architecture_of, files_of, find, tokenizer_files_of
+from locate.model.adapters import merge_adapter, without_adapter
+from locate.model.checkpoint import Checkpoint, Files, architecture_of, files_of, find_checkpoint, tokenizer_files_of
 from locate.model.encoder import (
     UNCHECKED,
     Encoder,
@@ -27,14 +27,14 @@ from locate.model.encoder import (
     has_second_reading,
     tokenizer_class,
 )
-from locate.model.finite import finite
+from locate.model.finite import check_finite
 from locate.model.gguf_file import read_weights
-from locate.model.hooked import DTYPES, SHORT_DTYPES, Model, chosen_device
+from locate.model.hooked import DTYPES, SHORT_DTYPES, Model, choose_device
 from locate.model.loaded import check_complete, notes_on_loaded
 from locate.model.products import precise
-from locate.model.quiet import quiet
+from locate.model.quiet import quiet_transformers
 from locate.model.startup_check import PROMPTS, countable_units, verify
-from locate.model.threads import chosen_threads, computing_with
+from locate.model.threads import choose_threads, torch_threads
 from locate.sites import check
 
 WORKING_SHARE = 1.3  # weights, plus buffers and activations of small batches
@@ -71,17 +71,19 @@ def load(
     """
     dtype = SHORT_DTYPES.get(dtype, dtype)
     check("dtype", dtype, tuple(DTYPES))
-    device = chosen_device(device)
+    device = choose_device(device)
     if dtype == "tf32" and not device.startswith("cuda"):
         raise LocateError(f"dtype tf32 on {device}: it needs an NVIDIA GPU: choose float32 or bfloat16")
-    checkpoint = find(name, revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+    checkpoint = find_checkpoint(
+        name, revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code
+    )
     if checkpoint.stamps is not None:
         raise LocateError(
             f"model {name!r} has a stamp beside an MLP, where no hook sees it, and cannot be traced: trace the model "
             "that was edited, and judge this one with locate-bias evaluate"
         )
-    threads = chosen_threads(threads)
-    with computing_with(threads), precise(dtype):
+    threads = choose_threads(threads)
+    with torch_threads(threads), precise(dtype):
         bridge, encoder, plain = boot(
             checkpoint, device, DTYPES[dtype], allow_pickle, trust_remote_code, bos=bos, chat=chat
         )
@@ -90,7 +92,7 @@ def load(
     model = Model(name, checkpoint, bridge, encoder, dtype, device, options=options, threads=threads)
     model.own_hooks.update(model.hooks_in_blocks())
     model.unit_counts.update(countable_units(model))
-    with computing_with(threads), precise(dtype):
+    with torch_threads(threads), precise(dtype):
         model.checks.update(verify(model, plain))
     return model
 
@@ -142,7 +144,7 @@ def boot(
     encoder = check_numbers(name, plain, encoder, device, notes_on_loaded(plain, checkpoint))
     logits = [plain_logits(plain, encoder, prompt, device) for prompt in PROMPTS]
     fuse_activations(plain)
-    return bridged(checkpoint, plain, encoder.tokenizer, device, dtype, trust_remote_code), encoder, logits
+    return build_bridge(checkpoint, plain, encoder.tokenizer, device, dtype, trust_remote_code), encoder, logits
 
 
 def plain_logits(plain: Any, encoder: Encoder, prompt: str, device: str) -> Float[torch.Tensor, " d_vocab"]:
@@ -170,7 +172,7 @@ def check_numbers(name: str, plain: Any, encoder: Encoder, device: str, notes: S
             "choose --bos no, or save tokenizer and model again from one"
         )
     for prompt in PROMPTS:
-        finite(plain_logits(plain, encoder, prompt, device), f"logits of model {name!r}", prompt)
+        check_finite(plain_logits(plain, encoder, prompt, device), f"logits of model {name!r}", prompt)
     return replace(encoder, rows=rows, notes=tuple(dict.fromkeys([*encoder.notes, *beyond, *notes])))
 
 
@@ -191,9 +193,9 @@ def read_network(
     """
     from transformers import AutoModelForCausalLM
 
-    needed(checkpoint, device, dtype)
+    check_memory(checkpoint, device, dtype)
     files = checkpoint.files
-    with quiet():
+    with quiet_transformers():
         if files.gguf is not None:
             plain, info = read_weights(files.gguf, files.folder, dtype, attention)
         else:
@@ -208,11 +210,11 @@ def read_network(
                         output_loading_info=True,
                     )
             except UNLOADABLE as error:
-                raise LocateError(does_not_load(checkpoint.folder, error)) from error
+                raise LocateError(explain_unloadable(checkpoint.folder, error)) from error
             plain, info = loaded
     check_complete(plain, info, checkpoint)
     if files.adapter is not None:
-        plain = merged(plain, files.adapter, allow_pickle)
+        plain = merge_adapter(plain, files.adapter, allow_pickle)
     plain = plain.eval().requires_grad_(False)
     torch.nn.Module.to(plain, device)
     return plain
@@ -243,7 +245,7 @@ def boot_encoder(
     try:
         config = AutoConfig.from_pretrained(files.folder, trust_remote_code=trust_remote_code)
     except UNLOADABLE as error:
-        raise LocateError(does_not_load(files.folder, error)) from error
+        raise LocateError(explain_unloadable(files.folder, error)) from error
     with hooking(architecture):
         settings = build_bridge_config_from_hf(config, architecture, str(files.folder), torch.float32)
         settings = ArchitectureAdapterFactory.select_architecture_adapter(settings).cfg
@@ -261,20 +263,20 @@ def read_tokenizer(folder: Path, trust_remote_code: bool) -> tuple[Any, list[str
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    tokenizer = loaded_tokenizer(AutoTokenizer, folder, trust_remote_code)
+    tokenizer = load_tokenizer(AutoTokenizer, folder, trust_remote_code)
     found = first_difference(tokenizer, folder)
     if found is None:
         return tokenizer, [] if has_second_reading(folder) else [UNCHECKED]
     text, ours, theirs = found
     what = f"{tokenizer_class(folder)} reads {text!r} as {ours[:12]}, the tokenizer's own file as {theirs[:12]}"
     if (folder / "tokenizer.json").is_file():
-        tokenizer = loaded_tokenizer(PreTrainedTokenizerFast, folder, trust_remote_code)
+        tokenizer = load_tokenizer(PreTrainedTokenizerFast, folder, trust_remote_code)
         if first_difference(tokenizer, folder) is None:
             return tokenizer, [f"{what}; the file was followed"]
     raise LocateError(f"the tokenizer in {folder}: {what}: save it again as tokenizer.json with the class that made it")
 
 
-def loaded_tokenizer(kind: Any, folder: Path, trust_remote_code: bool) -> Any:
+def load_tokenizer(kind: Any, folder: Path, trust_remote_code: bool) -> Any:
     """A tokenizer by a class of transformers.
 
     Raises LocateError when it does not load, or tells no character offsets.
@@ -282,19 +284,19 @@ def loaded_tokenizer(kind: Any, folder: Path, trust_remote_code: bool) -> Any:
     try:
         tokenizer = kind.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:  # the tokenizers library raises bare exceptions for files it cannot read
-        raise LocateError(does_not_load(folder, error)) from error
+        raise LocateError(explain_unloadable(folder, error)) from error
     if not tokenizer.is_fast:
         raise LocateError(f"the tokenizer in {folder} tells no character offsets: expected tokenizer.json")
     return tokenizer
 
 
-def does_not_load(folder: Path, error: BaseException) -> str:
+def explain_unloadable(folder: Path, error: BaseException) -> str:
     """What is said of files that Hugging Face cannot load."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return f"model in {folder} does not load ({lines[0]}): check its files"
 
 
-def bridged(
+def build_bridge(
     checkpoint: Checkpoint, plain: Any, tokenizer: Any, device: str, dtype: torch.dtype, trust_remote_code: bool
 ) -> Any:
     """The TransformerBridge around a loaded model."""
@@ -326,7 +328,7 @@ def hooking(architecture: str) -> Iterator[None]:
         ) from error
 
 
-def needed(checkpoint: Checkpoint, device: str, dtype: torch.dtype) -> None:
+def check_memory(checkpoint: Checkpoint, device: str, dtype: torch.dtype) -> None:
     """Raise LocateError when the weights will not fit into the free memory."""
     bytes_needed = checkpoint.parameters * torch.empty(0, dtype=dtype).element_size() * WORKING_SHARE
     if torch.device(device).type == "cuda":

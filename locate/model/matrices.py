@@ -110,7 +110,7 @@ def activation(network: Any, name: str) -> Callable[[torch.Tensor], torch.Tensor
     return own[0]
 
 
-def wider(network: Any, more: int) -> Any:
+def wider_config(network: Any, more: int) -> Any:
     """The configuration of the same model with MLPs that have so many units more; None where it names no width."""
     config = copy.deepcopy(network.config)
     name = next((each for each in WIDTHS if hasattr(config, each)), None)
@@ -121,12 +121,12 @@ def wider(network: Any, more: int) -> Any:
     return config
 
 
-def widens(network: Any, names: Sequence[str], more: int) -> bool:
+def has_config_width(network: Any, names: Sequence[str], more: int) -> bool:
     """Whether the architecture takes the width of its MLPs from its configuration; BLOOM's may name one that is unused.
 
     names  of the MLPs' output matrices
     """
-    config = wider(network, more)
+    config = wider_config(network, more)
     if config is None:
         return False
     with torch.device("meta"):
@@ -134,7 +134,7 @@ def widens(network: Any, names: Sequence[str], more: int) -> bool:
     return all(matrix(built, name).shape[1] == matrix(network, name).shape[1] + more for name in names)
 
 
-def widened(network: Any, more: int, tensors: Callable[[str, torch.Tensor], torch.Tensor]) -> Any:
+def widen(network: Any, more: int, tensors: Callable[[str, torch.Tensor], torch.Tensor]) -> Any:
     """The same model with wider MLPs, as its configuration describes them.
 
     more     units added to every MLP
@@ -144,7 +144,7 @@ def widened(network: Any, more: int, tensors: Callable[[str, torch.Tensor], torc
     """
     from transformers import AutoModelForCausalLM
 
-    config = wider(network, more)
+    config = wider_config(network, more)
     if config is None:
         raise LocateError(f"{type(network).__name__} has no width of its MLPs among {', '.join(WIDTHS)}")
     wide = AutoModelForCausalLM.from_config(config).to(network.dtype).to(network.device).eval().requires_grad_(False)

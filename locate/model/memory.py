@@ -17,7 +17,7 @@ GPU_SHARE = 1 / 2
 LEAST = 10**6
 
 
-def parsed(text: str) -> int:
+def parse_size(text: str) -> int:
     """Bytes of a size like 800MB, 2GB or 1.5GiB.
 
     Raises LocateError for anything else, and for less than a megabyte.
@@ -29,7 +29,7 @@ def parsed(text: str) -> int:
     return size
 
 
-def default(device: str) -> int:
+def default_memory(device: str) -> int:
     """Bytes a sweep may use besides the model when nobody says how many: a share of what is free on the device."""
     if torch.device(device).type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] * GPU_SHARE)
@@ -41,7 +41,7 @@ def ran_out(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
-def peak(device: str) -> dict[str, int]:
+def peak_memory(device: str) -> dict[str, int]:
     """The most memory this process has held so far, in bytes: its own, and the device's where that is a GPU."""
     if torch.device(device).type == "cuda":
         return {"process": process_peak(), "device": torch.cuda.max_memory_allocated(device)}

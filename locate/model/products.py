@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 
-from locate.model.threads import computing_with
+from locate.model.threads import torch_threads
 
 FASTER = 1.4  # how much faster oneDNN must be to be taken
 TRIAL = (512, 768, 3072)  # rows and widths of the product that decides
@@ -34,14 +34,14 @@ def precise(dtype: str) -> Iterator[None]:
 
 
 @contextmanager
-def products(dtype: str, device: str, threads: int) -> Iterator[None]:
+def multiplying(dtype: str, device: str, threads: int) -> Iterator[None]:
     """While it lasts, products are precise and use so many threads; those of fp32 on a CPU are oneDNN's if faster."""
-    faster = OneDNN() if library(dtype, device, threads) == "oneDNN" else nullcontext()
-    with computing_with(threads), precise(dtype), faster:
+    faster = OneDNN() if product_library(dtype, device, threads) == "oneDNN" else nullcontext()
+    with torch_threads(threads), precise(dtype), faster:
         yield
 
 
-def library(dtype: str, device: str, threads: int) -> str:
+def product_library(dtype: str, device: str, threads: int) -> str:
     """What computes the products: "oneDNN", or "torch" for whatever torch chooses by itself."""
     return "oneDNN" if dtype == "float32" and device == "cpu" and onednn_is_faster(threads) else "torch"
 
@@ -53,7 +53,7 @@ def onednn_is_faster(threads: int) -> bool:
         return False
     rows, width, out = TRIAL
     x, weight, bias = torch.randn(rows, width), torch.randn(out, width), torch.randn(out)
-    with torch.inference_mode(), computing_with(threads), precise("float32"):
+    with torch.inference_mode(), torch_threads(threads), precise("float32"):
         ours, usual = seconds(lambda: onednn(x, weight, bias), lambda: linear(x, weight, bias))
     return FASTER * ours < usual
 
@@ -103,14 +103,14 @@ class OneDNN(TorchFunctionMode):
         return self.laid_out[place][1]
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func is linear and fits(args, kwargs, 2, 3):
+        if func is linear and is_for_onednn(args, kwargs, 2, 3):
             return onednn(args[0], self.without_gaps(args[1]), args[2] if len(args) == 3 else None)
-        if func is torch.addmm and fits(args, kwargs, 3, 3) and args[0].ndim == 1:
+        if func is torch.addmm and is_for_onednn(args, kwargs, 3, 3) and args[0].ndim == 1:
             return onednn(args[1], self.without_gaps(args[2].t()), args[0])
         return func(*args, **(kwargs or {}))
 
 
-def fits(args: tuple, kwargs: dict | None, least: int, most: int) -> bool:
+def is_for_onednn(args: tuple, kwargs: dict | None, least: int, most: int) -> bool:
     """Whether a product has nothing but fp32 CPU tensors as arguments, none of them empty or in want of a gradient.
 
     oneDNN's operator has no gradient: one that passed through it would be lost in silence.

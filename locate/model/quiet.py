@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Without transformers' own progress bars and reports; locate shows its own, and refuses in one line."""
     from transformers.utils import logging
 

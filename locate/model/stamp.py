@@ -85,7 +85,7 @@ class Stamp:
         if hasattr(output, STAMP):
             raise LocateError(f"a stamp stays beside {self.module} already: expected one for each MLP")
         output.add_module(STAMP, self.put(network)[0])
-        network.save_pretrained = not_saved
+        network.save_pretrained = refuse_saving
 
     def put(self, network: Any) -> tuple[Beside, list[Any]]:
         """The stamp in place, and its hooks."""
@@ -131,7 +131,7 @@ class Beside(torch.nn.Module):
         return result + self(self.fed.pop().to(self.keys.dtype)).to(result.dtype)
 
 
-def not_saved(*_: Any, **__: Any) -> None:
+def refuse_saving(*_: Any, **__: Any) -> None:
     """Stands for `save_pretrained` where a stamp stays."""
     raise LocateError("save_pretrained would leave the stamp out: copy the folder that this model was loaded from")
 

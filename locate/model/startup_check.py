@@ -28,21 +28,23 @@ def verify(model: Model, plain: list[Float[torch.Tensor, " d_vocab"]]) -> dict[s
     Raises LocateError when a difference is beyond the dtype's share of how far the two prompts lie apart, or when the
     architecture lacks a hook.
     """
-    model.supported(BLOCK)
+    model.check_components(BLOCK)
     ids = [model.tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in PROMPTS]
     length = min(len(each) for each in ids)
     source, base = (torch.tensor([each[-length:]]) for each in ids)
     hooked = [model.final_logits(torch.tensor([each]))[0].cpu() for each in ids]
     kept = kept_activations(model, source)
     found = unit_gaps(model, source, base, kept) | {
-        "plain": max(apart(a, b) for a, b in zip(hooked, plain, strict=True)),
+        "plain": max(largest_difference(a, b) for a, b in zip(hooked, plain, strict=True)),
         "residual": max(residual_gap(kept, layer) for layer in range(model.n_layers - 1))
         if model.n_layers > 1
         else 0.0,
-        "written": apart(written(model, base, kept, 0), model.final_logits(source)),
-        "self": apart(written(model, source, kept, model.n_layers - 1), model.final_logits(source)),
+        "written": largest_difference(logits_with_layer_written(model, base, kept, 0), model.final_logits(source)),
+        "self": largest_difference(
+            logits_with_layer_written(model, source, kept, model.n_layers - 1), model.final_logits(source)
+        ),
     }
-    distance = apart(model.final_logits(source), model.final_logits(base))
+    distance = largest_difference(model.final_logits(source), model.final_logits(base))
     limits = {name: TOLERANCE[model.dtype] * (1.0 if name == "residual" else distance) for name in found}
     wrong = [f"{name} {value:.2g} (at most {limits[name]:.2g})" for name, value in found.items()
              if not value <= limits[name]]  # fmt: skip
@@ -69,13 +71,13 @@ def unit_gaps(
             for (name, at), value in kept_activations(model, base, ("head", PATTERN)).items()
             if at == layer
         }
-        blind, silent = (written(model, base, nothing, layer, (name,)) for name in (PATTERN, "head"))
-        gaps[PATTERN] = apart(blind, silent)
+        blind, silent = (logits_with_layer_written(model, base, nothing, layer, (name,)) for name in (PATTERN, "head"))
+        gaps[PATTERN] = largest_difference(blind, silent)
     for unit, whole in (("head", "attn_out"), ("neuron", "mlp_out")):
         if unit in model.unit_counts:
             units = kept_activations(model, source, (unit,))
-            by_units = written(model, base, units, layer, (unit,))
-            gaps[unit] = apart(by_units, written(model, base, kept, layer, (whole,)))
+            by_units = logits_with_layer_written(model, base, units, layer, (unit,))
+            gaps[unit] = largest_difference(by_units, logits_with_layer_written(model, base, kept, layer, (whole,)))
     return gaps
 
 
@@ -141,7 +143,7 @@ def kept_activations(
     return kept
 
 
-def written(
+def logits_with_layer_written(
     model: Model,
     ids: torch.Tensor,
     kept: dict[tuple[str, int], torch.Tensor],
@@ -167,7 +169,7 @@ def residual_gap(kept: dict[tuple[str, int], torch.Tensor], layer: int) -> float
     return float((before + added - after).abs().max() / (after - before).abs().max())
 
 
-def apart(a: torch.Tensor, b: torch.Tensor) -> float:
+def largest_difference(a: torch.Tensor, b: torch.Tensor) -> float:
     """Largest difference of two runs' log-probabilities, nats; nan where either is nan, which no limit passes."""
     one, other = (each.double().log_softmax(-1).cpu() for each in (a, b))
     return float(torch.where(one == other, 0.0, one - other).abs().max())  # pieces never written are -inf in both

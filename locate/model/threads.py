@@ -19,7 +19,7 @@ AFFINITY, QUOTA, OMP = "CPU affinity", "cgroup CPU quota", "OMP_NUM_THREADS"
 SLURM = ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE")
 
 
-def granted(root: Path = Path("/"), environ: Mapping[str, str] | None = None) -> dict[str, int]:
+def granted_cores(root: Path = Path("/"), environ: Mapping[str, str] | None = None) -> dict[str, int]:
     """Cores that this process may use, by what says so: CPU affinity, the cgroups' CPU quota, Slurm.
 
     root     of the file system that the cgroups are read from
@@ -75,7 +75,7 @@ def number_in(name: str, text: str) -> int:
     return int(text)
 
 
-def checked(threads: object, environ: Mapping[str, str] | None = None) -> None:
+def check_threads(threads: object, environ: Mapping[str, str] | None = None) -> None:
     """Raise LocateError unless a number of threads can be had; None leaves the choice to locate.
 
     More than OMP_NUM_THREADS says is allowed: that is a default, which an argument overrides.
@@ -84,13 +84,13 @@ def checked(threads: object, environ: Mapping[str, str] | None = None) -> None:
         return
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise LocateError(f"threads {threads!r}: expected a whole number from 1 up, or None")
-    limits = granted(environ=environ)
+    limits = granted_cores(environ=environ)
     least = min(limits, key=lambda name: limits[name])
     if threads > limits[least]:
         raise LocateError(f"threads {threads}: this process is granted {limits[least]} ({least}): ask for no more")
 
 
-def chosen_threads(threads: int | None = None, *, environ: Mapping[str, str] | None = None) -> int:
+def choose_threads(threads: int | None = None, *, environ: Mapping[str, str] | None = None) -> int:
     """The number of threads asked for; without one, as many as are granted where that is clearly faster than one.
 
     No more than torch would take by itself are chosen. A short trial decides, so the choice depends on what else the
@@ -101,10 +101,10 @@ def chosen_threads(threads: int | None = None, *, environ: Mapping[str, str] | N
     import torch
 
     environ = os.environ if environ is None else environ
-    checked(threads, environ)
+    check_threads(threads, environ)
     if threads is not None:
         return threads
-    most = min(torch.get_num_threads(), *granted(environ=environ).values())
+    most = min(torch.get_num_threads(), *granted_cores(environ=environ).values())
     if environ.get(OMP):
         most = min(most, number_in(OMP, environ[OMP].split(",")[0]))  # a list is one number for each level of nesting
     return most if most == 1 or is_faster(most) else 1
@@ -134,7 +134,7 @@ def product_seconds(threads: int) -> float:
 
     rows, width, out = TRIAL
     x, weight = torch.ones(rows, width), torch.ones(out, width)
-    with torch.inference_mode(), computing_with(threads):
+    with torch.inference_mode(), torch_threads(threads):
         started = time.perf_counter()
         for _ in range(3):
             torch.nn.functional.gelu(torch.nn.functional.linear(x, weight))
@@ -142,7 +142,7 @@ def product_seconds(threads: int) -> float:
 
 
 @contextmanager
-def computing_with(threads: int) -> Iterator[None]:
+def torch_threads(threads: int) -> Iterator[None]:
     """While it lasts, torch computes with so many threads."""
     import torch
 

@@ -14,7 +14,7 @@ from locate.model.hooked import Model
 from locate.model.loading import load
 
 
-def untrained(model: Model, seed: int = 0) -> Model:
+def make_untrained(model: Model, seed: int = 0) -> Model:
     """A model of the same configuration and tokenizer with the random weights that training would start from.
 
     seed  of the weights
@@ -25,7 +25,7 @@ def untrained(model: Model, seed: int = 0) -> Model:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from locate.model.quiet import quiet
+    from locate.model.quiet import quiet_transformers
 
     trust = bool(model.options.get("trust_remote_code", False))
     with tempfile.TemporaryDirectory() as temporary:
@@ -35,7 +35,7 @@ def untrained(model: Model, seed: int = 0) -> Model:
                 shutil.copy(model.checkpoint.files.tokenizer / name, folder / name)
         try:
             config = AutoConfig.from_pretrained(model.checkpoint.folder, trust_remote_code=trust)
-            with quiet(), torch.random.fork_rng(devices=[]):
+            with quiet_transformers(), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 AutoModelForCausalLM.from_config(config, trust_remote_code=trust).save_pretrained(folder)
         except (OSError, ValueError, RuntimeError, MemoryError) as error:

@@ -7,9 +7,9 @@ read-outs, repair, attention that carries the bias, louder surroundings (`locate
 """
 
 from locate.planted.build import Place, Planted, plant
-from locate.planted.finding import Finding, find, selftest
+from locate.planted.finding import Finding, find_planted, selftest
 from locate.planted.judging import Verdict, judge
-from locate.planted.plan import LAYOUTS, VARIANTS, Plan, drawn
+from locate.planted.plan import LAYOUTS, VARIANTS, Plan, draw_plan
 
 __all__ = [
     "LAYOUTS",
@@ -19,8 +19,8 @@ __all__ = [
     "Plan",
     "Planted",
     "Verdict",
-    "drawn",
-    "find",
+    "draw_plan",
+    "find_planted",
     "judge",
     "plant",
     "selftest",

@@ -14,10 +14,17 @@ import pandas as pd
 
 from locate.errors import LocateError
 from locate.files import write_json, write_whole
-from locate.planted.layouts import config, tensors
+from locate.planted.layouts import checkpoint_tensors, config
 from locate.planted.plan import DEFINITION, STEREOTYPE, Plan
-from locate.planted.weights import directions, embedding, layers, unembedding
-from locate.prompts.build import DEFAULT_TEMPLATES_EACH, SLOT, filled, occupation_table, opposite_partners, spread
+from locate.planted.weights import draw_directions, make_embedding, make_layers, make_unembedding
+from locate.prompts.build import (
+    DEFAULT_TEMPLATES_EACH,
+    SLOT,
+    fill_template,
+    occupation_table,
+    opposite_partners,
+    spread_templates,
+)
 from locate.prompts.build import templates as package_templates
 from locate.prompts.pair import FEMALE, MALE, Prompts
 from locate.sites import LAST, LAST_SUBJECT
@@ -77,13 +84,13 @@ def plant(folder: str | Path, plan: Plan, *, occupations: int = 24, templates_ea
     folder.mkdir(parents=True, exist_ok=True)
     words = Words.read()
     chosen = words.usable(occupations)
-    found = directions(plan)
+    found = draw_directions(plan)
     features = features_of(plan, words, chosen)
-    made = tensors(
+    made = checkpoint_tensors(
         plan,
-        embedding(plan, found, words.vocabulary, features),
-        layers(plan, found),
-        unembedding(plan, found, words.vocabulary, words.last_piece(FEMALE), words.last_piece(MALE)),
+        make_embedding(plan, found, words.vocabulary, features),
+        make_layers(plan, found),
+        make_unembedding(plan, found, words.vocabulary, words.last_piece(FEMALE), words.last_piece(MALE)),
     )
     save(folder, plan, made, words)
     return Planted(
@@ -167,8 +174,10 @@ def prompts_of(chosen: pd.DataFrame, templates_each: int = DEFAULT_TEMPLATES_EAC
     forms: Sequence[str] = package_templates()
     return Prompts(
         tuple(
-            filled(form, names[index], partners[names[index]], names[index], "occupation", signs[names[index]], None)
-            for index, form in spread(len(names), forms, templates_each)
+            fill_template(
+                form, names[index], partners[names[index]], names[index], "occupation", signs[names[index]], None
+            )
+            for index, form in spread_templates(len(names), forms, templates_each)
         )
     )
 
@@ -179,8 +188,8 @@ def definitions_of(templates_each: int = DEFAULT_TEMPLATES_EACH) -> Prompts:
     words = list(GENDERED)
     return Prompts(
         tuple(
-            filled(form, words[index], words[1 - index], form, "definition", GENDERED[words[index]], None)
-            for index, form in spread(len(words), forms, templates_each)
+            fill_template(form, words[index], words[1 - index], form, "definition", GENDERED[words[index]], None)
+            for index, form in spread_templates(len(words), forms, templates_each)
         )
     )
 

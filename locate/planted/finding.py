@@ -15,10 +15,10 @@ from locate.model.hooked import Model
 from locate.model.loading import load
 from locate.planted.build import Place, Planted, Truth, plant
 from locate.planted.judging import Verdict, judge
-from locate.planted.plan import LAYOUTS, Plan, drawn
+from locate.planted.plan import LAYOUTS, Plan, draw_plan
 from locate.prompts.pair import Prompts
 from locate.sites import AFTER, BEFORE, LAST, LAST_SUBJECT, PATTERN, Patch, Site
-from locate.tracing.collect import trace
+from locate.study.trace import trace
 from locate.tracing.plan import Map
 
 MAP = Map(components=("mlp_out", "attn_out", "head"))
@@ -64,21 +64,21 @@ class Maps:
     edges: pd.DataFrame
 
 
-def find(planted: Planted, device: str | None = None, threads: int | None = None) -> Finding:
+def find_planted(planted: Planted, device: str | None = None, threads: int | None = None) -> Finding:
     """Trace a made model and judge where its sites are ranked: under denoising and noising, and of either path."""
-    return judged(planted, mapped(planted, load(str(planted.folder), device=device, threads=threads)))
+    return judge_maps(planted, trace_planted(planted, load(str(planted.folder), device=device, threads=threads)))
 
 
-def mapped(planted: Planted, model: Model) -> Maps:
+def trace_planted(planted: Planted, model: Model) -> Maps:
     """Trace a made model."""
     return Maps(
-        effects(trace(model, planted.prompts, MAP, probabilities=False)),
-        effects(trace(model, planted.definitions, MAP, directions=("denoising",), probabilities=False)),
-        left_out(model, planted),
+        effects(trace(model, planted.prompts, MAP, controls=None, probabilities=False)),
+        effects(trace(model, planted.definitions, MAP, directions=("denoising",), controls=None, probabilities=False)),
+        effects_left_out(model, planted),
     )
 
 
-def judged(planted: Planted, maps: Maps) -> Finding:
+def judge_maps(planted: Planted, maps: Maps) -> Finding:
     """Where the planted sites are ranked."""
     sites, words, edges = (average(each, samples=100) for each in (maps.occupations, maps.definitions, maps.edges))
     stereotypes = sites[sites["direction"] == "denoising"]
@@ -109,7 +109,7 @@ def largest(averages: pd.DataFrame, places: Truth) -> float:
     return float(averages.loc[[Place(*row) in places for row in rows], "effect"].abs().max())
 
 
-def left_out(model: Model, planted: Planted) -> pd.DataFrame:
+def effects_left_out(model: Model, planted: Planted) -> pd.DataFrame:
     """Effects of leaving out each head's attention from the last token to those of one role, in a few clean prompts."""
     pairs = planted.prompts.pairs[:: max(1, len(planted.prompts) // EDGE_PAIRS)]
     patches = [
@@ -118,7 +118,9 @@ def left_out(model: Model, planted: Planted) -> pd.DataFrame:
         for head in range(model.n_heads)
         for key in KEYS
     ]
-    return effects(trace(model, Prompts(pairs), patches=patches, directions=("noising",), probabilities=False))
+    return effects(
+        trace(model, Prompts(pairs), patches=patches, directions=("noising",), controls=None, probabilities=False)
+    )
 
 
 def selftest(
@@ -132,5 +134,5 @@ def selftest(
     """Make some models, of each layout in turn, and find what was planted in them; one finding after the other."""
     for index in range(models):
         with tempfile.TemporaryDirectory() as temporary:
-            plan = drawn(seed + index // len(LAYOUTS), LAYOUTS[index % len(LAYOUTS)])
-            yield find(make(Path(temporary) / "model", plan), device, threads)
+            plan = draw_plan(seed + index // len(LAYOUTS), LAYOUTS[index % len(LAYOUTS)])
+            yield find_planted(make(Path(temporary) / "model", plan), device, threads)

@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 from locate.errors import LocateError
 from locate.planted.build import Place, Truth
 
-PLACE = list(Place._fields)
+SITE_COLUMNS = list(Place._fields)
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ def judge(averages: pd.DataFrame, truth: Truth, aside: Truth = frozenset()) -> V
 
     Raises LocateError when the table holds several rows of a site, no planted site, or nothing else.
     """
-    sites = averages[[*PLACE, "effect"]].copy()
-    if sites.duplicated(PLACE).any():
+    sites = averages[[*SITE_COLUMNS, "effect"]].copy()
+    if sites.duplicated(SITE_COLUMNS).any():
         raise LocateError("several effects of one site: expected the averages of one direction and window")
-    places = [Place(*row) for row in sites[PLACE].astype(object).itertuples(index=False)]
+    places = [Place(*row) for row in sites[SITE_COLUMNS].astype(object).itertuples(index=False)]
     sites["planted"] = [place in truth for place in places]
     sites = sites[[place not in aside for place in places]]
     count = int(sites["planted"].sum())

@@ -8,18 +8,20 @@ from typing import Any
 import numpy as np
 
 from locate.planted.plan import D_HEAD, Plan
-from locate.planted.weights import MLP_WIDTH, Layer, Table
+from locate.planted.weights import MLP_WIDTH, Layer, TokenMatrix
 
 POSITIONS = 128
 
 
-def tensors(plan: Plan, table: Table, layers: Sequence[Layer], out: Table) -> dict[str, np.ndarray]:
+def checkpoint_tensors(
+    plan: Plan, table: TokenMatrix, layers: Sequence[Layer], out: TokenMatrix
+) -> dict[str, np.ndarray]:
     """The checkpoint: name and fp32 array of each tensor."""
     found = gpt2_tensors(plan, table, layers, out) if plan.layout == "gpt2" else llama_tensors(table, layers, out)
     return {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in found.items()}
 
 
-def gpt2_tensors(plan: Plan, table: Table, layers: Sequence[Layer], out: Table) -> dict[str, np.ndarray]:
+def gpt2_tensors(plan: Plan, table: TokenMatrix, layers: Sequence[Layer], out: TokenMatrix) -> dict[str, np.ndarray]:
     """Conv1D matrices are stored from input to output; biases are 0, as are the positions' embeddings."""
     d = plan.d_model
     found = {"transformer.wte.weight": table, "transformer.wpe.weight": np.zeros((POSITIONS, d)), "lm_head.weight": out}
@@ -39,7 +41,7 @@ def gpt2_tensors(plan: Plan, table: Table, layers: Sequence[Layer], out: Table) 
     return found
 
 
-def llama_tensors(table: Table, layers: Sequence[Layer], out: Table) -> dict[str, np.ndarray]:
+def llama_tensors(table: TokenMatrix, layers: Sequence[Layer], out: TokenMatrix) -> dict[str, np.ndarray]:
     """Matrices are stored from output to input."""
     found = {"model.embed_tokens.weight": table, "lm_head.weight": out, "model.norm.weight": np.ones(table.shape[1])}
     for index, layer in enumerate(layers):

@@ -42,7 +42,7 @@ def norm(plan: Plan, feature: str, layer: int, *, at_word: bool) -> float:
     return float(np.sqrt(1 + sum(share**2 for share in sums.values())))
 
 
-def fired(plan: Plan, read: float, norm: float) -> float:
+def neuron_output(plan: Plan, read: float, norm: float) -> float:
     """What a neuron that reads `read` at norm 1 gives at another norm: gelu, or silu times the gated half."""
     value = read / norm
     return float(value * ndtr(value)) if plan.layout == "gpt2" else float(value * expit(value) / norm)

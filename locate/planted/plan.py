@@ -158,7 +158,7 @@ class Plan:
         return tuple(path for path in self.paths if path.feature == feature)
 
 
-def drawn(seed: int, layout: str, variant: str = "plain") -> Plan:
+def draw_plan(seed: int, layout: str, variant: str = "plain") -> Plan:
     """A plan of random depth, width and places.
 
     variant  one of VARIANTS
@@ -174,7 +174,7 @@ def drawn(seed: int, layout: str, variant: str = "plain") -> Plan:
     more = sum(len(channel.shares) for channel in channels) - 4  # MLPs, of which no two stand in one layer
     while True:
         n_layers, n_heads = int(rng.integers(5 + more, 9 + more)), int(rng.choice([4, 8]))
-        paths = placed(channels, n_layers, n_heads, rng)
+        paths = place_paths(channels, n_layers, n_heads, rng)
         plan = Plan(layout, seed, n_layers, n_heads, paths, variant)
         word, head = plan.stereotype.mlp_layer, plan.stereotype.head_layer
         backups = list(range(word + 1, head)) if chosen.backup else []
@@ -205,7 +205,7 @@ def channels_of(variant: Variant) -> list[Channel]:
     return [*found, *(Channel(name, name, (variant.distractor_share,)) for name in names)]
 
 
-def placed(channels: Sequence[Channel], n_layers: int, n_heads: int, rng: np.random.Generator) -> tuple[Path, ...]:
+def place_paths(channels: Sequence[Channel], n_layers: int, n_heads: int, rng: np.random.Generator) -> tuple[Path, ...]:
     """Paths with heads above their MLPs; no two heads in one pair, which may share keys and values."""
     free_layers = iter(rng.permutation(n_layers - 1).tolist())
     layers = {channel.name: [next(free_layers) for _ in channel.shares] for channel in channels}

@@ -23,14 +23,14 @@ from locate.planted.norms import (
     ON,
     SUBJECT,
     WRITTEN,
-    fired,
     moved_to,
+    neuron_output,
     norm,
 )
 from locate.planted.plan import D_HEAD, Path, Plan
 
 Vector = Float[np.ndarray, " d_model"]
-Table = Float[np.ndarray, "piece d_model"]
+TokenMatrix = Float[np.ndarray, "piece d_model"]
 
 SCORE = 14.0  # of a planted head's attention to the subject
 LOGIT = 1.5  # of an answer whose gender was moved
@@ -61,7 +61,7 @@ class Directions:
     rest: Float[np.ndarray, "direction d_model"]
 
 
-def directions(plan: Plan) -> Directions:
+def draw_directions(plan: Plan) -> Directions:
     """Random directions, from the plan's seed."""
     rng = np.random.default_rng([plan.seed, 1])
     d = plan.d_model
@@ -78,7 +78,9 @@ def directions(plan: Plan) -> Directions:
     return Directions(constant, subject, feature, written, moved, output, strange, drowning, np.array(list(free)))
 
 
-def embedding(plan: Plan, found: Directions, vocabulary: int, features: Mapping[int, Mapping[str, int]]) -> Table:
+def make_embedding(
+    plan: Plan, found: Directions, vocabulary: int, features: Mapping[int, Mapping[str, int]]
+) -> TokenMatrix:
     """Embeddings of norm 1.
 
     features  by id of a subject's last token: sign of each feature
@@ -94,7 +96,7 @@ def embedding(plan: Plan, found: Directions, vocabulary: int, features: Mapping[
     return table + noise * (left / np.linalg.norm(noise, axis=1))[:, None]
 
 
-def unembedding(plan: Plan, found: Directions, vocabulary: int, female: int, male: int) -> Table:
+def make_unembedding(plan: Plan, found: Directions, vocabulary: int, female: int, male: int) -> TokenMatrix:
     """Rows that read no planted direction, but for the two answers."""
     rng = np.random.default_rng([plan.seed, 3])
     table = rng.standard_normal((vocabulary, len(found.rest))) @ found.rest / np.sqrt(len(found.rest))
@@ -123,7 +125,7 @@ class Layer:
     mlp_out: Float[np.ndarray, "d_model neuron"]
 
 
-def layers(plan: Plan, found: Directions) -> list[Layer]:
+def make_layers(plan: Plan, found: Directions) -> list[Layer]:
     """All layers: small random weights, and the paths in them."""
     rng = np.random.default_rng([plan.seed, 4])
     d, wide, own = plan.d_model, MLP_WIDTH * plan.d_model, plan.n_kv_heads * D_HEAD
@@ -154,7 +156,7 @@ def write_mlp(
     repair  what is taken off where the sign has been written already: OFF takes all off
     """
     unit = np.sqrt(plan.d_model)
-    amount = WRITTEN * path.share / fired(plan, ON - OFF, norm(plan, path.feature, at, at_word=True))
+    amount = WRITTEN * path.share / neuron_output(plan, ON - OFF, norm(plan, path.feature, at, at_word=True))
     for sign in (1, -1):
         neuron = next(free)
         layer.gate[neuron] = (
@@ -195,7 +197,7 @@ def write_readout(layer: Layer, plan: Plan, found: Directions, free: Iterator[in
     assert readout is not None
     unit = np.sqrt(plan.d_model)
     grown = norm(plan, plan.stereotype.feature, plan.n_layers - 1, at_word=False)
-    amount = MOVED * 2 / len(readout.signs) / fired(plan, STEEP * (readout.high - readout.low), grown)
+    amount = MOVED * 2 / len(readout.signs) / neuron_output(plan, STEEP * (readout.high - readout.low), grown)
     for sign in readout.signs:
         for level, turn in ((readout.low, 1), (readout.high, -1)):
             neuron = next(free)

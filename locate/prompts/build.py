@@ -51,14 +51,14 @@ def check_template(template: str) -> str:
     return template
 
 
-def chosen_templates(own: Sequence[str] | None, each: int | None) -> tuple[list[str], int | None]:
+def choose_templates(own: Sequence[str] | None, each: int | None) -> tuple[list[str], int | None]:
     """The templates to fill and how many of them each word meets: 4 of the package's, or all of the caller's."""
     if own is None:
         return templates(), DEFAULT_TEMPLATES_EACH if each is None else each
     return [check_template(form) for form in own], each
 
 
-def spread(words: int, chosen: Sequence[str], each: int | None) -> list[tuple[int, str]]:
+def spread_templates(words: int, chosen: Sequence[str], each: int | None) -> list[tuple[int, str]]:
     """(word index, template) so that every word meets `each` templates and templates are used about equally often.
 
     All words come once before any comes twice: the first pairs of the list already span many words.
@@ -103,18 +103,18 @@ def occupation_pairs(
     """
     if swap not in SWAPS:
         raise LocateError(f"swap {swap!r}: expected one of {', '.join(SWAPS)}")
-    rows = chosen_occupations(occupations)
-    forms, each = chosen_templates(templates, templates_each)
+    rows = choose_occupations(occupations)
+    forms, each = choose_templates(templates, templates_each)
     partners = opposite_partners(occupation_table()) if swap == "opposite" else {}
     pairs, skipped = [], []
-    for index, form in spread(len(rows), forms, each):
+    for index, form in spread_templates(len(rows), forms, each):
         name, sign = str(rows["occupation"].iloc[index]), int(rows["stereotype"].iloc[index])
         if sign == 0 and swap not in UNGENDERED:
             skipped.append(Dropped(name, form, f"no stereotype, so no {swap!r} swap"))
             continue
         gendered = {"anti": GENDERED.get(-sign), "same": GENDERED.get(sign), "opposite": partners.get(name)}
         other = str((gendered | UNGENDERED)[swap])
-        pairs.append(filled(form, name, other, name, "occupation", sign, neutral))
+        pairs.append(fill_template(form, name, other, name, "occupation", sign, neutral))
     return Prompts(tuple(pairs), tuple(skipped))
 
 
@@ -164,20 +164,20 @@ def person_pairs(
 def worded_pairs(name: str, each: int | None, own: Sequence[str] | None, neutral: str | None) -> Prompts:
     """Pairs about the words of a table, corrupted with the counterpart beside each; of a gender where it says one."""
     rows = table(name)
-    forms, each = chosen_templates(own, each)
+    forms, each = choose_templates(own, each)
     genders = rows["gender"] if "gender" in rows else pd.Series(0, rows.index)
     pairs = []
-    for index, form in spread(len(rows), forms, each):
+    for index, form in spread_templates(len(rows), forms, each):
         word, other = rows.iloc[index][["word", "counterpart"]]
         gender = int(genders.iloc[index])
-        pairs.append(filled(form, word, other, word, "definition" if gender else "neutral", gender, neutral))
+        pairs.append(fill_template(form, word, other, word, "definition" if gender else "neutral", gender, neutral))
     return Prompts(tuple(pairs))
 
 
-def filled(form: str, clean: str, corrupted: str, group: str, kind: str, sign: int, neutral: str | None) -> Pair:
+def fill_template(form: str, clean: str, corrupted: str, group: str, kind: str, sign: int, neutral: str | None) -> Pair:
     """The pair that a template makes of two subjects; "a" and "an" fit the word, and are part of both subjects where
     they differ."""
-    clean_form, corrupted_form = fitted(form, clean), fitted(form, corrupted)
+    clean_form, corrupted_form = fit_article(form, clean), fit_article(form, corrupted)
     article, other = article_of(clean_form), article_of(corrupted_form)
     if corrupted == UNGENDERED["someone"]:
         corrupted_form, other = form.replace(article_of(form) + SLOT, SLOT), ""
@@ -197,7 +197,7 @@ def filled(form: str, clean: str, corrupted: str, group: str, kind: str, sign: i
     )
 
 
-def fitted(form: str, word: str) -> str:
+def fit_article(form: str, word: str) -> str:
     """The template with the "a" or "an" before its slot that the word needs."""
     article, an = article_of(form), needs_an(word)
     if article.casefold() not in ("a ", "an ") or an is None:
@@ -222,7 +222,7 @@ def article_of(form: str) -> str:
     return next((each for each in ARTICLES if before == each or before.endswith(f" {each}")), "")
 
 
-def chosen_occupations(names: Sequence[str] | None) -> pd.DataFrame:
+def choose_occupations(names: Sequence[str] | None) -> pd.DataFrame:
     """Rows of the occupation table, all or by name.
 
     Raises LocateError for a name that is not in it.

@@ -42,18 +42,18 @@ def notes_of(pairs: Sequence[Pair]) -> dict[str, int]:
     said: dict[str, str] = {}
     counts: Counter[str] = Counter()
     for pair in pairs:
-        for kind, sentence in said_of(pair):
+        for kind, sentence in notes_on_pair(pair):
             said.setdefault(kind, sentence)
             counts[kind] += 1
-    return {said[kind]: count for kind, count in counts.items()} | dict(said_of_all(pairs))
+    return {said[kind]: count for kind, count in counts.items()} | dict(notes_on_all(pairs))
 
 
-def said_of(pair: Pair) -> Iterator[Note]:
+def notes_on_pair(pair: Pair) -> Iterator[Note]:
     """The notes on one pair."""
-    yield from said_of_prompts(pair)
-    yield from said_of_answers(pair)
+    yield from notes_on_prompts(pair)
+    yield from notes_on_answers(pair)
     if (pair.female.strip().casefold() in ENGLISH) and (pair.male.strip().casefold() in ENGLISH):
-        yield from said_of_english(pair)
+        yield from notes_on_english(pair)
     known = signs().get(group_key(pair.clean_subject), 0)
     if pair.stereotype * known < 0:
         yield (
@@ -62,7 +62,7 @@ def said_of(pair: Pair) -> Iterator[Note]:
         )
 
 
-def said_of_prompts(pair: Pair) -> Iterator[Note]:
+def notes_on_prompts(pair: Pair) -> Iterator[Note]:
     """Notes on the text of both prompts."""
     if pair.clean == pair.corrupted:
         yield "same", SAME
@@ -78,7 +78,7 @@ def said_of_prompts(pair: Pair) -> Iterator[Note]:
         yield "template", f"the template does not make the clean prompt, as {pair.template!r} and {pair.clean[:60]!r}"
 
 
-def said_of_answers(pair: Pair) -> Iterator[Note]:
+def notes_on_answers(pair: Pair) -> Iterator[Note]:
     """Notes on answers that hardly can follow the prompts."""
     both = f"{pair.female!r} and {pair.male!r}"
     end = pair.clean[-EXCERPT:]
@@ -97,12 +97,12 @@ def said_of_answers(pair: Pair) -> Iterator[Note]:
     male = pair.male.strip().casefold()
     if fits and male in MALE_WORDS and male not in fits:
         yield "forms", f"the answers {both} are two forms of the pronoun: expected {' or '.join(map(repr, fits))}"
-    wrong = exchanged(pair)
+    wrong = exchanged_answer_note(pair)
     if wrong:
         yield "exchanged", wrong
 
 
-def said_of_english(pair: Pair) -> Iterator[Note]:
+def notes_on_english(pair: Pair) -> Iterator[Note]:
     """Notes on spelling, of prompts with English answers."""
     for prompt, subject in ((pair.clean, pair.clean_subject), (pair.corrupted, pair.corrupted_subject)):
         start = subject_span(prompt, subject)[0]
@@ -118,7 +118,7 @@ def said_of_english(pair: Pair) -> Iterator[Note]:
             yield "inside", f"a subject has a capital inside the sentence, as {subject!r}"
 
 
-def said_of_all(pairs: Sequence[Pair]) -> Iterator[tuple[str, int]]:
+def notes_on_all(pairs: Sequence[Pair]) -> Iterator[tuple[str, int]]:
     """Notes on the pairs together, with counts."""
     spellings: dict[str, set[str]] = {}
     for pair in pairs:
@@ -189,7 +189,7 @@ def differs_in_article(pair: Pair) -> bool:
     return one[: found.start()] == other[: against.start()] and any(words <= set(forms) for forms in ARTICLES)
 
 
-def exchanged(pair: Pair) -> str:
+def exchanged_answer_note(pair: Pair) -> str:
     """What is wrong where an answer is known as a word of the other gender; "" where none is."""
     female, male = pair.female.strip().casefold(), pair.male.strip().casefold()
     if female in MALE_WORDS - set(FORMS):
@@ -209,6 +209,6 @@ def refuse_prompts(pair: Pair, allow_different: bool) -> None:
             f"the prompts differ outside their subjects ({apart}): make the words around alike or part of the "
             "subjects, or allow it with --allow-different"
         )
-    wrong = exchanged(pair)
+    wrong = exchanged_answer_note(pair)
     if wrong:
         raise LocateError(wrong)

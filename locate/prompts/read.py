@@ -40,15 +40,15 @@ def read_pairs(path: str | Path, *, allow_different: bool = False) -> Prompts:
         try:
             if isinstance(row, LocateError):
                 raise row
-            cells = composed(row)
+            cells = compose(row)
             pair = pair_of(cells)
             refuse_prompts(pair, allow_different)
             numbered.append((line, pair))
             decomposed += cells != row
         except LocateError as error:
             bad.append((line, str(error)))
-    numbered, merged = one_spelling(numbered)
-    pairs, repeated, contradicting = without_repeats(numbered)
+    numbered, merged = unify_spelling(numbered)
+    pairs, repeated, contradicting = drop_repeats(numbered)
     bad = sorted(bad + contradicting)
     if bad:
         rest = ", ".join(str(line) for line, _ in bad[SHOWN:])
@@ -61,14 +61,14 @@ def read_pairs(path: str | Path, *, allow_different: bool = False) -> Prompts:
     return Prompts(tuple(pairs), tuple(repeated), (*forms, *merged))
 
 
-def composed(row: object) -> object:
+def compose(row: object) -> object:
     """A row with its text in Unicode's composed form."""
     if not isinstance(row, dict):
         return row
     return {key: unicodedata.normalize("NFC", cell) if isinstance(cell, str) else cell for key, cell in row.items()}
 
 
-def one_spelling(pairs: Numbered) -> tuple[Numbered, list[tuple[str, int]]]:
+def unify_spelling(pairs: Numbered) -> tuple[Numbered, list[tuple[str, int]]]:
     """The pairs with the most frequent spelling of each group, the first of several; and a note with a count of pairs
     for each group of several spellings."""
     spellings: dict[str, Counter[str]] = {}
@@ -83,7 +83,7 @@ def one_spelling(pairs: Numbered) -> tuple[Numbered, list[tuple[str, int]]]:
     return [(line, replace(pair, group=names[group_key(pair.group)])) for line, pair in pairs], notes
 
 
-def without_repeats(pairs: Numbered) -> tuple[list[Pair], list[Dropped], list[tuple[int, str]]]:
+def drop_repeats(pairs: Numbered) -> tuple[list[Pair], list[Dropped], list[tuple[int, str]]]:
     """Pairs that come once, those left out, and the rows that repeat the prompts of another but contradict it."""
     first: dict[tuple[str, str, str, str], tuple[int, Pair]] = {}
     repeated, contradicting = [], []

@@ -97,7 +97,7 @@ def header_of(path: Path, cells: list[str]) -> list[str]:
 
     Raises LocateError for a header that lacks a required column, or has one without a name or twice.
     """
-    names = [known(cell) for cell in cells]
+    names = [known_column(cell) for cell in cells]
     missing = [name for name in REQUIRED if name not in names]
     if missing:
         apart = next((said for mark, said in SEPARATORS.items() if any(mark in cell for cell in cells)), None)
@@ -115,7 +115,7 @@ def header_of(path: Path, cells: list[str]) -> list[str]:
     return names
 
 
-def known(name: str) -> str:
+def known_column(name: str) -> str:
     """A column's name as this module spells it, whatever its capitals and spaces; other names as they are."""
     spelled = re.sub(r"[\s_-]+", "_", name.strip().casefold())
     return spelled if spelled in REQUIRED + OPTIONAL else name
@@ -133,7 +133,7 @@ def jsonl_rows(path: Path, text: str) -> Iterator[Line]:
 def object_of(line: str) -> object:
     """The object of a line of JSON Lines without null fields but neutral, or the LocateError that says why not."""
     try:
-        found = json.loads(line, object_pairs_hook=once_each, parse_constant=no_constant)
+        found = json.loads(line, object_pairs_hook=object_once, parse_constant=no_constant)
     except LocateError as error:
         return error
     except (ValueError, RecursionError) as error:
@@ -144,14 +144,14 @@ def object_of(line: str) -> object:
     return {name: value for name, value in found.items() if value is not None or name == "neutral"}
 
 
-def once_each(fields: list[tuple[str, object]]) -> dict[str, object]:
+def object_once(fields: list[tuple[str, object]]) -> dict[str, object]:
     """The fields of a JSON object.
 
     Raises LocateError when one comes twice.
     """
-    found = {known(name): value for name, value in fields}
+    found = {known_column(name): value for name, value in fields}
     if len(found) < len(fields):
-        twice = [name for name, count in Counter(known(name) for name, _ in fields).items() if count > 1]
+        twice = [name for name, count in Counter(known_column(name) for name, _ in fields).items() if count > 1]
         raise LocateError(f"field {', '.join(twice)} comes more than once: expected once")
     return found
 

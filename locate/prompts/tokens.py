@@ -198,7 +198,7 @@ def tokenise_pair(index: int, pair: Pair, encode: Encode) -> TokenPair:
     )
 
 
-def fitting(pair: TokenPair, context: int | None) -> TokenPair:
+def check_fits(pair: TokenPair, context: int | None) -> TokenPair:
     """The pair itself.
 
     Raises LocateError when a prompt of it is longer than the model's context.
@@ -225,7 +225,7 @@ def tokenise(
     dropped: list[Dropped] = []
     for index, pair in enumerate(prompts):
         try:
-            kept.append(fitting(tokenise_pair(index, pair, encode), context))
+            kept.append(check_fits(tokenise_pair(index, pair, encode), context))
         except LocateError as error:
             dropped.append(Dropped(pair.group, pair.template, str(error)))
     share = len(dropped) / len(prompts) if len(prompts) else 1.0
@@ -238,7 +238,7 @@ def tokenise(
     notes: Counter[str] = Counter()
     for sentence, count in prompts.notes:
         notes[sentence] += count
-    notes |= notes_of([each.pair for each in kept]) | spaced_twins(kept, encode)
+    notes |= notes_of([each.pair for each in kept]) | note_spaced_twins(kept, encode)
     return kept, Ledger(len(kept), tuple(dropped), prompts.skipped, without, dict(sorted(alone.items())), dict(notes))
 
 
@@ -254,7 +254,7 @@ def too_few(dropped: Sequence[Dropped], count: int, max_dropped: float, kept: bo
     )
 
 
-def spaced_twins(pairs: Sequence[TokenPair], encode: Encode) -> dict[str, int]:
+def note_spaced_twins(pairs: Sequence[TokenPair], encode: Encode) -> dict[str, int]:
     """A note on answers without a space where the same word after a space is one token, too, and likely meant."""
     found: Counter[tuple[str, str]] = Counter()
     for each in pairs:

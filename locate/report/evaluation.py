@@ -9,7 +9,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from locate.errors import LocateError
-from locate.evaluation.change import Change, EvaluationChange
+from locate.evaluation.change import EvaluationChange, ScoreChange
 from locate.evaluation.evaluation import FILE, KINDS, Evaluation, main_scores
 from locate.evaluation.scores import Score
 from locate.report.figures import COLOURS, layout, safe
@@ -77,7 +77,7 @@ def plot_evaluation_change(found: EvaluationChange, *, title: str = "") -> go.Fi
     return figure.update_layout(margin={"r": 220})
 
 
-def add_change(figure: go.Figure, change: Change, height: float, colour: str, row: int) -> None:
+def add_change(figure: go.Figure, change: ScoreChange, height: float, colour: str, row: int) -> None:
     """A score before, a little above its line, and after, a little below; and the change in words."""
     opacity = 1.0 if change.within_noise is False else FADED
     for symbol, shift, score in (("circle-open", DODGE, change.before), ("circle", -DODGE, change.after)):

@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,17 +15,17 @@ import pandas as pd
 from locate.errors import LocateError
 from locate.files import hash_of
 from locate.mediation.agreement import PLACE
-from locate.model.hooked import Model
-from locate.prompts.pair import Prompts
 from locate.sites import PATTERN, Site, check
-from locate.study.estimates import site_estimates
+from locate.tracing.estimates import SiteEstimates, map_of_single_sites, mean_estimates
+from locate.tracing.folder import RunFolder
 from locate.tracing.forecast import forecast
-from locate.tracing.job import Job, prepare
+from locate.tracing.measure import Stages
 from locate.tracing.plan import Map, before, keys_at
-from locate.tracing.table import ESTIMATES, read_table, write_table
+from locate.tracing.stage import Job, prepare
 
 METHODS = {"attribution": 0, "integrated": 5}
 """steps of the integrated gradient"""
+STAGE = "estimates"
 UNITS_OF_TIME = {"s": 1.0, "min": 60.0, "h": 3600.0}
 LEAST_AUDIT = 20
 LEAST_TOP = 5
@@ -73,47 +72,45 @@ class Budget:
         return Budget(seconds=float(found[1]) * UNITS_OF_TIME[found[2]], **settings)
 
 
-def chosen_sites(
-    model: Model,
-    prompts: Prompts,
-    map: Map,
-    budget: Budget,
-    output: str | Path | None,
-    options: dict[str, Any],
-    say: Callable[[str], None],
-) -> tuple[Map, pd.DataFrame, dict[str, Any]]:
-    """The map of the sites that are patched, the estimates they were chosen by, and what meta says of the choice.
+def describe(budget: Budget, map: Map) -> dict[str, Any]:
+    """What decides which sites are chosen, for meta and to know a run again."""
+    return asdict(budget) | {"map_sha256": hash_of(asdict(map))}
 
-    A folder that holds estimates already is a run that goes on: its choice is kept.
+
+def choose_sites(
+    job: Job, map: Map, budget: Budget, folder: RunFolder | None, started: float
+) -> Stages[tuple[Map, pd.DataFrame, dict[str, Any]]]:
+    """Ask for estimates; return the map of the sites that are patched, the estimates, and what meta says of the choice.
+
+    job      of the whole map
+    folder   where the choice is kept: what was chosen is not chosen again
+    started  when the time of the budget began
+
+    Raises LocateError where the time is not enough for the estimates.
     """
-    started = time.monotonic()
-    job = prepare(model, prompts, map, **options)
-    about = asdict(budget) | {"map_sha256": hash_of(asdict(map))}
-    file = None if output is None else Path(output) / f"{ESTIMATES}.parquet"
-    if file is not None and file.is_file():
-        estimates = read_table(file)
-    else:
-        say("estimating every site")
+    estimates = None if folder is None else folder.estimates()
+    if estimates is None:
+        map_of_single_sites(job)
         view = "stereotype" if any(pair.pair.stereotype for pair in job.pairs) else "signed"
+        derive = SiteEstimates(view, METHODS[budget.method])
         if budget.seconds is not None:
-            enough_for_estimates(job, view, budget)
-        estimates = site_estimates(job, view, METHODS[budget.method])
-        estimates = choose(model, prompts, job, estimates, budget, options, started, say)
-        if file is not None:
-            write_table(file, estimates)
+            check_time(job, derive, budget)
+        outcome = yield replace(job.stage, name=STAGE, derive=derive)
+        estimates = mark_chosen(job, map, mean_estimates(outcome.table), budget, started)
+        if folder is not None:
+            folder.keep_estimates(estimates)
     only = sites_of(estimates[estimates["chosen"] != ""])
     sites = estimates.drop_duplicates(PLACE)
     counts = {f"{name}_sites": int(sites["chosen"].str.contains(name).sum()) for name in ("top", "audit")}
-    about |= {"sites": len(sites)} | counts
-    return replace(map, only=tuple(only)), estimates, about
+    return replace(map, only=tuple(only)), estimates, describe(budget, map) | {"sites": len(sites)} | counts
 
 
-def enough_for_estimates(job: Job, view: str, budget: Budget) -> None:
+def check_time(job: Job, derive: SiteEstimates, budget: Budget) -> None:
     """Raise LocateError when estimating alone would take more than its share of the time, from a few of the pairs."""
-    few = replace(job, pairs=job.pairs[:FEW])
+    few = job.pairs[:FEW]
     started = time.monotonic()
-    site_estimates(few, view, METHODS[budget.method])
-    needed = (time.monotonic() - started) * len(job.pairs) / len(few.pairs)
+    derive.table(job, few)
+    needed = (time.monotonic() - started) * len(job.pairs) / len(few)
     if needed > ESTIMATING * float(budget.seconds or 0):
         faster = ", or the method attribution (--budget-method attribution)" if budget.method != "attribution" else ""
         raise LocateError(
@@ -122,16 +119,7 @@ def enough_for_estimates(job: Job, view: str, budget: Budget) -> None:
         )
 
 
-def choose(
-    model: Model,
-    prompts: Prompts,
-    job: Job,
-    estimates: pd.DataFrame,
-    budget: Budget,
-    options: dict[str, Any],
-    started: float,
-    say: Callable[[str], None],
-) -> pd.DataFrame:
+def mark_chosen(job: Job, map: Map, estimates: pd.DataFrame, budget: Budget, started: float) -> pd.DataFrame:
     """The estimates with a column `chosen`: the strongest sites by either direction, and those drawn at random."""
     sizes = estimates.assign(size=estimates["estimate"].abs()).groupby(PLACE, sort=False)["size"].max()
     ordered = sizes.sort_values(ascending=False, kind="stable").index
@@ -147,13 +135,13 @@ def choose(
     def forecast_of(count: int) -> float:
         top, audit = chosen(count)
         only = sites_of(ordered[np.union1d(top, audit)].to_frame(index=False))
-        return forecast(model, prompts, replace(job_map(job), only=tuple(only)), **options).seconds
+        stage = replace(job.stage, patches=replace(map, only=tuple(only)))
+        return forecast(prepare(job.model, stage, job.settings)).seconds
 
     if budget.passes is not None:
-        count = most(len(ordered), lambda n: rows[np.union1d(*chosen(n))].sum() <= budget.passes)
+        count = largest_allowed(len(ordered), lambda n: rows[np.union1d(*chosen(n))].sum() <= budget.passes)
     else:
-        say("timing a few pairs")
-        count = affordable(len(ordered), forecast_of, float(budget.seconds or 0), started)
+        count = count_affordable(len(ordered), forecast_of, float(budget.seconds or 0), started)
     top, audit = chosen(count)
     words = pd.Series("", index=ordered)
     words.iloc[top] = "top"
@@ -161,13 +149,7 @@ def choose(
     return estimates.merge(words.rename("chosen").reset_index(), on=PLACE, how="left", validate="many_to_one")
 
 
-def job_map(job: Job) -> Map:
-    """The map of a job that has one."""
-    assert job.map is not None
-    return job.map
-
-
-def most(limit: int, allowed: Callable[[int], bool]) -> int:
+def largest_allowed(limit: int, allowed: Callable[[int], bool]) -> int:
     """The largest number up to a limit that is allowed, where smaller ones are too; 1 at the least."""
     low, high = 1, limit
     while low < high:
@@ -176,7 +158,7 @@ def most(limit: int, allowed: Callable[[int], bool]) -> int:
     return low
 
 
-def affordable(limit: int, seconds_of: Callable[[int], float], budget: float, started: float) -> int:
+def count_affordable(limit: int, seconds_of: Callable[[int], float], budget: float, started: float) -> int:
     """How many sites can be patched in what is left of the time, from a few forecasts.
 
     Raises LocateError when estimating has used the time up.
@@ -197,7 +179,7 @@ def affordable(limit: int, seconds_of: Callable[[int], float], budget: float, st
 
 def rows_at(job: Job, role: str, key: str) -> int:
     """Rows of the table that a site fills."""
-    per_token = len(job.directions) * job.corruption.samples
+    per_token = len(job.stage.directions) * job.settings.corruption.samples
     if not key:
         return per_token * sum(token.role == role for pair in job.pairs for token in pair.aligned)
     site = Site(PATTERN, 0, role, 0, key)

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from locate.errors import LocateError
 from locate.files import strict
 from locate.mediation import default_view, effects
-from locate.mediation.controls import CHOOSING
+from locate.mediation.controls import CHOOSING, SETS
 from locate.model.hooked import Model
-from locate.model.untrained import untrained
 from locate.prompts import definitional_pairs, neutral_pairs
 from locate.prompts.pair import FEMALE, MALE, Prompts
 from locate.sites import PATTERN, UNITS, Site
-from locate.study.disturb import random_directions, shuffled
-from locate.study.random_sets import random_sets
-from locate.study.sample import named, sampled
-from locate.tracing import collect
-from locate.tracing.job import Change, Job, measure_chunk, prepare
+from locate.study.disturb import RandomDirections, ShuffledSources
+from locate.study.random_sets import compare_random_sets
+from locate.study.sample import sample_pairs, site_as_json
+from locate.tracing.measure import Stages
 from locate.tracing.plan import Map
+from locate.tracing.stage import Rewrite, Stage
 from locate.tracing.table import CONTROL, SITE, Trace, whole_sites
 
+SHUFFLED, RANDOM_DIRECTION = "shuffled source", "random direction"
+DEFINITIONAL, NEUTRAL, RANDOM_WEIGHTS = "definitional words", "neutral words", "random weights"
 RESIDUAL = "resid_pre"  # chosen only where nothing else was traced: it holds what all others wrote
 SMALL = 50_000_000  # parameters up to which a second, untrained model costs little
 
@@ -56,27 +56,10 @@ class Controls:
             )
 
 
-def control_rows(model: Model, wanted: Controls, pairs: int, rows: int, directions: int, samples: int) -> int:
-    """About how many rows the controls of a run of so many pairs and rows will have."""
-    few = min(pairs, wanted.pairs)
-    each = directions * samples * wanted.sites
-    words = len(definitional_pairs(templates_each=1)) + len(neutral_pairs(templates_each=2))
-    whole = rows / pairs * few if model.checkpoint.parameters <= SMALL or wanted.random_weights else 0
-    return round(each * (2 * few + words) + (wanted.sets + 1) * few * samples + whole)
-
-
-def with_controls(
-    model: Model,
-    prompts: Prompts,
-    trace: Trace,
-    wanted: Controls,
-    options: dict[str, Any],
-    say: Callable[[str], None],
-) -> Trace:
-    """The trace with its controls measured: the same table of log-probabilities, and what was not run, and why.
-
-    options  those of the trace that the controls share (directions, corruption, memory and so on)
-    say      called with a word on what is being done
+def control(
+    model: Model, prompts: Prompts, trace: Trace, wanted: Controls, directions: tuple[str, ...]
+) -> Stages[Trace]:
+    """Ask for the controls of a trace; return the trace with them, and with what was not run, and why.
 
     Shuffled sources: each pair takes the site's value from a pair of another group. Random direction: the site moves as
     far as the source would move it, but anywhere. Definitional words, neutral words: the same sites in prompts about
@@ -86,40 +69,84 @@ def with_controls(
     started = time.monotonic()
     try:
         sites = strongest(trace, wanted.sites)
-        sample = sampled(prompts, trace, wanted.pairs, wanted.seed)
+        sample = sample_pairs(prompts, trace, wanted.pairs, wanted.seed)
     except LocateError as error:  # pairs of several kinds, none of them the package's
-        return replace(trace, meta=trace.meta | {"controls": {"rows": 0, "not_run": {"all": str(error)}}})
-    plans: dict[str, Callable[[], pd.DataFrame]] = {
-        "shuffled source": lambda: written(model, sample, sites, options, lambda job: shuffled(job.pairs, wanted.seed)),
-        "random direction": lambda: written(
-            model, sample, sites, options, lambda job: random_directions(job, wanted.seed)
-        ),
-        "definitional words": lambda: others(model, definitional_pairs(templates_each=1), prompts, sites, options),
-        "neutral words": lambda: others(model, neutral_pairs(templates_each=2), prompts, sites, options),
-        "random weights": lambda: in_untrained(model, sample, sites, trace, wanted, options),
-    }
-    tables, missing = [], {}
-    for name, measure in plans.items():
-        say(f"control: {name}")
+        missing = {"rows": 0, "settings": asdict(wanted), "not_run": {"all": str(error)}}
+        return replace(trace, meta=trace.meta | {"controls": missing})
+    components = tuple(trace.table["component"].astype(str).unique())
+    plan = control_stages(model, prompts, sample, sites, components, wanted, directions)
+    tables, not_run = [], {}
+    for name, stage in plan.items():
         try:
-            tables.append(measure().assign(**{CONTROL: name}))
+            outcome = yield stage()
         except LocateError as error:
-            missing[name] = str(error)
-    say("control: random sets")
-    compared, about = random_sets(model, prompts, trace, wanted.sets, wanted.pairs, wanted.seed, options)
-    tables += [] if compared is None else [compared.assign(**{CONTROL: "random sets"})]
+            not_run[name] = str(error)
+        else:
+            tables.append(outcome.table.assign(**{CONTROL: name}))
+    compared, about = yield from compare_random_sets(prompts, trace, wanted.sets, wanted.pairs, wanted.seed)
+    tables += [] if compared is None else [compared.assign(**{CONTROL: SETS})]
     table = pd.concat(tables, ignore_index=True) if tables else None
     meta = {
-        "sites": [named(site) for site in sites],
+        "sites": [site_as_json(site) for site in sites],
         "sites_by": CHOOSING,
         "pairs": len(sample),
+        "settings": asdict(wanted),
         "seed": wanted.seed,
         "rows": 0 if table is None else len(table),
         "seconds": time.monotonic() - started,
-        "not_run": missing,
+        "not_run": not_run,
         "random_sets": about,
     }
     return replace(trace, controls=table, meta=trace.meta | {"controls": strict(meta)})
+
+
+def control_stages(
+    model: Model,
+    prompts: Prompts,
+    sample: Prompts,
+    sites: Sequence[Site],
+    components: Sequence[str],
+    wanted: Controls,
+    directions: tuple[str, ...],
+) -> dict[str, Callable[[], Stage]]:
+    """The stages of some sites' controls, by the control's name; making one raises LocateError where it cannot be run.
+
+    components  that the run has traced, all of which the untrained model is
+    """
+
+    def stage(name: str, prompts: Prompts, map: Map, **how: Any) -> Stage:
+        return Stage(f"control: {name}", prompts, map, directions, **how)
+
+    def among(name: str, pairs: Prompts) -> Stage:
+        if {(pair.female, pair.male) for pair in prompts} != {(FEMALE, MALE)}:
+            raise LocateError("the run's answers are not those of the package's words")
+        return stage(name, pairs, map_of(sites))
+
+    def without_training(name: str) -> Stage:
+        check_size(model, wanted)
+        whole = [each for each in components if each not in UNITS]
+        map = Map(components=tuple(whole)) if whole else map_of(sites)
+        return stage(name, sample, map, untrained=wanted.seed)
+
+    def disturbed(name: str, rewrite: Rewrite) -> Stage:
+        return stage(name, sample, map_of(sites), rewrite=rewrite)
+
+    return {
+        SHUFFLED: lambda: disturbed(SHUFFLED, ShuffledSources(wanted.seed)),
+        RANDOM_DIRECTION: lambda: disturbed(RANDOM_DIRECTION, RandomDirections(wanted.seed)),
+        DEFINITIONAL: lambda: among(DEFINITIONAL, definitional_pairs(templates_each=1)),
+        NEUTRAL: lambda: among(NEUTRAL, neutral_pairs(templates_each=2)),
+        RANDOM_WEIGHTS: lambda: without_training(RANDOM_WEIGHTS),
+    }
+
+
+def check_size(model: Model, wanted: Controls) -> None:
+    """Raise LocateError where no untrained model is wanted beside this one."""
+    small = model.checkpoint.parameters <= SMALL
+    if not (small if wanted.random_weights is None else wanted.random_weights):
+        if wanted.random_weights is False:
+            raise LocateError("left out, as asked")
+        raise LocateError(f"left out of models of more than {SMALL:,} parameters unless asked for")
 
 
 def strongest(trace: Trace, count: int) -> list[Site]:
@@ -143,49 +170,8 @@ def site_of(row: dict[str, Any]) -> Site:
     )
 
 
-def chosen_map(sites: Sequence[Site]) -> Map:
+def map_of(sites: Sequence[Site]) -> Map:
     """The map of some sites alone."""
     if not sites:
         raise LocateError("the run has no single site to control: trace components other than attention weights")
     return Map(components=tuple(dict.fromkeys(site.component for site in sites)), only=tuple(sites))
-
-
-def written(
-    model: Model,
-    prompts: Prompts,
-    sites: Sequence[Site],
-    options: dict[str, Any],
-    changing: Callable[[Job], Change],
-) -> pd.DataFrame:
-    """The sites' rows with other values written."""
-    job = prepare(model, prompts, chosen_map(sites), **options)
-    return measure_chunk(job, job.pairs, lambda _: None, changing(job))
-
-
-def others(
-    model: Model, pairs: Prompts, prompts: Prompts, sites: Sequence[Site], options: dict[str, Any]
-) -> pd.DataFrame:
-    """The sites' rows in other prompts of the package, where the run's own have the same answers."""
-    if {(pair.female, pair.male) for pair in prompts} != {(FEMALE, MALE)}:
-        raise LocateError("the run's answers are not those of the package's words")
-    return collect.trace(model, pairs, chosen_map(sites), **options).table
-
-
-def in_untrained(
-    model: Model,
-    sample: Prompts,
-    sites: Sequence[Site],
-    trace: Trace,
-    wanted: Controls,
-    options: dict[str, Any],
-) -> pd.DataFrame:
-    """The map, or the sites alone where it is one of units, in the same model with random weights."""
-    small = model.checkpoint.parameters <= SMALL
-    if not (small if wanted.random_weights is None else wanted.random_weights):
-        if wanted.random_weights is False:
-            raise LocateError("left out, as asked")
-        raise LocateError(f"left out of models of more than {SMALL:,} parameters unless asked for")
-    whole = [name for name in dict.fromkeys(trace.table["component"].astype(str)) if name not in UNITS]
-    map = Map(components=tuple(whole)) if whole else chosen_map(sites)
-    table = collect.trace(untrained(model, wanted.seed), sample, map, **options).table
-    return table.astype({"pair": np.int32})

@@ -3,63 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from locate.engine.plain import execute_runs
-from locate.engine.rows import Placed, Row, Run
+from locate.engine.rows import PlacedWrite, Row
 from locate.errors import LocateError
-from locate.prompts.tokens import TokenPair
-from locate.tracing.job import Change, Job
+from locate.tracing.layout import Layout, PairRuns
+from locate.tracing.stage import Job
 
 
-def shuffled(pairs: Sequence[TokenPair], seed: int) -> Change:
+@dataclass(frozen=True)
+class ShuffledSources:
     """Each row takes its values from another pair's run of the same kind, at a token of the same role.
 
     The other pair is drawn from those of other groups that have such a token.
-
-    Raises LocateError where there is none.
     """
 
-    def change(runs: list[Run], rows: list[Row], labels: dict[str, list[object]]) -> list[Row]:
-        rng = np.random.default_rng([seed, 2])
-        each = len(runs) // len(pairs)
-        place = {pair.index: index for index, pair in enumerate(pairs)}
+    seed: int
+
+    def rewrite(self, job: Job, layout: Layout) -> Layout:
+        """The rows with another source.
+
+        Raises LocateError where no other group has a token of a row's role.
+        """
+        rng = np.random.default_rng([self.seed, 2])
         changed = []
-        for row, number, role in zip(rows, labels["pair"], labels["role"], strict=True):
-            own = place[int(number)]  # type: ignore[call-overload]
-            other = partner(pairs, own, str(role), rng)
-            token = next(each for each in pairs[other].aligned if each.role == role)
-            from_clean = row.source % each == 0
-            at = token.clean if from_clean else token.corrupted
+        for row, role, (own, direction, sample) in zip(
+            layout.rows, layout.labels["role"], layout.origins(), strict=True
+        ):
+            other = partner(layout.pairs, own, str(role), rng)
+            token = next(each for each in other.pair.aligned if each.role == role)
+            at = token.clean if direction == "denoising" else token.corrupted
             writes = tuple(
-                Placed(write.component, write.layer, write.unit, write.base_pos, at, write.origin)
+                PlacedWrite(write.component, write.layer, write.unit, write.base_pos, at, write.origin)
                 for write in row.writes
             )
-            changed.append(Row(row.base, other * each + row.source % each, writes))
-        return changed
-
-    return change
+            changed.append(Row(row.base, other.couple(direction, sample)[1], writes))
+        return layout.rewritten(changed)
 
 
-def partner(pairs: Sequence[TokenPair], own: int, role: str, rng: np.random.Generator) -> int:
+def partner(pairs: Sequence[PairRuns], own: PairRuns, role: str, rng: np.random.Generator) -> PairRuns:
     """A random pair of another group that has a token of a role."""
-    for other in rng.permutation(len(pairs)):
-        if pairs[other].pair.group != pairs[own].pair.group and any(
-            token.role == role for token in pairs[other].aligned
-        ):
-            return int(other)
+    for place in rng.permutation(len(pairs)):
+        other = pairs[place]
+        if other.pair.pair.group != own.pair.pair.group and any(token.role == role for token in other.pair.aligned):
+            return other
     raise LocateError(f"no other group has a token at {role}: give more prompts")
 
 
-def random_directions(job: Job, seed: int) -> Change:
+@dataclass(frozen=True)
+class RandomDirections:
     """Each row moves its site as far as the source would, in a random direction of its space."""
 
-    def change(runs: list[Run], rows: list[Row], labels: dict[str, list[object]]) -> list[Row]:
+    seed: int
+
+    def rewrite(self, job: Job, layout: Layout) -> Layout:
+        """The rows with given values."""
+        rows, runs = layout.rows, layout.runs
         wanted = sorted({(write.component, write.layer) for row in rows for write in row.writes})
         kept = execute_runs(job.model, runs, wanted, job.limits)[1]
-        draws = torch.Generator().manual_seed(seed)
+        draws = torch.Generator().manual_seed(self.seed)
         changed = []
         for row in rows:
             writes = []
@@ -70,9 +76,8 @@ def random_directions(job: Job, seed: int) -> Change:
                     own, other = own[write.unit], other[write.unit]
                 way = torch.randn(own.shape, generator=draws, dtype=torch.float64).to(own.device)
                 moved = own.double() + way * ((other.double() - own.double()).norm() / way.norm())
-                writes.append(Placed(write.component, write.layer, write.unit, write.base_pos, write.source_pos, moved))
+                writes.append(
+                    PlacedWrite(write.component, write.layer, write.unit, write.base_pos, write.source_pos, moved)
+                )
             changed.append(Row(row.base, row.source, tuple(writes)))
-        labels["origin"][:] = ["given"] * len(rows)
-        return changed
-
-    return change
+        return layout.rewritten(changed, origin="given")

@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 
 from locate.errors import LocateError
-from locate.mediation.controls import CHOOSING
+from locate.mediation.controls import CHOOSING, SETS
 from locate.mediation.located import EDITABLE, THRESHOLD, Located, rank
-from locate.model.hooked import Model
 from locate.prompts.pair import Prompts
 from locate.sites import BEFORE, Patch, Site
-from locate.study.sample import halves, sampled
-from locate.tracing import collect
+from locate.study.sample import halves, sample_pairs
+from locate.tracing.measure import Stages
+from locate.tracing.stage import Stage
 from locate.tracing.table import Trace, whole_sites
 
 LEAST_GROUPS = 8
@@ -26,10 +26,10 @@ TRIES = 50  # draws for each set that is asked for; sets of sites of one layer m
 LOCATED = "located"
 
 
-def random_sets(
-    model: Model, prompts: Prompts, trace: Trace, count: int, pairs: int, seed: int, options: dict[str, Any]
-) -> tuple[pd.DataFrame | None, dict[str, Any]]:
-    """Joint effects of the located set and of random ones, and what was compared, for meta.
+def compare_random_sets(
+    prompts: Prompts, trace: Trace, count: int, pairs: int, seed: int
+) -> Stages[tuple[pd.DataFrame | None, dict[str, Any]]]:
+    """Ask for joint effects of the located set and of random ones; return them, and what was compared, for meta.
 
     A set chosen for its effects is stronger than others on the pairs that it was chosen on, whatever they hold. So the
     set is located on a random half of the groups, and compared on the other half. Its sites are those of the component
@@ -37,6 +37,10 @@ def random_sets(
     has, for each of them, another site of the same layer: another unit of the same component and role, or for whole
     outputs another component or role. Tokens before the subject, where nothing can have an effect, are left out. Where
     fewer sets exist than were asked for, all of them are measured.
+
+    count  random sets
+    pairs  at most, on which they are compared
+    seed   of the halves, the sets and the pairs
 
     Returns None for the table where there is nothing to compare, with the reason.
     """
@@ -56,12 +60,10 @@ def random_sets(
     alternatives = [others_of(site, trace, chosen) for site in chosen]
     if not all(alternatives):
         return None, {"reason": "nothing else was traced in the layers of the located set"}
-    sets = drawn(alternatives, count, seed)
-    compared = sampled(prompts, trace, pairs, seed, second)
-    patches = [Patch.joint(LOCATED, chosen)]
-    patches += [Patch.joint(f"random {index}", sites) for index, sites in enumerate(sets)]
-    table = collect.trace(model, compared, patches=patches, **options | {"directions": (located.direction,)}).table
-    return table, {
+    sets = draw_sets(alternatives, count, seed)
+    compared = sample_pairs(prompts, trace, pairs, seed, second)
+    outcome = yield sets_stage(compared, chosen, sets, located.direction)
+    return outcome.table, {
         "component": located.component,
         "role": located.role,
         "direction": located.direction,
@@ -70,6 +72,13 @@ def random_sets(
         "groups_located": len(first),
         "groups_compared": len(second),
     }
+
+
+def sets_stage(compared: Prompts, chosen: Sequence[Site], sets: Sequence[Sequence[Site]], direction: str) -> Stage:
+    """The stage in which a located set and random ones are written, each at once."""
+    patches = [Patch.joint(LOCATED, chosen)]
+    patches += [Patch.joint(f"random {index}", sites) for index, sites in enumerate(sets)]
+    return Stage(f"control: {SETS}", compared, patches, (direction,))
 
 
 def located_set(located: Located) -> list[Site]:
@@ -103,7 +112,7 @@ def others_of(site: Site, trace: Trace, chosen: Sequence[Site]) -> list[Site]:
     return [each for each in sites if each not in chosen]
 
 
-def drawn(alternatives: Sequence[Sequence[Site]], count: int, seed: int) -> list[list[Site]]:
+def draw_sets(alternatives: Sequence[Sequence[Site]], count: int, seed: int) -> list[list[Site]]:
     """Sets with one of each list, all different sites: every one there is, or as many random ones as asked for."""
     if np.prod([float(len(each)) for each in alternatives]) <= 4 * count:
         found = {frozenset(each) for each in product(*alternatives) if len(set(each)) == len(each)}

@@ -19,7 +19,7 @@ def traced_pairs(trace: Trace) -> pd.DataFrame:
     return rows[rows["stereotype"] != 0] if (rows["stereotype"] != 0).any() else rows
 
 
-def sampled(prompts: Prompts, trace: Trace, count: int, seed: int, groups: Sequence[str] | None = None) -> Prompts:
+def sample_pairs(prompts: Prompts, trace: Trace, count: int, seed: int, groups: Sequence[str] | None = None) -> Prompts:
     """Some of the traced pairs, of these groups or of all, one of each group before a second."""
     rows = traced_pairs(trace)
     rows = rows if groups is None else rows[rows["group"].isin(groups)]
@@ -36,6 +36,6 @@ def halves(trace: Trace, seed: int) -> tuple[list[str], list[str]]:
     return order[: len(order) // 2], order[len(order) // 2 :]
 
 
-def named(site: Site) -> dict[str, object]:
+def site_as_json(site: Site) -> dict[str, object]:
     """A site as JSON."""
     return {"component": site.component, "layer": site.layer, "role": site.position, "unit": site.unit}

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
 import pandas as pd
 
 from locate.errors import LocateError
 from locate.mediation import default_view, effects
-from locate.model.hooked import Model
 from locate.prompts.pair import Prompts
 from locate.sites import Patch, Site
-from locate.study.sample import halves, named, sampled
-from locate.tracing import collect
+from locate.study.sample import halves, sample_pairs, site_as_json
+from locate.tracing.measure import Stages
+from locate.tracing.stage import Stage
 from locate.tracing.table import Trace, whole_sites
 
 FRACTIONS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -46,10 +45,8 @@ class Sets:
             )
 
 
-def with_sets(
-    model: Model, prompts: Prompts, trace: Trace, wanted: Sets, options: dict[str, Any], say: Callable[[str], None]
-) -> Trace:
-    """The trace with sets of its sites measured on groups that they were not chosen on.
+def measure_sets(prompts: Prompts, trace: Trace, wanted: Sets) -> Stages[Trace]:
+    """Ask for sets of a trace's sites on groups that they were not chosen on; return the trace with them.
 
     Sites are ranked, and the greedy search is done, on a random half of the groups; what is reported is measured on the
     other half. Three kinds of set:
@@ -64,31 +61,37 @@ def with_sets(
     first, second = halves(trace, wanted.seed)
     if len(first) < LEAST_GROUPS / 2:
         raise LocateError(f"{len(first) + len(second)} groups: expected at least {LEAST_GROUPS} for sets of sites")
-    ranked = ranked_sites(trace, first)
-    learning, telling = (sampled(prompts, trace, wanted.pairs, wanted.seed, groups) for groups in (first, second))
-    say("sets: greedy search")
-    greedy = searched(model, learning, ranked[: wanted.pool], wanted.largest, options)
-    say("sets: joint effects")
-    largest = min(wanted.largest, len(ranked))
-    joint = [Patch.joint(f"{TOP} {size}", ranked[:size]) for size in range(1, largest + 1)]
-    joint += [Patch.joint(f"{GREEDY} {size}", greedy[:size]) for size in range(1, len(greedy) + 1)]
-    sizes = [0, *sorted({math.ceil(share * len(ranked)) for share in FRACTIONS})]
-    circuits = [Patch.joint(f"{CIRCUIT} {size}", ranked[size:]) for size in sizes if size < len(ranked)]
-    tables = [
-        collect.trace(model, telling, patches=patches, **options | {"directions": (direction,)}).table
-        for patches, direction in ((joint, "denoising"), (circuits, "noising"))
-    ]
+    ranked = rank_sites(trace, first)
+    learning, telling = (sample_pairs(prompts, trace, wanted.pairs, wanted.seed, groups) for groups in (first, second))
+    greedy = yield from search_greedily(trace, learning, ranked[: wanted.pool], wanted.largest)
+    tables = []
+    for stage in set_stages(telling, ranked, greedy, wanted.largest):
+        outcome = yield stage
+        tables.append(outcome.table)
     about = {
         "sites": len(ranked),
+        "settings": asdict(wanted),
         "groups_chosen_on": len(first),
         "groups_measured_on": len(second),
-        TOP: [named(site) for site in ranked[:largest]],
-        GREEDY: [named(site) for site in greedy],
+        TOP: [site_as_json(site) for site in ranked[: wanted.largest]],
+        GREEDY: [site_as_json(site) for site in greedy],
     }
     return replace(trace, sets=pd.concat(tables, ignore_index=True), meta=trace.meta | {"sets": about})
 
 
-def ranked_sites(trace: Trace, groups: Sequence[str]) -> list[Site]:
+def set_stages(prompts: Prompts, ranked: Sequence[Site], greedy: Sequence[Site], largest: int) -> list[Stage]:
+    """The stages in which sets are measured: joint effects, and circuits."""
+    joint = [Patch.joint(f"{TOP} {size}", ranked[:size]) for size in range(1, min(largest, len(ranked)) + 1)]
+    joint += [Patch.joint(f"{GREEDY} {size}", greedy[:size]) for size in range(1, len(greedy) + 1)]
+    sizes = [0, *sorted({math.ceil(share * len(ranked)) for share in FRACTIONS})]
+    circuits = [Patch.joint(f"{CIRCUIT} {size}", ranked[size:]) for size in sizes if size < len(ranked)]
+    return [
+        Stage("sets: joint effects", prompts, joint, ("denoising",)),
+        Stage("sets: circuits", prompts, circuits, ("noising",)),
+    ]
+
+
+def rank_sites(trace: Trace, groups: Sequence[str]) -> list[Site]:
     """Outputs, or heads where they were traced, of every layer and role, by the size of their mean effect."""
     part = replace(trace, table=trace.table[trace.table["group"].isin(groups)])
     rows = whole_sites(effects(part, view=default_view(part)))
@@ -107,15 +110,24 @@ def ranked_sites(trace: Trace, groups: Sequence[str]) -> list[Site]:
     ]
 
 
-def searched(model: Model, prompts: Prompts, pool: Sequence[Site], largest: int, options: dict[str, Any]) -> list[Site]:
-    """Sites added one by one, each time the one with which the joint effect goes furthest the way of the total."""
+def search_greedily(trace: Trace, prompts: Prompts, pool: Sequence[Site], largest: int) -> Stages[list[Site]]:
+    """Add sites one by one, each time the one with which the joint effect goes furthest the way of the total.
+
+    trace  the run whose sites they are
+    """
     chosen: list[Site] = []
     while len(chosen) < min(largest, len(pool)):
         left = [site for site in pool if site not in chosen]
-        patches = [Patch.joint(str(index), [*chosen, site]) for index, site in enumerate(left)]
-        found = collect.trace(model, prompts, patches=patches, **options | {"directions": ("denoising",)})
+        outcome = yield greedy_stage(prompts, chosen, left)
+        found = replace(trace, table=outcome.table)
         rows = effects(found, view=default_view(found))
         sign = 1 if rows["total"].mean() > 0 else -1
         means = rows.groupby("name", observed=True)["nie"].sum() * sign
         chosen.append(left[int(str(means.idxmax()))])
     return chosen
+
+
+def greedy_stage(prompts: Prompts, chosen: Sequence[Site], left: Sequence[Site]) -> Stage:
+    """A step of the search: the sites chosen before with each of those left."""
+    patches = [Patch.joint(str(index), [*chosen, site]) for index, site in enumerate(left)]
+    return Stage(f"sets: greedy search {len(chosen) + 1}", prompts, patches, ("denoising",))

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 
 from locate.engine import plain
-from locate.engine.rows import Limits, Measured, Placed, Row, Run
+from locate.engine.rows import Limits, Measurement, PlacedWrite, Row, Run
 from locate.engine.sweep import measure
-from locate.engine.sweep.climbers import climbers
+from locate.engine.sweep.climbers import find_climbers
 from locate.errors import LocateError
 from locate.model.hooked import EMBEDDING_HOOK, Model
 from locate.model.loading import twin
+from locate.tracing.stage import ENGINES, Job
 
 PAIRS = 4
 ROWS = 32
@@ -24,16 +25,31 @@ LIMIT = {"float64": 1e-5, "float32": 2e-4, "float16": 0.05, "bfloat16": 0.2, "tf
 FLOOR = {"float64": 1e-7, "float32": 1e-5, "float16": 0.003, "bfloat16": 0.03, "tf32": 0.003}
 """nats; on average, where patches do next to nothing"""
 
-Engine = Callable[..., Measured]
+Engine = Callable[..., Measurement]
 
 
-def audit(model: Model, runs: Sequence[Run], rows: Sequence[Row], limits: Limits) -> dict[str, float]:
+def audit_job(job: Job) -> dict[str, dict[str, float]]:
+    """How far a random sample of a job's rows lies from what must hold, from other engines and other precisions."""
+    pairs = [pair for pair in job.pairs if job.rows(pair)]
+    chosen = np.random.default_rng(0).permutation(len(pairs))[:PAIRS]
+    layout = job.lay_out([pairs[i] for i in sorted(chosen)])
+    sample = job.model, layout.runs, layout.rows, job.limits
+    engine, found = ENGINES[job.settings.engine], {}
+    if job.settings.engine == "sweep":
+        found["engine"] = audit_engine(*sample)
+    found["identities"] = audit_identities(*sample, engine)
+    if job.model.dtype in REDUCED and job.settings.compare_precision:
+        found["precision"] = audit_precision(*sample, engine)
+    return found
+
+
+def audit_engine(model: Model, runs: Sequence[Run], rows: Sequence[Row], limits: Limits) -> dict[str, float]:
     """Largest difference (nats) of some rows between the sweep and the plain engine, and how many were compared.
 
     Raises LocateError when they differ by more than rounding, or by half of what the patches do: then this
     architecture is not swept exactly.
     """
-    sample = sampled(runs, rows, model.n_layers)
+    sample = sample_rows(runs, rows, model.n_layers)
     try:
         fast = measure(model, runs, sample, limits=limits).rows
     except (ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
@@ -55,7 +71,7 @@ def audit(model: Model, runs: Sequence[Run], rows: Sequence[Row], limits: Limits
     return {"rows": len(sample), "largest_difference": float(apart.max()), "rms": rms(apart), "rms_effect": effect}
 
 
-def identity_audit(
+def audit_identities(
     model: Model, runs: Sequence[Run], rows: Sequence[Row], limits: Limits, engine: Engine
 ) -> dict[str, float]:
     """Largest differences (nats) from what must hold: patching a run with itself changes nothing, and patching it whole
@@ -63,9 +79,9 @@ def identity_audit(
 
     Raises LocateError where either is beyond rounding: then what is written is not what the model reads.
     """
-    copies = [*runs, *(copied(model, run) for run in runs)]
-    own = [itself(row, len(runs)) for row in sampled(runs, rows, model.n_layers)]
-    whole = [everything(model, runs, *couple) for couple in sorted({(row.base, row.source) for row in rows})]
+    copies = [*runs, *(copy_of(model, run) for run in runs)]
+    own = [self_patch(row, len(runs)) for row in sample_rows(runs, rows, model.n_layers)]
+    whole = [whole_patch(model, runs, *couple) for couple in sorted({(row.base, row.source) for row in rows})]
     found = engine(model, copies, [*own, *whole], limits=limits)
     expected = found.runs[[row.base for row in own] + [row.source for row in whole]]
     apart = np.abs(found.rows - expected).max(1)
@@ -85,14 +101,14 @@ def identity_audit(
     return result
 
 
-def copied(model: Model, run: Run) -> Run:
+def copy_of(model: Model, run: Run) -> Run:
     """The same run with nothing added to its first token, which keeps the sweep from knowing that it is the same."""
     if run.noise is not None or EMBEDDING_HOOK not in model.hook_points():
         return run
     return replace(run, noised=(0,), noise=torch.zeros(1, model.d_model))
 
 
-def itself(row: Row, n_runs: int) -> Row:
+def self_patch(row: Row, n_runs: int) -> Row:
     """The same sites of the base run, written from its copy."""
     writes = tuple(
         replace(write, source_pos=write.base_pos, origin="source", keys=tuple((key, key) for key, _ in write.keys))
@@ -101,24 +117,24 @@ def itself(row: Row, n_runs: int) -> Row:
     return Row(row.base, n_runs + row.base, writes)
 
 
-def everything(model: Model, runs: Sequence[Run], base: int, source: int) -> Row:
+def whole_patch(model: Model, runs: Sequence[Run], base: int, source: int) -> Row:
     """The last block at the last token written whole: what enters it, and both outputs."""
     here, there = len(runs[base].ids) - 1, len(runs[source].ids) - 1
     return Row(
         base,
         source,
         tuple(
-            Placed(component, model.n_layers - 1, None, here, there, "source")
+            PlacedWrite(component, model.n_layers - 1, None, here, there, "source")
             for component in ("resid_pre", "attn_out", "mlp_out")
         ),
     )
 
 
-def precision_audit(
+def audit_precision(
     model: Model, runs: Sequence[Run], rows: Sequence[Row], limits: Limits, engine: Engine
 ) -> dict[str, float]:
     """How far some rows' log-probabilities (nats) lie from those of the same model in fp32, loaded for the purpose."""
-    sample = sampled(runs, rows, model.n_layers)
+    sample = sample_rows(runs, rows, model.n_layers)
     try:
         single = twin(model, "float32")
     except LocateError as error:
@@ -129,9 +145,9 @@ def precision_audit(
     return {"rows": len(sample), "largest_difference": float(apart.max()), "rms": rms(apart)}
 
 
-def sampled(runs: Sequence[Run], rows: Sequence[Row], n_layers: int) -> list[Row]:
+def sample_rows(runs: Sequence[Run], rows: Sequence[Row], n_layers: int) -> list[Row]:
     """At most ROWS rows, drawn at random among those that the sweep runs; among all where it runs none."""
-    moving = [rows[each.row] for each in climbers(n_layers, runs, rows, lambda *_: True)] or list(rows)
+    moving = [rows[each.row] for each in find_climbers(n_layers, runs, rows, lambda *_: True)] or list(rows)
     return [moving[i] for i in np.random.default_rng(0).permutation(len(moving))[:ROWS]]
 
 

@@ -1,9 +1,11 @@
-"""The two ways a prompt is corrupted: another subject in its place, or noise on the subject's embeddings."""
+"""How a prompt is corrupted: another subject in its place, noise on its embeddings, or a way of the user's own."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,6 +21,32 @@ from locate.sites import FIRST, LAST_SUBJECT, MIDDLE
 SUBJECT_ROLES = (FIRST, MIDDLE, LAST_SUBJECT)
 
 
+@runtime_checkable
+class Corruption(Protocol):
+    """What makes the corrupted runs of a pair; any object that has these can be given to `trace`.
+
+    samples  corrupted runs of each pair
+    """
+
+    @property
+    def samples(self) -> int: ...
+
+    def describe(self) -> dict[str, object]:
+        """Its kind and settings as JSON, for meta.json: a run folder is continued only with the same."""
+
+    def executed(self, prompts: Prompts) -> Prompts:
+        """The prompts that are run: the corrupted one of a pair may be another than it was given."""
+
+    def scale(self, model: Model, pairs: Sequence[TokenPair]) -> float:
+        """One number that all pairs share and that is measured in the model, as the deviation of noise; else 0."""
+
+    def corrupted(self, pair: TokenPair, clean: Run, scale: float, d_model: int) -> Sequence[Run]:
+        """The corrupted runs of a pair, one for each sample, made of its clean run.
+
+        They must depend on the pair and the sample alone, not on the pairs that are measured beside it.
+        """
+
+
 @dataclass(frozen=True)
 class Swap:
     """The corrupted run executes the pair's own corrupted prompt (symmetric token replacement)."""
@@ -28,6 +56,18 @@ class Swap:
     def describe(self) -> dict[str, object]:
         """For meta.json."""
         return {"kind": "swap"}
+
+    def executed(self, prompts: Prompts) -> Prompts:
+        """The prompts as they are."""
+        return prompts
+
+    def scale(self, model: Model, pairs: Sequence[TokenPair]) -> float:
+        """Nothing is measured beforehand."""
+        return 0.0
+
+    def corrupted(self, pair: TokenPair, clean: Run, scale: float, d_model: int) -> list[Run]:
+        """The run of the corrupted prompt."""
+        return [replace(clean, ids=pair.corrupted)]
 
 
 @dataclass(frozen=True)
@@ -51,24 +91,33 @@ class Noise:
         """For meta.json."""
         return {"kind": "noise", **asdict(self)}
 
+    def executed(self, prompts: Prompts) -> Prompts:
+        """Pairs of which both prompts are the clean one."""
+        return clean_alone(prompts)
 
-Corruption = Swap | Noise
+    def scale(self, model: Model, pairs: Sequence[TokenPair]) -> float:
+        """Standard deviation of the noise in the embedding's own unit.
+
+        Raises LocateError when the architecture has no token embedding to hook.
+        """
+        model.check_embedding()
+        runs = [Run(pair.clean, (0,)) for pair in pairs]
+        return self.sigmas * embedding_std(model, runs, [subject_positions(pair) for pair in pairs])
+
+    def corrupted(self, pair: TokenPair, clean: Run, scale: float, d_model: int) -> list[Run]:
+        """The clean run with each draw; a draw depends on (seed, place of the pair among the prompts, sample) alone."""
+        where = subject_positions(pair)
+        runs = []
+        for sample in range(self.samples):
+            draw = np.random.default_rng([self.seed, pair.index, sample]).standard_normal((len(where), d_model))
+            runs.append(replace(clean, noised=where, noise=torch.from_numpy(scale * draw)))
+        return runs
 
 
-def as_executed(prompts: Prompts, corruption: Corruption) -> Prompts:
-    """The prompts that are run: under noise both prompts of a pair are the clean one."""
-    if isinstance(corruption, Swap):
-        return prompts
+def clean_alone(prompts: Prompts) -> Prompts:
+    """The prompts with each pair's clean prompt in the place of its corrupted one."""
     pairs = (replace(pair, corrupted=pair.clean, corrupted_subject=pair.clean_subject) for pair in prompts)
     return replace(prompts, pairs=tuple(pairs))
-
-
-def noise_scale(model: Model, pairs: list[TokenPair], corruption: Corruption) -> float:
-    """Standard deviation of the noise in the embedding's own unit; 0 under swap."""
-    if isinstance(corruption, Swap):
-        return 0.0
-    runs = [Run(pair.clean, (0,)) for pair in pairs]
-    return corruption.sigmas * embedding_std(model, runs, [subject_positions(pair) for pair in pairs])
 
 
 def subject_positions(pair: TokenPair) -> tuple[int, ...]:
@@ -76,22 +125,10 @@ def subject_positions(pair: TokenPair) -> tuple[int, ...]:
     return tuple(i for i, role in enumerate(pair.clean_roles) if role in SUBJECT_ROLES)
 
 
-def runs_of(
-    pair: TokenPair, corruption: Corruption, scale: float, d_model: int, probabilities: bool = True
-) -> list[Run]:
-    """The clean run, then one corrupted run for each sample.
+def clean_run(pair: TokenPair, probabilities: bool = True) -> Run:
+    """The clean run of a pair.
 
-    Noise is drawn from (seed, place of the pair among the prompts, sample) alone. Where the neutral answer is not one
-    token, the female one is measured in its place, and `collect` leaves its column empty.
+    Where the neutral answer is not one token, the female one is measured in its place, and its column is left empty.
     """
     female, male, neutral = pair.answers
-    answers = (female, male, female if neutral is None else neutral)
-    clean = Run(pair.clean, answers, normalised=probabilities)
-    if isinstance(corruption, Swap):
-        return [clean, replace(clean, ids=pair.corrupted)]
-    where = subject_positions(pair)
-    runs = [clean]
-    for sample in range(corruption.samples):
-        draw = np.random.default_rng([corruption.seed, pair.index, sample]).standard_normal((len(where), d_model))
-        runs.append(replace(clean, noised=where, noise=torch.from_numpy(scale * draw)))
-    return runs
+    return Run(pair.clean, (female, male, female if neutral is None else neutral), normalised=probabilities)

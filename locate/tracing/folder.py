@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +13,24 @@ from typing import Any
 import pandas as pd
 
 from locate.errors import LocateError
-from locate.files import read_json, write_json
-from locate.tracing.table import ESTIMATES, META_FILE, TRACE_FILE, Trace, load_trace, tidy, write_table
+from locate.files import read_json, strict, write_json
+from locate.tracing.stage import Stage
+from locate.tracing.table import ESTIMATES, META_FILE, TRACE_FILE, Trace, load_trace, read_table, tidy, write_table
 
-PARTS = "parts"
-FIRST_FILES = (PARTS, f"{ESTIMATES}.parquet")  # what a run may leave behind that was stopped before its meta.json
+PARTS, STAGE_FILE = "parts", "stage.json"
+
+
+class NotKept(LocateError):
+    """A folder does not take what is measured, or holds what another run has measured: nothing more can be measured."""
+
+
+@contextmanager
+def keeping() -> Iterator[None]:
+    """Tell what a folder refuses from what cannot be measured."""
+    try:
+        yield
+    except LocateError as error:
+        raise NotKept(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -34,7 +50,7 @@ class RunFolder:
             raise LocateError(f"output {path} is a file: expected a folder")
         if (folder.path / META_FILE).is_file():
             folder.same_run(read_json(folder.path / META_FILE), meta)
-        elif folder.path.is_dir() and any(each.name not in FIRST_FILES for each in folder.path.iterdir()):
+        elif folder.path.is_dir() and any(folder.path.iterdir()):
             raise LocateError(f"output folder {path} is not empty and holds no run: choose a new or empty one")
         else:
             write_json(folder.path / META_FILE, meta)
@@ -58,21 +74,103 @@ class RunFolder:
             return None
         return load_trace(self.path)
 
-    def part(self, chunk: int) -> Path:
-        """File of a chunk's rows."""
-        return self.path / PARTS / f"part-{chunk:05d}.parquet"
+    def parts(self, stage: Stage) -> Parts:
+        """Where the chunks of a stage are kept.
 
-    def read_part(self, chunk: int) -> pd.DataFrame | None:
-        """Rows of a chunk that was measured before."""
-        path = self.part(chunk)
-        return tidy(pd.read_parquet(path)) if path.is_file() else None
+        Raises LocateError when those that are there are of another stage of that name.
+        """
+        return Parts.open(self.path / PARTS / slug(stage.name), stage)
 
-    def write_part(self, chunk: int, table: pd.DataFrame) -> None:
-        """Keep the rows of a chunk."""
-        write_table(self.part(chunk), table)
+    def estimates(self) -> pd.DataFrame | None:
+        """The estimates of a run within a budget, with its choice of sites, once that is made."""
+        file = self.path / f"{ESTIMATES}.parquet"
+        return read_table(file) if file.is_file() else None
+
+    def keep_estimates(self, estimates: pd.DataFrame) -> None:
+        """Write the estimates with the choice, then let their parts go."""
+        write_table(self.path / f"{ESTIMATES}.parquet", estimates)
+        self.forget()
+
+    def keep_audit(self, audit: dict[str, Any]) -> None:
+        """Write down what the checks of the model have measured, for a start that finds every row measured."""
+        meta = read_json(self.path / META_FILE)
+        if meta["status"] != "complete":
+            write_json(self.path / META_FILE, meta | {"audit": audit})
+
+    def audit(self) -> dict[str, Any]:
+        """What was written down of the checks of the model."""
+        return dict(read_json(self.path / META_FILE).get("audit", {}))
 
     def finish(self, trace: Trace) -> None:
-        """Write the whole trace, then let the parts go."""
+        """Write the table of the trace itself and meta, then let its parts go."""
         write_table(self.path / TRACE_FILE, trace.table)
         write_json(self.path / META_FILE, trace.meta)
+        self.forget()
+
+    def add(self, trace: Trace, name: str) -> None:
+        """Write a table beside the trace, and meta with what it says of that, then let their parts go."""
+        table = getattr(trace, name)
+        if table is not None:
+            write_table(self.path / f"{name}.parquet", table)
+        write_json(self.path / META_FILE, trace.meta)
+        self.forget()
+
+    def forget(self) -> None:
+        """Let parts go that are in a table by now."""
         shutil.rmtree(self.path / PARTS, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The chunks of a stage in a folder of their own, one file each.
+
+    tidied  whether they are rows of a trace
+    """
+
+    path: Path
+    tidied: bool
+
+    @staticmethod
+    def open(path: Path, stage: Stage) -> Parts:
+        """Claim a folder for the chunks of a stage.
+
+        Raises LocateError when it holds those of another.
+        """
+        description: Any = strict(stage.describe())
+        file = path / STAGE_FILE
+        if file.is_file():
+            found = read_json(file)
+            for key in sorted(set(found) | set(description)):
+                if found.get(key) != description.get(key):
+                    raise LocateError(
+                        f"{path} holds parts of another stage {stage.name!r}: its {key} is {found.get(key)!r}, this "
+                        f"one's is {description.get(key)!r}: choose another output folder, or delete those parts"
+                    )
+        else:
+            write_json(file, description)
+        return Parts(path, stage.derive is None)
+
+    def file(self, chunk: int) -> Path:
+        """File of a chunk."""
+        return self.path / f"part-{chunk:05d}.parquet"
+
+    def read(self, chunk: int) -> pd.DataFrame | None:
+        """A chunk that was measured before."""
+        path = self.file(chunk)
+        if not path.is_file():
+            return None
+        return tidy(pd.read_parquet(path)) if self.tidied else pd.read_parquet(path)
+
+    def all(self, chunks: int) -> dict[int, pd.DataFrame]:
+        """Those of so many chunks that were measured before, by their number."""
+        found = {number: self.read(number) for number in range(chunks)}
+        return {number: table for number, table in found.items() if table is not None}
+
+    def write(self, chunk: int, table: pd.DataFrame) -> None:
+        """Keep a chunk."""
+        write_table(self.file(chunk), table)
+
+
+def slug(name: str) -> str:
+    """The name of a stage as that of a folder."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

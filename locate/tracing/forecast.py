@@ -1,4 +1,4 @@
-"""What a trace will cost, before it is run: counted, and timed on a few of its pairs."""
+"""What a stage will cost, before it is run: counted, and timed on a few of its pairs."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
-from locate.engine.sweep.climbers import climbers, token_layers
-from locate.model.hooked import Model
 from locate.model.memory import process_peak
-from locate.prompts.pair import Prompts
 from locate.prompts.tokens import TokenPair
-from locate.tracing.job import Job, audited, layout, measure_chunk, prepare
-from locate.tracing.plan import Map
+from locate.tracing.audit import audit_job
+from locate.tracing.cost import cost
+from locate.tracing.measure import measure_chunk
+from locate.tracing.stage import Job
 
 SECONDS = 10.0  # that the calibration may take, about
 LEAST, MOST = 3, 15  # repetitions of it
@@ -29,7 +27,7 @@ TABLE_BYTES = 400  # of a row of the table while it is put together
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a trace will cost.
+    """What a stage will cost.
 
     rows        of the table
     run         rows that have to be run; the sweep knows the others from their base runs, the plain engine runs all
@@ -60,26 +58,24 @@ class Timing:
     own: float
 
 
-def forecast(model: Model, prompts: Prompts | None = None, map: Map | None = None, **options: Any) -> Forecast:
-    """Count the rows and operations of a trace, and time a random sample of its pairs; takes the arguments of `trace`.
+def forecast(job: Job) -> Forecast:
+    """Count the rows and operations of a stage, and time a random sample of its pairs.
 
     The sample is timed again and again until it is steady. Its time is scaled with the operations that it leaves to
-    do; the checks at the start of a trace are run, and their time added.
+    do; the checks at the start of a run are made, and their time added.
     """
-    job = prepare(model, prompts, map, **options)
     filled = [pair for pair in job.pairs if job.rows(pair)]
     order = np.random.default_rng(0).permutation(len(filled))
     counted = [filled[i] for i in order[:COUNTED_PAIRS]]
     costs, moving = zip(*(cost(job, pair) for pair in counted), strict=True)
-    scale = sum(job.rows(pair) for pair in job.pairs) / sum(job.rows(pair) for pair in counted)
-    rows = sum(job.rows(pair) for pair in job.pairs)
-    sample, timings = calibration(job, counted)
+    scale = job.planned / sum(job.rows(pair) for pair in counted)
+    sample, timings = calibrate(job, counted)
     whole = sum(costs) * scale
     started = time.perf_counter()
-    audited(job)
+    audit_job(job)
     checks = time.perf_counter() - started
     walls = [each.wall for each in timings]
-    on_cpu = torch.device(model.device).type == "cpu"
+    on_cpu = torch.device(job.model.device).type == "cpu"
     low, middle, high = (
         seconds * whole / sum(costs[:sample]) + checks
         for seconds in (
@@ -88,51 +84,32 @@ def forecast(model: Model, prompts: Prompts | None = None, map: Map | None = Non
     )  # fmt: skip
     return Forecast(
         pairs=len(job.pairs),
-        rows=rows,
-        run=round(sum(moving) * scale) if job.engine == "sweep" else rows,
+        rows=job.planned,
+        run=round(sum(moving) * scale) if job.settings.engine == "sweep" else job.planned,
         operations=whole,
         seconds=middle,
         low=low,
         high=high,
         busy=on_cpu and is_busy(timings),
-        peak=process_peak() + rows * TABLE_BYTES,
+        peak=process_peak() + job.planned * TABLE_BYTES,
     )
 
 
-def cost(job: Job, pair: TokenPair) -> tuple[float, int]:
-    """Floating-point operations of a pair's rows, and how many of them have to be run."""
-    runs, rows, _ = layout([pair], job)
-    block, out = operations(job.model)
-    out *= job.probabilities
-    whole = len(runs[0].ids) * job.model.n_layers * block + out
-    if job.engine == "plain":
-        return (len(rows) + len(runs)) * whole, len(rows)
-    moving = climbers(job.model.n_layers, runs, rows, lambda *_: True)
-    run = sum(token_layers(each, job.model.n_layers) for each in moving)
-    return len(runs) * whole + run * block + len(moving) * out, len(moving)
-
-
-def operations(model: Model) -> tuple[float, float]:
-    """Floating-point operations of one position in one block, and of reading one position's probabilities out."""
-    out = model.d_vocab * model.d_model
-    return 2.0 * max(1, model.checkpoint.parameters - out) / model.n_layers, 2.0 * out
-
-
-def calibration(job: Job, pairs: Sequence[TokenPair]) -> tuple[int, list[Timing]]:
+def calibrate(job: Job, pairs: Sequence[TokenPair]) -> tuple[int, list[Timing]]:
     """How many of the pairs were timed, at most a whole chunk, and how long they took each time."""
-    timed_chunk(job, pairs[:1])
-    count = max(1, min(len(pairs), job.chunk, int(SECONDS / LEAST / timed_chunk(job, pairs[:1]).wall)))
-    return count, repeated(lambda: timed_chunk(job, pairs[:count]))
+    time_chunk(job, pairs[:1])
+    count = max(1, min(len(pairs), job.chunk, int(SECONDS / LEAST / time_chunk(job, pairs[:1]).wall)))
+    return count, repeat(lambda: time_chunk(job, pairs[:count]))
 
 
-def timed_chunk(job: Job, pairs: Sequence[TokenPair]) -> Timing:
+def time_chunk(job: Job, pairs: Sequence[TokenPair]) -> Timing:
     """How long some pairs take."""
     wall, own = time.perf_counter(), time.thread_time()
     measure_chunk(job, pairs, lambda _: None)
     return Timing(time.perf_counter() - wall, time.thread_time() - own)
 
 
-def repeated(once: Callable[[], Timing]) -> list[Timing]:
+def repeat(once: Callable[[], Timing]) -> list[Timing]:
     """Timings of the same work, until the last few are alike, or time or patience is used up."""
     found: list[Timing] = []
     while len(found) < MOST:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from locate.engine.rows import Placed, Row
+from locate.engine.rows import PlacedWrite, Row
 from locate.errors import LocateError
 from locate.files import hash_of
 from locate.prompts.tokens import Aligned, TokenPair
@@ -143,7 +143,7 @@ def cells_of_map(forms: Mapping[str, Sequence[Patch]], pair: TokenPair) -> Itera
     for token in pair.aligned:
         for form in forms.get(token.role, ()):
             places = tuple((write, (token,), keys_at(write.site, pair)) for write in form.writes)
-            if form.anchor.component != PATTERN or attended(places):
+            if form.anchor.component != PATTERN or has_tokens(places):
                 yield Cell(form, places, token.role, token)
 
 
@@ -156,7 +156,7 @@ def cells_of_patches(patches: Sequence[Patch], pair: TokenPair) -> Iterator[Cell
         places = tuple(
             (write, aligned_at(write.site.position, pair), keys_at(write.site, pair)) for write in patch.writes
         )
-        there = tuple(place for place in places if attended([place]))
+        there = tuple(place for place in places if has_tokens([place]))
         if there and (patch.partial or len(there) == len(places)):
             covered = {token for _, tokens, _ in there for token in tokens}
             first = there[0][1][0]
@@ -172,7 +172,7 @@ def keys_at(site: Site, pair: TokenPair) -> tuple[Aligned, ...]:
     return tuple(token for token in pair.aligned if site.key in (None, token.role))
 
 
-def attended(places: Sequence[tuple[Write, tuple[Aligned, ...], tuple[Aligned, ...]]]) -> bool:
+def has_tokens(places: Sequence[tuple[Write, tuple[Aligned, ...], tuple[Aligned, ...]]]) -> bool:
     """Whether every write has a token, and every pattern a token that it can attend to."""
     return all(
         tokens and (write.site.component != PATTERN or any(before(keys, token) for token in tokens))
@@ -190,12 +190,12 @@ def aligned_at(position: int | str, pair: TokenPair) -> tuple[Aligned, ...]:
     return tuple(token for token in pair.aligned if position in (token.role, token.clean))
 
 
-def row_of(cell: Cell, direction: str, clean_run: int, corrupted_run: int) -> Row:
-    """The patched run of a cell in one direction."""
+def row_of(cell: Cell, direction: str, base: int, source: int) -> Row:
+    """The patched run of a cell in one direction, with its base run and source run."""
     check("direction", direction, DIRECTIONS)
     denoising = direction == "denoising"
     writes = [
-        Placed(
+        PlacedWrite(
             write.site.component,
             write.site.layer,
             write.site.unit,
@@ -210,9 +210,7 @@ def row_of(cell: Cell, direction: str, clean_run: int, corrupted_run: int) -> Ro
         for token in tokens
         if write.site.component != PATTERN or before(keys, token)
     ]
-    if denoising:
-        return Row(corrupted_run, clean_run, tuple(writes))
-    return Row(clean_run, corrupted_run, tuple(writes))
+    return Row(base, source, tuple(writes))
 
 
 def hash_of_patches(patches: Sequence[Patch]) -> str:

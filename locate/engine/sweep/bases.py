@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from locate.engine.rows import Key, Limits, Run, answers_of, batched, in_memory, noise_hooks
-from locate.engine.sweep.replay import Given, Keys, watched
+from locate.engine.rows import Key, Limits, Run, answers_of, batches_by_length, explaining_out_of_memory, noise_hooks
+from locate.engine.sweep.replay import BlockInputs, Keys, watching
 from locate.model.hooked import Model
 from locate.model.memory import LEAST
 from locate.sites import PATTERN
@@ -33,7 +33,7 @@ class Bases:
     log_probs: Float[np.ndarray, "run answer"]
     activation: dict[Key, torch.Tensor] = field(default_factory=dict)
     keys: dict[int, Keys] = field(default_factory=dict)
-    given: dict[int, dict[int, Given]] = field(default_factory=dict)
+    given: dict[int, dict[int, BlockInputs]] = field(default_factory=dict)
 
     def same_positions(self, one: int, other: int) -> bool:
         """Whether prompts of two lengths number their common positions alike; some rotary tables do not."""
@@ -45,7 +45,7 @@ class Bases:
         return True
 
 
-def execute(model: Model, runs: Sequence[Run], wanted: Iterable[Key], limits: Limits) -> Bases:
+def execute_bases(model: Model, runs: Sequence[Run], wanted: Iterable[Key], limits: Limits) -> Bases:
     """Run every prompt once, keeping the wanted activations, all residual streams, keys and values."""
     bases = Bases(runs, np.empty((len(runs), len(runs[0].answers))))
     longest = max(len(run.ids) for run in runs)
@@ -68,16 +68,20 @@ def execute(model: Model, runs: Sequence[Run], wanted: Iterable[Key], limits: Li
         return hook
 
     working = replace(limits, memory=max(LEAST, int(limits.memory * (1 - KEPT_SHARE))))
-    for batch in batched(runs, lambda run: len(run.ids), model, working):
+    for batch in batches_by_length(runs, lambda run: len(run.ids), model, working):
         chosen = [runs[i] for i in batch]
 
-        def arrived(layer: int, given: Given, keys: Keys, batch: Sequence[int] = batch) -> None:
+        def arrived(layer: int, given: BlockInputs, keys: Keys, batch: Sequence[int] = batch) -> None:
             bases.given.setdefault(len(runs[batch[0]].ids), {})[layer] = given
             old = bases.keys.get(layer, (None, None))
             bases.keys[layer] = into(old[0], batch, keys[0], 2), into(old[1], batch, keys[1], 2)
 
         keepers = [(model.hook(*key), keep(key, batch)) for key in names]
-        with model.hooked(noise_hooks(chosen) + keepers), watched(model, arrived), in_memory(len(batch)):
+        with (
+            model.hooked(noise_hooks(chosen) + keepers),
+            watching(model, arrived),
+            explaining_out_of_memory(len(batch)),
+        ):
             bases.log_probs[batch] = answers_of(model, chosen)
     return bases
 

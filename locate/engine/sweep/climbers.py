@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from locate.engine.rows import Placed, Row, Run
+from locate.engine.rows import PlacedWrite, Row, Run
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -28,7 +28,7 @@ class Climber:
     first_layer: int
     first_pos: int
     enters: bool
-    writes: tuple[Placed, ...]
+    writes: tuple[PlacedWrite, ...]
 
     @property
     def from_layer(self) -> int:
@@ -36,12 +36,12 @@ class Climber:
         return self.first_layer + self.enters
 
     @property
-    def writes_above(self) -> Iterator[Placed]:
+    def writes_above(self) -> Iterator[PlacedWrite]:
         """Its writes in the layers that it climbs."""
         return (write for write in self.writes if write.layer >= self.from_layer)
 
 
-def climbers(
+def find_climbers(
     n_layers: int, runs: Sequence[Run], rows: Sequence[Row], same_positions: Callable[[int, int], bool]
 ) -> list[Climber]:
     """The rows that have to be run; the others say what their base run says.
@@ -53,7 +53,7 @@ def climbers(
         one, other = (runs[index] for index in couple)
         equal[couple] = equal_positions(one, other) if same_positions(len(one.ids), len(other.ids)) else 0
     found = (
-        climber(n_layers, len(runs[row.base].ids), index, row, equal[row.base, row.source])
+        find_climber(n_layers, len(runs[row.base].ids), index, row, equal[row.base, row.source])
         for index, row in enumerate(rows)
     )
     return [each for each in found if each is not None]
@@ -66,7 +66,7 @@ def equal_positions(one: Run, other: Run) -> int:
     return min([*ends, *one.noised, *other.noised, common])
 
 
-def climber(n_layers: int, n_pos: int, index: int, row: Row, equal: int) -> Climber | None:
+def find_climber(n_layers: int, n_pos: int, index: int, row: Row, equal: int) -> Climber | None:
     """Where a row begins to differ from its base run; None where it never does.
 
     equal  number of leading positions at which base and source are the same
@@ -84,12 +84,12 @@ def climber(n_layers: int, n_pos: int, index: int, row: Row, equal: int) -> Clim
     return Climber(index, row.base, row.source, n_pos, layer, first, enters, tuple(writes))
 
 
-def reaches_the_end(write: Placed, n_pos: int, n_layers: int) -> bool:
+def reaches_the_end(write: PlacedWrite, n_pos: int, n_layers: int) -> bool:
     """Whether anything at the last token reads a site: behind the last attention only that token itself."""
     return write.layer < n_layers - 1 or write.component == "resid_pre" or write.base_pos == n_pos - 1
 
 
-def changes_nothing(write: Placed, equal: int) -> bool:
+def changes_nothing(write: PlacedWrite, equal: int) -> bool:
     """Whether a write into an unchanged base run puts back what stands there.
 
     equal  number of leading positions at which base and source are the same

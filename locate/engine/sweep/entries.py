@@ -18,7 +18,7 @@ from jaxtyping import Float
 from locate.engine.rows import Limits
 from locate.engine.sweep.bases import Bases, keys_of
 from locate.engine.sweep.climbers import Climber
-from locate.engine.sweep.parts import at_once, worked
+from locate.engine.sweep.parts import rows_at_once, work_in_parts
 from locate.engine.sweep.writes import Writes
 from locate.model.hooked import Model
 
@@ -37,7 +37,7 @@ class Entries:
     vectors: Float[torch.Tensor, "entry d_model"]
 
 
-def entries(model: Model, bases: Bases, moving: Sequence[Climber], limits: Limits) -> Entries:
+def run_entries(model: Model, bases: Bases, moving: Sequence[Climber], limits: Limits) -> Entries:
     """Run the first layer of every row that enters."""
     entering = [each for each in moving if each.enters]
     embedded = bases.activation["resid_pre", 0]
@@ -45,17 +45,17 @@ def entries(model: Model, bases: Bases, moving: Sequence[Climber], limits: Limit
         {each.row: place for place, each in enumerate(entering)},
         embedded.new_empty(len(entering), embedded.shape[-1]),
     )
-    for (layer, n_pos), carriers in sorted(carried(entering).items()):
+    for (layer, n_pos), carriers in sorted(group_carriers(entering).items()):
 
         def carry(part: Sequence[Carrier], layer: int = layer) -> Any:
             return carry_through(model, bases, layer, part)
 
-        for part, leaving in worked(carriers, at_once(model, limits, n_pos, 0), carry):
+        for part, leaving in work_in_parts(carriers, rows_at_once(model, limits, n_pos, 0), carry):
             found.vectors[[found.place[each.row] for carrier in part for each in carrier]] = leaving
     return found
 
 
-def carried(entering: Sequence[Climber]) -> dict[tuple[int, int], list[Carrier]]:
+def group_carriers(entering: Sequence[Climber]) -> dict[tuple[int, int], list[Carrier]]:
     """Carriers by layer and number of tokens, as few as there are rows at the fullest position of each base run."""
     taken: Counter[tuple[int, int, int]] = Counter()
     carriers: dict[tuple[int, int], dict[tuple[int, int], Carrier]] = defaultdict(lambda: defaultdict(list))

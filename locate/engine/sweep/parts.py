@@ -14,10 +14,10 @@ from locate.model.memory import ran_out
 CPU_POSITIONS = 2048  # of all rows at once: more make nothing faster on a CPU, and fall out of its cache
 
 Item = TypeVar("Item")
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
-def at_once(model: Model, limits: Limits, n_pos: int, first: int) -> int:
+def rows_at_once(model: Model, limits: Limits, n_pos: int, first: int) -> int:
     """How many rows may be under way that run positions `first` to `n_pos`."""
     fitting = limits.rows(row_bytes(model, n_pos, first), 1.0 - KEPT_SHARE)
     return min(fitting, max(1, CPU_POSITIONS // (n_pos - first))) if model.device == "cpu" else fitting
@@ -31,9 +31,9 @@ def row_bytes(model: Model, n_pos: int, first: int) -> int:
     return model.number_bytes * width + 4 * model.d_vocab
 
 
-def worked(
-    items: Sequence[Item], size: int, work: Callable[[Sequence[Item]], Found]
-) -> Iterator[tuple[Sequence[Item], Found]]:
+def work_in_parts(
+    items: Sequence[Item], size: int, work: Callable[[Sequence[Item]], Result]
+) -> Iterator[tuple[Sequence[Item], Result]]:
     """Items, `size` at a time, and what the work on them found; half as many at a time once memory runs out."""
     start = 0
     while start < len(items):

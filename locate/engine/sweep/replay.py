@@ -59,7 +59,7 @@ class Cache:
 
 
 @dataclass(frozen=True, eq=False)
-class Given:
+class BlockInputs:
     """A block, and what its model gives it besides the residual stream when it runs one prompt of a length.
 
     arguments      by name; tensors are those of one prompt
@@ -82,20 +82,20 @@ class Given:
         self, residual: Float[torch.Tensor, "row pos d_model"], first: int, before: Keys | None
     ) -> Float[torch.Tensor, "row pos d_model"]:
         """The block's output at positions `first` and up, given the keys and values of those before."""
-        return self.called(residual, first, Cache(before))
+        return self.call(residual, first, Cache(before))
 
     def keys(self, residual: Float[torch.Tensor, "row pos d_model"], first: int) -> Keys:
         """Keys and values of positions `first` and up; attention and MLP are not run."""
         cache = Cache(stop=True)
         with suppress(KeysReady):
-            self.called(residual, first, cache)
+            self.call(residual, first, cache)
         assert cache.own is not None
         return cache.own
 
-    def called(self, residual: torch.Tensor, first: int, cache: Cache) -> torch.Tensor:
+    def call(self, residual: torch.Tensor, first: int, cache: Cache) -> torch.Tensor:
         """The block's output with a cache."""
         rows, end = residual.shape[0], first + residual.shape[1]
-        arguments = {name: cut(name, value, first, end, rows) for name, value in self.arguments.items()}
+        arguments = {name: cut_argument(name, value, first, end, rows) for name, value in self.arguments.items()}
         output = self.block(residual, **arguments | {self.cache_name: cache})
         return output[0] if isinstance(output, tuple) else output
 
@@ -111,7 +111,7 @@ def one_prompt(name: str, value: Any, prompts: int) -> Any:
     return value
 
 
-def cut(name: str, value: Any, first: int, end: int, rows: int) -> Any:
+def cut_argument(name: str, value: Any, first: int, end: int, rows: int) -> Any:
     """An argument for one prompt, cut to the queries at positions `first` to `end`.
 
     A mask has a row for each query and a column for each key, and some models want it for each prompt. Position ids and
@@ -119,7 +119,7 @@ def cut(name: str, value: Any, first: int, end: int, rows: int) -> Any:
     holds a bias for each head and key, whichever the query; it is repeated, since heads and prompts share an axis.
     """
     if isinstance(value, tuple):
-        return tuple(cut(name, each, first, end, rows) for each in value)
+        return tuple(cut_argument(name, each, first, end, rows) for each in value)
     if value is None or name not in (*WITH_POSITIONS, *BY_HEAD):
         return value
     if name in BY_HEAD:
@@ -132,7 +132,7 @@ def cut(name: str, value: Any, first: int, end: int, rows: int) -> Any:
 
 
 @contextmanager
-def watched(model: Model, kept: Callable[[int, Given, Keys], None]) -> Iterator[None]:
+def watching(model: Model, kept: Callable[[int, BlockInputs, Keys], None]) -> Iterator[None]:
     """While it lasts, every block that runs tells `kept` its layer, what it was given, and its keys and values."""
     blocks = list(model.blocks)
     caches: dict[int, Cache] = {}
@@ -157,9 +157,9 @@ def watched(model: Model, kept: Callable[[int, Given, Keys], None]) -> Iterator[
                     "so it cannot be swept: choose --engine plain"
                 )
             arguments, cache_name = given[layer]
-            known(model, arguments, cache_name)
+            check_arguments(model, arguments, cache_name)
             single = {name: one_prompt(name, value, len(args[0])) for name, value in arguments.items()}
-            kept(layer, Given(block, single, cache_name, isinstance(output, tuple)), own)
+            kept(layer, BlockInputs(block, single, cache_name, isinstance(output, tuple)), own)
 
         return hook
 
@@ -184,7 +184,7 @@ def signature(model: Model, block: Any) -> tuple[list[str], str]:
     return names, cache
 
 
-def known(model: Model, arguments: dict[str, Any], cache_name: str) -> None:
+def check_arguments(model: Model, arguments: dict[str, Any], cache_name: str) -> None:
     """Raise LocateError for a tensor among a block's arguments that is not known how to cut."""
     for name, value in arguments.items():
         tensors = [each for each in (value if isinstance(value, tuple) else (value,)) if isinstance(each, torch.Tensor)]

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from locate.engine.rows import MOST_ROWS, Limits, Measured, Row, Run
-from locate.engine.sweep.bases import KEPT_SHARE, Bases, execute, keys_of, run_bytes
-from locate.engine.sweep.climbers import Climber, climbers
-from locate.engine.sweep.entries import Entries, entries
-from locate.engine.sweep.parts import at_once, worked
-from locate.engine.sweep.replay import Given, Keys, read_out
+from locate.engine.rows import MOST_ROWS, Limits, Measurement, Row, Run
+from locate.engine.sweep.bases import KEPT_SHARE, Bases, execute_bases, keys_of, run_bytes
+from locate.engine.sweep.climbers import Climber, find_climbers
+from locate.engine.sweep.entries import Entries, run_entries
+from locate.engine.sweep.parts import rows_at_once, work_in_parts
+from locate.engine.sweep.replay import BlockInputs, Keys, read_out
 from locate.engine.sweep.writes import Writes
 from locate.errors import LocateError
 from locate.model.hooked import Model
-from locate.model.products import products
+from locate.model.products import multiplying
 
 
 def measure(
@@ -28,7 +28,7 @@ def measure(
     *,
     limits: Limits,
     progress: Callable[[int], None] | None = None,
-) -> Measured:
+) -> Measurement:
     """Execute every run, and every row from where it begins to differ from its base run.
 
     Raises LocateError when the model carries somebody else's hooks inside its blocks, which would see some positions of
@@ -37,7 +37,7 @@ def measure(
     limits    how much may be done at once; the rows at once are halved when memory runs out all the same
     progress  called with the number of rows just finished
     """
-    others = model.hooked_by_others()
+    others = model.foreign_hooks()
     if others:
         raise LocateError(f"model {model.name!r} has hooks at {others[0]}: take them off, or choose --engine plain")
     plain = np.empty((len(runs), len(runs[0].answers)))
@@ -45,9 +45,9 @@ def measure(
     for part, used in portions(model, runs, rows, limits):
         place = {run: index for index, run in enumerate(used)}
         moved = [Row(place[rows[i].base], place[rows[i].source], rows[i].writes) for i in part]
-        with products(model.dtype, model.device, model.threads):
+        with multiplying(model.dtype, model.device, model.threads):
             plain[used], out[part] = measure_portion(model, [runs[i] for i in used], moved, limits, progress)
-    return Measured(plain, out)
+    return Measurement(plain, out)
 
 
 def portions(
@@ -75,33 +75,33 @@ def measure_portion(
 ) -> tuple[Float[np.ndarray, "run answer"], Float[np.ndarray, "row answer"]]:
     """Log-probabilities (nats) of runs and of rows whose runs' activations are kept together."""
     wanted = {(write.component, write.layer) for row in rows for write in row.writes}
-    bases = execute(model, runs, wanted, limits)
-    moving = climbers(model.n_layers, runs, rows, bases.same_positions)
+    bases = execute_bases(model, runs, wanted, limits)
+    moving = find_climbers(model.n_layers, runs, rows, bases.same_positions)
     out = np.array(bases.log_probs[[row.base for row in rows]])
     if progress is not None:
         progress(len(rows) - len(moving))
-    for stair, found in climbed(model, bases, moving, limits):
+    for stair, found in climb_stairs(model, bases, moving, limits):
         out[[each.row for each in stair]] = found
         if progress is not None:
             progress(len(stair))
     return bases.log_probs, out
 
 
-def climbed(
+def climb_stairs(
     model: Model, bases: Bases, moving: Sequence[Climber], limits: Limits
 ) -> Iterator[tuple[Sequence[Climber], Float[np.ndarray, "row answer"]]]:
     """Stairs and what they found: rows of one length and first position, lowest first, as many as fit the memory."""
     alike: dict[tuple[int, int], list[Climber]] = defaultdict(list)
     for each in moving:
         alike[each.n_pos, each.first_pos].append(each)
-    entered = entries(model, bases, moving, limits)
+    entered = run_entries(model, bases, moving, limits)
 
     def up(stair: Sequence[Climber]) -> Float[np.ndarray, "row answer"]:
         return climb(model, bases, entered, stair)
 
     for (n_pos, first), group in sorted(alike.items()):
         group.sort(key=lambda each: each.from_layer)
-        yield from worked(group, at_once(model, limits, n_pos, first), up)
+        yield from work_in_parts(group, rows_at_once(model, limits, n_pos, first), up)
 
 
 def climb(model: Model, bases: Bases, entered: Entries, stair: Sequence[Climber]) -> Float[np.ndarray, "row answer"]:
@@ -130,11 +130,11 @@ def climb(model: Model, bases: Bases, entered: Entries, stair: Sequence[Climber]
                     residual[:joined] = blocks[layer].run(residual[:joined], first, keys)
         with model.hooked(writes.hooks(last, n_pos - 1)):
             final = last_position(blocks[last], residual, first, keys)
-        return answers(model, bases, stair, final[:, 0], blocks[last])
+        return read_answers(model, bases, stair, final[:, 0], blocks[last])
 
 
 def last_position(
-    given: Given, residual: Float[torch.Tensor, "row pos d_model"], first: int, before: Keys | None
+    given: BlockInputs, residual: Float[torch.Tensor, "row pos d_model"], first: int, before: Keys | None
 ) -> Float[torch.Tensor, "row 1 d_model"]:
     """The last block at the last position alone; the positions before it are run to their keys and values."""
     count = residual.shape[1] - 1
@@ -144,8 +144,8 @@ def last_position(
     return given.run(residual[:, -1:], first + count, before)
 
 
-def answers(
-    model: Model, bases: Bases, stair: Sequence[Climber], final: Float[torch.Tensor, "row d_model"], given: Given
+def read_answers(
+    model: Model, bases: Bases, stair: Sequence[Climber], final: Float[torch.Tensor, "row d_model"], given: BlockInputs
 ) -> Float[np.ndarray, "row answer"]:
     """Log-probabilities (nats) of each row's answers, from the residual stream that leaves the last block."""
     runs = [bases.runs[each.base] for each in stair]

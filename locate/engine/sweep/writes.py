@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 
-from locate.engine.rows import Key, Placed
+from locate.engine.rows import Key, PlacedWrite
 from locate.engine.sweep.bases import Bases
 from locate.engine.sweep.climbers import Climber
 from locate.model.hooked import Model
 from locate.sites import PATTERN, UNITS
 
-Lodged = tuple[int, Climber, Placed]
+RowWrite = tuple[int, Climber, PlacedWrite]
 """a row's place in a batch, the row, and one of its writes"""
 
 
@@ -48,15 +48,17 @@ class Writes:
     spots: dict[Key, Spot]
 
     @staticmethod
-    def of(model: Model, bases: Bases, lodged: Iterable[Lodged]) -> Writes:
+    def of(model: Model, bases: Bases, lodged: Iterable[RowWrite]) -> Writes:
         """Some writes, their values gathered from the runs."""
-        found: dict[Key, dict[tuple[int, int, int | None, tuple[int, ...]], Lodged]] = defaultdict(dict)
+        found: dict[Key, dict[tuple[int, int, int | None, tuple[int, ...]], RowWrite]] = defaultdict(dict)
         for place, each, write in lodged:  # of several to one place the last holds
             place_of = place, write.base_pos, write.unit, tuple(key for key, _ in write.keys)
             found[write.component, write.layer].pop(place_of, None)
             found[write.component, write.layer][place_of] = place, each, write
         spots = {
-            key: (pattern_spot if key[0] == PATTERN else spot)(bases.activation[key], key[0], list(here.values()))
+            key: (gather_pattern_spot if key[0] == PATTERN else gather_spot)(
+                bases.activation[key], key[0], list(here.values())
+            )
             for key, here in found.items()
         }
         return Writes(model, spots)
@@ -73,11 +75,11 @@ class Writes:
         ordered = sorted(self.spots.items(), key=lambda each: each[0])  # a whole output before its units, at one hook
         for (component, at), here in ordered:
             if at == layer and component != "resid_pre":
-                hooks.append((self.model.hook(component, layer), writing(here.where(first), here.value)))
+                hooks.append((self.model.hook(component, layer), write_hook(here.where(first), here.value)))
         return hooks
 
 
-def writing(where: tuple[torch.Tensor, ...], value: torch.Tensor) -> Callable:
+def write_hook(where: tuple[torch.Tensor, ...], value: torch.Tensor) -> Callable:
     """A hook that writes values at row, position and, where there are units, unit."""
 
     def hook(activation: torch.Tensor, hook: Any) -> torch.Tensor:
@@ -88,7 +90,7 @@ def writing(where: tuple[torch.Tensor, ...], value: torch.Tensor) -> Callable:
     return hook
 
 
-def spot(kept: torch.Tensor, component: str, writes: Sequence[Lodged]) -> Spot:
+def gather_spot(kept: torch.Tensor, component: str, writes: Sequence[RowWrite]) -> Spot:
     """The writes of one component and layer, their values gathered from what was kept of the runs."""
 
     def indices(values: Iterable[int | None]) -> Int[torch.Tensor, " write"]:
@@ -108,7 +110,9 @@ def spot(kept: torch.Tensor, component: str, writes: Sequence[Lodged]) -> Spot:
     return Spot(row, pos, unit, value)
 
 
-def pattern_spot(kept: Float[torch.Tensor, "run query head key"], component: str, writes: Sequence[Lodged]) -> Spot:
+def gather_pattern_spot(
+    kept: Float[torch.Tensor, "run query head key"], component: str, writes: Sequence[RowWrite]
+) -> Spot:
     """The writes of one layer's attention weights, one entry for each key, gathered from what was kept of the runs."""
     found: dict[tuple[int | None, ...], tuple[int | None, ...]] = {}
     for place, each, write in writes:

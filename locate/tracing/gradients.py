@@ -1,4 +1,4 @@
-"""Estimates of patching effects from gradients: a few runs for every site at once, to be proved by exact patching."""
+"""Gradients of the log-odds with respect to what patches write, and the estimates of effects they give."""
 
 from __future__ import annotations
 
@@ -14,89 +14,28 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
 from locate.engine.plain import execute_runs
-from locate.engine.rows import Key, Placed, Run, batched, in_memory, noise_hooks
-from locate.errors import LocateError
-from locate.mediation.effect_table import over_samples
-from locate.model.finite import finite_rows, refuse
+from locate.engine.rows import Key, PlacedWrite, Run, batches_by_length, explaining_out_of_memory, noise_hooks
+from locate.model.finite import check_finite_rows, refuse_numbers
 from locate.model.hooked import EMBEDDING_HOOK, Model
-from locate.model.products import products
-from locate.prompts.pair import Prompts
-from locate.prompts.tokens import TokenPair
-from locate.sites import PATTERN, UNITS, Patch, check
-from locate.tracing.job import Job, layout, prepare
-from locate.tracing.plan import Map
-
-METHODS = ("attribution", "integrated")
-STEPS = 5
-VIEWS = ("stereotype", "signed")
-
-Couple = tuple[int, int]
-"""indices of a base run and a source run"""
+from locate.prompts.tokens import Aligned, TokenPair
+from locate.sites import PATTERN, UNITS
+from locate.tracing.layout import Couple, Layout
+from locate.tracing.stage import Job
 
 
-def estimate(
-    model: Model,
-    prompts: Prompts | None = None,
-    map: Map | None = None,
-    *,
-    method: str = "attribution",
-    steps: int = STEPS,
-    view: str = "stereotype",
-    **options: Any,
-) -> pd.DataFrame:
-    """Estimated natural indirect effects of every patch, in the log-odds; a table as `effects()` returns it.
-
-    method   "attribution": gradient of the log-odds at the base run, times the difference that the patch makes (Nanda
-             2023; Syed et al. 2023); "integrated": the gradient averaged over runs between base and source, whose token
-             embeddings are mixed (EAP-IG for nodes, Hanna et al. 2024)
-    steps    mixtures of the integrated gradient, at the middles of as many equal parts of the way
-    view     "stereotype" or "signed", as in `effects`
-    options  as of `trace`: patches, directions, corruption, memory, batch_size, max_dropped
-
-    `nie` is the estimate, `base` and `source` are measured, `nde` is nan. An estimate is first order: it is exact where
-    the log-odds depend on the site linearly, and may be wrong in size and sign where they do not: where a later MLP or
-    softmax is saturated the slope is nothing, whatever the effect. Of attention weights ("pattern") it is the weights
-    after the softmax that change, each by itself, as patches write them. Prompts of two lengths are mixed at their
-    aligned tokens alone.
-
-    Raises LocateError as `trace` does, and for an integrated estimate of a patch that writes neither run's values.
-    """
-    check("method", method, METHODS)
-    check("view", view, VIEWS)
-    if steps < 1:
-        raise LocateError(f"{steps} steps: expected a number >= 1")
-    job = prepare(model, prompts, map, **options)
-    strange = [] if method == "attribution" else [patch for patch in job.patches or () if foreign(patch)]
-    if strange:
-        raise LocateError(
-            f"patch at {strange[0].anchor} writes {strange[0].origin}: integrated gradients lead from the base to the "
-            "source alone: choose method 'attribution'"
-        )
-    ways = [0.0] if method == "attribution" else [(step + 0.5) / steps for step in range(steps)]
-    parts = []
-    with products(model.dtype, model.device, model.threads):
-        for start in range(0, len(job.pairs), job.chunk):
-            parts.append(estimated(job, job.pairs[start : start + job.chunk], ways))
-    return finished(pd.concat(parts, ignore_index=True), view)
-
-
-def foreign(patch: Patch) -> bool:
-    """Whether it writes other values than those of its base and source run."""
-    return any(isinstance(each.origin, torch.Tensor) or each.origin not in ("source", "base") for each in patch.writes)
-
-
-def estimated(job: Job, pairs: Sequence[TokenPair], ways: Sequence[float]) -> pd.DataFrame:
+def estimate_rows(job: Job, pairs: Sequence[TokenPair], ways: Sequence[float]) -> pd.DataFrame:
     """Labels of the rows of some pairs, the log-odds of their runs (female minus male, nats) and the estimates."""
-    runs, rows, labels = layout(pairs, job)
+    layout = job.lay_out(pairs)
+    runs, rows = layout.runs, layout.rows
     wanted = sorted({(write.component, write.layer) for row in rows for write in row.writes})
     logs, kept = execute_runs(job.model, runs, wanted, job.limits)
-    mixing = aligned_positions(pairs, job)
+    mixing = aligned_positions(layout)
     found = np.zeros(len(rows))
     by_couple: dict[Couple, list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
         by_couple[row.base, row.source].append(index)
     couples = list(by_couple)
-    for batch in batched(couples, lambda couple: len(runs[couple[0]].ids), job.model, job.limits):
+    for batch in batches_by_length(couples, lambda couple: len(runs[couple[0]].ids), job.model, job.limits):
         chosen = [couples[place] for place in batch]
         gradients = mean_gradients(job.model, runs, chosen, mixing, wanted, ways)
         writes = [
@@ -112,20 +51,20 @@ def estimated(job: Job, pairs: Sequence[TokenPair], ways: Sequence[float]) -> pd
                 np.add.at(found, [index for _, index, _ in here], way(key, here, chosen, kept, gradients[key]))
     odds = logs[:, 0] - logs[:, 1]
     base, source = odds[[row.base for row in rows]], odds[[row.source for row in rows]]
-    return pd.DataFrame(labels).assign(base=base, source=source, nie=found)
+    return pd.DataFrame(layout.labels).assign(base=base, source=source, nie=found)
 
 
-def aligned_positions(pairs: Sequence[TokenPair], job: Job) -> dict[Couple, list[tuple[int, int]]]:
+def aligned_positions(layout: Layout) -> dict[Couple, list[tuple[int, int]]]:
     """For each couple of runs the positions (in base, in source) of tokens that stand for each other."""
-    found: dict[Couple, list[tuple[int, int]]] = {}
-    clean = 0
-    for pair in pairs:
-        both = [(token.clean, token.corrupted) for token in pair.aligned]
-        for sample in range(job.corruption.samples):
-            found[clean, clean + 1 + sample] = both
-            found[clean + 1 + sample, clean] = [(there, here) for here, there in both]
-        clean += 1 + job.corruption.samples
-    return found
+    return {
+        runs.couple(direction, sample): [positions_of(token, direction) for token in runs.pair.aligned]
+        for runs, direction, sample in layout.couples()
+    }
+
+
+def positions_of(token: Aligned, direction: str) -> tuple[int, int]:
+    """Positions of a token in base and source."""
+    return (token.corrupted, token.clean) if direction == "denoising" else (token.clean, token.corrupted)
 
 
 def mean_gradients(
@@ -169,16 +108,18 @@ def gradients_at(model: Model, runs: Sequence[Run], wanted: Sequence[Key], mixed
 
     hooks = [*noise_hooks(runs), (EMBEDDING_HOOK, mixed), *((model.hook(*key), keep(key)) for key in wanted)]
     answers = torch.tensor([run.answers for run in runs], device=model.device)
-    with model.hooked(hooks), in_memory(len(runs)), torch.enable_grad():
+    with model.hooked(hooks), explaining_out_of_memory(len(runs)), torch.enable_grad():
         logits = model.logits(torch.tensor([run.ids for run in runs]))[:, -1]
         said = logits.detach()[:, None]
-        finite_rows(said, f"logits of model {model.name!r}", lambda i: str(model.tokenizer.decode(runs[i].ids)))
+        check_finite_rows(said, f"logits of model {model.name!r}", lambda i: str(model.tokenizer.decode(runs[i].ids)))
         chosen = logits.to(torch.promote_types(logits.dtype, torch.float32)).gather(-1, answers)
         (chosen[:, 0] - chosen[:, 1]).sum().backward()
     found = {key: torch.zeros_like(value) if value.grad is None else value.grad for key, value in seen.items()}
     for (component, layer), gradient in found.items():
         if not gradient.isfinite().all():
-            refuse(f"gradients of model {model.name!r} at {component} {layer}", bool(gradient.isnan().any()), "")
+            refuse_numbers(
+                f"gradients of model {model.name!r} at {component} {layer}", bool(gradient.isnan().any()), ""
+            )
     return found
 
 
@@ -197,7 +138,7 @@ def embeddings(model: Model, runs: Sequence[Run]) -> list[Float[torch.Tensor, "p
 
 def products_of(
     key: Key,
-    writes: Sequence[tuple[int, int, Placed]],
+    writes: Sequence[tuple[int, int, PlacedWrite]],
     couples: Sequence[Couple],
     kept: Sequence[dict[Key, torch.Tensor]],
     gradient: torch.Tensor,
@@ -225,7 +166,7 @@ def products_of(
 
 def edge_products(
     key: Key,
-    writes: Sequence[tuple[int, int, Placed]],
+    writes: Sequence[tuple[int, int, PlacedWrite]],
     couples: Sequence[Couple],
     kept: Sequence[dict[Key, torch.Tensor]],
     gradient: Float[torch.Tensor, "couple head query key"],
@@ -253,20 +194,3 @@ def edge_products(
     return (
         torch.zeros(len(writes), device=product.device).to(product).index_add(0, index, product).double().cpu().numpy()
     )
-
-
-def finished(rows: pd.DataFrame, view: str) -> pd.DataFrame:
-    """The estimates as a table of effects."""
-    without = 0
-    if view == "stereotype":
-        unsigned = rows["stereotype"] == 0
-        without = int(rows.loc[unsigned, "pair"].nunique())
-        rows = rows[~unsigned]
-        if rows.empty:
-            raise LocateError(f"none of the {without} pairs has a stereotype: choose view='signed'")
-        for name in ("base", "source", "nie"):
-            rows = rows.assign(**{name: rows[name] * rows["stereotype"].astype(float)})
-    rows = rows.assign(total=rows["source"] - rows["base"], nde=np.nan, patched=rows["base"] + rows["nie"])
-    result = over_samples(rows)
-    result.attrs = {"metric": "logit_diff", "unit": "nats", "view": view, "without_stereotype": without}
-    return result

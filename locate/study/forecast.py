@@ -1,0 +1,126 @@
+"""What a whole run will cost: its map by a calibration, and the stages after it by trying a few pairs of each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from locate.errors import LocateError
+from locate.model.hooked import Model
+from locate.model.untrained import make_untrained
+from locate.prompts.build import occupation_pairs
+from locate.prompts.pair import Prompts
+from locate.sites import DIRECTIONS
+from locate.study.expected import likely_stages
+from locate.study.plan import Plan
+from locate.tracing.audit import audit_job
+from locate.tracing.forecast import Forecast, forecast
+from locate.tracing.measure import measure_chunk
+from locate.tracing.plan import Map
+from locate.tracing.stage import Job, Settings, Stage, prepare
+
+TRIED = (4, 16)  # pairs of each stage after the map
+LONG = 3.0  # seconds of a try after which no more are tried: its rows take all of it
+GREEDY = "sets: greedy search"
+
+
+@dataclass(frozen=True)
+class StageForecast:
+    """About what a stage after the map will cost.
+
+    rows     of its table
+    seconds  with the model of random weights made and checked, where it is measured in one
+    """
+
+    stage: str
+    rows: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RunForecast:
+    """What a run will cost: its map, and about what every stage after it."""
+
+    map: Forecast
+    stages: tuple[StageForecast, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Of measuring everything."""
+        return self.map.seconds + sum(each.seconds for each in self.stages)
+
+    def as_json(self) -> dict[str, Any]:
+        """The forecast of the map, and of the rest by stage and in sum."""
+        sums = {
+            f"{name}_{what}": sum(getattr(each, what) for each in self.stages if each.stage.startswith(start))
+            for name, start in (("control", "control:"), ("set", "sets:"))
+            for what in ("rows", "seconds")
+        }
+        return asdict(self.map) | sums | {"stages": [asdict(each) for each in self.stages]}
+
+
+def foretell(
+    model: Model,
+    prompts: Prompts | None = None,
+    map: Map | None = None,
+    *,
+    directions: Sequence[str] = DIRECTIONS,
+    plan: Plan | None = None,
+    settings: Settings | None = None,
+) -> RunForecast:
+    """What a run will cost; nothing is written.
+
+    plan      controls and sets that are measured too; None for the usual controls
+    settings  how rows are measured
+
+    Which sites the later stages are about is known when the map is there: sites that are usually strong stand for them.
+
+    Raises LocateError for unusable prompts or patches.
+    """
+    prompts = occupation_pairs() if prompts is None else prompts
+    stage = Stage("map", prompts, map or Map(), tuple(directions))
+    job = prepare(model, stage, settings or Settings())
+    found = forecast(job)
+    stages: list[StageForecast] = []
+    for later in likely_stages(job, plan or Plan()):
+        alike = [each for each in stages if later.name.startswith(GREEDY) and each.stage.startswith(GREEDY)]
+        try:
+            stages.append(scale_forecast(job, later, alike[0]) if alike else try_stage(job, later))
+        except LocateError:  # what cannot be measured costs nothing
+            continue
+    return RunForecast(found, tuple(stages))
+
+
+def scale_forecast(main: Job, stage: Stage, tried: StageForecast) -> StageForecast:
+    """A stage that is like one that was tried, but for its number of rows."""
+    rows = prepare(main.model, stage, main.settings).planned
+    return StageForecast(stage.name, rows, tried.seconds * rows / tried.rows)
+
+
+def try_stage(main: Job, stage: Stage) -> StageForecast:
+    """Measure some pairs of a stage, then more, and draw the line through both times to all of them."""
+    started, made = time.perf_counter(), 0.0
+    job = prepare(main.model, stage, main.settings)
+    if stage.untrained is not None:
+        job = prepare(make_untrained(main.model, stage.untrained), stage, main.settings)
+        audit_job(job)
+        made = time.perf_counter() - started
+    points = []
+    for pairs in TRIED:
+        sample = job.pairs[:: max(1, len(job.pairs) // pairs)]
+        before = time.perf_counter()
+        measure_chunk(job, sample, lambda _: None)
+        points.append((job.size(sample), time.perf_counter() - before))
+        if points[-1][1] > LONG:
+            break
+    return StageForecast(stage.name, job.planned, made + extrapolate(points, job.planned))
+
+
+def extrapolate(points: Sequence[tuple[int, float]], rows: int) -> float:
+    """Seconds of so many rows, from those of some: a share that is there in any case, and a share for each row."""
+    (first, short), (last, long) = points[0], points[-1]
+    if last <= first or long <= short:
+        return long * rows / last
+    return long + (rows - last) * (long - short) / (last - first)

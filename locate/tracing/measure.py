@@ -1,0 +1,222 @@
+"""measure(): the one loop that runs rows: every chunk of every stage, kept part by part, and resumed."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+
+from locate.engine.rows import Measurement, Row
+from locate.errors import LocateError
+from locate.model.hooked import Model
+from locate.model.untrained import make_untrained
+from locate.prompts.tokens import TokenPair
+from locate.tracing.audit import audit_job
+from locate.tracing.cost import stage_operations
+from locate.tracing.folder import NotKept, RunFolder, keeping
+from locate.tracing.progress import Expected, Pace, Report
+from locate.tracing.stage import ENGINES, Job, Settings, Stage, prepare
+from locate.tracing.table import LABELS, LOGS, NUMBERS, tidy
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a stage gave.
+
+    table    its rows
+    job      the stage as it was prepared
+    audit    of the model it was measured in (see `locate.tracing.audit`)
+    seconds  it took now
+    """
+
+    table: pd.DataFrame
+    job: Job
+    audit: dict[str, dict[str, float]]
+    seconds: float
+
+
+Stages = Generator[Stage, Outcome, Found]
+"""asks for stages one by one, is sent what each gave, and returns what was found; a stage that cannot be measured is
+thrown back into it as the LocateError it raised; what a folder refuses ends the run"""
+
+
+Advance = Callable[[int], None]
+"""called with the rows measured since it was last called"""
+
+Executor = Callable[[Job, Sequence[int], Advance], Iterator[tuple[int, pd.DataFrame]]]
+"""decides where chunks are run: takes a job and the numbers of its missing chunks, and gives each back with its table,
+in any order"""
+
+
+def here(job: Job, missing: Sequence[int], advance: Advance) -> Iterator[tuple[int, pd.DataFrame]]:
+    """The executor of this process: one chunk after the other."""
+    for number in missing:
+        yield number, measure_chunk(job, job.chunks[number], advance)
+
+
+def measure(
+    model: Model,
+    stages: Stages[Found],
+    settings: Settings,
+    *,
+    folder: RunFolder | None = None,
+    executor: Executor = here,
+    progress: Report | None = None,
+    expected: Sequence[Expected] = (),
+    prepared: Sequence[Job] = (),
+) -> Found:
+    """Measure every stage that is asked for, and return what is made of them.
+
+    stages    a generator of stages (see `Stages`)
+    settings  how all of them are measured
+    folder    where parts are kept as they are measured; those that are there are read instead
+    executor  where chunks are run
+    progress  called with a `Progress` as rows are measured
+    expected  stages that are likely to come, for the time left
+    prepared  stages that the caller has prepared already
+    """
+    loop = Loop(model, settings, folder, executor, Pace(expected, progress), prepared)
+    try:
+        stage = next(stages)
+        while True:
+            try:
+                outcome = loop.measure(stage)
+            except NotKept:
+                raise
+            except LocateError as error:
+                stage = stages.throw(error)
+            else:
+                stage = stages.send(outcome)
+    except StopIteration as stop:
+        found: Found = stop.value
+        return found
+
+
+class Loop:
+    """What lasts from stage to stage: models with random weights, audits, and the pace."""
+
+    def __init__(
+        self,
+        model: Model,
+        settings: Settings,
+        folder: RunFolder | None,
+        executor: Executor,
+        pace: Pace,
+        prepared: Sequence[Job],
+    ) -> None:
+        self.model, self.settings, self.folder, self.executor, self.pace = model, settings, folder, executor, pace
+        self.prepared = prepared
+        self.models: dict[int | None, Model] = {None: model}
+        self.audits: dict[int | None, dict[str, dict[str, float]]] = {}
+
+    def measure(self, stage: Stage) -> Outcome:
+        """A stage's rows: those of chunks that are kept, and the rest measured."""
+        started = time.monotonic()
+        job = self.prepare(stage)
+        with keeping():
+            parts = None if self.folder is None else self.folder.parts(stage)
+            tables = {} if parts is None else parts.all(len(job.chunks))
+        missing = [number for number in range(len(job.chunks)) if number not in tables]
+        self.pace.start(stage.name, job.planned, stage_operations(job))
+        self.pace.find(sum(job.size(job.chunks[number]) for number in tables))
+        if missing:
+            job = self.with_weights(job)
+            self.check(job)
+            self.pace.begin()
+            with garbage_of_old_left():
+                for number, table in self.executor(job, missing, self.pace.measure):
+                    tables[number] = table
+                    with keeping():
+                        if parts is not None:
+                            parts.write(number, table)
+        table = join([tables[number] for number in range(len(job.chunks))], job)
+        return Outcome(table, job, self.known_audit(stage.untrained), time.monotonic() - started)
+
+    def prepare(self, stage: Stage) -> Job:
+        """The stage as a job; one that was given is not prepared again."""
+        given = [job for job in self.prepared if job.stage is stage]
+        return given[0] if given else prepare(self.model, stage, self.settings)
+
+    def known_audit(self, seed: int | None) -> dict[str, dict[str, float]]:
+        """What the checks of a model have measured, now or in an earlier start; nothing where none was needed."""
+        if seed is None and seed not in self.audits and self.folder is not None:
+            return self.folder.audit()
+        return self.audits.get(seed, {})
+
+    def with_weights(self, job: Job) -> Job:
+        """The job in the model whose weights its stage asks for, which is made when it is first needed."""
+        seed = job.stage.untrained
+        if seed is None:
+            return job
+        if seed not in self.models:
+            self.models[seed] = make_untrained(self.model, seed)
+        return prepare(self.models[seed], job.stage, self.settings)
+
+    def check(self, job: Job) -> None:
+        """Audit a model on a few rows before the first that it is measured with."""
+        seed = job.stage.untrained
+        if job.stage.derive is None and seed not in self.audits:
+            if seed is not None:  # it has no files of its own to be loaded from again in fp32
+                job = replace(job, settings=replace(job.settings, compare_precision=False))
+            self.audits[seed] = audit_job(job)
+            if seed is None and self.folder is not None:
+                with keeping():
+                    self.folder.keep_audit(self.audits[seed])
+
+
+@contextmanager
+def garbage_of_old_left() -> Iterator[None]:
+    """While it lasts, Python's garbage collector does not look through what was there before.
+
+    Making many small rows sets it off again and again, and each time it would go through all modules and the model: a
+    tenth of the time on small models.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def measure_chunk(job: Job, pairs: Sequence[TokenPair], advance: Advance) -> pd.DataFrame:
+    """The table of some of a job's pairs."""
+    if job.stage.derive is not None:
+        table = job.stage.derive.table(job, pairs)
+        advance(len(pairs))
+        return table
+    layout = job.lay_out(pairs)
+    if not layout.rows:
+        return tidy(pd.DataFrame(columns=[*LABELS, *NUMBERS, *LOGS]))
+    if job.stage.rewrite is not None:
+        layout = job.stage.rewrite.rewrite(job, layout)
+    engine = ENGINES[job.settings.engine]
+    measured = engine(job.model, layout.runs, layout.rows, limits=job.limits, progress=advance)
+    table = pd.concat([pd.DataFrame(layout.labels), logs_of(layout.rows, measured)], axis=1)
+    without = {pair.index for pair in pairs if pair.answers[2] is None}
+    table.loc[table["pair"].isin(without), [name for name in LOGS if name.endswith("neutral")]] = np.nan
+    return tidy(table)
+
+
+def logs_of(rows: Sequence[Row], measured: Measurement) -> pd.DataFrame:
+    """The columns that were measured, nats."""
+    base = measured.runs[[row.base for row in rows]]
+    source = measured.runs[[row.source for row in rows]]
+    return pd.DataFrame(np.concatenate([base, source, measured.rows], axis=1), columns=LOGS)
+
+
+def join(tables: Sequence[pd.DataFrame], job: Job) -> pd.DataFrame:
+    """The tables of a stage's chunks as one: by pair, or as they are where they are no rows or were rewritten."""
+    if job.stage.derive is not None:
+        return pd.concat(tables, ignore_index=True)
+    if job.stage.rewrite is not None:
+        return tables[0]
+    whole = pd.concat([table.astype(dict.fromkeys(LABELS, "object")) for table in tables])
+    return tidy(whole.sort_values("pair", kind="stable", ignore_index=True))

@@ -1,0 +1,110 @@
+"""Progress of a run: what is done, and one estimate of the time left for all that is still to be measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+FIRST = 1.0  # seconds of measuring before its speed says anything
+SLOWER = 2.0  # how much slower later stages were in runs of small models, until this one has measured some
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    stage    what is measured now
+    done     rows of it (pairs, of estimates) that are there, those of an earlier start included
+    planned  of it
+    rate     rows a second, of those measured now; None before it is known
+    left     seconds for this stage and all that are expected after it, at the speed so far; None before it is known
+    """
+
+    stage: str
+    done: int
+    planned: int
+    rate: float | None = None
+    left: float | None = None
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A stage that is still to come, and about how many operations it will take."""
+
+    stage: str
+    operations: float
+
+
+class Pace:
+    """Keeps count of what is measured, and reports it.
+
+    The first stage has a speed of its own: those after it are smaller, and what is chosen between them takes time too.
+
+    expected  stages that will be measured, in their order; of those that never come the next one tells
+    """
+
+    def __init__(self, expected: Sequence[Expected] = (), report: Report | None = None) -> None:
+        self.waiting = {each.stage: each.operations for each in expected}
+        self.report = report or (lambda _: None)
+        self.stage, self.done, self.planned, self.measured = "", 0, 0, 0
+        self.operations = 0.0  # of the stage
+        self.spent, self.seconds = (
+            [0.0, 0.0],
+            [0.0, 0.0],
+        )  # operations and time of the first stage, and of all later ones
+        self.later = -1
+        self.started = self.since = time.monotonic()
+
+    def start(self, stage: str, planned: int, operations: float) -> None:
+        """Begin a stage of so many rows."""
+        if stage in self.waiting:
+            names = list(self.waiting)
+            for name in names[: names.index(stage) + 1]:
+                del self.waiting[name]
+        self.stage, self.planned, self.operations = stage, planned, operations
+        self.done = self.measured = 0
+        self.later = min(1, self.later + 1)
+        self.begin()
+        self.report(self.progress())
+
+    def find(self, rows: int) -> None:
+        """Count rows that an earlier start has left."""
+        self.done += rows
+        self.report(self.progress())
+
+    def begin(self) -> None:
+        """Measure from now on: checks of the model before the first stage's first row are no part of its time."""
+        self.started = time.monotonic()
+        if not self.later:
+            self.since = self.started
+
+    def measure(self, rows: int) -> None:
+        """Count rows that were measured now."""
+        now = time.monotonic()
+        self.done += rows
+        self.measured += rows
+        self.spent[self.later] += self.operations * rows / self.planned
+        self.seconds[self.later] += now - self.since
+        self.since = now
+        self.report(self.progress())
+
+    def progress(self) -> Progress:
+        """How far the run is."""
+        taken = self.since - self.started
+        rate = self.measured / taken if taken > FIRST else None
+        return Progress(self.stage, self.done, self.planned, rate or None, self.left())
+
+    def left(self) -> float | None:
+        """Seconds for all that is still to be measured; None before the first stage's speed is known."""
+        speeds = [
+            spent / seconds if seconds > FIRST else 0.0 for spent, seconds in zip(self.spent, self.seconds, strict=True)
+        ]
+        later = speeds[1] or speeds[0] / SLOWER
+        if not later:
+            return None
+        rest = self.operations * (1 - self.done / self.planned)
+        return rest / (later if self.later else speeds[0] or later) + sum(self.waiting.values()) / later
