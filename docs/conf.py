@@ -6,8 +6,11 @@ stands. Links between pages, to headings and to files of the repository are chec
 """
 
 import re
+import types
 from importlib.metadata import version as installed_version
 from typing import Any
+
+from sphinx.util.docutils import SphinxDirective
 
 project = "locate"
 author = "The locate authors"
@@ -28,6 +31,21 @@ html_theme = "furo"
 html_title = f"locate {release}"
 html_show_sphinx = False
 html_copy_source = False
+
+ROOMS = {
+    "prompts": "Prompts",
+    "model": "Models",
+    "sites": "Sites and patches",
+    "tracing": "Tracing",
+    "study": "Studies",
+    "mediation": "Analysis",
+    "report": "Plots and reports",
+    "plot": "Plots and reports",
+    "editors": "Editing",
+    "evaluation": "Evaluation",
+    "errors": "Errors",
+}
+"""room of the package: heading in the API reference"""
 
 COLUMNS = re.compile(r"^\S.*?  +\S")
 
@@ -58,6 +76,34 @@ def read_plainly(app: Any, what: str, name: str, obj: object, options: object, l
         lines += [*(as_it_stands if kept else as_text)(paragraph), ""]
 
 
+class PublicNames(SphinxDirective):
+    """`.. public-names::`, every name that `locate` offers, under the heading of the room that it comes from."""
+
+    def run(self) -> list[Any]:
+        """The documentation of all of them, in the order of ROOMS."""
+        import locate
+
+        found: dict[str, list[str]] = {heading: [] for heading in ROOMS.values()}
+        for name in locate.__all__:
+            thing = getattr(locate, name)
+            where = thing.__name__ if isinstance(thing, types.ModuleType) else thing.__module__
+            found[ROOMS[where.split(".")[1]]] += documented(thing, f"locate.{name}")
+        lines = []
+        for heading, text in found.items():
+            lines += [heading, "-" * len(heading), "", *text] if text else []
+        return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
+
+
+def documented(thing: object, name: str) -> list[str]:
+    """The lines that have autodoc document a module, a class or a function."""
+    if isinstance(thing, types.ModuleType):
+        return [f".. automodule:: {thing.__name__}", "   :members:", ""]
+    if isinstance(thing, type):
+        return [f".. autoclass:: {name}", "   :members:", ""]
+    return [f".. autofunction:: {name}", ""]
+
+
 def setup(app: Any) -> None:
-    """Read every docstring as plain text."""
+    """Read every docstring as plain text, and list what is public."""
+    app.add_directive("public-names", PublicNames)
     app.connect("autodoc-process-docstring", read_plainly)

@@ -58,6 +58,11 @@ def percent(score, form=".0f"):
     return f"{score['value']:{form}} % [{score['low']:{form}}, {score['high']:{form}}]"
 
 
+def ends(shares):
+    """From the smallest to the largest, each rounded half up."""
+    return f"{np.floor(shares.min() + 0.5):.0f} to {np.floor(shares.max() + 0.5):.0f} %"
+
+
 def only(rows):
     (row,) = rows.to_dict("records")
     return row
@@ -183,16 +188,16 @@ def told_statistics():
     coverage = pd.read_csv(folder / "coverage.csv")
     ours = coverage[(coverage["resampled"] == "group") & (coverage["groups"] >= 12) & (coverage["tables"] == 1000)]
     even, skewed = (100 * ours.loc[ours["effects"].eq("lognormal") == skew, "covered"] for skew in (False, True))
-    yield f"95 % intervals cover {even.min():.0f} to {even.max():.0f} % from 12 occupations up"
-    yield f"95 % intervals cover {even.min():.0f} to {even.max():.0f} % on simulated tables"
-    yield f"{skewed.min():.0f} to {skewed.max():.0f} % where effects are as skewed as a lognormal"
+    yield f"95 % intervals cover {ends(even)} from 12 occupations up"
+    yield f"95 % intervals cover {ends(even)} on simulated tables"
+    yield f"{ends(skewed)} where effects are as skewed as a lognormal"
     both = coverage.loc[coverage["resampled"] == "group+template", "covered"]
     assert both.min() > 0.92
     yield "With `--clusters group+template` they cover over templates too"
     found = pd.read_csv(folder / "discoveries.csv")
     false = {each: 100 * found.loc[found["resampled"] == each, "fdr"] for each in ("group", "prompt (trap)")}
-    groups, prompts = (f"{each.min():.0f} to {each.max():.0f} %" for each in false.values())
-    yield f"{groups} of discoveries are false; resampling prompts instead of occupations gives {prompts}"
+    groups, prompts = (ends(each).replace(" %", "") for each in false.values())
+    yield f"{groups} % of discoveries are false; resampling prompts instead of occupations gives {prompts} %"
 
 
 def told_planted_models():
