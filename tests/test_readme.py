@@ -4,9 +4,11 @@ import re
 import shlex
 import shutil
 import sys
+import tomllib
 from importlib.resources import files
 
 import pytest
+import yaml
 from made import TEMPLATE, save_adapter, save_gguf
 from pages import PAGES, README, ROOT, blocks, run_python, same
 from safetensors.torch import load_file, save_file
@@ -195,3 +197,14 @@ def anchors(page):
 def test_the_pages_speak_of_the_project_alone(word):
     for page in PAGES:
         assert not re.search(rf"\b{word}\b", page.read_text()), page.name
+
+
+def test_the_citation_is_complete_and_of_this_version():
+    """CITATION.cff has what CFF 1.2.0 requires, and the version of pyproject.toml."""
+    about = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert about["cff-version"] == "1.2.0"
+    assert all(about[name] for name in ("message", "title", "authors", "abstract"))
+    assert about["authors"] == [{"name": "The locate authors"}]
+    assert about["type"] == "software"
+    assert (str(about["version"]), about["license"]) == (project["version"], project["license"])
