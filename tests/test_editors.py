@@ -376,7 +376,7 @@ class TestSettings:
             ("lsdm", "ridge", "expected NAME=VALUE"),
             ("lsdm", "rigde=1", "expected NAME=VALUE, NAME one of"),
             ("lsdm", "ridge=much", "ridge='much': expected float"),
-            ("lsdm", "values.solvr=adam", "'solvr' is no setting of Values"),
+            ("lsdm", "values.solvr=adam", "'solvr' is not a setting of Values"),
             ("lsdm", "ridge.x=1", "has no parts"),
             ("lsdm", "rounds=0", "at least one round"),
             ("fast", "layers=1,2", "name one"),

@@ -164,7 +164,7 @@ class TestBeside:
     def test_one_of_another_model_is_refused(self, family, model):
         stamp = filled(model.network, family)
         wrong = Stamp(LAYER, stamp.template, stamp.keys[:, :20], stamp.values[:20])
-        with pytest.raises(LocateError, match=r"from 20 to 20 numbers .* from 32 to 32: it is of another model"):
+        with pytest.raises(LocateError, match=r"from 20 to 20 numbers .* from 32 to 32: it belongs to another model"):
             wrong.attach(model.network)
 
     def test_a_second_one_at_its_place_is_refused(self, family, model):
