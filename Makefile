@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 MODEL ?= smollm2
 SITES := --components attn_out,mlp_out --roles subject_last,last --templates-each 1
 
-.PHONY: demo demo-smollm2 demo-mini smollm2 test check faults notebooks figures bench clean
+.PHONY: demo demo-smollm2 demo-mini smollm2 test check docs faults notebooks figures bench clean
 
 demo: demo-$(MODEL)  ## trace a real model: heatmaps, controls and located.json in runs/demo; MODEL=mini needs no download
 
@@ -31,6 +31,11 @@ check: $(READY)  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(READY)  ## build the site from docs/ and the docstrings into build/docs; warnings and broken links are errors
+	rm -rf build/docs
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
+	@echo "build/docs/index.html"
 
 SAMPLE ?=
 faults: $(READY)  ## plant one-line faults in a copy of the package and expect the tests to find each; SAMPLE=20 for some

@@ -1,6 +1,7 @@
 """The command line as a user meets it."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -104,6 +105,37 @@ def test_help_and_version_import_nothing_heavy():
     )
     for flag in ("--help", "--version"):
         subprocess.run([sys.executable, "-c", script, flag], check=True, capture_output=True)
+
+
+def test_help_lists_the_verbs_in_the_order_of_their_use(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    verbs = re.findall(r"^│ (\w+) {2,}", out, re.MULTILINE)
+    assert verbs == ["prompts", "trace", "rank", "plot", "edit", "evaluate", "compare", "selftest"]
+
+
+def test_help_groups_the_options_and_cuts_no_name(run):
+    code, out, _ = run("trace", "--help")
+    assert code == 0
+    assert re.findall(r"^╭─ (.*?) ─", out, re.MULTILINE) == [
+        "Options", "Model", "Prompts", "What is patched", "Effects", "Evidence", "Measuring", "Precision", "Output",
+    ]  # fmt: skip
+    for verb in ("prompts", "trace", "rank", "plot", "edit", "evaluate", "compare", "selftest"):
+        code, out, _ = run(verb, "--help")
+        assert code == 0
+        assert "…" not in out
+
+
+def test_the_shell_completes_verbs_and_values(run, monkeypatch):
+    monkeypatch.setenv("_LOCATE_BIAS_COMPLETE", "complete_bash")
+    for words, at, expected in (
+        ("locate-bias tr", 1, ["trace"]),
+        ("locate-bias trace --corrupt ", 3, ["swap", "noise"]),
+    ):
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(at))
+        code, out, _ = run()
+        assert (code, out.split()) == (0, expected)
 
 
 def test_plot_draws_a_pair(run, traced):

@@ -1,4 +1,4 @@
-"""The command line: `locate-bias trace | rank | plot | compare | edit | evaluate | prompts | selftest`."""
+"""The command line: `locate-bias prompts | trace | rank | plot | edit | evaluate | compare | selftest`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def main() -> None:
     from locate.errors import LocateError
 
     try:
-        code = application()(standalone_mode=False)  # after Ctrl-C Typer returns its code
+        code = application()(standalone_mode=False, prog_name="locate-bias")  # after Ctrl-C Typer returns its code
     except LocateError as error:
         leave(str(error))
     except (typer.Abort, KeyboardInterrupt):

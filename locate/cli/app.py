@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from locate.cli.comparing import compare
 from locate.cli.editing import edit
 from locate.cli.judging import evaluate
 from locate.cli.verbs import plot, prompts, rank, selftest, trace
 
-ABOUT = "Where in a language model does gender bias live? Trace it, rank it, draw it."
-VERBS: dict[Callable[..., None], str] = {
-    prompts: "show tokens with their roles",
-    trace: "prompts to figures and located.json",
-    rank: "rank the sites of a run again",
-    plot: "draw the figures of a run again",
-    edit: "edit what was located, and prove it",
-    evaluate: "judge a model's bias and ability",
-    compare: "what changed between the runs, or the evaluations, of two models",
-    selftest: "find a planted bias in made models",
+ABOUT = "Find where gender bias lives in a language model, edit it there, and check what changed."
+LOCATE, CHANGE, CHECK = "Locate", "Edit and evaluate", "Check"
+VERBS: dict[Callable[..., None], tuple[str, str]] = {
+    prompts: (LOCATE, "Show how a tokenizer reads the prompts"),
+    trace: (LOCATE, "Measure where the bias is: run folder, figures, located.json"),
+    rank: (LOCATE, "Rank the sites of a run again; needs no model"),
+    plot: (LOCATE, "Draw the figures of a run again; needs no model"),
+    edit: (CHANGE, "Edit a model where its bias was located, with a receipt"),
+    evaluate: (CHANGE, "Test a model for bias and ability"),
+    compare: (CHANGE, "Compare two runs, or two evaluations"),
+    selftest: (CHECK, "Look for a planted bias in models made for it"),
 }
+"""verb: its panel in the help, and its line there"""
+
+
+class Verbs(TyperGroup):
+    """The verbs, whose help shows the options of shell completion below its own."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The options of `locate-bias` itself, each in its panel."""
+        params = super().get_params(ctx)
+        for each in params:
+            if each.name in ("install_completion", "show_completion"):
+                each.rich_help_panel = "Shell completion"  # type: ignore[attr-defined]
+        return params
 
 
 def show_version(wanted: bool | None) -> None:
@@ -36,7 +51,7 @@ def show_version(wanted: bool | None) -> None:
 
 def top(
     version: Annotated[
-        bool | None, typer.Option("--version", callback=show_version, is_eager=True, help="print it")
+        bool | None, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
     ] = None,
 ) -> None:
     """The options of `locate-bias` itself."""
@@ -44,8 +59,8 @@ def top(
 
 def application() -> typer.Typer:
     """The command line with all its verbs."""
-    app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app = typer.Typer(cls=Verbs, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
     app.callback(help=ABOUT)(top)
-    for verb, short_help in VERBS.items():
-        app.command(short_help=short_help)(verb)
+    for verb, (panel, short_help) in VERBS.items():
+        app.command(short_help=short_help, rich_help_panel=panel)(verb)
     return app

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from locate.cli.options import AsJson, Formats, Metric, check_seed, folder_name, format_list
+from locate.cli.options import (
+    EFFECTS,
+    OUTPUT,
+    AsJson,
+    Formats,
+    IntervalSeed,
+    Metric,
+    Quantity,
+    View,
+    check_seed,
+    folder_name,
+    format_list,
+)
 from locate.errors import LocateError
 
 if TYPE_CHECKING:
@@ -21,24 +33,32 @@ SHOWN = 10
 EVALUATION = "evaluation.json"
 LISTED = ("dtype", "device", "engine", "revision", "before", "tokenizer_sha256")
 
-RunA = Annotated[Path, typer.Argument(metavar="RUN_A", help="run or evaluation folder of the first model")]
-RunB = Annotated[Path, typer.Argument(metavar="RUN_B", help="of the second, traced or evaluated alike")]
+RunA = Annotated[Path, typer.Argument(metavar="RUN_A", help="run folder or evaluation folder of the first model (A)")]
+RunB = Annotated[Path, typer.Argument(metavar="RUN_B", help="the same of the second model (B), made in the same way")]
 
 
 def compare(
     run_a: RunA,
     run_b: RunB,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="folder; default: runs/A-to-B")] = None,
     metric: Metric = "logit_diff",
-    view: Annotated[str | None, typer.Option(help="stereotype, or signed (female minus male)")] = None,
-    quantity: Annotated[str, typer.Option(help="nie, nde or total")] = "nie",
-    direction: Annotated[str | None, typer.Option(help="denoising or noising; default: all that were traced")] = None,
-    top: Annotated[int, typer.Option(help="sites in compare.json")] = 20,
-    seed: Annotated[int, typer.Option(help="of intervals")] = 0,
+    view: View = None,
+    quantity: Quantity = "nie",
+    direction: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=EFFECTS, help="denoising or noising; default: all that were traced"),
+    ] = None,
+    seed: IntervalSeed = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", rich_help_panel=OUTPUT, help="folder; default: runs/A-to-B")
+    ] = None,
+    top: Annotated[int, typer.Option(rich_help_panel=OUTPUT, help="number of sites in compare.json")] = 20,
     formats: Formats = "html,png,svg,pdf",
     as_json: AsJson = False,
 ) -> None:
-    """Compare two runs, or two evaluations: every change from A to B, pairs or items matched, without any model."""
+    """Compare two runs, or two evaluations: every change from A to B, pair by pair or item by item.
+
+    No model is loaded.
+    """
     from locate.cli.show import Steps
 
     check_seed(seed)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from locate.cli.options import (
+    MODEL_HELP,
+    PROMPTS,
     AllowDifferent,
     AllowPickle,
     AsJson,
@@ -35,14 +37,16 @@ if TYPE_CHECKING:
     from locate.mediation.located import Located
 
 
-Edited = Annotated[str, typer.Argument(metavar="MODEL", help="'mini' (bundled), a folder, or a Hugging Face id")]
+Edited = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+METHODS = "lsdm, fast, or a baseline: memit, dama, leace, finetune"
+EDITOR = "Editor"
 WORDS = {
-    "prefixes": "writing beginnings of prompts",
-    "text": "writing text to preserve",
-    "before: occupations": "measuring occupations in the original",
-    "before: perplexity": "measuring perplexity of the original",
-    "after: occupations": "measuring occupations in what was written",
-    "after: perplexity": "measuring perplexity of what was written",
+    "prefixes": "generating prefixes of prompts",
+    "text": "generating text to preserve",
+    "before: occupations": "measuring occupations before the edit",
+    "before: perplexity": "measuring perplexity before the edit",
+    "after: occupations": "measuring occupations after the edit, as reloaded",
+    "after: perplexity": "measuring perplexity after the edit, as reloaded",
 }
 WRITTEN = ("model.safetensors", "unstamped", "edit.safetensors", "receipt.json")
 MAIN = ("log_odds", "abs_log_odds", "abs_log_odds_word", "definition_words", "definition_prompts", "perplexity")
@@ -52,19 +56,30 @@ def edit(
     located: Annotated[Path, typer.Option(help="located.json of a trace of this model")],
     output: Annotated[Path, typer.Option("--output", "-o", help="new folder for the edited model and its receipt")],
     model: Edited = "mini",
-    method: Annotated[str, typer.Option(help="lsdm, fast, or a baseline: see README")] = "lsdm",
+    method: Annotated[str, typer.Option(rich_help_panel=EDITOR, help=METHODS)] = "lsdm",
     layers: Annotated[
-        str | None, typer.Option(help="like 0-3,7, located or not; default: the strongest located")
+        str | None,
+        typer.Option(rich_help_panel=EDITOR, help="like 0-3,7, located or not; default: the strongest located"),
     ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", rich_help_panel=EDITOR, help="NAME=VALUE: a setting of the editor; repeatable"),
+    ] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(rich_help_panel=EDITOR, help="text that the edit must not disturb; default: bundled prose"),
+    ] = None,
+    seed: Annotated[int, typer.Option(rich_help_panel=EDITOR, help="seed of held-out words and training")] = 0,
     prompts: PromptFile = None,
     allow_different: AllowDifferent = False,
-    held_out: Annotated[float, typer.Option(help="share of words and templates kept to judge the edit")] = 0.3,
-    setting: Annotated[
-        list[str] | None, typer.Option("--set", help="NAME=VALUE of the editor's settings; repeatable")
+    held_out: Annotated[
+        float,
+        typer.Option(rich_help_panel=PROMPTS, help="share of words and templates held out to judge the edit"),
+    ] = 0.3,
+    measure_on: Annotated[
+        Path | None,
+        typer.Option(rich_help_panel=PROMPTS, help="text that perplexity is measured on; default: bundled prose"),
     ] = None,
-    text: Annotated[Path | None, typer.Option(help="text whose reading is preserved; default: bundled prose")] = None,
-    measure_on: Annotated[Path | None, typer.Option(help="text for perplexity; default: bundled prose")] = None,
-    seed: Annotated[int, typer.Option(help="of what is held out, of prefixes and of training")] = 0,
     device: Device = None,
     threads: Threads = None,
     dtype: Dtype = "float32",
@@ -75,7 +90,7 @@ def edit(
     trust_remote_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
-    """Edit a model where its bias was located; the edited model comes with a receipt, which says how it is loaded."""
+    """Edit a model where its bias was located, and write it with a receipt that proves what changed."""
     from locate.cli.show import Steps, print_paths, stdout
 
     check_seed(seed)

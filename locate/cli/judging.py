@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from locate.cli.options import (
+    MODEL_HELP,
+    OUTPUT,
     AllowPickle,
     AsJson,
     Bos,
@@ -39,28 +41,33 @@ if TYPE_CHECKING:
     from locate.evaluation.scores import Score
 
 
-Judged = Annotated[str, typer.Argument(metavar="MODEL", help="'mini' (bundled), a folder, or a Hugging Face id")]
-SOURCE_HELP = "of one test: TEST=FILE, TEST=FOLDER or TEST=OWNER/NAME[:CONFIGURATION[:SPLIT]] on the hub; repeatable"
+Judged = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+TESTS = "Tests and their data"
+SOURCE_HELP = (
+    "data of one test: TEST=FILE, TEST=FOLDER, or TEST=OWNER/NAME[:CONFIGURATION[:SPLIT]] on the hub; repeatable"
+)
+LIMIT_HELP = "largest number of items of a test, drawn at random (of bbq and blimp: of each category or paradigm)"
 
 
 def evaluate(
     model: Judged = "mini",
-    data: Annotated[
-        Path | None, typer.Option(help="folder with data sets; each test whose files are there is run")
-    ] = None,
-    source: Annotated[list[str] | None, typer.Option(help=SOURCE_HELP)] = None,
     tests: Annotated[
-        str | None, typer.Option(help="separated by commas; default: what is bundled or in --data")
+        str | None,
+        typer.Option(
+            rich_help_panel=TESTS, help="names separated by commas; default: all whose data is bundled or in --data"
+        ),
     ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(help="items at most, drawn: of a test, or of each of its strata (bbq, blimp: category, paradigm)"),
+    data: Annotated[
+        Path | None,
+        typer.Option(rich_help_panel=TESTS, help="folder of data sets; every test whose files are in it is run"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="of that draw")] = 0,
-    text: Annotated[Path | None, typer.Option(help="text for perplexity; default: bundled prose")] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="folder; default: runs/MODEL-evaluation")
+    source: Annotated[list[str] | None, typer.Option(rich_help_panel=TESTS, help=SOURCE_HELP)] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(rich_help_panel=TESTS, help="text that perplexity is measured on; default: bundled prose"),
     ] = None,
+    limit: Annotated[int | None, typer.Option(rich_help_panel=TESTS, help=LIMIT_HELP)] = None,
+    seed: Annotated[int, typer.Option(rich_help_panel=TESTS, help="seed of that draw")] = 0,
     device: Device = None,
     threads: Threads = None,
     dtype: Dtype = "float32",
@@ -69,10 +76,17 @@ def evaluate(
     chat: Chat = False,
     allow_pickle: AllowPickle = False,
     trust_remote_code: TrustCode = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", rich_help_panel=OUTPUT, help="folder; default: runs/MODEL-evaluation"),
+    ] = None,
     formats: Formats = "html,png,svg,pdf",
     as_json: AsJson = False,
 ) -> None:
-    """Judge a model by tests of bias and ability, with intervals; the same command continues a stopped one."""
+    """Run tests of bias and ability on a model, with intervals.
+
+    The same command continues an evaluation that was stopped.
+    """
     from locate.cli.show import Steps, print_paths
 
     check_seed(seed)

@@ -80,51 +80,144 @@ class Words(StrEnum):
     both = "both"
 
 
-ModelName = Annotated[str, typer.Option("--model", "-m", help="'mini' (bundled), a folder, or a Hugging Face id")]
-Revision = Annotated[str | None, typer.Option(help="branch, tag or commit of a Hugging Face id")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: cuda where there is one")]
-Threads = Annotated[
-    str | None, typer.Option(help="that torch computes with; default: the cores granted, or 1 where more are no faster")
+PROMPTS = "Prompts"
+MODEL = "Model"
+PATCHED = "What is patched"
+PRECISION = "Precision"
+MEASURING = "Measuring"
+EFFECTS = "Effects"
+EVIDENCE = "Evidence"
+OUTPUT = "Output"
+
+MODEL_HELP = "'mini' (bundled), a folder, a GGUF file, an adapter's folder, or a Hugging Face id"
+ModelName = Annotated[str, typer.Option("--model", "-m", rich_help_panel=MODEL, help=MODEL_HELP)]
+Revision = Annotated[str | None, typer.Option(rich_help_panel=MODEL, help="branch, tag or commit of a Hugging Face id")]
+Device = Annotated[
+    str | None, typer.Option(rich_help_panel=MODEL, help="cpu, cuda or cuda:1; default: cuda where there is one")
 ]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, float64; tf32 on a GPU")]
+Threads = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=MODEL,
+        help="CPU threads for torch; default: one for each core granted, or 1 where more are no faster",
+    ),
+]
+Dtype = Annotated[
+    str, typer.Option(rich_help_panel=MODEL, help="float32, bfloat16, float16, float64, or tf32 on a GPU")
+]
 BosOption = Annotated[
-    Bos, typer.Option("--bos", help="before every text: auto (what the tokenizer puts there), yes (BOS), no (nothing)")
+    Bos,
+    typer.Option(
+        "--bos",
+        rich_help_panel=MODEL,
+        help="what stands before every text: what the tokenizer puts there (auto), its BOS (yes), or nothing (no)",
+    ),
 ]
 Chat = Annotated[
-    bool, typer.Option("--chat", help="texts begin the assistant's answer, by the tokenizer's chat template")
+    bool,
+    typer.Option(
+        "--chat",
+        rich_help_panel=MODEL,
+        help="let texts begin the assistant's answer, by the tokenizer's chat template",
+    ),
 ]
-AllowPickle = Annotated[bool, typer.Option("--allow-pickle", help="also read weights that are not safetensors")]
-TrustCode = Annotated[bool, typer.Option("--trust-remote-code", help="run the model's own Python code")]
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", rich_help_panel=MODEL, help="also read weights that are not safetensors")
+]
+TrustCode = Annotated[
+    bool, typer.Option("--trust-remote-code", rich_help_panel=MODEL, help="run Python code that comes with the model")
+]
 PromptFile = Annotated[
-    Path | None, typer.Option("--prompts", "-p", help="CSV or JSONL of pairs; default: the package's")
+    Path | None,
+    typer.Option(
+        "--prompts", "-p", rich_help_panel=PROMPTS, help="CSV or JSON Lines file of pairs; default: bundled prompts"
+    ),
 ]
 AllowDifferent = Annotated[
-    bool, typer.Option("--allow-different", help="take prompts of a file that differ outside their subjects")
+    bool,
+    typer.Option(
+        "--allow-different", rich_help_panel=PROMPTS, help="accept pairs in a file that differ outside their subjects"
+    ),
 ]
 LARGEST_SEED = 2**32 - 1
 SWAP_HELP = (
-    "opposite (default): an occupation of the other stereotype; anti: woman/man against the stereotype, so that the "
-    "gender of these words travels too; same: with it; neutral: person; someone: without the article"
+    "what replaces the occupation: one of the opposite stereotype (opposite, the default); woman or man against the "
+    "stereotype (anti), which also carries the gender of these words; woman or man with it (same); person (neutral); "
+    "or someone, in the article's place too (someone)"
 )
-SwapOption = Annotated[SwapFor | None, typer.Option(help=SWAP_HELP)]
-WordsOption = Annotated[Words | None, typer.Option(help="the package's occupations, words that say their gender, both")]
-Kind = Annotated[str | None, typer.Option(help="of pairs: occupation, definition, user, all; default: occupation")]
-Template = Annotated[list[str] | None, typer.Option("--template", help="own template with {subject}; repeatable")]
-TemplatesEach = Annotated[int | None, typer.Option(help="templates for each subject; default: 4, or all own ones")]
-Limit = Annotated[int | None, typer.Option(help="only the first N pairs, of either kind of words")]
-Metric = Annotated[str, typer.Option(help="logit_diff, prob_diff, prob_stereotypical or odds_ratio")]
-Formats = Annotated[str, typer.Option(help="of figures, separated by commas: html, png, svg, pdf")]
-HandOff = Annotated[
-    str | None, typer.Option("--layers-of", help="component whose layers go to editors; default: mlp_out")
+SwapOption = Annotated[SwapFor | None, typer.Option(rich_help_panel=PROMPTS, metavar="<swap>", help=SWAP_HELP)]
+WordsOption = Annotated[
+    Words | None,
+    typer.Option(
+        rich_help_panel=PROMPTS,
+        metavar="<words>",
+        help="bundled subjects: occupations (default), words that state a gender (definitional), or both",
+    ),
 ]
-RoleOption = Annotated[
-    str | None, typer.Option("--layers-at", help="role where they are read off; default: subject_last")
+Kind = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=EFFECTS,
+        help="kind of pairs that effects speak of: occupation, definition, user or all; default: occupation",
+    ),
+]
+Template = Annotated[
+    list[str] | None,
+    typer.Option("--template", rich_help_panel=PROMPTS, help="a template of your own with {subject}; repeatable"),
+]
+TemplatesEach = Annotated[
+    int | None,
+    typer.Option(rich_help_panel=PROMPTS, help="templates for each subject; default: 4, or all of your own"),
+]
+Limit = Annotated[
+    int | None, typer.Option(rich_help_panel=PROMPTS, help="use only the first N pairs of each kind of words")
+]
+MaxDropped = Annotated[
+    float,
+    typer.Option(rich_help_panel=PROMPTS, help="refuse when the tokenizer makes more than this share unusable"),
+]
+Metric = Annotated[
+    str, typer.Option(rich_help_panel=EFFECTS, help="logit_diff, prob_diff, prob_stereotypical or odds_ratio")
+]
+View = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=EFFECTS,
+        help="sign of effects: stereotype (towards the stereotype) or signed (female minus male); "
+        "default: stereotype where pairs have one",
+    ),
+]
+Quantity = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=EFFECTS,
+        help="nie (natural indirect effect), nde (natural direct effect) or total",
+    ),
 ]
 ClustersOption = Annotated[
-    Clusters, typer.Option(help="what intervals resample: group (occupations), or group+template (templates too)")
+    Clusters,
+    typer.Option(
+        rich_help_panel=EFFECTS,
+        metavar="<clusters>",
+        help="what intervals resample: occupations (group), or occupations and templates (group+template)",
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON on stdout, for programs")]
-Run = Annotated[Path, typer.Argument(help="run folder that `locate-bias trace` has written")]
+IntervalSeed = Annotated[int, typer.Option("--seed", rich_help_panel=EFFECTS, help="seed of intervals")]
+HandOff = Annotated[
+    str | None,
+    typer.Option("--layers-of", rich_help_panel=OUTPUT, help="component whose layers go to editors; default: mlp_out"),
+]
+RoleOption = Annotated[
+    str | None,
+    typer.Option(
+        "--layers-at", rich_help_panel=OUTPUT, help="role at which these layers are chosen; default: subject_last"
+    ),
+]
+Formats = Annotated[
+    str, typer.Option(rich_help_panel=OUTPUT, help="figure formats, separated by commas: html, png, svg, pdf")
+]
+AsJson = Annotated[bool, typer.Option("--json", rich_help_panel=OUTPUT, help="print JSON on stdout, for programs")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="run folder that `locate-bias trace` has written")]
 
 
 def chosen_prompts(

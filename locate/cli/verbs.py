@@ -8,6 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from locate.cli.options import (
+    EFFECTS,
+    EVIDENCE,
+    MEASURING,
+    OUTPUT,
+    PATCHED,
+    PRECISION,
     AllowDifferent,
     AllowPickle,
     AsJson,
@@ -24,11 +30,14 @@ from locate.cli.options import (
     Engine,
     Formats,
     HandOff,
+    IntervalSeed,
     Kind,
     Limit,
+    MaxDropped,
     Metric,
     ModelName,
     PromptFile,
+    Quantity,
     Revision,
     RoleOption,
     Run,
@@ -37,6 +46,7 @@ from locate.cli.options import (
     TemplatesEach,
     Threads,
     TrustCode,
+    View,
     WordsOption,
     check_budget,
     check_names,
@@ -55,9 +65,6 @@ from locate.sites import COMPONENTS, DIRECTIONS, ROLES
 
 
 def trace(
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="run folder; default: runs/MODEL-CORRUPT")
-    ] = None,
     model: ModelName = "mini",
     prompts: PromptFile = None,
     allow_different: AllowDifferent = False,
@@ -66,41 +73,122 @@ def trace(
     template: Template = None,
     templates_each: TemplatesEach = None,
     limit: Limit = None,
-    components: Annotated[str, typer.Option(help=", ".join(COMPONENTS))] = "resid_pre,attn_out,mlp_out",
-    layers: Annotated[str | None, typer.Option(help="like 0-3,7; default: all")] = None,
-    roles: Annotated[str | None, typer.Option(help=f"tokens to patch: {', '.join(ROLES)}; default: all")] = None,
-    windows: Annotated[str, typer.Option(help="layers restored at once, like 1,5; 1 is a single layer")] = "1",
-    severed: Annotated[str | None, typer.Option(help="freeze attn_out, mlp_out or both behind each patch")] = None,
-    keys: Annotated[str | None, typer.Option(help="roles attended to, patched one by one in pattern")] = None,
-    direction: Annotated[Direction, typer.Option(help="; ".join(DIRECTIONS) + "; both")] = Direction.both,
+    max_dropped: MaxDropped = 0.2,
+    components: Annotated[
+        str, typer.Option(rich_help_panel=PATCHED, help=", ".join(COMPONENTS))
+    ] = "resid_pre,attn_out,mlp_out",
+    layers: Annotated[str | None, typer.Option(rich_help_panel=PATCHED, help="like 0-3,7; default: all")] = None,
+    roles: Annotated[
+        str | None, typer.Option(rich_help_panel=PATCHED, help=f"tokens: {', '.join(ROLES)}; default: all")
+    ] = None,
+    windows: Annotated[
+        str, typer.Option(rich_help_panel=PATCHED, help="numbers of neighbouring layers patched together, like 1,5")
+    ] = "1",
+    severed: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=PATCHED,
+            help="also patch with later outputs at that token held at the base run: attn_out, mlp_out, both",
+        ),
+    ] = None,
+    keys: Annotated[
+        str | None, typer.Option(rich_help_panel=PATCHED, help="with pattern: roles attended to, one patch for each")
+    ] = None,
+    direction: Annotated[
+        Direction, typer.Option(rich_help_panel=PATCHED, help="which way activations are copied")
+    ] = Direction.both,
     corrupt: Annotated[
-        Corrupt, typer.Option(help="another subject, or noise on the subject's embeddings")
+        Corrupt,
+        typer.Option(
+            rich_help_panel=PATCHED, help="the corrupted prompt: another subject, or noise on the subject's embeddings"
+        ),
     ] = Corrupt.swap,
     sigmas: Annotated[
-        float | None, typer.Option(help="of noise, in deviations of subject embeddings; default: 3")
+        float | None,
+        typer.Option(
+            rich_help_panel=PATCHED, help="noise in standard deviations of the subjects' embeddings; default: 3"
+        ),
     ] = None,
-    draws: Annotated[int | None, typer.Option(help="noise draws per pair; default: 10")] = None,
-    seed: Annotated[int, typer.Option(help="of noise and of intervals")] = 0,
+    draws: Annotated[
+        int | None, typer.Option(rich_help_panel=PATCHED, help="draws of noise for each pair; default: 10")
+    ] = None,
     metric: Metric = "logit_diff",
     kind: Kind = None,
     clusters: ClustersOption = Clusters.group,
-    layers_of: HandOff = None,
-    layers_at: RoleOption = None,
-    formats: Formats = "html,png,svg,pdf",
-    max_dropped: Annotated[float, typer.Option(help="largest share of pairs a tokenizer may make unusable")] = 0.2,
-    batch_size: Annotated[int | None, typer.Option(help="prompts at once; default: what fits")] = None,
+    seed: Annotated[int, typer.Option(rich_help_panel=EFFECTS, help="seed of intervals, controls and noise")] = 0,
+    controls: Annotated[
+        bool,
+        typer.Option(
+            rich_help_panel=EVIDENCE,
+            show_default=False,
+            help="on by default: patch the strongest sites from other sources, words and weights too",
+        ),
+    ] = True,
+    random_weights: Annotated[
+        bool | None,
+        typer.Option(
+            rich_help_panel=EVIDENCE,
+            help="trace the model with random weights as a control; default: up to 50 million parameters",
+        ),
+    ] = None,
+    sets: Annotated[
+        bool,
+        typer.Option("--sets", rich_help_panel=EVIDENCE, help="also measure sets of sites: joint effects and circuits"),
+    ] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=MEASURING,
+            help="like 90s, 5min, or 20000 patched runs: estimate every site, patch the strongest",
+        ),
+    ] = None,
+    budget_method: Annotated[
+        BudgetMethod | None,
+        typer.Option(
+            rich_help_panel=MEASURING,
+            metavar="<method>",
+            help="how a budget estimates: integrated (default), or attribution, about five times as fast",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(rich_help_panel=MEASURING, help="prompts at once; default: what fits")
+    ] = None,
     memory: Annotated[
-        str | None, typer.Option(help="besides the model, like 2GB; default: a share of what is free")
+        str | None,
+        typer.Option(
+            rich_help_panel=MEASURING, help="memory beside the model, like 2GB; default: a share of what is free"
+        ),
     ] = None,
     engine: Annotated[
-        Engine, typer.Option(help="sweep: each row from where it begins to differ; plain: at full depth; both exact")
+        Engine,
+        typer.Option(
+            rich_help_panel=MEASURING,
+            help="both are exact: sweep runs only what a patch changes, plain runs everything at full depth",
+        ),
     ] = Engine.sweep,
     compare_precision: Annotated[
-        bool, typer.Option(help="in reduced precision: measure a sample of rows in fp32 too, for meta.json")
+        bool,
+        typer.Option(
+            " /--no-compare-precision",
+            rich_help_panel=PRECISION,
+            show_default=False,
+            help="below fp32: do not measure a sample of rows in fp32 too, whose difference meta.json keeps",
+        ),
     ] = True,
     probabilities: Annotated[
-        bool, typer.Option(help="without: answers' logits only; faster, and enough for logit_diff and odds_ratio")
+        bool,
+        typer.Option(
+            rich_help_panel=PRECISION,
+            show_default=False,
+            help="on by default; without, only the answers' logits: faster, and enough for logit_diff and odds_ratio",
+        ),
     ] = True,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", rich_help_panel=MEASURING, help="only forecast rows, time and memory, from a short calibration"
+        ),
+    ] = False,
     device: Device = None,
     threads: Threads = None,
     dtype: Dtype = "float32",
@@ -109,27 +197,16 @@ def trace(
     chat: Chat = False,
     allow_pickle: AllowPickle = False,
     trust_remote_code: TrustCode = False,
-    budget: Annotated[
-        str | None,
-        typer.Option(help="like 90s, 5min, or 20000 patched passes: estimate all sites, patch the strongest"),
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", rich_help_panel=OUTPUT, help="run folder; default: runs/MODEL-CORRUPT"),
     ] = None,
-    budget_method: Annotated[
-        BudgetMethod | None,
-        typer.Option(
-            help="of the estimates: integrated, or attribution, about five times as fast; default: integrated"
-        ),
-    ] = None,
-    controls: Annotated[bool, typer.Option(help="of the strongest sites: other sources, words and weights")] = True,
-    random_weights: Annotated[
-        bool | None, typer.Option(help="among the controls; default: for models of up to 50 million parameters")
-    ] = None,
-    sets: Annotated[bool, typer.Option("--sets", help="also measure sets of sites: joint effects, circuits")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="only say what it would cost, from a short calibration")
-    ] = False,
+    layers_of: HandOff = None,
+    layers_at: RoleOption = None,
+    formats: Formats = "html,png,svg,pdf",
     as_json: AsJson = False,
 ) -> None:
-    """Trace a model: from prompts to effects, figures and located.json in a run folder."""
+    """Measure where a model carries its bias; run the same command again to continue after a stop."""
     from locate.cli.show import Steps, print_forecast, print_report
     from locate.report import write_report
 
@@ -196,13 +273,13 @@ def trace(
 
 
 def selftest(
-    models: Annotated[int, typer.Option(help="how many; GPT-2 and Llama layouts in turn")] = 4,
-    seed: Annotated[int, typer.Option(help="of their depths, widths and places")] = 0,
+    models: Annotated[int, typer.Option(help="how many models to make, in GPT-2 and Llama layouts in turn")] = 4,
+    seed: Annotated[int, typer.Option(help="seed of their depths, widths and planted places")] = 0,
     device: Device = None,
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make small models whose bias path is known, trace them, and say whether it was found where it is."""
+    """Make small models with a known bias path, trace them, and fail unless the path is found."""
     if models < 1:
         raise LocateError(f"--models {models}: expected a number of models >= 1")
     check_seed(seed)
@@ -227,20 +304,26 @@ def selftest(
 
 def rank(
     run: Run,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="also write a located.json there")] = None,
     metric: Metric = "logit_diff",
-    clusters: ClustersOption = Clusters.group,
-    view: Annotated[str | None, typer.Option(help="stereotype, or signed (female minus male)")] = None,
+    view: View = None,
     kind: Kind = None,
-    quantity: Annotated[str, typer.Option(help="nie, nde or total")] = "nie",
-    direction: Annotated[str | None, typer.Option(help="denoising or noising; default: the first traced")] = None,
+    quantity: Quantity = "nie",
+    direction: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=EFFECTS, help="denoising or noising; default: the first that was traced"),
+    ] = None,
+    clusters: ClustersOption = Clusters.group,
+    seed: IntervalSeed = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", rich_help_panel=OUTPUT, help="file: also write a located.json there"),
+    ] = None,
     layers_of: HandOff = None,
     layers_at: RoleOption = None,
-    top: Annotated[int, typer.Option(help="sites to list")] = 20,
-    seed: Annotated[int, typer.Option(help="of intervals")] = 0,
+    top: Annotated[int, typer.Option(rich_help_panel=OUTPUT, help="number of sites to list")] = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Rank the sites of a run again, without the model; the run folder stays as it is."""
+    """Rank the sites of a run again, without its model; the run folder is not changed."""
     check_seed(seed)
     from locate.cli.show import print_located
     from locate.mediation.located import rank as rank_sites
@@ -265,14 +348,18 @@ def rank(
 def plot(
     run: Run,
     metric: Metric = "logit_diff",
-    clusters: ClustersOption = Clusters.group,
     kind: Kind = None,
+    clusters: ClustersOption = Clusters.group,
+    seed: IntervalSeed = 0,
+    pair: Annotated[
+        int | None, typer.Option(rich_help_panel=OUTPUT, help="draw the map of this one pair, and nothing else")
+    ] = None,
+    direction: Annotated[
+        str | None, typer.Option(rich_help_panel=OUTPUT, help="direction of that map: denoising or noising")
+    ] = None,
     formats: Formats = "html,png,svg,pdf",
-    pair: Annotated[int | None, typer.Option(help="draw this pair's own map instead of everything")] = None,
-    direction: Annotated[str | None, typer.Option(help="of --pair: denoising or noising")] = None,
-    seed: Annotated[int, typer.Option(help="of intervals")] = 0,
 ) -> None:
-    """Draw the figures of a run again, without the model."""
+    """Draw the figures of a run again, without its model."""
     check_seed(seed)
     from locate.cli.show import Steps, print_paths
     from locate.mediation import default_view, effects
@@ -303,15 +390,17 @@ def prompts(
     template: Template = None,
     templates_each: TemplatesEach = None,
     limit: Limit = 10,
-    max_dropped: Annotated[float, typer.Option(help="largest share of pairs a tokenizer may make unusable")] = 1.0,
-    list_occupations: Annotated[bool, typer.Option("--list", help="print the package's occupations as CSV")] = False,
+    max_dropped: MaxDropped = 1.0,
+    list_occupations: Annotated[
+        bool, typer.Option("--list", rich_help_panel=OUTPUT, help="print the bundled occupations as CSV")
+    ] = False,
     revision: Revision = None,
     bos: BosOption = Bos.auto,
     chat: Chat = False,
     trust_remote_code: TrustCode = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show how a model's tokenizer sees the prompts: tokens, roles, and what is dropped and why."""
+    """Show how a model's tokenizer reads the prompts: tokens, roles, and which pairs are dropped and why."""
     from locate.cli.show import Steps, print_tokens
     from locate.prompts import occupation_table, tokenise
 

@@ -1,0 +1,325 @@
+"""Every number that README and docs/ tell, derived again from the tables, results and receipts that are committed.
+
+A function `told_*` gives the phrases that one group of files says. Each must stand in the pages; and where all these
+phrases are taken out of the pages, no number that was measured is left.
+"""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from pages import PAGES, ROOT, without_code
+
+FIGURES, EXPERIMENTS = ROOT / "figures", ROOT / "experiments"
+TOLD = " ".join(without_code(page) for page in PAGES)
+
+NAMES = {"attn_out": "attention output", "mlp_out": "MLP output"}
+PLACES = {"subject_last": "last token of the occupation", "last": "last token of the prompt"}
+KINDS = {
+    "plain": "plain",
+    "vote": "three paths, two decide",
+    "backup": "a backup repairs",
+    "or": "either of two suffices",
+    "saturated": "saturated read-out",
+    "attention": "carried by where a head attends",
+    "alarm": "noise drowns the word",
+    "distractors": "distractors larger than the path",
+    "background": "loud background, weak paths",
+    "spread": "spread over four MLPs",
+    "definition": "swapped with *woman*, *man*",
+}
+METHODS = (
+    "exact patching, swap, denoising",
+    "exact patching, noise (ROME)",
+    "integrated gradients, swap",
+    "attribution patching, swap",
+)
+
+
+def table_of(name):
+    return pd.read_csv(FIGURES / f"{name}.csv", keep_default_na=False)
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def with_ends(effect, low, high):
+    return f"{effect:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def unsigned(effect, low, high):
+    return f"{effect:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def percent(score, form=".0f"):
+    return f"{score['value']:{form}} % [{score['low']:{form}}, {score['high']:{form}}]"
+
+
+def ends(shares):
+    """From the smallest to the largest, each rounded half up."""
+    return f"{np.floor(shares.min() + 0.5):.0f} to {np.floor(shares.max() + 0.5):.0f} %"
+
+
+def only(rows):
+    (row,) = rows.to_dict("records")
+    return row
+
+
+def told_of_effects(name, layers, shown):
+    """The rows of a table of sites, and the total effect."""
+    rows, about = table_of(f"effects_{name}"), read(FIGURES / f"effects_{name}.json")
+    total = about["totals"]["own"][0]
+    for component, layer, role in shown:
+        place = rows[(rows["component"] == component) & (rows["layer"] == layer) & (rows["role"] == role)]
+        both = {row["direction"]: row for row in place.to_dict("records")}
+        cells = [with_ends(row["effect"], row["low"], row["high"]) for row in (both["denoising"], both["noising"])]
+        share = f"{both['denoising']['effect'] / total:.2f}"
+        yield f"| {NAMES[component]}, layer {layer} of {layers}, {PLACES[role]} | {cells[0]} | {share} | {cells[1]} |"
+
+
+def told_smollm2():
+    sites = [("mlp_out", 0, "subject_last"), ("mlp_out", 24, "subject_last"), ("attn_out", 26, "last")]
+    sites += [("attn_out", 27, "last"), ("attn_out", 25, "last"), ("mlp_out", 26, "last"), ("mlp_out", 29, "last")]
+    yield from told_of_effects("smollm2", 30, sites)
+    about, rows = read(FIGURES / "effects_smollm2.json"), table_of("effects_smollm2")
+    yield f"{unsigned(*about['totals']['own'])} nats towards the stereotype"
+    assert set(rows["groups"]) == {104}
+    yield "104 occupations"
+    tested = about["set_test"]
+    yield (
+        f"in SmolLM2 MLPs {', '.join(map(str, tested['layers']))} carry "
+        f"{with_ends(tested['effect'], tested['low'], tested['high'])} nats together, the best of {tested['sets']} "
+        f"random sets {tested['largest']:+.2f} (p = {tested['p']:.2f})"
+    )
+
+
+def told_occupations_of_smollm2():
+    from locate.prompts import occupation_table
+
+    odds = pd.read_csv(FIGURES / "occupations_smollm2.csv").set_index("group")["mean"]
+    shares = occupation_table().set_index("occupation")["share_women"].loc[odds.index]
+    draws = np.random.default_rng(0).integers(len(odds), size=(2000, len(odds)))
+    ends = np.quantile([np.corrcoef(odds.to_numpy()[i], shares.to_numpy()[i])[0, 1] for i in draws], [0.025, 0.975])
+    yield f"(r = {unsigned(np.corrcoef(odds, shares)[0, 1], *ends)} over {len(odds)})"
+
+
+def told_smollm2_with_bos():
+    from locate.mediation.located import load_located
+
+    with_bos = load_located(FIGURES / "located_smollm2_bos.json")
+    assert with_bos.trace["model"]["prepend_bos"]
+    assert not read(FIGURES / "effects_smollm2.json")["model"]["prepend_bos"]
+    yield f"the total is {unsigned(*with_bos.total)} nats"
+
+
+def told_mini():
+    sites = [("mlp_out", 0, "subject_last"), ("attn_out", 5, "last")]
+    yield from told_of_effects("mini", 6, [*sites, ("mlp_out", 5, "last"), ("mlp_out", 4, "subject_last")])
+    summary = read(EXPERIMENTS / "mini" / "results" / "summary.json")
+    for name in ("text_she_share", "share_women"):
+        found = summary["log_odds_and"][name]
+        yield f"(r = {unsigned(found['r'], found['low'], found['high'])} over {found['n']}"
+    share = summary["right_pronoun"]["mean_over_templates"]["share"]
+    yield f"pronoun of {share:.0%} of 40 words".replace("%", " %")
+
+
+def told_the_opposite_swap():
+    from locate.mediation.located import THRESHOLD, load_located
+
+    found = load_located(FIGURES / "located_opposite.json")
+    low, high = found.total[1:]
+    assert low < 0 < high
+    assert not found.layers
+    yield f"is {unsigned(*found.total)} nats"
+    (passing,) = [site for site in found.sites if site.q <= THRESHOLD]
+    assert (passing.component, passing.layer, passing.role) == ("mlp_out", 5, "last")
+    yield f"({unsigned(passing.effect, passing.low, passing.high)})"
+
+
+def told_controls():
+    controls = table_of("controls_smollm2")
+    controls = controls[controls["direction"] == "denoising"]
+    effects = table_of("effects_smollm2")
+    effects = effects[effects["direction"] == "denoising"]
+    sites = (("mlp_out", 0, "subject_last"), ("attn_out", 26, "last"))
+    for name in ("", "shuffled source", "random direction", "definitional words", "neutral words"):
+        rows = controls[controls["control"] == name] if name else effects
+        cells = []
+        for component, layer, role in sites:
+            place = (rows["component"] == component) & (rows["layer"] == layer) & (rows["role"] == role)
+            row = only(rows[place])
+            cells.append(with_ends(row["effect"], row["low"], row["high"]))
+        yield f"| {name or 'the site itself'} | {cells[0]} | {cells[1]} |"
+        if name == "shuffled source":
+            row = only(rows[(rows["component"] == "mlp_out") & (rows["layer"] == 0)])
+            assert row["effect"] < row["own"] / 2
+            yield f"{cells[0]} of {row['own']:+.2f} nats"
+    mini = table_of("controls_mini")
+    rows = mini[(mini["control"] == "shuffled source") & (mini["direction"] == "denoising")]
+    row = only(rows[(rows["component"] == "mlp_out") & (rows["layer"] == 0)])
+    yield f"({with_ends(row['effect'], row['low'], row['high'])} against {row['own']:+.2f})"
+
+
+def told_sets():
+    sets, areas = pd.read_csv(FIGURES / "sets_mini.csv"), read(FIGURES / "effects_mini.json")["areas"]
+    row = only(sets[(sets["kind"] == "circuit") & (sets["size"] == 2)])
+    kept = unsigned(row["faithfulness"], row["low"], row["high"])
+    yield f"2 of {sets['size'].max()} sites keeps {kept} of the effect"
+    yield f"(CPR {areas['cpr'][0]:.2f}, CMD {areas['cmd'][0]:.2f})"
+
+
+def told_selectivity():
+    table = table_of("selectivity_mini")
+    table = table[(table["direction"] == "denoising") & (table["stereotype_groups"].astype(int) == 104)]
+    sites = (("mlp_out", 0, "subject_last"), ("attn_out", 5, "last"))
+    rows = [
+        only(table[(table["component"] == component) & (table["layer"] == layer) & (table["role"] == role)])
+        for component, layer, role in sites
+    ]
+    first, second = (with_ends(*(float(row[name]) for name in ("selectivity", "low", "high"))) for row in rows)
+    yield f"the lowest MLP at the occupation has {first} and the top attention at the last token {second}"
+
+
+def told_statistics():
+    folder = EXPERIMENTS / "statistics"
+    coverage = pd.read_csv(folder / "coverage.csv")
+    ours = coverage[(coverage["resampled"] == "group") & (coverage["groups"] >= 12) & (coverage["tables"] == 1000)]
+    even, skewed = (100 * ours.loc[ours["effects"].eq("lognormal") == skew, "covered"] for skew in (False, True))
+    yield f"95 % intervals cover {ends(even)} from 12 occupations up"
+    yield f"95 % intervals cover {ends(even)} on simulated tables"
+    yield f"{ends(skewed)} where effects are as skewed as a lognormal"
+    both = coverage.loc[coverage["resampled"] == "group+template", "covered"]
+    assert both.min() > 0.92
+    yield "With `--clusters group+template` they cover over templates too"
+    found = pd.read_csv(folder / "discoveries.csv")
+    false = {each: 100 * found.loc[found["resampled"] == each, "fdr"] for each in ("group", "prompt (trap)")}
+    groups, prompts = (ends(each).replace(" %", "") for each in false.values())
+    yield f"{groups} % of discoveries are false; resampling prompts instead of occupations gives {prompts} %"
+
+
+def told_planted_models():
+    summary = pd.read_csv(EXPERIMENTS / "planted" / "summary.csv").set_index(["variant", "method"])
+    models = summary["models"].groupby("variant").first()
+    assert models.pop("plain") == 52
+    assert len(models) == 10
+    assert set(models) == {12}
+    yield f"[{52 + models.sum()} such models](../experiments/planted/README.md), 52 with one plain path and 12 of each"
+    for kind, name in KINDS.items():
+        cells = [f"{row['hits']:.0f} of {row['models']:.0f}" for row in (summary.loc[(kind, each)] for each in METHODS)]
+        yield f"| {name} | {' | '.join(cells)} |"
+    plain = summary.loc[("plain", METHODS[0])]
+    yield f"in {plain['hits']:.0f} of {plain['models']:.0f} made models with one plain path"
+
+
+def told_replications():
+    found = read(EXPERIMENTS / "replications" / "results" / "mini" / "dama.json")["claims"]
+    stereotype, definition = (claim["ours"]["value"] for claim in found[:2])
+    assert round(definition / stereotype) == 4
+    yield "four times as much definition as stereotype"
+
+
+def told_edits():
+    from locate.schema import validate
+
+    for name, shown in (("fast", "FAST"), ("lsdm", "LSDM"), ("lsdm_each", "LSDM, `spread=each`")):
+        receipt = read(FIGURES / f"receipt_{name}.json")
+        validate(receipt, "receipt", f"receipt_{name}.json")
+        cut, rise = receipt["scores"]["cut"], percent(receipt["scores"]["perplexity_change"], "+.2f")
+        yield f"| {shown} | {percent(cut['held_out'])} | {percent(cut['held_out_both'])} | {rise} | [{name}]"
+        if name == "fast":
+            (kept,) = [each for each in receipt["scores"]["kept"] if each["name"] == "kept_definition_words"]
+            yield f"After FAST, {percent(kept)} of the definitional words"
+
+
+def told_edit_on_a_gpu():
+    from locate.schema import validate
+
+    there, here = (read(FIGURES / f"receipt_lsdm{name}.json") for name in ("_h100", ""))
+    validate(there, "receipt", "receipt_lsdm_h100.json")
+    assert there["settings"] == here["settings"]
+    for name, cut in here["scores"]["cut"].items():
+        assert there["scores"]["cut"][name]["value"] == pytest.approx(cut["value"], abs=1e-4)
+    yield "LSDM's edit of `mini` has the same receipt up to rounding"
+
+
+def told_bundled_tests():
+    tables = ROOT / "locate" / "evaluation" / "tables"
+    pairs, paraphrases, facts = (len(pd.read_csv(tables / f"{each}.csv")) for each in ("pairs", "paraphrases", "facts"))
+    yield f"{pairs} biased pairs, {paraphrases} paraphrases and {facts} facts"
+    templates = len(pd.read_csv(ROOT / "locate" / "prompts" / "tables" / "templates.csv"))
+    yield f"in {templates} templates"
+
+
+def told_speed():
+    table, peer = table_of("sweep"), "transformer_lens.patching"
+    engines = table.set_index(["tokens", "first", "engine"])
+    for tokens, first in ((8, 0), (8, 2), (16, 0), (16, 2)):
+        ours, probabilities, theirs = (
+            engines.loc[(tokens, first, name)] for name in ("locate, sweep", "locate, sweep with probabilities", peer)
+        )
+        seconds = " | ".join(f"{row['seconds']:.0f} s" for row in (ours, probabilities, theirs))
+        ratio, limit = ours["times_as_fast_as_transformer_lens"], ours["times_the_limit"]
+        yield f"| {tokens} | {first} | {seconds} | {ratio:.1f} | {limit:.1f} |"
+    yield f"equal to {table['largest difference'].max():.0e} nats".replace("e-0", "e-")
+    times = table.loc[table["engine"] == peer, "times_the_limit"]
+    yield f"takes {times.min():.0f} to {times.max():.0f} times that"
+    curves = table_of("sweep_curves")
+    curves = curves[(curves["over"] == "pairs") & (curves["engine"] == "locate, sweep")].set_index("pairs")
+    one, four = (curves.loc[pairs, "times_as_fast_as_transformer_lens"] for pairs in (1, 4))
+    yield f"With one pair the ratio is {one:.0f}, with four {four:.0f}"
+
+
+def told_traces():
+    table = table_of("traces").set_index(["trace", "engine"])
+    sweep, plain = (table.loc[("mini", engine), "seconds"] for engine in ("sweep", "plain"))
+    yield f"The default trace of `mini` takes {sweep:.1f} s, {plain:.1f} s with the plain engine"
+    ratio = table["foretold / taken"].astype(float)
+    assert np.maximum(ratio, 1 / ratio).max() < 1.5
+    yield "within a factor of 1.5 of the time taken"
+    rates = [table.loc[(name, "sweep"), "seconds"] / table.loc[(name, "sweep"), "rows run"] for name in HEADS]
+    assert rates[1] / rates[0] == pytest.approx(1, abs=0.15)
+    yield "a map of its heads costs the same per row"
+
+
+def told_speed_on_a_gpu():
+    table = table_of("sweep_gpu")
+    ours = table[table["engine"].str.startswith("locate")]
+    few, more = (ours.loc[ours["tokens"] == tokens, "seconds"] for tokens in (8, 16))
+    ratios = ours["times_as_fast_as_transformer_lens"].astype(float)
+    yield f"equal to {table['largest difference'].max():.0e} nats".replace("e-0", "e-")
+    yield f"takes {few.min():.1f} to {few.max():.1f} s at 8 tokens and {more.min():.1f} to {more.max():.1f} s at 16"
+    yield f"{ratios.min():.0f} to {ratios.max():.0f} times as fast as `transformer_lens.patching`, whose"
+
+
+HEADS = ("mini", "mini, heads")
+TELLERS = [each for name, each in sorted(globals().items()) if name.startswith("told_") and name != "told_of_effects"]
+
+
+@pytest.mark.parametrize("teller", TELLERS, ids=lambda teller: teller.__name__)
+def test_the_pages_tell_what_the_tables_say(teller):
+    for phrase in teller():
+        assert phrase in TOLD, phrase
+
+
+NOT_MEASURED = (  # numbers that name or define something
+    r"arXiv \d{4}\.\d{5}|\(\d{4}\.\d{5}\)|FAST: \d{4}\.\d{5}",  # papers
+    r"Python 3\.\d+",
+    r"q ≤ 0\.05",
+    r"\(-1 male, 0, 1 female\)|\(-1 male, \+1 female\)",
+    r"\b95 % intervals|\b95 % over|30 % of the occupations|\[[^\]]*\]\([^)]*\)|`[^`]*`|CFF 1\.2\.0",
+)
+MEASURED = re.compile(r"[-+]?\d+\.\d+|\d+ %|\[[-+]?\d")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_no_number_is_told_that_no_table_says(page):
+    text = without_code(page)
+    for phrase in sorted((phrase for teller in TELLERS for phrase in teller()), key=len, reverse=True):
+        text = text.replace(phrase, " ")
+    for form in NOT_MEASURED:
+        text = re.sub(form, " ", text)
+    left = [text[max(0, found.start() - 40) : found.end() + 20] for found in MEASURED.finditer(text)]
+    assert not left, left
