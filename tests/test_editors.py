@@ -404,7 +404,7 @@ def mean_size(model, prompts):
 def test_an_editor_moves_the_words_and_leaves_the_model(how, mini, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     text = tmp_path / "text.txt"
-    text.write_text(covariance.files("locate").joinpath("evaluate", "text", "preserve.txt").read_text()[:20000])
+    text.write_text(covariance.files("locate").joinpath("evaluation", "text", "preserve.txt").read_text()[:20000])
     words = ["nurse", "plumber", "engineer", "teacher", "clerk", "carpenter", "baker", "guard"]
     prompts = occupation_pairs("neutral", templates_each=2, occupations=words)
     kept = definitional_pairs(templates_each=1)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from locate.errors import LocateError
-from locate.evaluation.opened import check_has_rows, read_csv, read_json_lines
+from locate.evaluation.text_files import check_has_rows, read_csv, read_json_lines
 from locate.prompts.read import SHOWN, sign_of
 
 SLOT = "{pronoun}"
