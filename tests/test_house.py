@@ -133,11 +133,11 @@ def test_every_name_that_the_package_offers_is_there():
         _ = locate.bias
 
 
-def test_the_map_of_files_is_complete():
-    listed = (ROOT / "CONTRIBUTING.md").read_text()
+def test_the_file_map_is_complete():
+    readme = (ROOT / "CONTRIBUTING.md").read_text()
     for name in {room(path) for path in FILES} - {"__init__", "__main__"}:
         entry = f"{name}/" if (PACKAGE / name).is_dir() else f"{name}.py"
-        assert re.search(rf"^\s+{re.escape(entry)}\s", listed, re.MULTILINE), f"the file map lacks {entry}"
+        assert re.search(rf"^\s+{re.escape(entry)}\s", readme, re.MULTILINE), f"the file map lacks {entry}"
 
 
 @pytest.mark.parametrize("package", [path.parent for path in FILES if path.name == "__init__.py"], ids=str)
