@@ -25,6 +25,7 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True  # a default as it is written, not its repr, which may be no Python
 python_maximum_signature_line_length = 88
 
 html_theme = "furo"
