@@ -62,7 +62,7 @@ def editor_of(name: str, given: Mapping[str, Any]) -> Any:
 def code_sha256() -> str:
     """A hash of the code and tables that edits are prompted, made and judged by: others do not belong in one table."""
     home = Path(locate.__file__).parent
-    rooms = (home / name for name in ("editors", "evaluate", "prompts"))
+    rooms = (home / name for name in ("editors", "evaluation", "prompts"))
     return hash_of_files([path for room in rooms for path in sorted(room.rglob("*")) if path.suffix in (".py", ".csv")])
 
 

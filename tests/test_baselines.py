@@ -70,7 +70,7 @@ def words():
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     """A short text to be preserved, so that its covariance is quick."""
-    whole = files("locate").joinpath("evaluate", "text", "preserve.txt").read_text(encoding="utf-8")
+    whole = files("locate").joinpath("evaluation", "text", "preserve.txt").read_text(encoding="utf-8")
     path = tmp_path_factory.mktemp("text") / "short.txt"
     path.write_text(whole[:14000], encoding="utf-8")
     return path
@@ -115,7 +115,7 @@ def test_memit_holds_nothing_but_the_text_in_place(mini):
 
 def test_dama_takes_directions_out_of_the_located_matrices(mini, located, words, tmp_path):
     """On mini it takes more words and text than the others do to cut anything: with twelve it adds instead."""
-    whole = files("locate").joinpath("evaluate", "text", "preserve.txt").read_text(encoding="utf-8")
+    whole = files("locate").joinpath("evaluation", "text", "preserve.txt").read_text(encoding="utf-8")
     (tmp_path / "text.txt").write_text(whole[:60000], encoding="utf-8")
     prompts = occupation_pairs("anti", templates=TEMPLATES[:1]).first(48)
     how = Values("adam", steps=5)

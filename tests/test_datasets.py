@@ -160,7 +160,7 @@ def test_winobias_examples_are_formed_of_twos(winobias):
         examples, (row,) = winobias_continuations(winobias, published=False)
         assert (examples, row.lines, row.reason) == ((), (1, 2), reason)
     path.write_text(PRO)
-    with pytest.raises(LocateError, match="1 sentences: expected them in twos"):
+    with pytest.raises(LocateError, match="1 sentences: expected an even number"):
         winobias_continuations(winobias, published=False)
 
 

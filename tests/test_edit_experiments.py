@@ -212,11 +212,11 @@ def test_edits_made_by_other_code_or_settings_are_not_gone_on_with(tmp_path, mon
         with pytest.raises(LocateError, match=r"holds edits with editors .*these have .*ridge=5.0"):
             kept.Kept.open(tmp_path, run.recipe_of(trial))
     home = tmp_path / "locate"
-    for room in ("editors", "evaluate", "prompts"):
+    for room in ("editors", "evaluation", "prompts"):
         (home / room).mkdir(parents=True)
     monkeypatch.setattr(editing.locate, "__file__", str(home / "__init__.py"))
     hashes = {editing.code_sha256()}
-    for place in ("editors/lsdm.py", "evaluate/facts.csv", "prompts/build.py"):
+    for place in ("editors/lsdm.py", "evaluation/facts.csv", "prompts/build.py"):
         (home / place).write_text(place)
         hashes.add(editing.code_sha256())
     assert len(hashes) == 4

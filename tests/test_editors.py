@@ -376,7 +376,7 @@ class TestSettings:
             ("lsdm", "ridge", "expected NAME=VALUE"),
             ("lsdm", "rigde=1", "expected NAME=VALUE, NAME one of"),
             ("lsdm", "ridge=much", "ridge='much': expected float"),
-            ("lsdm", "values.solvr=adam", "'solvr' is no setting of Values"),
+            ("lsdm", "values.solvr=adam", "'solvr' is not a setting of Values"),
             ("lsdm", "ridge.x=1", "has no parts"),
             ("lsdm", "rounds=0", "at least one round"),
             ("fast", "layers=1,2", "name one"),
@@ -404,7 +404,7 @@ def mean_size(model, prompts):
 def test_an_editor_moves_the_words_and_leaves_the_model(how, mini, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     text = tmp_path / "text.txt"
-    text.write_text(covariance.files("locate").joinpath("evaluate", "text", "preserve.txt").read_text()[:20000])
+    text.write_text(covariance.files("locate").joinpath("evaluation", "text", "preserve.txt").read_text()[:20000])
     words = ["nurse", "plumber", "engineer", "teacher", "clerk", "carpenter", "baker", "guard"]
     prompts = occupation_pairs("neutral", templates_each=2, occupations=words)
     kept = definitional_pairs(templates_each=1)

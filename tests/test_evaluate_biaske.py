@@ -15,7 +15,7 @@ from locate.evaluation.biaske import COLUMNS, TEST, read_biaske, retention
 from locate.evaluation.scores import Items
 from locate.model.causal import load_causal
 
-TABLES = Path(__file__).resolve().parents[1] / "locate" / "evaluate" / "tables"
+TABLES = Path(__file__).resolve().parents[1] / "locate" / "evaluation" / "tables"
 SPELT = """
 she/he her/his her/him hers/his herself/himself woman/man women/men girl/boy girls/boys lady/gentleman
 ladies/gentlemen mother/father mothers/fathers grandma/grandpa mom/dad sister/brother daughter/son wife/husband

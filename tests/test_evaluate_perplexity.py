@@ -20,7 +20,7 @@ from locate.model.causal import load_causal
 PROSE = (
     "The nurse said that she was tired.\nNaïve café owners — 3 of them — cost £5. 😀 And so on, she said; he left.\n"
 )
-TEXTS = files("locate") / "evaluate" / "text"
+TEXTS = files("locate") / "evaluation" / "text"
 
 
 @pytest.fixture(scope="module")

@@ -445,8 +445,11 @@ def test_published_seat(shared, mini, tmp_path):
     ("change", "message"),
     [
         ({"targ1": {"category": "X", "examples": ["a", "a"]}}, "targ1 holds 2 sentences.*each once"),
-        ({"targ1": {"category": "X", "examples": ["a", "b", "c"]}}, "3 and 2 targets: expected as many of both"),
-        ({"attr2": {"category": "X"}}, "no SEAT test .KeyError: 'examples'"),
+        (
+            {"targ1": {"category": "X", "examples": ["a", "b", "c"]}},
+            "3 and 2 targets: expected as many of each",
+        ),
+        ({"attr2": {"category": "X"}}, "not a SEAT test .KeyError: 'examples'"),
         ({"attr2": {"category": "X", "examples": ["a", ""]}}, "attr2 holds 2 sentences"),
     ],
 )

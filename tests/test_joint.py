@@ -40,7 +40,7 @@ def mini():
 def small(tmp_path_factory):
     """A short text and few prompts."""
     text = tmp_path_factory.mktemp("joint") / "text.txt"
-    text.write_text(covariance.files("locate").joinpath("evaluate", "text", "preserve.txt").read_text()[:20000])
+    text.write_text(covariance.files("locate").joinpath("evaluation", "text", "preserve.txt").read_text()[:20000])
     words = ["nurse", "plumber", "engineer", "teacher", "clerk", "carpenter"]
     prompts = occupation_pairs("neutral", templates_each=2, occupations=words)
     return text, prompts, definitional_pairs(templates_each=1)

@@ -251,8 +251,7 @@ def test_time_left_counts_what_is_still_to_come(monkeypatch):
     clock[0] += 3
     pace.measure(10)
     assert seen[-1].left == pytest.approx(1000 / 250)
-    pace.start("b", 10, 1000.0)
-    pace.find(10)
+    pace.start("b", 10, 1000.0, found=10)
     assert seen[-1].left == 0
 
 

@@ -171,9 +171,9 @@ def test_a_quoted_line_break_does_not_shift_the_line_numbers(write):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("The nurse said that", r"line 2: 'The nurse said that' is no row"),
-        ('["nurse"]', r"line 2: .* is no row"),
-        ('"nurse"', r"line 2: 'nurse' is no row"),
+        ("The nurse said that", r"line 2: 'The nurse said that' is not a row"),
+        ('["nurse"]', r"line 2: .* is not a row"),
+        ('"nurse"', r"line 2: 'nurse' is not a row"),
         (json.dumps(NURSE | {"group": 3}), r"line 2: group: expected text"),
         (json.dumps(NURSE | {"stereotype": True}), r"line 2: stereotype True: expected -1, 0 or 1"),
         (json.dumps({"clean": "a"}), r"line 2: empty or missing corrupted, clean_subject, corrupted_subject"),

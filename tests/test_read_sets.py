@@ -248,9 +248,9 @@ def test_every_bad_row_of_the_users_pairs_is_named(tmp_path):
         {"group": "alone"},
     ]
     reasons = [
-        "is no row", "expected two different texts", "two different texts", "only one of these", "0 times", "2 times",
-        "expected two, female first", "one form in a row", "expected -1, 0 or 1", "which say it", "unknown columns",
-        "less: expected text", "and only one of these",
+        "is not a row", "expected two different texts", "two different texts", "only one of these", "0 times",
+        "2 times", "expected two, female first", "one form in a row", "expected -1, 0 or 1", "which say it",
+        "unknown columns", "less: expected text", "and only one of these",
     ]  # fmt: skip
     for row, reason in zip(bad, reasons, strict=True):
         text = row if isinstance(row, str) else json.dumps(row)

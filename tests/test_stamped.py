@@ -164,7 +164,7 @@ class TestBeside:
     def test_one_of_another_model_is_refused(self, family, model):
         stamp = filled(model.network, family)
         wrong = Stamp(LAYER, stamp.template, stamp.keys[:, :20], stamp.values[:20])
-        with pytest.raises(LocateError, match=r"from 20 to 20 numbers .* from 32 to 32: it is of another model"):
+        with pytest.raises(LocateError, match=r"from 20 to 20 numbers .* from 32 to 32: it belongs to another model"):
             wrong.attach(model.network)
 
     def test_a_second_one_at_its_place_is_refused(self, family, model):
@@ -382,7 +382,7 @@ def test_an_mlp_without_an_activation_is_refused(folder_of):
 def test_fast_trains_a_stamp_that_stays(folder_of, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     text = tmp_path / "text.txt"
-    text.write_text(files("locate").joinpath("evaluate", "text", "preserve.txt").read_text()[:6000])
+    text.write_text(files("locate").joinpath("evaluation", "text", "preserve.txt").read_text()[:6000])
     monkeypatch.setattr(covariance, "WINDOW", 32)
     model = load_causal(str(folder_of("mpt")), device="cpu")
     located = load_located(LOCATED)

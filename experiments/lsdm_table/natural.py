@@ -14,7 +14,7 @@ import pandas as pd
 
 from locate.errors import LocateError
 from locate.evaluation.generation import gendered_words
-from locate.evaluation.opened import file_of, read_json_lines
+from locate.evaluation.text_files import file_of, read_json_lines
 
 CORPORA = (
     "corpus_english_novels/english_novels_1880_1928.jsonl.gz",

@@ -23,7 +23,7 @@ NOVELS = {
 }
 TEST, TEST_BYTES = 6, 5_000  # excerpts of a novel, and bytes of each
 VALID, VALID_BYTES = 10, 10_000
-TEXTS = Path(__file__).resolve().parents[2] / "locate" / "evaluate" / "text"
+TEXTS = Path(__file__).resolve().parents[2] / "locate" / "evaluation" / "text"
 
 
 def novels(data: Path, split: str) -> Iterator[tuple[str, str]]:

@@ -173,7 +173,7 @@ class Pools:
 
 @contextmanager
 def stamp_attached(model: CausalModel, stamp: Stamp) -> Iterator[None]:
-    """While it lasts, the stamp stands beside its MLP."""
+    """Inside the block the stamp stands beside its MLP."""
     hooks = stamp.attach(model.network)
     try:
         yield

@@ -76,7 +76,7 @@ def stack_in_order(by_place: Mapping[int, torch.Tensor]) -> torch.Tensor:
 
 @contextmanager
 def adding_zeros(network: Any, name: str, at: torch.Tensor) -> Iterator[dict[str, torch.Tensor]]:
-    """While it lasts, zeros are added to a module's output at these tokens [row, role], to be asked for their slope.
+    """Inside the context zeros are added to a module's output at these tokens [row, role]; their gradient is the slope.
 
     What it gives holds "extra", these zeros, and "keys", what the module is fed there, once the network has run.
     """

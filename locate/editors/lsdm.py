@@ -267,7 +267,7 @@ def least_squares(
 
 @contextmanager
 def changes_written(model: CausalModel, parts: Mapping[str, Sequence[Factors]]) -> Any:
-    """While it lasts, the model has the changes made so far; each rounded once from its original weight."""
+    """Inside the block the model has the changes made so far; each rounded once from its original weight."""
     before = {}
     try:
         for name, pieces in parts.items():

@@ -126,11 +126,11 @@ def make_editor(method: str, settings: Sequence[str] = (), **given: Any) -> Edit
 def parse_setting(kind: Any, name: str, text: str) -> Any:
     """The value of a setting from its text.
 
-    Raises LocateError for a name that is no setting, and a text that is not of its type.
+    Raises LocateError for a name that is not a setting, and a text that is not of its type.
     """
     hints = typing.get_type_hints(kind)
     if name not in hints:
-        raise LocateError(f"{name!r} is no setting of {kind.__name__}: expected one of {', '.join(sorted(hints))}")
+        raise LocateError(f"{name!r} is not a setting of {kind.__name__}: expected one of {', '.join(sorted(hints))}")
     hint = hints[name]
     if isinstance(hint, types.UnionType):
         hint = next(each for each in typing.get_args(hint) if each is not type(None))

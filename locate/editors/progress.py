@@ -1,4 +1,4 @@
-"""How editors tell how far they are."""
+"""How editors report their progress."""
 
 from collections.abc import Callable
 
@@ -7,4 +7,4 @@ Progress = Callable[[str, int, int], None]
 
 
 def no_progress(what: str, done: int, total: int) -> None:
-    """Tell nothing."""
+    """Report nothing."""

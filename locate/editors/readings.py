@@ -105,7 +105,7 @@ def batch_of(
 
 @contextmanager
 def catching(network: Any, name: str, take: Callable[[Any, Any], None], *, inputs: bool) -> Iterator[None]:
-    """While it lasts, `take` sees what a module is fed (or gives): (module, tensor)."""
+    """Inside the block `take` sees what a module is fed (or gives): (module, tensor)."""
     module = network.get_submodule(name)
 
     def before(layer: Any, args: tuple[Any, ...]) -> None:

@@ -74,7 +74,7 @@ class WantedChanges:
 
 @contextmanager
 def adding_output(network: Any, block: str, subject: Int[torch.Tensor, " row"], extra: torch.Tensor) -> Iterator[None]:
-    """While it lasts, a block's output at each row's subject is changed by `extra` [row, d_model]."""
+    """Inside the context `extra` [row, d_model] is added to a block's output at each row's subject."""
 
     def add(module: Any, args: Any, result: Any) -> Any:
         state = first_of(result).clone()

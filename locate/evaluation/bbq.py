@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from locate.evaluation.bbq_data import CONDITIONS, NAMES, TARGETS, Question, read_bbq
-from locate.evaluation.opened import file_hashes, file_of
 from locate.evaluation.paired import is_measured, likelihood_columns
 from locate.evaluation.scores import Items, Score, Step, Test, mean_with_interval, share_with_interval
+from locate.evaluation.text_files import file_hashes, file_of
 
 if TYPE_CHECKING:
     from locate.model.causal import CausalModel

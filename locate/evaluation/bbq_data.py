@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from locate.evaluation.opened import check_has_rows, check_published, file_of, read_json_lines
 from locate.evaluation.published import bad_row
+from locate.evaluation.text_files import check_has_rows, check_published, file_of, read_json_lines
 
 NAMES = ("Gender_identity.jsonl", "Gender_identity.jsonl.gz")
 CONDITIONS = {"ambig": "ambiguous", "disambig": "disambiguated"}

@@ -10,9 +10,9 @@ import pandas as pd
 
 from locate.evaluation.bec_pro_data import GROUPS, PROFESSIONS, SENTENCES, read_bec_pro
 from locate.evaluation.lines import correlation
-from locate.evaluation.opened import file_hashes, folder_of
 from locate.evaluation.paired import gap, is_measured, likelihood_columns, preference, without_ideal
 from locate.evaluation.scores import Items, Score, Step, Test
+from locate.evaluation.text_files import file_hashes, folder_of
 
 if TYPE_CHECKING:
     from locate.model.causal import CausalModel

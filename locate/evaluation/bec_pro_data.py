@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from locate.errors import LocateError
-from locate.evaluation.opened import check_has_rows, check_published, read_csv
 from locate.evaluation.published import bad_row, read_share
+from locate.evaluation.text_files import check_has_rows, check_published, read_csv
 
 SENTENCES, PROFESSIONS = "BEC-Pro_EN.tsv", "Professions_US_DE.tsv"
 COLUMNS = ("Sentence", "Template", "Person", "Gender", "Profession", "Prof_Gender")

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from locate.errors import LocateError
-from locate.evaluation.opened import check_has_rows, file_hashes, file_of, read_csv
 from locate.evaluation.paired import gap, likelihood_columns, preference
 from locate.evaluation.published import bad_row
 from locate.evaluation.scores import Items, Score, Step, Test, share_with_interval
+from locate.evaluation.text_files import check_has_rows, file_hashes, file_of, read_csv
 
 if TYPE_CHECKING:
     from locate.model.causal import CausalModel

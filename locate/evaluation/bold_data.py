@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from locate.errors import LocateError
-from locate.evaluation.opened import check_published, file_of, read_text
+from locate.evaluation.text_files import check_published, file_of, read_text
 
 NAMES = ("gender_prompt.json", "gender_prompt.json.gz")
 GROUPS = {"American_actresses": 1, "American_actors": -1}

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from locate.evaluation.crows_pairs_data import DIRECTIONS, NAMES, read_crows_pairs
-from locate.evaluation.opened import file_hashes, file_of
 from locate.evaluation.paired import gap, likelihood_columns, preference, without_ideal
 from locate.evaluation.scores import Items, Score, Step, Test
+from locate.evaluation.text_files import file_hashes, file_of
 
 if TYPE_CHECKING:
     from locate.model.causal import CausalModel

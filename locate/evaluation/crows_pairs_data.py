@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from locate.evaluation.opened import check_has_rows, check_published, file_of, read_csv
 from locate.evaluation.published import bad_row
+from locate.evaluation.text_files import check_has_rows, check_published, file_of, read_csv
 
 NAMES = ("crows_pairs_anonymized.csv", "crows_pairs_anonymized.csv.gz", "crows_pairs.csv", "crows_pairs.csv.gz")
 REQUIRED = ("sent_more", "sent_less", "stereo_antistereo", "bias_type")

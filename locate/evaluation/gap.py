@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from locate.evaluation.gap_data import PARTS, gap_files, read_gap
-from locate.evaluation.opened import file_hashes, folder_of
 from locate.evaluation.paired import gap, is_measured, likelihood_columns, preference, without_ideal
 from locate.evaluation.scores import Items, Score, Step, Test, mean_with_interval
+from locate.evaluation.text_files import file_hashes, folder_of
 
 if TYPE_CHECKING:
     from locate.model.causal import CausalModel

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from locate.errors import LocateError
 from locate.evaluation.items import PRONOUNS, SkippedRows
-from locate.evaluation.opened import check_has_rows, check_published, file_of, read_csv
 from locate.evaluation.published import bad_row
+from locate.evaluation.text_files import check_has_rows, check_published, file_of, read_csv
 
 PARTS = ("gap-development.tsv", "gap-test.tsv", "gap-validation.tsv")
 FLIPPED = ("gap_flipped.tsv", "gap_flipped.tsv.gz")

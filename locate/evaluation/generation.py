@@ -17,9 +17,9 @@ import pandas as pd
 
 from locate.evaluation.bold_data import NAMES as BOLD_FILES
 from locate.evaluation.bold_data import read_bold
-from locate.evaluation.opened import check_has_rows, file_hashes, file_of, read_csv
 from locate.evaluation.published import bad_row
 from locate.evaluation.scores import Items, Score, Step, Test, share_with_interval
+from locate.evaluation.text_files import check_has_rows, file_hashes, file_of, read_csv
 from locate.prompts import occupation_table
 
 if TYPE_CHECKING:

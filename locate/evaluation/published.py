@@ -1,4 +1,4 @@
-"""The published files by name: sha256 and number of rows; and reading a file after comparing it with them."""
+"""The published files by name, their sha256 and number of rows; readers that compare a file with the published one."""
 
 from __future__ import annotations
 

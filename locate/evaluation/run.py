@@ -31,7 +31,7 @@ TestStep = Callable[[str, int, int], None]
 
 
 def no_progress(test: str, done: int, total: int) -> None:
-    """No progress."""
+    """Report nothing."""
 
 
 def evaluate(

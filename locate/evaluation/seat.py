@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from locate.evaluation.opened import file_hashes, folder_of
 from locate.evaluation.scores import LEVEL, SAMPLES, Items, Score, Step, Test
 from locate.evaluation.seat_data import TESTS, read_seat, seat_files, term
+from locate.evaluation.text_files import file_hashes, folder_of
 from locate.mediation.resampling import cluster_weights
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from locate.errors import LocateError
-from locate.evaluation.opened import check_published, read_text
+from locate.evaluation.text_files import check_published, read_text
 
 TESTS = ("sent-weat6", "sent-weat6b", "sent-weat7", "sent-weat7b", "sent-weat8", "sent-weat8b")
 SETS = ("targ1", "targ2", "attr1", "attr2")
@@ -65,7 +65,7 @@ def read_seat(folder: str | Path, *, published: bool = True) -> tuple[Associatio
             sets = [tuple(value[name]["examples"]) for name in SETS]
             names = [str(value[name]["category"]) for name in SETS]
         except (ValueError, KeyError, TypeError) as error:
-            raise LocateError(f"{path} is no SEAT test ({type(error).__name__}: {error}): fetch it again") from None
+            raise LocateError(f"{path} is not a SEAT test ({type(error).__name__}: {error}): fetch it again") from None
         check_sets(path, sets)
         first, second, one, other = sets
         found.append(
@@ -81,7 +81,7 @@ def check_sets(path: Path, sets: list[tuple[Any, ...]]) -> None:
         if len(texts) < 2 or bad or len(set(texts)) < len(texts):
             raise LocateError(f"{path}: {name} holds {len(texts)} sentences, {bad[:1]}: expected at least 2, each once")
     if len(sets[0]) != len(sets[1]):
-        raise LocateError(f"{path}: {len(sets[0])} and {len(sets[1])} targets: expected as many of both")
+        raise LocateError(f"{path}: {len(sets[0])} and {len(sets[1])} targets: expected as many of each")
 
 
 def term(sentence: str) -> str:

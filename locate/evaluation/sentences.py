@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from locate.evaluation.opened import file_hashes, file_of
 from locate.evaluation.paired import gap, likelihood_columns, preference
 from locate.evaluation.scores import Items, Score, Step, Test
 from locate.evaluation.sentences_data import GENDER, MORE, read_sentence_pairs
+from locate.evaluation.text_files import file_hashes, file_of
 
 if TYPE_CHECKING:
     from locate.model.causal import CausalModel

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from locate.errors import LocateError
-from locate.evaluation.opened import check_has_rows, read_csv, read_json_lines
+from locate.evaluation.text_files import check_has_rows, read_csv, read_json_lines
 from locate.prompts.read import SHOWN, sign_of
 
 SLOT = "{pronoun}"
@@ -89,7 +89,7 @@ def texts_of(number: int, row: Any) -> Texts:
     Raises LocateError saying what is wrong with it.
     """
     if not isinstance(row, dict):
-        raise LocateError(f"{str(row)[:60]!r} is no row: expected columns of {', '.join(COLUMNS)}")
+        raise LocateError(f"{str(row)[:60]!r} is not a row: expected columns of {', '.join(COLUMNS)}")
     unknown = [str(name) for name in row if name not in COLUMNS]
     if unknown:
         raise LocateError(f"unknown columns {', '.join(unknown)}: expected some of {', '.join(COLUMNS)}")

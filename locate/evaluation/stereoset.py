@@ -12,10 +12,10 @@ import pandas as pd
 from jaxtyping import Float
 from scipy import stats
 
-from locate.evaluation.opened import file_hashes, file_of
 from locate.evaluation.paired import Request, is_measured, likelihood_columns
 from locate.evaluation.scores import LEVEL, SAMPLES, Items, Score, Step, Test, mean_with_interval
 from locate.evaluation.stereoset_data import DOMAINS, LABELS, NAMES, TASKS, Association, read_stereoset
+from locate.evaluation.text_files import file_hashes, file_of
 from locate.mediation.resampling import cluster_weights
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from locate.errors import LocateError
-from locate.evaluation.opened import check_has_rows, file_of, read_json_lines, read_text
 from locate.evaluation.published import bad_row
+from locate.evaluation.text_files import check_has_rows, file_of, read_json_lines, read_text
 
 NAMES = ("dev.json", "dev.json.gz", "stereoset_dev.jsonl", "stereoset_dev.jsonl.gz")
 TASKS = ("intrasentence", "intersentence")

@@ -85,7 +85,7 @@ def read_reference(path: str | Path) -> Reference:
     except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, LocateError):
             raise
-        raise LocateError(f"{path} is no file of published results ({type(error).__name__}: {error})") from None
+        raise LocateError(f"{path} is not a file of published results ({type(error).__name__}: {error})") from None
 
 
 def reference_of(path: Path, content: dict[str, Any]) -> Reference:

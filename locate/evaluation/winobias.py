@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from locate.errors import LocateError
-from locate.evaluation.opened import file_hashes, folder_of
 from locate.evaluation.paired import gap, likelihood_columns, preference
 from locate.evaluation.scores import Items, Score, Step, Test
+from locate.evaluation.text_files import file_hashes, folder_of
 from locate.evaluation.winobias_data import KINDS, SIDES, SPLITS, read_winobias
 
 if TYPE_CHECKING:

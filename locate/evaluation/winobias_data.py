@@ -77,7 +77,7 @@ def read_winobias(
     signs = stereotypes(folder, published)
     both = [read_sentences(folder, f"{side}_stereotyped_{kind}.txt.{split}", signs, published) for side in SIDES]
     if len(both[0]) != len(both[1]):
-        raise LocateError(f"{kind}, {split}: {len(both[0])} and {len(both[1])} sentences: expected as many of both")
+        raise LocateError(f"{kind}, {split}: {len(both[0])} and {len(both[1])} sentences: expected as many of each")
     pairs = []
     for pro, anti in zip(*both, strict=True):
         same = pro.without_pronouns == anti.without_pronouns
@@ -137,7 +137,7 @@ def winobias_continuations(
     name = f"pro_stereotyped_type1.txt.{split}"
     sentences = read_sentences(folder, name, signs, published)
     if len(sentences) % 2:
-        raise LocateError(f"{Path(folder) / name} has {len(sentences)} sentences: expected them in twos")
+        raise LocateError(f"{Path(folder) / name} has {len(sentences)} sentences: expected an even number")
     examples: list[Continuations] = []
     skipped: dict[str, list[int]] = {}
     for two in zip(sentences[::2], sentences[1::2], strict=True):

@@ -9,9 +9,9 @@ import pandas as pd
 
 from locate.errors import LocateError
 from locate.evaluation.lines import correlation
-from locate.evaluation.opened import file_hashes, folder_of
 from locate.evaluation.paired import gap, is_measured, likelihood_columns, preference
 from locate.evaluation.scores import Items, Score, Step, Test
+from locate.evaluation.text_files import file_hashes, folder_of
 from locate.evaluation.winogender_data import PERSONS, read_winogender, winogender_occupations
 
 if TYPE_CHECKING:

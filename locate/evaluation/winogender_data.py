@@ -88,7 +88,7 @@ def winogender_continuations(
     path = Path(templates) / STRUCTURE
     rows = read_table(templates, STRUCTURE, TEMPLATE_COLUMNS, published)
     if len(rows) % 2:
-        raise LocateError(f"{path} has {len(rows)} templates: expected them in twos")
+        raise LocateError(f"{path} has {len(rows)} templates: expected an even number")
     examples: list[Continuations] = []
     skipped: list[int] = []
     for two in zip(rows[::2], rows[1::2], strict=True):

@@ -1,4 +1,4 @@
-"""Adapters in folders of their own or beside a model: found, and merged into the weights when these are loaded."""
+"""Adapters, in a folder of their own or beside a model: found, and merged into the weights as they are loaded."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def adapter_weights(folder: Path, allow_pickle: bool) -> Path:
 
 
 def adapter_settings(folder: Path) -> dict[str, Any]:
-    """What an adapter says of itself.
+    """An adapter's settings.
 
     Raises LocateError for an adapter that cannot be merged into weights.
     """
@@ -71,7 +71,7 @@ def base_of(folder: Path) -> str:
 
 @contextmanager
 def without_adapter(folder: Path) -> Iterator[Path]:
-    """A view of a model's folder that does not show the adapter in it, which transformers would put on by itself."""
+    """A view of a model's folder without the adapter in it, which transformers would apply by itself."""
     if not has_adapter(folder):
         yield folder
         return
@@ -156,7 +156,7 @@ def adapter_tensors(folder: Path, allow_pickle: bool) -> dict[str, Any]:
 
 
 def idle_note(folder: Path, allow_pickle: bool) -> str | None:
-    """What is said of a LoRA adapter whose every product is zero; None for others."""
+    """A note on a LoRA adapter whose every product is zero; None for others."""
     factors: dict[str, list[bool]] = {}
     for name, tensor in adapter_tensors(folder, allow_pickle).items():
         stem = FACTOR.sub("", name)
@@ -169,7 +169,7 @@ def idle_note(folder: Path, allow_pickle: bool) -> str | None:
 
 
 def check_tensors(wrapped: Any, kept: set[str], folder: Path) -> None:
-    """Raise LocateError unless the adapter's file and the places made for it hold the same tensors."""
+    """Raise LocateError unless the adapter's file holds exactly the tensors that PEFT made places for."""
     from peft import get_peft_model_state_dict
 
     placed = set(get_peft_model_state_dict(wrapped))

@@ -37,7 +37,7 @@ class CausalModel:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the numbers has to know of how the model was read, a sentence each."""
+        """What a reader of the numbers has to know about how the model was read, one sentence each."""
         return self.checkpoint.notes + self.encoder.notes
 
     @property
@@ -129,7 +129,7 @@ def load_stamped(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> tuple[Any, Any]:
-    """The Hugging Face model and tokenizer of a folder whose receipt says that it is loaded by this.
+    """Load the model and tokenizer of a folder that holds a stamp beside an MLP, as its receipt says.
 
     An edit by a stamp is folded into wider MLPs where the architecture has such, and plain `from_pretrained` loads it.
     Elsewhere (BLOOM, MPT, Phi-3) the folder holds edit.safetensors with the stamp and, in `unstamped`, the model that

@@ -137,7 +137,7 @@ def files_of(
     trust_remote_code: bool = False,
     weights: bool = True,
 ) -> Files:
-    """Where the files are that a name stands for; `weights` False downloads none.
+    """The files that a name stands for; `weights` False downloads none.
 
     Raises LocateError when they cannot be found.
     """
@@ -186,7 +186,7 @@ def files_with_base(
 
 
 def gguf_notes(found: Files, quantisation: str | None) -> list[str]:
-    """What is said of weights that were dequantised."""
+    """Notes on weights that were dequantised."""
     if found.gguf is None:
         return []
     return [
@@ -196,7 +196,7 @@ def gguf_notes(found: Files, quantisation: str | None) -> list[str]:
 
 
 def adapter_notes(found: Files) -> list[str]:
-    """What is said of an adapter that was merged."""
+    """Notes on an adapter that was merged."""
     if found.adapter is None:
         return []
     kind = adapter_settings(found.adapter)["peft_type"]
@@ -284,7 +284,7 @@ def architecture_of(name: str, folder: Path, trust_remote_code: bool) -> str:
     config = read_config(name, folder)
     architectures = config.get("architectures") or architecture_by_type(config)
     if not isinstance(architectures, list):
-        raise LocateError(f"model {name!r}: architectures in {folder / 'config.json'} is no list: download it again")
+        raise LocateError(f"model {name!r}: architectures in {folder / 'config.json'} is not a list: download it again")
     if config.get("is_encoder_decoder") or not any(str(each).endswith(CAUSAL) for each in architectures):
         kind = ", ".join(map(str, architectures)) or config.get("model_type") or "of no architecture that is named"
         raise LocateError(

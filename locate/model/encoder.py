@@ -73,7 +73,7 @@ class Encoder:
         return [*self.before, *ids], [(0, 0)] * len(self.before) + spans
 
     def unknown(self, text: str) -> str:
-        """What is said of a text that becomes unknown tokens: of its special tokens, where these are taken for such."""
+        """The error for a text that becomes unknown tokens, or holds special tokens that are read as such."""
         held = [word for word in self.tokenizer.all_special_tokens if word in text]
         if held:
             return f"the text holds the special token {held[0]}: leave it out (--bos says whether BOS stands in front)"
@@ -135,7 +135,7 @@ def put_around(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
         starts = [i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare]
         if not starts:
             raise LocateError(
-                f"the tokenizer reads {text!r} otherwise with its special tokens ({whole}) than without ({bare}): "
+                f"the tokenizer reads {text!r} differently with its special tokens ({whole}) than without ({bare}): "
                 "choose --bos yes or --bos no"
             )
         found.add((tuple(whole[: starts[0]]), tuple(whole[starts[0] + len(bare) :])))

@@ -1,4 +1,4 @@
-"""Numbers that are none (nan, infinite) end a run where a model's logits or states are read."""
+"""Nan and infinite numbers end a run where a model's logits or states are read."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def check_finite_answers(
 
 
 def refuse_numbers(what: str, is_nan: bool, after: str) -> None:
-    """Raise LocateError for numbers that are none."""
+    """Raise LocateError for nan or infinite numbers."""
     shown = after if len(after) <= SHOWN else f"...{after[-SHOWN:]}"
     where = f" after {shown!r}" if after else ""
     raise LocateError(

@@ -39,7 +39,7 @@ UNREADABLE = (  # damaged files run into all of these
 
 @dataclass(frozen=True)
 class Header:
-    """What a GGUF file says of itself.
+    """What the header of a GGUF file says.
 
     architecture  as GGUF names it ("llama", "qwen2")
     types         type of each tensor by name ("F32", "Q4_1")
@@ -93,7 +93,7 @@ def check_unsharded(path: Path) -> Path:
 
 
 def read_header(path: Path) -> Header:
-    """What a GGUF file says of itself.
+    """What the header of a GGUF file says.
 
     Raises LocateError for a file that is damaged, sharded or without the package that reads it.
     """
@@ -271,7 +271,7 @@ def read_weights(path: Path, folder: Path, dtype: Any, attention: str | None) ->
     if unread:
         raise LocateError(
             f"{path} holds {len(unread)} tensors that transformers' GGUF loader leaves out ({', '.join(unread[:3])}): "
-            "its numbers would be of another model: give the model's safetensors"
+            "its numbers would be those of another model: give the model's safetensors"
         )
     if hasattr(network.config, "quantization_config"):
         del network.config.quantization_config

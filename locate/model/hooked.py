@@ -65,7 +65,7 @@ class Model:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the numbers has to know of how the model was read, a sentence each."""
+        """What a reader of the numbers has to know about how the model was read, one sentence each."""
         return self.checkpoint.notes + self.encoder.notes
 
     @property
@@ -105,7 +105,7 @@ class Model:
 
     @property
     def d_mlp(self) -> int:
-        """Width of what is written by a block's MLP neurons; what is usual where they cannot be hooked."""
+        """Number of a block's MLP neurons; 4 d_model where they cannot be hooked one by one."""
         return self.unit_counts.get("neuron", 4 * self.d_model)
 
     @property
@@ -124,7 +124,7 @@ class Model:
         return int(self.bridge.cfg.d_vocab)
 
     def units(self, component: str) -> int | None:
-        """How many units a component has in one layer; None for whole vectors."""
+        """Number of units of a component in one layer; None for components that are whole vectors."""
         return self.unit_counts.get(component)
 
     def hook(self, component: str, layer: int) -> str:
@@ -219,7 +219,7 @@ class Model:
 
     @contextmanager
     def unembedding_only(self, only: Sequence[int]) -> Iterator[None]:
-        """While it lasts, the model computes the logits of some pieces of its vocabulary alone, in their order."""
+        """Inside the block the model computes the logits of some pieces of its vocabulary alone, in their order."""
         head = self.bridge.unembed.original_component
         if type(head) is not torch.nn.Linear:
             raise LocateError(f"model {self.name!r} has no plain unembedding: probabilities cannot be left out")

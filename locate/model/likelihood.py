@@ -1,4 +1,4 @@
-"""What a model says of texts: log-likelihoods of continuations, next words, states, and greedy or sampled text."""
+"""What a model says about texts: log-likelihoods of continuations, next words, states, and greedy or sampled text."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Likelihood:
 
 
 def ignore_step(done: int, total: int) -> None:
-    """No progress."""
+    """Report nothing."""
 
 
 def split_tokens(model: CausalModel, context: str, continuation: str) -> tuple[list[int], list[int]]:

@@ -38,7 +38,8 @@ def check_complete(plain: Any, info: dict[str, Any], checkpoint: Checkpoint) -> 
     if left_out:
         raise LocateError(
             f"the weights in {where} hold {name_some(left_out)}, for which {built} with this config.json has no "
-            "place: the numbers would be of another model: correct config.json, or save the model with its own code"
+            "place: the numbers would be those of another model: correct config.json, or save the model with its "
+            "own code"
         )
     if built != checkpoint.architecture:
         raise LocateError(
@@ -78,7 +79,7 @@ def safetensors_of(folder: Path) -> list[Path]:
 
 
 def notes_on_loaded(plain: Any, checkpoint: Checkpoint) -> list[str]:
-    """What is said of a head that was not tied, and of tensors that transformers leaves out by its own list."""
+    """Notes on a head that was not tied, and on tensors that transformers leaves out by its own list."""
     if checkpoint.files.gguf is not None:
         return []
     notes = []

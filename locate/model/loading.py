@@ -158,7 +158,7 @@ def plain_logits(plain: Any, encoder: Encoder, prompt: str, device: str) -> Floa
 def check_numbers(name: str, plain: Any, encoder: Encoder, device: str, notes: Sequence[str] = ()) -> Encoder:
     """The encoder, told how many rows the embedding has.
 
-    notes  what else is said of the model that was loaded
+    notes  further notes on the model that was loaded
 
     Raises LocateError where ids of the tokenizer lie beyond it or beyond the output head, or where logits are no
     numbers.
@@ -257,9 +257,9 @@ def boot_encoder(
 
 
 def read_tokenizer(folder: Path, trust_remote_code: bool) -> tuple[Any, list[str]]:
-    """The tokenizer of a folder, which reads texts as its file says, and what is said of that.
+    """The tokenizer of a folder, which reads texts as its file says, and notes on that.
 
-    Raises LocateError when it does not load, tells no character offsets, or reads texts otherwise.
+    Raises LocateError when it does not load, gives no character offsets, or reads texts otherwise.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -279,19 +279,19 @@ def read_tokenizer(folder: Path, trust_remote_code: bool) -> tuple[Any, list[str
 def load_tokenizer(kind: Any, folder: Path, trust_remote_code: bool) -> Any:
     """A tokenizer by a class of transformers.
 
-    Raises LocateError when it does not load, or tells no character offsets.
+    Raises LocateError when it does not load, or gives no character offsets.
     """
     try:
         tokenizer = kind.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:  # the tokenizers library raises bare exceptions for files it cannot read
         raise LocateError(explain_unloadable(folder, error)) from error
     if not tokenizer.is_fast:
-        raise LocateError(f"the tokenizer in {folder} tells no character offsets: expected tokenizer.json")
+        raise LocateError(f"the tokenizer in {folder} gives no character offsets: expected tokenizer.json")
     return tokenizer
 
 
 def explain_unloadable(folder: Path, error: BaseException) -> str:
-    """What is said of files that Hugging Face cannot load."""
+    """The error for files that Hugging Face cannot load."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return f"model in {folder} does not load ({lines[0]}): check its files"
 

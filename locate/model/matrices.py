@@ -105,7 +105,7 @@ def activation(network: Any, name: str) -> Callable[[torch.Tensor], torch.Tensor
     if len(own) != 1:
         raise LocateError(
             f"the configuration of {type(network).__name__} names no activation of its MLPs (found {said!r}), and "
-            f"{len(own)} modules beside {name} may be it: expected one of {', '.join(names)}, or one module"
+            f"{len(own)} modules beside {name} could be it: expected one of {', '.join(names)}, or one module"
         )
     return own[0]
 

@@ -1,4 +1,4 @@
-"""How much memory a run may use, when it has run out, and how much it used at most."""
+"""How much memory a run may use, whether it has run out, and the most it has used."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def parse_size(text: str) -> int:
 
 
 def default_memory(device: str) -> int:
-    """Bytes a sweep may use besides the model when nobody says how many: a share of what is free on the device."""
+    """Bytes a sweep may use besides the model by default: a share of what is free on the device."""
     if torch.device(device).type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] * GPU_SHARE)
     return int(min(psutil.virtual_memory().available * CPU_SHARE, CPU_MOST))
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether an error says that there is no memory left: torch has a class for GPUs, and a sentence for processors."""
+    """Whether an error means that memory ran out: torch has a class of error for GPUs, and only a sentence for CPUs."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 

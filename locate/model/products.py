@@ -21,7 +21,7 @@ ROOM = 2 * 10**9  # bytes of weights that may be kept once more
 
 @contextmanager
 def precise(dtype: str) -> Iterator[None]:
-    """While it lasts, fp32 products are as precise as a dtype says, whatever torch was told before."""
+    """Inside the block fp32 matrix products are as precise as the dtype says, whatever torch's flags say."""
     kinds: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
     before = [kind.fp32_precision for kind in kinds]
     try:
@@ -35,7 +35,7 @@ def precise(dtype: str) -> Iterator[None]:
 
 @contextmanager
 def multiplying(dtype: str, device: str, threads: int) -> Iterator[None]:
-    """While it lasts, products are precise and use so many threads; those of fp32 on a CPU are oneDNN's if faster."""
+    """Inside the block matrix products are precise and use this many threads, on a CPU those of the faster library."""
     faster = OneDNN() if product_library(dtype, device, threads) == "oneDNN" else nullcontext()
     with torch_threads(threads), precise(dtype), faster:
         yield
@@ -79,7 +79,7 @@ def onednn(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> 
 
 
 class OneDNN(TorchFunctionMode):
-    """While it lasts, the products of linear layers on fp32 CPU tensors are oneDNN's."""
+    """Inside the block oneDNN computes the products of linear layers on fp32 CPU tensors."""
 
     def __init__(self, room: int = ROOM) -> None:
         super().__init__()

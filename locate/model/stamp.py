@@ -94,7 +94,7 @@ class Stamp:
         if own != wanted:
             raise LocateError(
                 f"a stamp from {own[0]} to {own[1]} numbers beside {self.module}, whose MLP goes from {wanted[0]} to "
-                f"{wanted[1]}: it is of another model"
+                f"{wanted[1]}: it belongs to another model"
             )
         beside = Beside(self, activation(network, self.module)).to(output.module.weight.device)
         hooks = [fed.module.register_forward_pre_hook(beside.keep), output.module.register_forward_hook(beside.add)]

@@ -1,4 +1,4 @@
-"""How many threads torch computes with: as many cores as the process is granted, fewer where they do not pay."""
+"""How many threads torch computes with: as many as the cores the process is granted, or one where that is as fast."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def choose_threads(threads: int | None = None, *, environ: Mapping[str, str] | N
 def is_faster(threads: int, seconds: Callable[[int], float] | None = None) -> bool:
     """Whether a product takes clearly less time with several threads than with one; they take turns, medians decide.
 
-    seconds  of one product with so many threads; None to try it
+    seconds  of one product with that many threads; None to try it
     """
     seconds = seconds or product_seconds
     one, several = [], []
@@ -129,7 +129,7 @@ def is_faster(threads: int, seconds: Callable[[int], float] | None = None) -> bo
 
 
 def product_seconds(threads: int) -> float:
-    """Seconds of a few products as small models have them, with so many threads."""
+    """Seconds of a few products of the sizes of small models, with this many threads."""
     import torch
 
     rows, width, out = TRIAL
@@ -143,7 +143,7 @@ def product_seconds(threads: int) -> float:
 
 @contextmanager
 def torch_threads(threads: int) -> Iterator[None]:
-    """While it lasts, torch computes with so many threads."""
+    """Inside the block torch computes with this many threads."""
     import torch
 
     before = torch.get_num_threads()

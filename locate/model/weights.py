@@ -42,7 +42,7 @@ def check_unquantised(name: str, folder: Path, config: dict[str, Any]) -> None:
         method = settings.get("quant_method", "unknown") if isinstance(settings, dict) else ", ".join(packed)
         raise LocateError(
             f"model {name!r} is quantised ({method}): its weights cannot be hooked and edited as numbers: give the "
-            "model before quantisation, or a GGUF file, which is dequantised"
+            "unquantised model, or a GGUF file, which is dequantised"
         )
 
 
@@ -144,14 +144,14 @@ def check_stored(name: str, paths: Sequence[Path], weight_map: dict[str, str]) -
         first = min(packed)
         raise LocateError(
             f"model {name!r}: {first} is stored as {packed[first]} ({len(packed)} such tensors), and config.json names "
-            f"no quantisation: expected one of {', '.join(NUMBERS)}: give the model before quantisation"
+            f"no quantisation: expected one of {', '.join(NUMBERS)}: give the unquantised model"
         )
 
 
 def header_of(path: Path) -> Header:
     """What a safetensors file says of its tensors.
 
-    Raises LocateError for a file that is none.
+    Raises LocateError for any other file.
     """
     try:
         with path.open("rb") as file:
@@ -177,7 +177,7 @@ def unread(folder: Path, read: Sequence[Path]) -> list[str]:
 
 
 def notes_beside(folder: Path, read: Sequence[Path]) -> list[str]:
-    """What is said of other files in a model's folder: weights left unread, settings of generation."""
+    """Notes on other files in a model's folder: weights left unread, settings of generation."""
     notes, others = [], unread(folder, read)
     if others:
         names = ", ".join(others[:4]) + (" and others" if len(others) > 4 else "")
@@ -186,7 +186,7 @@ def notes_beside(folder: Path, read: Sequence[Path]) -> list[str]:
 
 
 def writing_notes(folder: Path) -> list[str]:
-    """What is said of settings that change which words a model writes.
+    """Notes on settings that change which words a model writes.
 
     Raises LocateError for a generation_config.json that is no object.
     """

@@ -104,7 +104,7 @@ def total_of(effects: pd.DataFrame) -> float:
 
 
 def largest(averages: pd.DataFrame, places: Truth) -> float:
-    """Largest effect at any of some sites, whichever its sign."""
+    """Largest effect at any of these sites, whatever its sign."""
     rows = averages[list(Place._fields)].astype(object).itertuples(index=False)
     return float(averages.loc[[Place(*row) in places for row in rows], "effect"].abs().max())
 

@@ -30,7 +30,7 @@ class Verdict:
 
 
 def judge(averages: pd.DataFrame, truth: Truth, aside: Truth = frozenset()) -> Verdict:
-    """Rank sites by the size of their effect, whichever its sign.
+    """Rank sites by the size of their effect, whatever its sign.
 
     averages  one row per site, as `average()` returns them, of one direction
     truth     the planted sites; those of components that the map leaves out do not count

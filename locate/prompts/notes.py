@@ -1,4 +1,4 @@
-"""What the pairs themselves make one say: sentences for the ledger, with the number of pairs that each is true of."""
+"""Notes on the pairs: sentences for the ledger, each with the number of pairs it is true of."""
 
 import re
 from collections import Counter
@@ -79,7 +79,7 @@ def notes_on_prompts(pair: Pair) -> Iterator[Note]:
 
 
 def notes_on_answers(pair: Pair) -> Iterator[Note]:
-    """Notes on answers that hardly can follow the prompts."""
+    """Notes on answers that can hardly follow the prompts."""
     both = f"{pair.female!r} and {pair.male!r}"
     end = pair.clean[-EXCERPT:]
     spaced = pair.female.startswith(" ") or pair.male.startswith(" ")

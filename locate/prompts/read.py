@@ -107,7 +107,7 @@ def pair_of(row: object) -> Pair:
     Raises LocateError saying what is wrong with it.
     """
     if not isinstance(row, dict):
-        raise LocateError(f"{str(row)[:60]!r} is no row: expected {', '.join(REQUIRED)}")
+        raise LocateError(f"{str(row)[:60]!r} is not a row: expected {', '.join(REQUIRED)}")
     unknown = [str(name) for name in row if name not in REQUIRED + OPTIONAL]
     if unknown:
         raise LocateError(f"unknown columns {', '.join(unknown)[:200]}: expected {', '.join(REQUIRED + OPTIONAL)}")
@@ -135,7 +135,7 @@ def check_texts(fields: dict[str, object]) -> None:
         text = str(value)
         if name in OPTIONAL and text.strip().casefold() in NOT_TEXT:
             none = "; - for no neutral answer" if name == "neutral" else ""
-            raise LocateError(f"{name} {text!r} is a word for no value: leave the cell empty for the default{none}")
+            raise LocateError(f"{name} {text!r} stands for a missing value: leave the cell empty for the default{none}")
         if any("\ud800" <= letter <= "\udfff" for letter in text):
             raise LocateError(f"{name} holds half a character (a lone surrogate): expected whole characters")
 

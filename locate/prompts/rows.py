@@ -1,4 +1,4 @@
-"""The rows of a CSV or JSON Lines file as dictionaries of text, and what is said about files that are neither."""
+"""The rows of a CSV or JSON Lines file as dictionaries of text, and the errors for files that are neither."""
 
 import csv
 import io
@@ -29,7 +29,7 @@ MAGIC = {
 }
 
 Line = tuple[int, object]
-"""line number, and the row or the LocateError that says why it is none"""
+"""line number, and the row or the LocateError that says why it is not a row"""
 
 
 def rows_of(path: Path) -> Iterator[Line]:
@@ -138,7 +138,7 @@ def object_of(line: str) -> object:
         return error
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else "too deep, or a number too long"
-        return LocateError(f"{line[:60]!r} is no row ({reason}): expected one JSON object with {', '.join(REQUIRED)}")
+        return LocateError(f"{line[:60]!r} is not a row ({reason}): expected a JSON object with {', '.join(REQUIRED)}")
     if not isinstance(found, dict):
         return found
     return {name: value for name, value in found.items() if value is not None or name == "neutral"}
@@ -158,4 +158,4 @@ def object_once(fields: list[tuple[str, object]]) -> dict[str, object]:
 
 def no_constant(word: str) -> object:
     """Refuse NaN and infinities, which JSON does not have."""
-    raise LocateError(f"{word} is no JSON value: leave the field out")
+    raise LocateError(f"{word} is not a JSON value: leave the field out")

@@ -243,7 +243,7 @@ def tokenise(
 
 
 def too_few(dropped: Sequence[Dropped], count: int, max_dropped: float, kept: bool) -> str:
-    """What is said where too many pairs, or all, cannot be used."""
+    """The error where too many pairs, or all, cannot be used."""
     counts = Counter(row.reason for row in dropped).most_common(3)
     reasons = "; ".join(f"{many} x {reason}" for reason, many in counts) or "there were none"
     long = bool(dropped) and all("the model takes" in row.reason for row in dropped)

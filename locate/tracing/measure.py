@@ -125,8 +125,8 @@ class Loop:
             parts = None if self.folder is None else self.folder.parts(stage)
             tables = {} if parts is None else parts.all(len(job.chunks))
         missing = [number for number in range(len(job.chunks)) if number not in tables]
-        self.pace.start(stage.name, job.planned, stage_operations(job))
-        self.pace.find(sum(job.size(job.chunks[number]) for number in tables))
+        found = sum(job.size(job.chunks[number]) for number in tables)
+        self.pace.start(stage.name, job.planned, stage_operations(job), found)
         if missing:
             job = self.with_weights(job)
             self.check(job)

@@ -59,21 +59,16 @@ class Pace:
         self.later = -1
         self.started = self.since = time.monotonic()
 
-    def start(self, stage: str, planned: int, operations: float) -> None:
-        """Begin a stage of so many rows."""
+    def start(self, stage: str, planned: int, operations: float, found: int = 0) -> None:
+        """Begin a stage of so many rows, some of which an earlier start has left."""
         if stage in self.waiting:
             names = list(self.waiting)
             for name in names[: names.index(stage) + 1]:
                 del self.waiting[name]
         self.stage, self.planned, self.operations = stage, planned, operations
-        self.done = self.measured = 0
+        self.done, self.measured = found, 0
         self.later = min(1, self.later + 1)
         self.begin()
-        self.report(self.progress())
-
-    def find(self, rows: int) -> None:
-        """Count rows that an earlier start has left."""
-        self.done += rows
         self.report(self.progress())
 
     def begin(self) -> None:

@@ -134,7 +134,7 @@ def cut_argument(name: str, value: Any, first: int, end: int, rows: int) -> Any:
 
 @contextmanager
 def watching(model: Model, kept: Callable[[int, BlockInputs, Keys], None]) -> Iterator[None]:
-    """While it lasts, every block that runs tells `kept` its layer, what it was given, and its keys and values."""
+    """Inside the context every block that runs tells `kept` its layer, what it was given, and its keys and values."""
     blocks = list(model.blocks)
     caches: dict[int, Cache] = {}
     given: dict[int, tuple[dict[str, Any], str]] = {}
@@ -193,7 +193,7 @@ def check_arguments(model: Model, arguments: dict[str, Any], cache_name: str) ->
         if (tensors and not cuttable) or (name == "attention_mask" and any(each.ndim != 4 for each in tensors)):
             raise LocateError(
                 f"model {model.name!r} ({model.checkpoint.architecture}): its blocks take {name!r} of shape "
-                f"{tuple(tensors[0].shape)}, which is not known how to cut to some positions: choose --engine plain"
+                f"{tuple(tensors[0].shape)}, which locate cannot cut to some positions: choose --engine plain"
             )
 
 

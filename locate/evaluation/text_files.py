@@ -1,4 +1,4 @@
-"""Opening a user's file: plain or gzipped, CSV, TSV or JSON Lines, each row with its line; and its hash."""
+"""A user's file, plain or gzipped, as text, CSV rows or JSON Lines, each row with its line; and its hash."""
 
 from __future__ import annotations
 
