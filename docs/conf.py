@@ -86,6 +86,8 @@ class PublicNames(SphinxDirective):
         found: dict[str, list[str]] = {heading: [] for heading in ROOMS.values()}
         for name in locate.__all__:
             thing = getattr(locate, name)
+            if hasattr(thing, "__path__"):
+                continue  # a room, whose public names are listed one by one
             where = thing.__name__ if isinstance(thing, types.ModuleType) else thing.__module__
             found[ROOMS[where.split(".")[1]]] += documented(thing, f"locate.{name}")
         lines = []
@@ -103,7 +105,13 @@ def documented(thing: object, name: str) -> list[str]:
     return [f".. autofunction:: {name}", ""]
 
 
+def link_to_files(app: Any, page: str, text: list[str]) -> None:
+    """Take Markdown files outside this folder, which are no pages of the site, as files to read."""
+    text[0] = re.sub(r"\]\((\.\./[^)#]*\.md)\)", r"](path:\1)", text[0])
+
+
 def setup(app: Any) -> None:
     """Read every docstring as plain text, and list what is public."""
+    app.connect("source-read", link_to_files)
     app.add_directive("public-names", PublicNames)
     app.connect("autodoc-process-docstring", read_plainly)

@@ -48,7 +48,10 @@ REFUSED = [
     ("trace --metric nope", "metric 'nope': expected one of logit_diff"),
     ("trace --budget 0", "expected one of them, above 0"),
     ("trace --budget abc", "budget 'abc': expected a time like 90s"),
-    ("trace --budget-method attribution", "--budget-method attribution is of a run within a budget: add --budget"),
+    (
+        "trace --budget-method attribution",
+        "--budget-method attribution only applies to a run with a budget: add --budget",
+    ),
     ("trace --budget 5s --dry-run", "leave --dry-run out"),
     ("trace --model nowhere/x/y --limit 4", "no such folder"),
     ("rank nowhere", "nowhere holds no run"),

@@ -156,7 +156,7 @@ def test_the_command_line_traces_within_a_budget_and_tells_the_evidence(command,
     ("arguments", "message"),
     [
         (["--budget", "soon"], "budget 'soon': expected a time like 90s"),
-        (["--budget", "90s", "--dry-run"], "--budget says beforehand what a run costs: leave --dry-run out"),
+        (["--budget", "90s", "--dry-run"], "--budget already says what the run will cost: leave --dry-run out"),
     ],
 )
 def test_bad_budgets_are_one_line(command, planted, tmp_path, arguments, message):

@@ -4,9 +4,11 @@ import re
 import shlex
 import shutil
 import sys
+import tomllib
 from importlib.resources import files
 
 import pytest
+import yaml
 from made import TEMPLATE, save_adapter, save_gguf
 from pages import PAGES, README, ROOT, blocks, run_python, same
 from safetensors.torch import load_file, save_file
@@ -139,7 +141,19 @@ def quicker(words):
     return [word for pair in pairs + limit if pair[0] == "--set" or pair[0] not in words for word in pair]
 
 
-@pytest.mark.parametrize("line", commands(), ids=lambda line: line.split("#")[0].strip())
+def shown_with_output() -> set[tuple[str, ...]]:
+    """The words of the commands that stand above their output, which another test runs."""
+    prompts = [block.code.partition("\n")[0] for page in CONSOLE for block in blocks(page, "console")]
+    return {tuple(shlex.split(prompt.removeprefix("$ "))[1:]) for prompt in prompts}
+
+
+def left() -> list[str]:
+    """The commands that are not run above their output, with what makes them quick, already."""
+    parsed = {line: shlex.split(line, comments=True)[1:] for line in commands()}
+    return [line for line, words in parsed.items() if (*words, *quicker(words)) not in shown_with_output()]
+
+
+@pytest.mark.parametrize("line", left(), ids=lambda line: line.split("#")[0].strip())
 def test_the_commands_run(line, place, monkeypatch, tmp_path):
     """Every command shown is run, on small inputs, in a folder that has what it names and not what it makes."""
     words = shlex.split(line, comments=True)[1:]
@@ -195,3 +209,14 @@ def anchors(page):
 def test_the_pages_speak_of_the_project_alone(word):
     for page in PAGES:
         assert not re.search(rf"\b{word}\b", page.read_text()), page.name
+
+
+def test_the_citation_is_complete_and_of_this_version():
+    """CITATION.cff has what CFF 1.2.0 requires, and the version of pyproject.toml."""
+    about = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert about["cff-version"] == "1.2.0"
+    assert all(about[name] for name in ("message", "title", "authors", "abstract"))
+    assert about["authors"] == [{"name": "The locate authors"}]
+    assert about["type"] == "software"
+    assert (str(about["version"]), about["license"]) == (project["version"], project["license"])

@@ -170,7 +170,7 @@ def print_evaluation(found: Evaluation) -> None:
     shown = main_scores(found.scores)
     console.print(score_table(shown, f"{found.name}, {found.meta['model']['dtype']} on {found.meta['device']}"))
     if len(shown) < len(found.scores):
-        console.print(f"{len(found.scores) - len(shown)} scores of parts of the data are in scores.csv")
+        console.print(f"{len(found.scores) - len(shown)} more scores, of parts of the data, are in scores.csv")
     for name, about in found.meta["tests"].items():
         for reason, count in about["skipped"].items():
             console.print(f"{name}: {count} items left out: {reason}", soft_wrap=True)
@@ -182,7 +182,7 @@ def print_evaluation(found: Evaluation) -> None:
                 soft_wrap=True,
             )
     if found.meta["left_out"]:
-        console.print(f"not run, for want of data: {', '.join(found.meta['left_out'])}", soft_wrap=True)
+        console.print(f"not run, because their data is missing: {', '.join(found.meta['left_out'])}", soft_wrap=True)
 
 
 def score_table(scores: Sequence[Score], title: str) -> Table:
@@ -268,7 +268,7 @@ def print_changes(found: EvaluationChange) -> None:
         )  # fmt: skip
     console.print(table)
     if len(shown) < len(changes):
-        console.print(f"{len(changes) - len(shown)} changes of parts of the data are in changes.csv")
+        console.print(f"{len(changes) - len(shown)} more changes, of parts of the data, are in changes.csv")
     if found.retained:
         console.print(score_table(found.retained, "of B given A"))
     for side, labels in (("A", found.only_before), ("B", found.only_after)):

@@ -239,7 +239,7 @@ def chosen_prompts(
             )
         return read_pairs(file, allow_different=allow_different).first(limit)
     if allow_different:
-        raise LocateError("--allow-different speaks of the prompts of a file: give one with --prompts, or leave it out")
+        raise LocateError("--allow-different is for prompts from a file: add --prompts FILE, or leave it out")
     if words is Words.definitional:
         if swap:
             raise LocateError(f"--swap {swap.value}: definitional words have one counterpart each: leave --swap out")
@@ -282,9 +282,9 @@ def check_seed(seed: int) -> None:
 def check_budget(budget: str | None, method: BudgetMethod | None, dry_run: bool) -> None:
     """Raise LocateError for settings of a budget that contradict each other."""
     if dry_run and budget is not None:
-        raise LocateError("--budget says beforehand what a run costs: leave --dry-run out")
+        raise LocateError("--budget already says what the run will cost: leave --dry-run out")
     if budget is None and method is not None:
-        raise LocateError(f"--budget-method {method.value} is of a run within a budget: add --budget")
+        raise LocateError(f"--budget-method {method.value} only applies to a run with a budget: add --budget")
 
 
 def check_trace(chosen: Prompts, metric: str, kind: str | None, probabilities: bool, seed: int) -> None:

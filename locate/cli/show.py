@@ -174,7 +174,7 @@ def print_forecast(found: RunForecast, as_json: bool) -> None:
             seconds = content[f"{name}_seconds"]
             lines.append(f"{title}: about {content[f'{name}_rows']:,} rows and {seconds:.2g} s more")
     if main.busy:
-        lines.append("the machine is busy with something else: the time may come out far from that")
+        lines.append("the machine is busy with other work, so the time may be far off")
     stdout().print("\n".join(lines), soft_wrap=True)
 
 
