@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import typechecker
 from jaxtyping import install_import_hook
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
@@ -11,7 +12,7 @@ SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "disabled")
 
-hook = install_import_hook("locate", "typechecker.check")
+hook = install_import_hook("locate", f"{typechecker.__name__}.check")
 
 from families import FAMILIES, save_family  # noqa: E402
 from gguf_models import network, write_gguf  # noqa: E402

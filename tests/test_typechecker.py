@@ -1,0 +1,53 @@
+"""The checks of annotations that all tests run under refuse what they should, also within functions of a moment."""
+
+import jaxtyping
+import pytest
+import torch
+import typechecker
+from jaxtyping import Float
+
+Row = Float[torch.Tensor, " n"]
+COMPILED_EACH = [False, True]
+
+
+def scaled(factor, compiled_each):
+    """A function made within another, checked as jaxtyping does or as the tests do."""
+    decorate = typechecker.compiled if compiled_each else jaxtyping.jaxtyped
+
+    @decorate(typechecker=typechecker.check)
+    def inner(values: Row, others: Row, deep: int) -> Row:
+        if deep < 0:
+            return values[:1]
+        return factor * values if not deep else scaled(factor + 1, compiled_each)(values, others, deep - 1)
+
+    return inner
+
+
+@pytest.mark.parametrize("compiled_each", COMPILED_EACH)
+def test_each_function_of_a_moment_is_itself(compiled_each):
+    first, second = scaled(2, compiled_each), scaled(5, compiled_each)
+    ones = torch.ones(3)
+    assert [f(ones, ones, 0)[0].item() for f in (first, second, first)] == [2, 5, 2]
+    assert first(ones, ones, 3)[0] == 5
+
+
+@pytest.mark.parametrize("compiled_each", COMPILED_EACH)
+@pytest.mark.parametrize("bad", ["axis", "type", "dtype", "returned"])
+def test_what_is_wrong_is_refused_and_the_next_call_is_right(compiled_each, bad):
+    ones = torch.ones(3)
+    function = scaled(2, compiled_each)
+    given = {
+        "axis": (ones, ones[:2], 0), "type": (ones, ones, "0"), "dtype": (ones.long(), ones, 0),
+        "returned": (ones, ones, -1),
+    }[bad]  # fmt: skip
+    with pytest.raises(jaxtyping.TypeCheckError):
+        function(*given)
+    assert function(ones, ones, 0)[0] == 2
+
+
+def test_its_checks_are_compiled_once():
+    scaled(1, False)
+    before = len(typechecker.checked)
+    scaled(2, False)
+    assert len(typechecker.checked) == before
+    assert jaxtyping.jaxtyped is typechecker.jaxtyped
