@@ -8,26 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from locate import (
-    Budget,
-    Controls,
-    LocateError,
-    Map,
-    Sets,
-    areas,
-    average,
-    cli,
-    control_table,
-    effects,
-    load,
-    load_located,
-    load_trace,
-    rank,
-    set_table,
-    trace,
-    write_report,
-)  # fmt: skip
+from locate import Budget, Controls, LocateError, Map, Sets, cli, load, load_located, load_trace, rank, trace
+from locate.mediation import average, effects
+from locate.mediation.controls import control_table
+from locate.mediation.sets import areas, set_table
 from locate.planted import drawn, plant
+from locate.report import write_report
 from locate.report.evidence import controls_line, evidence_lines, plot_agreement, plot_controls, plot_sets
 from locate.report.write import Intervals, all_figures, figures_of
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from locate import effects
+from locate.mediation import effects
 from locate.prompts import Pair, Prompts
 from locate.sites import Patch, Site
 from locate.tracing.collect import trace

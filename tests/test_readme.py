@@ -14,6 +14,7 @@ from made import TEMPLATE, save_adapter, save_gguf
 from safetensors.torch import load_file, save_file
 
 from locate import cli
+from locate.prompts import occupation_table
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
@@ -240,7 +241,7 @@ def test_what_it_tells_of_smollm2_is_derived_from_the_committed_tables():
     told = with_ends(tested["effect"], tested["low"], tested["high"])
     assert f"{told} nats together, the best of 99 random sets {tested['largest']:+.2f} (p = {tested['p']:.2f})" in text
     odds = pd.read_csv(README.parent / "figures" / "occupations_smollm2.csv").set_index("group")["mean"]
-    shares = locate.occupation_table().set_index("occupation")["share_women"].loc[odds.index]
+    shares = occupation_table().set_index("occupation")["share_women"].loc[odds.index]
     draws = np.random.default_rng(0).integers(len(odds), size=(2000, len(odds)))
     ends = np.quantile([np.corrcoef(odds.to_numpy()[i], shares.to_numpy()[i])[0, 1] for i in draws], [0.025, 0.975])
     r = np.corrcoef(odds, shares)[0, 1]

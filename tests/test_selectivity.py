@@ -8,26 +8,16 @@ import pytest
 from handmade import GROUPS, both, map_trace, odds, trace_of
 from test_resampling import SHAPES, made
 
-from locate import (
-    LocateError,
-    average,
-    effects,
-    gender_scores,
-    load,
-    load_located,
-    plot_map,
-    plot_regression,
-    plot_selectivity,
-    rank,
-    selectivity,
-    trace,
-    write_report,
-)
+from locate import LocateError, load, load_located, rank, trace
+from locate.mediation import average, effects, gender_scores, selectivity
+from locate.mediation.resampling import Intervals
 from locate.planted import drawn, plant
 from locate.planted.build import GENDERED
 from locate.prompts import Prompts, templates
 from locate.prompts.build import filled
-from locate.report.selectivity import compared, comparison_figures
+from locate.report import write_report
+from locate.report.figures import plot_map
+from locate.report.selectivity import compared, comparison_figures, plot_regression, plot_selectivity
 from locate.sites import DIRECTIONS
 from locate.tracing.plan import Map
 
@@ -51,7 +41,7 @@ def two_kinds(sizes, spread=0.02, words=WORDS, jobs=GROUPS):
 
 def found(sizes, **options):
     """Selectivity under denoising, by layer."""
-    rows = selectivity(effects(two_kinds(sizes), kind="all"), **options)
+    rows = selectivity(effects(two_kinds(sizes), kind="all"), chosen=Intervals(**options))
     return rows[rows["direction"] == "denoising"].set_index("layer").sort_index()
 
 
@@ -128,7 +118,7 @@ def simulated(s, d, shape, groups=(16, 12), cells=300, seed=2):
 def test_intervals_cover(s, d, shape):
     """At the ends too, where an interval of the value itself could not."""
     truth = (s**2 - d**2) / (s**2 + d**2)
-    rows = selectivity(simulated(s, d, shape), samples=500, threshold=1.0)
+    rows = selectivity(simulated(s, d, shape), threshold=1.0, chosen=Intervals(samples=500))
     covered = (rows["low"] <= truth + 1e-9) & (rows["high"] >= truth - 1e-9)
     assert 0.88 <= covered.mean() <= 0.995
     assert (rows["high"] - rows["low"]).median() < 1.9

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from locate import effects, load, trace
+from locate import load, trace
 from locate.engine.rows import noise_hooks
+from locate.mediation import effects
 from locate.planted import LAYOUTS, VARIANTS, drawn, plant
 from locate.planted.build import Words, prompts_of
 from locate.planted.norms import MOVED, WRITTEN, norm

@@ -268,5 +268,4 @@ def finished(rows: pd.DataFrame, view: str) -> pd.DataFrame:
             rows = rows.assign(**{name: rows[name] * rows["stereotype"].astype(float)})
     rows = rows.assign(total=rows["source"] - rows["base"], nde=np.nan, patched=rows["base"] + rows["nie"])
     result = over_samples(rows)
-    result.attrs = {"metric": "logit_diff", "unit": "nats", "view": view, "without_stereotype": without}
-    return result
+    return result.assign(metric="logit_diff", view=view, rounding=0.0)
