@@ -3,14 +3,14 @@
     python figures/make.py                draw
     python figures/make.py RUN NAME       first take the tables NAME from a run folder of `locate-bias trace`
 
-A table is effects_NAME.csv, as `locate.average` returns it with what it is in effects_NAME.json; controls_NAME.csv and,
-where sets were measured, sets_NAME.csv are as `locate.control_table` and `locate.set_table` return them.
+A table is effects_NAME.csv, as `average` returns it with what it is in effects_NAME.json; controls_NAME.csv and,
+where sets were measured, sets_NAME.csv are as `control_table` and `set_table` return them.
 occupations_NAME.csv holds the log-odds of the unpatched prompts.
 """
 
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pandas as pd
@@ -18,9 +18,12 @@ from speed import plots
 
 import locate
 from locate.files import write_json
+from locate.mediation import average, effects, pair_log_odds
+from locate.mediation.analysis import Shown, analyse
 from locate.mediation.sets import Areas
 from locate.report import save_figures
 from locate.report.evidence import controls_line, plot_controls, plot_sets, with_foot
+from locate.report.figures import plot_layers, plot_map
 
 HERE = Path(__file__).resolve().parent
 FORMATS = ("png", "svg")
@@ -46,27 +49,31 @@ KEEP = [
 def take(run: Path, name: str) -> None:
     """Write the table of a run's average indirect effects, and of its occupations."""
     trace = locate.load_trace(run)
-    averages = locate.average(locate.effects(trace))
+    analysis = analyse(trace)
+    averages, shown = analysis.average(), analysis.shown()
     averages[[*KEEP, "p", "q"]].to_csv(HERE / f"effects_{name}.csv", index=False, float_format="%.6g")
-    controls, directions = locate.control_table(trace), trace.meta["directions"]
+    controls, directions = analysis.controls, trace.meta["directions"]
     controls.to_csv(HERE / f"controls_{name}.csv", index=False, float_format="%.6g")
-    about = dict(averages.attrs) | {"model": trace.meta["model"], "ledger": trace.meta["ledger"]["reasons"]}
-    about |= {"foot": {each: controls_line(trace, controls, each, "logit_diff") for each in directions}}
-    about |= {"totals": totals(trace), "set_test": asdict(locate.set_test(trace))}
+    about = {each.name: getattr(shown, each.name) for each in fields(shown) if each.name != "table"} | {
+        "model": trace.meta["model"],
+        "ledger": trace.meta["ledger"]["reasons"],
+    }
+    about |= {"foot": {each: controls_line(analysis, each) for each in directions}}
+    about |= {"totals": totals(trace), "set_test": asdict(analysis.set_test)}
     if trace.sets is not None:
-        locate.set_table(trace).to_csv(HERE / f"sets_{name}.csv", index=False, float_format="%.6g")
-        about |= {"areas": asdict(locate.areas(trace))}
+        analysis.sets.to_csv(HERE / f"sets_{name}.csv", index=False, float_format="%.6g")
+        about |= {"areas": asdict(analysis.areas)}
     write_json(HERE / f"effects_{name}.json", about)
-    log_odds = locate.pair_log_odds(trace).groupby("group", observed=True)["log_odds"]
+    log_odds = pair_log_odds(trace).groupby("group", observed=True)["log_odds"]
     log_odds.agg(["mean", "sem", "size"]).to_csv(HERE / f"occupations_{name}.csv", float_format="%.6g")
 
 
 def totals(trace: locate.Trace) -> dict[str, list[float]]:
     """Total effect, nats, with its interval: of the run's own words, and of the words that say their gender."""
-    found = {"own": locate.average(locate.effects(trace), "total")}
+    found = {"own": average(effects(trace), "total")}
     rows = trace.controls[trace.controls["control"] == "definitional words"].drop(columns="control")
     definitional = replace(trace, table=rows, controls=None, sets=None)
-    found["definitional words"] = locate.average(locate.effects(definitional, kind="definition"), "total")
+    found["definitional words"] = average(effects(definitional, kind="definition"), "total")
     first = trace.meta["directions"][0]
     return {
         name: [float(table.loc[table["direction"] == first, each].iloc[0]) for each in ("effect", "low", "high")]
@@ -78,12 +85,13 @@ def draw(name: str) -> list[Path]:
     """Maps and lines in both directions from one table."""
     averages = pd.read_csv(HERE / f"effects_{name}.csv", keep_default_na=False)
     about = json.loads((HERE / f"effects_{name}.json").read_text())
-    averages.attrs = about
+    said = {each.name: about[each.name] for each in fields(Shown) if each.name in about}
+    averages = Shown(averages, **said)
     figures = {}
     for direction in ("denoising", "noising"):
         title = f"Average indirect effect in {name}"
-        figures[f"map_{name}_{direction}"] = locate.plot_map(averages, title=title, direction=direction)
-        figures[f"layers_{name}_{direction}"] = locate.plot_layers(averages, title=title, direction=direction)
+        figures[f"map_{name}_{direction}"] = plot_map(averages, title=title, direction=direction)
+        figures[f"layers_{name}_{direction}"] = plot_layers(averages, title=title, direction=direction)
         for kind in ("map", "layers"):
             with_foot(figures[f"{kind}_{name}_{direction}"], about["foot"][direction])
     controls = pd.read_csv(HERE / f"controls_{name}.csv", keep_default_na=False)

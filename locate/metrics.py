@@ -20,6 +20,10 @@ class Metric:
     effect  (y of the changed run, y of the reference run) -> effect
     absolute  True where the log-probabilities themselves count, not just their difference
     signed  True where y is female minus male, so that multiplying by the stereotype sign gives the stereotypical view
+    positive  what a positive effect says, where the view does not say it: towards the stereotype, or the female answer
+
+    `Metric("name", "unit", value, difference, signed=True)` is a metric of your own: it is accepted wherever the name
+    of one is. Files name it by its name.
     """
 
     name: str
@@ -28,6 +32,7 @@ class Metric:
     effect: Callable[[Column, Column], Column]
     signed: bool
     absolute: bool = False
+    positive: str = ""
 
     @property
     def stereotyped(self) -> bool:
@@ -78,23 +83,25 @@ METRICS = {
         Metric("logit_diff", "nats", logit_diff, difference, signed=True),
         Metric("prob_diff", "probability", prob_diff, difference, signed=True, absolute=True),
         Metric("prob_stereotypical", "probability", prob_stereotypical, difference, signed=False, absolute=True),
-        Metric("odds_ratio", "relative odds", odds_ratio, relative, signed=False),
+        Metric("odds_ratio", "relative odds", odds_ratio, relative, signed=False, positive="away from the stereotype"),
     )
 }
 
 
-def positive_means(metric: str, view: str) -> str:
-    """What a positive effect says; an odds ratio is anti-stereotypical over stereotypical."""
-    if metric == "odds_ratio":
-        return "away from the stereotype"
+def positive_means(metric: Metric, view: str) -> str:
+    """What a positive effect says: the metric's own words, or what its view says."""
+    if metric.positive:
+        return metric.positive
     return "towards the stereotype" if view == "stereotype" else "towards the female answer"
 
 
-def metric_named(name: str) -> Metric:
-    """The metric of that name.
+def metric_named(name: str | Metric) -> Metric:
+    """The metric of that name; a metric of the user's own as it is.
 
     Raises LocateError for an unknown name.
     """
+    if isinstance(name, Metric):
+        return name
     if name not in METRICS:
         raise LocateError(f"metric {name!r}: expected one of {', '.join(METRICS)}")
     return METRICS[name]

@@ -7,7 +7,9 @@ import pytest
 from handmade import map_trace
 from scipy.stats import kstest, norm, t
 
-from locate import LocateError, average, effects, normalised, occupation_pairs, stability
+from locate import LocateError, occupation_pairs
+from locate.mediation import average, effects, normalised, stability
+from locate.mediation.resampling import Intervals
 
 SITE = {"component": "mlp_out", "layer": 0, "unit": -1, "window": 1, "severed": "", "origin": "source"}
 SITE |= {"role": "subject_last", "key": "", "name": ""}
@@ -113,14 +115,14 @@ def test_cells_are_told_apart_by(label, values):
 
 def test_interval_is_the_plain_ones():
     values = [[1.0, 2.0], [4.0], [0.5, -1.0, 3.0], [2.0, 2.5], [0.0], [1.5, 1.0], [-2.0], [9.0, 6.0, 5.0], [1.0, 1.2]]
-    found = one(average(of_groups(values), samples=500, seed=3, level=0.9))
+    found = one(average(of_groups(values), chosen=Intervals(samples=500, seed=3, level=0.9)))
     assert (found["low"], found["high"]) == pytest.approx(plain_interval(values, 500, 3, 0.9), rel=1e-9)
     assert found["high"] - found["effect"] > 1.1 * (found["effect"] - found["low"])
 
 
 def test_few_groups_have_students_interval_with_the_jackknife_error():
     values = [[1.0, 2.0], [4.0], [0.5, -1.0, 3.0], [2.0, 2.5]]
-    found = one(average(of_groups(values), level=0.9))
+    found = one(average(of_groups(values), chosen=Intervals(level=0.9)))
     half = t.ppf(0.95, 3) * jackknife(values)
     assert (found["low"], found["high"]) == pytest.approx((found["effect"] - half, found["effect"] + half))
 
@@ -135,7 +137,7 @@ def test_more_rows_of_the_same_groups_do_not_narrow_the_interval():
 def test_rows_that_repeat_their_group_give_the_width_of_groups():
     """40 groups of 4 equal rows: 1.96 standard errors over 40, not over 160, on either side."""
     effect = np.random.default_rng(1).normal(size=40)
-    found = one(average(of_groups([[value] * 4 for value in effect]), samples=4000))
+    found = one(average(of_groups([[value] * 4 for value in effect]), chosen=Intervals(samples=4000)))
     width = 2 * 1.96 * effect.std(ddof=1) / np.sqrt(40)
     assert found["high"] - found["low"] == pytest.approx(width, rel=0.12)
 
@@ -152,13 +154,13 @@ def simulated(mean, cells=300, groups=40, rows=4, seed=0):
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
-    found = average(simulated(0.3), samples=1000)
+    found = average(simulated(0.3), chosen=Intervals(samples=1000))
     assert len(found) == 300
     assert 0.90 <= ((found["low"] < 0.3) & (found["high"] > 0.3)).mean() <= 0.98
 
 
 def test_p_is_uniform_where_there_is_no_effect():
-    p = average(simulated(0.0, seed=5), samples=1000)["p"]
+    p = average(simulated(0.0, seed=5), chosen=Intervals(samples=1000))["p"]
     assert kstest(p, "uniform").pvalue > 0.01
     assert (p <= 0.05).mean() < 0.09
 
@@ -193,15 +195,17 @@ def test_q_is_benjamini_and_hochbergs():
 
 def test_a_higher_level_widens_the_interval_around_the_same_mean():
     effect = of_groups(np.random.default_rng(0).normal(size=(12, 2)).tolist())
-    narrow, wide = one(average(effect, level=0.5)), one(average(effect, level=0.99))
+    narrow, wide = one(average(effect, chosen=Intervals(level=0.5))), one(average(effect, chosen=Intervals(level=0.99)))
     assert wide["low"] < narrow["low"] < narrow["effect"] < narrow["high"] < wide["high"]
     assert narrow["effect"] == wide["effect"]
 
 
 def test_the_seed_decides_the_draws():
     effect = of_groups(np.random.default_rng(0).normal(size=(12, 2)).tolist())
-    assert average(effect, seed=1).equals(average(effect, seed=1))
-    assert one(average(effect, seed=1))["low"] != one(average(effect, seed=2))["low"]
+    assert average(effect, chosen=Intervals(seed=1)).equals(average(effect, chosen=Intervals(seed=1)))
+    assert (
+        one(average(effect, chosen=Intervals(seed=1)))["low"] != one(average(effect, chosen=Intervals(seed=2)))["low"]
+    )
 
 
 def test_a_cell_of_one_group_has_no_interval():
@@ -216,7 +220,7 @@ def test_a_cell_of_one_group_has_no_interval():
 
 
 def test_attrs_say_how_it_was_averaged():
-    about = average(of_groups([[1.0], [2.0]]), level=0.9, samples=200).attrs
+    about = average(of_groups([[1.0], [2.0]]), chosen=Intervals(level=0.9, samples=200)).attrs
     assert about["unit"] == "nats"
     assert (about["column"], about["level"], about["resampled"], about["samples"]) == ("nie", 0.9, "group", 200)
 
@@ -313,7 +317,7 @@ def test_stability_is_how_often_a_site_is_among_the_strongest():
     """One draw at a time, by the size of the mean; the sign does not matter."""
     rng = np.random.default_rng(3)
     values = {layer: rng.normal(loc, 1.0, 12) for layer, loc in enumerate([0.5, -0.6, 0.4, 0.1, 3.0])}
-    found = stability(layers_of(values), top=2, samples=400, seed=5).set_index("layer")["stability"]
+    found = stability(layers_of(values), top=2, chosen=Intervals(samples=400, seed=5)).set_index("layer")["stability"]
     weights = np.random.default_rng(5).multinomial(12, [1 / 12] * 12, size=400)
     counts = dict.fromkeys(values, 0)
     for times in weights:
@@ -329,7 +333,7 @@ def test_stability_is_how_often_a_site_is_among_the_strongest():
 def test_stability_ranks_each_direction_by_itself():
     strong, weak = layers_of({0: [2.0, 3.0], 1: [1.0, 1.0]}), layers_of({0: [0.1, 0.1], 1: [0.2, 0.3]})
     both = pd.concat([strong, weak.assign(direction="noising")])
-    found = stability(both, top=1, samples=100).set_index(["direction", "layer"])["stability"]
+    found = stability(both, top=1, chosen=Intervals(samples=100)).set_index(["direction", "layer"])["stability"]
     assert found.to_dict() == {
         ("denoising", 0): 1, ("denoising", 1): 0, ("noising", 0): 0, ("noising", 1): 1,
     }  # fmt: skip
@@ -337,7 +341,7 @@ def test_stability_ranks_each_direction_by_itself():
 
 def test_stability_draws_groups_not_rows():
     """A site that is strong in one group alone is among the first only when that group is drawn."""
-    found = stability(layers_of({0: [9.0, *[0.0] * 9], 1: [0.5] * 10}), top=1, samples=4000)
+    found = stability(layers_of({0: [9.0, *[0.0] * 9], 1: [0.5] * 10}), top=1, chosen=Intervals(samples=4000))
     assert found.set_index("layer")["stability"][0] == pytest.approx(1 - 0.9**10, abs=0.03)
 
 

@@ -20,7 +20,7 @@ from locate.editors.readings import answer_log_probs, at_subject, readings
 from locate.editors.stamp import empty_stamp
 from locate.editors.values import Values
 from locate.errors import LocateError
-from locate.mediation.located import rank
+from locate.mediation.analysis import rank
 from locate.model.causal import load_causal
 from locate.model.matrices import Matrix
 from locate.prompts import Prompts, definitional_pairs, occupation_pairs

@@ -11,8 +11,9 @@ from bare import job_of
 from handmade import map_trace
 from test_identities import PROMPTS, pair
 
-from locate import Budget, LocateError, Noise, Swap, agreement, estimate, load, load_trace, trace
-from locate.mediation.agreement import PLACE
+from locate import Budget, LocateError, Noise, Swap, estimate, load, load_trace, trace
+from locate.mediation.agreement import PLACE, agreement
+from locate.mediation.resampling import Intervals
 from locate.planted import draw_plan, plant
 from locate.prompts import Prompts
 from locate.study import budget as budgets
@@ -144,7 +145,7 @@ def made_run(estimates, chosen):
 def test_agreement_by_hand():
     exact = [2.0, 1.0, 1.0, 0.5, 2 / 3, 1 / 3]
     same = made_run(exact, ["top+audit", "audit", "audit", "audit", "audit", ""])
-    (found,) = agreement(same, samples=100)
+    (found,) = agreement(same, chosen=Intervals(samples=100))
     assert (found.sites, found.measured, found.audited, found.top, found.recall) == (6, 5, 5, 3, 1.0)
     assert found.rho == pytest.approx(1.0)
     assert found.signs == 1.0
@@ -152,7 +153,7 @@ def test_agreement_by_hand():
     assert found.unchosen == 4
     assert found.at_most == pytest.approx(1 - 0.05**0.25)
     turned = made_run([-each for each in exact], ["audit"] * 6)
-    (found,) = agreement(turned, samples=100)
+    (found,) = agreement(turned, chosen=Intervals(samples=100))
     assert found.rho == pytest.approx(-1.0)
     assert found.signs == 0.0
     assert (found.top, found.recall) == (3, 1.0)  # strongest by size, whichever the sign

@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from locate import LocateError, definitional_pairs, occupation_pairs, occupation_table
-from locate.prompts import SWAPS, definitional_table, templates, tokenise
+from locate import LocateError, occupation_pairs
+from locate.prompts import SWAPS, definitional_pairs, definitional_table, occupation_table, templates, tokenise
 from locate.prompts.build import opposite_partners, spread_templates, table
 
 FORM = "The {subject} said that"

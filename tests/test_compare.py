@@ -17,12 +17,14 @@ from test_cli import run  # noqa: F401
 from test_report import caption, colours, veils
 
 import locate
-from locate import LocateError, changes, compare, effects, load_comparison, load_trace, write_comparison
+from locate import LocateError, compare, load_trace
 from locate.cli.comparing import change_table
+from locate.mediation import changes, effects, load_comparison
 from locate.mediation.change_table import paired, total_changes
+from locate.mediation.resampling import Intervals
 from locate.model.loading import load
 from locate.prompts import occupation_pairs
-from locate.report.change_maps import change_figures, plot_changes, plot_head_changes
+from locate.report.change_maps import change_figures, plot_changes, plot_head_changes, write_comparison
 from locate.tracing.plan import Map
 
 PLANTED = ("mlp_out", 1, "subject_last")
@@ -60,7 +62,7 @@ def comparison(a, b):
 
 
 def test_a_model_compared_with_itself_changes_nowhere_exactly(a):
-    table = changes(effects(a), effects(a), samples=200)
+    table = changes(effects(a), effects(a), chosen=Intervals(samples=200))
     assert len(table) == 2 * 3 * 3 * 3
     assert (table[["change", "low", "high"]] == 0).all(axis=None)
     assert (table["p"] == 1).all()
@@ -69,7 +71,10 @@ def test_a_model_compared_with_itself_changes_nowhere_exactly(a):
 
 
 def test_a_change_forth_and_back_differs_in_its_sign_alone(a, b):
-    forth, back = changes(effects(a), effects(b), samples=200), changes(effects(b), effects(a), samples=200)
+    forth, back = (
+        changes(effects(a), effects(b), chosen=Intervals(samples=200)),
+        changes(effects(b), effects(a), chosen=Intervals(samples=200)),
+    )
     assert forth[SITE].equals(back[SITE])
     for one, other in (("change", "change"), ("low", "high"), ("high", "low")):
         np.testing.assert_allclose(forth[one], -back[other], rtol=0, atol=1e-12)
@@ -81,7 +86,7 @@ def test_a_change_forth_and_back_differs_in_its_sign_alone(a, b):
 @pytest.mark.parametrize("column", ["nie", "nde", "total"])
 def test_a_change_is_the_difference_of_both_averages(a, column):
     b = map_trace(lambda component, layer, role, group: 0.3 * group + steady(component, layer, role, group))
-    table = changes(effects(a), effects(b), column, samples=200)
+    table = changes(effects(a), effects(b), column, chosen=Intervals(samples=200))
     np.testing.assert_allclose(table["change"], table["effect_b"] - table["effect_a"], rtol=0, atol=1e-12)
     for name, one in (("a", a), ("b", b)):
         alone = effects(one).groupby(["direction", "component", "layer", "role"], observed=True)[column].mean()
@@ -92,7 +97,7 @@ def test_a_change_is_the_difference_of_both_averages(a, column):
 
 
 def test_only_the_planted_site_changes(a, b):
-    table = changes(effects(a), effects(b), samples=200).set_index(SITE)
+    table = changes(effects(a), effects(b), chosen=Intervals(samples=200)).set_index(SITE)
     for direction, sign in (("denoising", 1), ("noising", -1)):
         site = table.loc[(direction, *PLANTED)]
         assert (site["change"], site["low"], site["high"]) == pytest.approx([sign * 0.5] * 3)
@@ -111,7 +116,7 @@ def test_pairs_are_matched_so_what_both_models_share_widens_no_interval():
     def slightly(component, layer, role, group):
         return wide(component, layer, role, group) + 0.1 + 0.02 * (group % 2)
 
-    table = changes(effects(map_trace(wide)), effects(map_trace(slightly)), samples=200)
+    table = changes(effects(map_trace(wide)), effects(map_trace(slightly)), chosen=Intervals(samples=200))
     site = table.set_index(SITE).loc[("denoising", *PLANTED)]
     assert site["change"] == pytest.approx(0.11)
     assert 0.1 - 1e-9 <= site["low"] < site["high"] <= 0.12 + 1e-9
@@ -140,7 +145,11 @@ def test_a_roles_tokens_count_as_one_cell(a, b):
     extra = b.table[b.table["role"] == "subject_last"].assign(clean_pos=7, corrupted_pos=7)
     for answer in ("female", "male"):
         extra[f"patched_{answer}"] = extra[f"base_{answer}"]
-    found = changes(effects(a), effects(replace(b, table=pd.concat([b.table, extra], ignore_index=True))), samples=200)
+    found = changes(
+        effects(a),
+        effects(replace(b, table=pd.concat([b.table, extra], ignore_index=True))),
+        chosen=Intervals(samples=200),
+    )
     site = found.set_index(SITE).loc[("denoising", *PLANTED)]
     assert site["effect_b"] == pytest.approx((site["effect_a"] + 0.5) / 2)
     assert (found.attrs["only_a"], found.attrs["only_b"]) == (0, 0)

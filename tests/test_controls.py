@@ -11,10 +11,11 @@ from bare import job_of
 from handmade import both, map_trace, odds, trace_of
 from test_identities import EXACT, pair
 
-from locate import Controls, Noise, Swap, average, control_table, effects, load, load_trace, set_test, trace
+from locate import Controls, Noise, Swap, load, load_trace, trace
 from locate.engine.plain import execute_runs
 from locate.errors import LocateError
-from locate.mediation.controls import LOCATED, SETS
+from locate.mediation import average, effects
+from locate.mediation.controls import LOCATED, SETS, control_table, set_test
 from locate.model.untrained import make_untrained
 from locate.planted import draw_plan, plant
 from locate.prompts import Pair, Prompts

@@ -278,7 +278,7 @@ def test_bad_results_are_refused(tmp_path, published):
     with pytest.raises(LocateError, match="holds 0 examples: expected the 2"):
         read_reference(path)
     path.write_bytes(b"text")
-    with pytest.raises(LocateError, match="no file of published results"):
+    with pytest.raises(LocateError, match="is not a file of published results"):
         read_reference(path)
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from handmade import both, map_trace, odds, row, trace_of
 
-from locate import LocateError, effects, occupation_pairs, pair_log_odds, trace
+from locate import LocateError, occupation_pairs, trace
+from locate.mediation import effects, pair_log_odds
 from locate.mediation.effect_table import EFFECTS
 from locate.tracing.table import Trace
 

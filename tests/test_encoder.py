@@ -11,8 +11,9 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from locate import LocateError, load_causal, next_log_probs
+from locate import LocateError, load_causal
 from locate.model.encoder import CHAT_REQUEST, UNLIMITED, context_of, encoder_of, put_around
+from locate.model.likelihood import next_log_probs
 from locate.model.loading import load, load_encoder
 
 END = "<|endoftext|>"

@@ -8,28 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from locate import (
-    Budget,
-    Controls,
-    LocateError,
-    Map,
-    Sets,
-    areas,
-    average,
-    cli,
-    control_table,
-    effects,
-    load,
-    load_located,
-    load_trace,
-    rank,
-    set_table,
-    trace,
-    write_report,
-)  # fmt: skip
+from locate import Budget, Controls, LocateError, Map, Sets, analyse, cli, load, load_located, load_trace, rank, trace
+from locate.mediation.controls import control_table
+from locate.mediation.sets import areas, set_table
 from locate.planted import draw_plan, plant
+from locate.report import write_report
 from locate.report.evidence import controls_line, evidence_lines, plot_agreement, plot_controls, plot_sets
-from locate.report.write import Intervals, all_figures, figures_of
+from locate.report.write import all_figures, figures_of
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +34,8 @@ def run(planted):
 
 
 def test_the_figure_of_controls_draws_the_table(run):
-    averages, table = average(effects(run)), control_table(run)
-    figure = plot_controls(table, averages, direction="denoising")
+    analysis, table = analyse(run), control_table(run)
+    figure = plot_controls(analysis, direction="denoising")
     drawn_marks = {mark.name: mark for mark in figure.data}
     assert set(drawn_marks) == {
         "the site itself", "shuffled source", "random direction", "definitional words", "neutral words",
@@ -65,12 +50,12 @@ def test_the_figure_of_controls_draws_the_table(run):
     assert sorted(drawn_marks["the site itself"].x) == pytest.approx(sorted(own))
     assert "n = 20 pairs of 20 groups" in figure.layout.title.text.replace("<br>", " ")
     with pytest.raises(LocateError, match="no controls of direction 'noising'"):
-        plot_controls(table[table["direction"] == "denoising"], averages, direction="noising")
+        plot_controls(table[table["direction"] == "denoising"], analysis.shown(), direction="noising")
 
 
 def test_the_figure_of_sets_draws_faithfulness(run):
     table = set_table(run)
-    figure = plot_sets(table, areas(run))
+    figure = plot_sets(analyse(run))
     lines = {line.name: line for line in figure.data if line.name}
     for kind, name in (("circuit", "circuit"), ("top", "the strongest"), ("greedy", "greedy")):
         assert list(lines[name].y) == pytest.approx(list(table.loc[table["kind"] == kind, "faithfulness"]))
@@ -78,29 +63,30 @@ def test_the_figure_of_sets_draws_faithfulness(run):
 
 
 def test_the_figure_of_estimates_draws_both(run):
-    figure = plot_agreement(run)
+    figure = plot_agreement(analyse(run))
     drawn_points = sum(len(mark.x) for mark in figure.data if mark.mode == "markers")
     chosen = run.estimates["chosen"]
     assert drawn_points == chosen.str.contains("top").sum() + chosen.str.contains("audit").sum()
 
 
 def test_every_figure_has_its_controls_at_the_foot(run):
-    averages = average(effects(run))
-    drawn_figures = figures_of(run, effects(run), averages, {}, "logit_diff", Intervals(0.95, 200, 0))
+    analysis = analyse(run, samples=200)
+    drawn_figures = figures_of(analysis)
     assert {"map_denoising", "controls_noising", "sets", "estimates", "pair"} <= set(drawn_figures)
     for name, figure in drawn_figures.items():
         feet = [each.text for each in figure.layout.annotations if str(each.text).startswith("controls: patched with")]
         assert len(feet) == 1, name
         assert "shuffled source" in feet[0].replace("<br>", " ")
     bare = replace(run, controls=None, meta={k: v for k, v in run.meta.items() if k not in ("controls", "audit")})
-    assert controls_line(bare, control_table(bare), "denoising", "logit_diff") == "no controls were run"
-    plain = all_figures(run, effects(run), averages)["map_denoising"]
+    assert controls_line(analyse(bare), "denoising") == "no controls were run"
+    plain = all_figures(analysis)["map_denoising"]
     assert drawn_figures["map_denoising"].layout.height > plain.layout.height
 
 
 def test_the_lines_tell_the_tables(run):
-    located = rank(run)
-    lines = "\n".join(evidence_lines(run, located, "logit_diff"))
+    analysis = analyse(run)
+    located = analysis.located
+    lines = "\n".join(evidence_lines(analysis, located))
     first = control_table(run).query("direction == 'denoising' and control == 'shuffled source'").iloc[0]
     assert f"shuffled source {first['effect']:+.3f} [{first['low']:+.3f}, {first['high']:+.3f}]" in lines
     assert "control random weights was not run: left out, as asked" in lines

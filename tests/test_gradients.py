@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from locate import LocateError, effects, trace
+from locate import LocateError, trace
+from locate.mediation import effects
+from locate.mediation.resampling import Intervals
 from locate.model import products
 from locate.planted import LAYOUTS, draw_plan, judge, plant
 from locate.prompts import occupation_pairs
@@ -146,13 +148,14 @@ def test_a_head_without_weights_is_a_head_that_is_silent(gpt2):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_planted_edge_is_estimated_as_patching_finds_it(tmp_path, layout):
     """A bias that is carried by where a head attends: in sign, size and place."""
-    from locate import average, load
+    from locate import load
+    from locate.mediation import average
 
     planted = plant(tmp_path / "model", draw_plan(5, layout, "attention"), occupations=6, templates_each=1)
     model = load(str(planted.folder), device="cpu")
     map = Map(("pattern",), roles=("last",), keys=("subject_last", "after_subject", "last"))
     exact, *estimates = (
-        average(rows, samples=100)
+        average(rows, chosen=Intervals(samples=100))
         for rows in (
             effects(trace(model, planted.prompts, map, directions=("noising",), probabilities=False)),
             estimate(model, planted.prompts, map, directions=("noising",)),
@@ -231,14 +234,15 @@ def test_views_differ_by_the_stereotype(gpt2):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("method", ["attribution", "integrated"])
 def test_a_planted_bias_is_estimated_where_it_is(tmp_path, layout, method):
-    from locate import average, load
+    from locate import load
+    from locate.mediation import average
 
     planted = plant(tmp_path / "model", draw_plan(5, layout), occupations=12, templates_each=1)
     found = estimate(
         load(str(planted.folder), device="cpu"), planted.prompts, Map(("mlp_out", "attn_out", "head")), method=method,
         directions=("denoising",),
     )  # fmt: skip
-    assert judge(average(found, samples=100), planted.truth).auroc > 0.9
+    assert judge(average(found, chosen=Intervals(samples=100)), planted.truth).auroc > 0.9
 
 
 @pytest.mark.parametrize(

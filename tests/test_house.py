@@ -20,7 +20,7 @@ FLOORS = [
     {"mediation"},
     {"study", "evaluation"},
     {"editors"},
-    {"report", "planted"},
+    {"report", "planted", "plot"},
     {"cli", "__main__"},
 ]
 
@@ -118,7 +118,7 @@ def test_functions_fit_on_a_screen_and_public_ones_are_documented(path):
 def test_analysing_needs_no_torch():
     script = (
         "import sys, locate\n"
-        "locate.load_trace, locate.effects, locate.average, locate.rank, locate.plot_map, locate.occupation_pairs\n"
+        "locate.load_trace, locate.analyse, locate.rank, locate.plot.map, locate.occupation_pairs\n"
         "assert not {'torch', 'transformers', 'transformer_lens'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from handmade import both, trace_of
 
-from locate import LocateError, effects
+from locate import LocateError
+from locate.mediation import effects
 from locate.metrics import METRICS, metric_named
 
 SHE, HE = np.log([0.6, 0.1, 0.25]), np.log([0.2, 0.4, 0.25])

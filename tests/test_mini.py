@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import locate
-from locate.prompts import templates
+from locate.prompts import occupation_table, templates
 
 ROOT = Path(__file__).resolve().parents[1]
 MINI = ROOT / "locate" / "mini"
@@ -65,7 +65,7 @@ def test_pronouns_are_single_tokens_and_most_occupations_few(mini):
     for word in (" he", " she", " they", " his", " her"):
         assert len(mini.tokenizer(word, add_special_tokens=False)["input_ids"]) == 1
     assert 4000 <= mini.d_vocab <= 8192
-    names = locate.occupation_table()["occupation"]
+    names = occupation_table()["occupation"]
     counts = [len(mini.tokenizer(f" {name}", add_special_tokens=False)["input_ids"]) for name in names]
     assert np.mean([count <= 3 for count in counts]) > 0.6
 
@@ -89,7 +89,7 @@ def test_definitional_words_get_their_pronoun(derived, summary):
 def test_correlations_are_those_of_the_results(derived, summary, x):
     shares = pd.read_csv(RESULTS / "she_share.csv").query("set == 'occupation' and seen >= 50")
     rows = shares.merge(derived[derived["set"] == "occupation"], on="word", validate="one_to_one")
-    rows = rows.merge(locate.occupation_table(), left_on="word", right_on="occupation", validate="one_to_one")
+    rows = rows.merge(occupation_table(), left_on="word", right_on="occupation", validate="one_to_one")
     rows["text_she_share"] = rows["she"] / rows["with_pronoun"]
     if x == "text_she_share":
         rows = rows[rows["with_pronoun"] >= 10]

@@ -6,8 +6,11 @@ import pytest
 from bare import trace
 from test_report import averages_of, bands, caption, colours, lines, veils
 
-from locate import LocateError, effects, plot_heads, plot_layers, plot_map, plot_pair, write_report
+from locate import LocateError
+from locate.mediation import effects
 from locate.prompts import occupation_pairs
+from locate.report import write_report
+from locate.report.figures import plot_heads, plot_layers, plot_map, plot_pair
 from locate.report.paths import path_figures, plot_attention, plot_direct, plot_direct_heads, plot_severed, plot_units
 from locate.tracing.plan import Map
 

@@ -6,7 +6,7 @@ import torch
 from bare import trace
 from transformers import AutoModelForCausalLM
 
-from locate import effects
+from locate.mediation import effects
 from locate.prompts import Pair, Prompts
 from locate.sites import Patch, Site
 from locate.tracing.corrupt import Noise

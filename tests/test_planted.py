@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from locate import LocateError, effects, load, trace
+from locate import LocateError, load, trace
+from locate.mediation import effects
 from locate.planted import LAYOUTS, Place, draw_plan, judge, plant, selftest
 from locate.planted.finding import judge_maps, trace_planted
 from locate.planted.norms import FEATURE, WRITTEN

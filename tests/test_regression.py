@@ -6,8 +6,10 @@ import pytest
 from handmade import both, odds, trace_of
 from test_resampling import made
 
-from locate import LocateError, effects, gender_regression, gender_scores
+from locate import LocateError
+from locate.mediation import effects, gender_regression, gender_scores
 from locate.mediation.regression import collinear
+from locate.mediation.resampling import Intervals
 
 SCORES = pd.DataFrame({
     "word": [f"w{number}" for number in range(24)],
@@ -59,7 +61,7 @@ def test_intervals_cover_the_planted_coefficients():
     noise = (0.2 + np.abs(x[:, :1]) + np.abs(x[:, 1:2])) * rng.normal(size=(24, 500))
     effect = made((x @ truth)[:, None] + noise, SCORES["word"].to_numpy())
     effect.attrs |= {"view": "signed"}
-    found = gender_regression(effect, SCORES, samples=500)
+    found = gender_regression(effect, SCORES, chosen=Intervals(samples=500))
     for term, value in zip(("stereotypical", "factual", "intercept"), truth, strict=True):
         rows = found[found["term"] == term]
         assert 0.91 <= ((rows["low"] <= value) & (rows["high"] >= value)).mean() <= 0.995

@@ -16,11 +16,12 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
-from locate import effects, load
+from locate import load
 from locate.engine.plain import measure as measure_plain
 from locate.engine.rows import Limits, PlacedWrite, Row, Run
 from locate.errors import LocateError
 from locate.evaluation.readers import Continuations, read_reference, reference_file, winobias_continuations
+from locate.mediation import effects
 from locate.model.hooked import Encoder
 from locate.model.memory import default_memory
 

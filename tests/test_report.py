@@ -12,22 +12,12 @@ import plotly.io
 import pytest
 from handmade import GROUPS, META, both, map_trace, odds, trace_of
 
-from locate import (
-    LocateError,
-    average,
-    effects,
-    load_located,
-    load_trace,
-    normalised,
-    occupation_table,
-    plot_heads,
-    plot_layers,
-    plot_map,
-    plot_occupations,
-    plot_pair,
-    write_report,
-)
-from locate.report import draw_figures, images, save_figures
+from locate import LocateError, load_located, load_trace
+from locate.mediation import average, effects, normalised
+from locate.mediation.resampling import Intervals
+from locate.prompts import occupation_table
+from locate.report import draw_figures, images, save_figures, write_report
+from locate.report.figures import plot_heads, plot_layers, plot_map, plot_occupations, plot_pair
 
 SCRIPT = "<script>alert(1)</script>"
 ABOUT = {"metric": "logit_diff", "unit": "nats", "view": "stereotype", "column": "nie", "level": 0.95}
@@ -200,7 +190,7 @@ def test_caption_says_how_a_failing_cell_looks(averages):
 
 
 def test_caption_of_the_signed_view():
-    signed = average(effects(map_trace(), view="signed"), level=0.9)
+    signed = average(effects(map_trace(), view="signed"), chosen=Intervals(level=0.9))
     assert "positive is towards the female answer" in caption(plot_map(signed))
     assert "90% intervals" in caption(plot_map(signed))
 

@@ -8,10 +8,11 @@ import pytest
 from scipy.stats import kstest, t
 from test_averages import ABOUT, SITE, of_groups, one, table
 
-from locate import LocateError, average, effects, normalised, stability
+from locate import LocateError
+from locate.mediation import average, effects, normalised, stability
 from locate.mediation.averages import summed
 from locate.mediation.permutation import counted_p, sign_flip_p
-from locate.mediation.resampling import FEW
+from locate.mediation.resampling import FEW, Intervals
 
 UNEQUAL = (1, 2, 3, 4, 8, 2, 1, 5)
 SHAPES = {
@@ -64,33 +65,35 @@ def covered(found):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_intervals_cover(shape, sizes, groups):
     """93 to 97 %, with three Monte Carlo errors of 500 tables around it."""
-    assert 0.90 <= covered(average(made(*grouped(shape, sizes, groups)), samples=1000)) <= 0.99
+    assert 0.90 <= covered(average(made(*grouped(shape, sizes, groups)), chosen=Intervals(samples=1000))) <= 0.99
 
 
 def test_resampling_prompts_instead_of_occupations_does_not_cover():
     """The old trap: every prompt a group of its own."""
     values, group = grouped("normal", (8,), 20)
-    assert covered(average(made(values, np.arange(len(group))), samples=500)) < 0.65
-    assert covered(average(made(values, group), samples=500)) > 0.92
+    assert covered(average(made(values, np.arange(len(group))), chosen=Intervals(samples=500))) < 0.65
+    assert covered(average(made(values, group), chosen=Intervals(samples=500))) > 0.92
 
 
 @pytest.mark.parametrize("each", [4, 18])
 @pytest.mark.parametrize("between", [0.0, 1.0])
 def test_two_way_intervals_cover(between, each):
-    found = average(made(*crossed(between, each=each)), clusters="group+template", samples=500)
+    found = average(made(*crossed(between, each=each)), chosen=Intervals(clusters="group+template", samples=500))
     assert 0.90 <= covered(found) <= 0.99
     assert (found["templates"] == 18).all()
 
 
 def test_groups_alone_do_not_cover_templates_that_were_not_tried():
     effect = made(*crossed(1.0, each=18))
-    assert covered(average(effect, samples=500)) < 0.88
+    assert covered(average(effect, chosen=Intervals(samples=500))) < 0.88
 
 
 def test_without_an_effect_of_templates_two_ways_are_as_wide_as_one():
     """Drawing both at once would count the noise within pairs three times: wider by half here."""
     effect = made(*crossed(0.0, groups=40))
-    one_way, two_way = (average(effect, clusters=each, samples=500) for each in ("group", "group+template"))
+    one_way, two_way = (
+        average(effect, chosen=Intervals(clusters=each, samples=500)) for each in ("group", "group+template")
+    )
     ratio = (two_way["high"] - two_way["low"]) / (one_way["high"] - one_way["low"])
     assert 0.97 < ratio.median() < 1.1
     assert ratio.min() > 0.9
@@ -114,7 +117,7 @@ def test_two_way_error_is_cameron_gelbach_and_millers():
     assert 0 < share < 1
     first, second = left_out(group), share * left_out(template)
     freedom = (first + second) ** 2 / (first**2 / 8 + second**2 / 5)
-    found = one(average(made(values, group, template), clusters="group+template"))
+    found = one(average(made(values, group, template), chosen=Intervals(clusters="group+template")))
     assert found["p"] == pytest.approx(2 * t.sf(abs(y.mean()) / np.sqrt(first + second), freedom))
 
 
@@ -122,7 +125,7 @@ def test_two_way_share_of_the_total_has_the_wider_interval():
     """Templates that move the indirect effect and leave the total one alone widen the share's interval."""
     values, group, template = crossed(1.0, each=18, cells=40)
     effect = made(values + 3, group, template).assign(total=6.0)
-    narrow, wide = (normalised(effect, clusters=each) for each in ("group", "group+template"))
+    narrow, wide = (normalised(effect, chosen=Intervals(clusters=each)) for each in ("group", "group+template"))
     assert wide["effect"].tolist() == pytest.approx(((values + 3).mean(0) / 6).tolist())
     assert ((wide["high"] - wide["low"]) / (narrow["high"] - narrow["low"])).median() > 1.2
 
@@ -132,8 +135,10 @@ def test_stability_draws_templates_too():
     group, template = (each.ravel() for each in np.indices((8, 6)))
     values = np.stack([np.where(template == 0, 9.0, 0.0), np.full(48, 0.5)], axis=1)
     effect = made(values, group, template)
-    by_group = stability(effect, top=1, samples=1000).set_index("layer")["stability"]
-    by_both = stability(effect, clusters="group+template", top=1, samples=1000).set_index("layer")["stability"]
+    by_group = stability(effect, top=1, chosen=Intervals(samples=1000)).set_index("layer")["stability"]
+    by_both = stability(effect, top=1, chosen=Intervals(clusters="group+template", samples=1000)).set_index("layer")[
+        "stability"
+    ]
     assert by_group[0] == 1
     assert by_both[0] == pytest.approx(1 - (5 / 6) ** 6, abs=0.1)
 
@@ -154,7 +159,7 @@ def test_clusters_that_cannot_be_resampled_are_refused(effect, clusters, message
 
 def test_a_table_says_what_it_was_resampled_over_and_whether_that_is_known_to_cover():
     effect = made(*crossed(0.0, groups=12, templates=8, each=8, cells=2))
-    about = average(effect, clusters="group+template").attrs
+    about = average(effect, chosen=Intervals(clusters="group+template")).attrs
     assert (about["resampled"], about["sound"], about["smallest_q"]) == ("group+template", True, 0.0)
     few = average(of_groups([[1.0], [2.0], [3.0]])).attrs
     assert (few["resampled"], few["sound"], few["smallest_q"]) == ("group", False, 0.25)
@@ -209,7 +214,7 @@ def test_p_is_fine_enough_for_a_map_of_thousands_of_sites():
     """One strong neuron among 3,000 idle ones passes; 1,000 flips alone give it 1 / 1001, and q = 1."""
     values, group = grouped("normal", (1,), 40, cells=3000)
     values[:, 77] += 1.5
-    found = average(made(values, group), samples=1000)
+    found = average(made(values, group), chosen=Intervals(samples=1000))
     strong = found.set_index("layer").loc[77]
     assert strong["p"] < 1e-6
     assert strong["q"] < 0.001
@@ -219,7 +224,7 @@ def test_p_is_fine_enough_for_a_map_of_thousands_of_sites():
 def test_small_p_are_no_rarer_or_more_frequent_than_they_say():
     """Across the border between drawn and counted p."""
     values, group = grouped("normal", (1,), 25, cells=4000, seed=3)
-    p = average(made(values, group), samples=1000)["p"].to_numpy()
+    p = average(made(values, group), chosen=Intervals(samples=1000))["p"].to_numpy()
     for border in (0.001, 0.01, 0.03, 0.05, 0.1):
         error = np.sqrt(border / 4000)
         assert border - 3 * error <= (p <= border).mean() <= border + 3 * error
@@ -228,7 +233,7 @@ def test_small_p_are_no_rarer_or_more_frequent_than_they_say():
 
 def test_small_p_do_not_hang_on_the_seed():
     values, group = grouped("normal", (1,), 25, cells=10)
-    first, second = (average(made(values + 1, group), seed=seed)["p"] for seed in (0, 1))
+    first, second = (average(made(values + 1, group), chosen=Intervals(seed=seed))["p"] for seed in (0, 1))
     small = first <= 0.05
     assert small.sum() > 5
     assert first[small].tolist() == second[small].tolist()
@@ -255,9 +260,9 @@ def test_false_discoveries_are_as_few_as_q_says_and_prompts_as_groups_are_found_
     right, wrong, found = [], [], 0
     for _ in range(40):
         values, group = maps_of(rng)
-        by_group = average(made(values, group), samples=200)
+        by_group = average(made(values, group), chosen=Intervals(samples=200))
         right.append(false_share(by_group))
-        wrong.append(false_share(average(made(values, np.arange(len(group))), samples=200)))
+        wrong.append(false_share(average(made(values, np.arange(len(group))), chosen=Intervals(samples=200))))
         found += (by_group["q"].to_numpy()[:12] <= 0.05).sum()
     assert np.mean(right) <= 0.05 + 3 * np.std(right) / np.sqrt(40)
     assert np.mean(right) < 0.1
@@ -281,10 +286,10 @@ def test_q_is_of_one_direction_whatever_else_was_traced():
 def test_memory_stays_bounded_in_blocks(monkeypatch):
     """The same numbers, a few cells at a time."""
     values, group = grouped("normal", UNEQUAL, 16, cells=23)
-    whole = average(made(values, group), samples=500)
+    whole = average(made(values, group), chosen=Intervals(samples=500))
     for module in ("resampling", "permutation"):
         monkeypatch.setattr(f"locate.mediation.{module}.BLOCK", 500 * 5)
-    pd.testing.assert_frame_equal(average(made(values, group), samples=500), whole)
+    pd.testing.assert_frame_equal(average(made(values, group), chosen=Intervals(samples=500)), whole)
 
 
 def test_sums_by_group_template_and_both_are_those_of_the_rows():
@@ -300,7 +305,7 @@ def test_effects_of_a_trace_can_be_averaged_both_ways():
     from handmade import TEMPLATES, map_trace
 
     trace = map_trace(layers=1, components=("mlp_out",), templates=[*TEMPLATES, "A {subject} ran", "My {subject} sat"])
-    found = average(effects(trace), clusters="group+template")
+    found = average(effects(trace), chosen=Intervals(clusters="group+template"))
     assert (found["n"] == 48).all()
     assert (found["templates"] == 4).all()
 

@@ -8,26 +8,16 @@ import pytest
 from handmade import GROUPS, both, map_trace, odds, trace_of
 from test_resampling import SHAPES, made
 
-from locate import (
-    LocateError,
-    average,
-    effects,
-    gender_scores,
-    load,
-    load_located,
-    plot_map,
-    plot_regression,
-    plot_selectivity,
-    rank,
-    selectivity,
-    trace,
-    write_report,
-)
+from locate import LocateError, analyse, load, load_located, rank, trace
+from locate.mediation import average, effects, gender_scores, selectivity
+from locate.mediation.resampling import Intervals
 from locate.planted import draw_plan, plant
 from locate.planted.build import GENDERED
 from locate.prompts import Prompts, templates
 from locate.prompts.build import fill_template
-from locate.report.selectivity import compared, comparison_figures
+from locate.report import write_report
+from locate.report.figures import plot_map
+from locate.report.selectivity import comparison_figures, plot_regression, plot_selectivity
 from locate.sites import DIRECTIONS
 from locate.tracing.plan import Map
 
@@ -51,7 +41,7 @@ def two_kinds(sizes, spread=0.02, words=WORDS, jobs=GROUPS):
 
 def found(sizes, **options):
     """Selectivity under denoising, by layer."""
-    rows = selectivity(effects(two_kinds(sizes), kind="all"), **options)
+    rows = selectivity(effects(two_kinds(sizes), kind="all"), chosen=Intervals(**options))
     return rows[rows["direction"] == "denoising"].set_index("layer").sort_index()
 
 
@@ -128,7 +118,7 @@ def simulated(s, d, shape, groups=(16, 12), cells=300, seed=2):
 def test_intervals_cover(s, d, shape):
     """At the ends too, where an interval of the value itself could not."""
     truth = (s**2 - d**2) / (s**2 + d**2)
-    rows = selectivity(simulated(s, d, shape), samples=500, threshold=1.0)
+    rows = selectivity(simulated(s, d, shape), threshold=1.0, chosen=Intervals(samples=500))
     covered = (rows["low"] <= truth + 1e-9) & (rows["high"] >= truth - 1e-9)
     assert 0.88 <= covered.mean() <= 0.995
     assert (rows["high"] - rows["low"]).median() < 1.9
@@ -221,7 +211,7 @@ def test_a_report_of_both_kinds_speaks_of_occupations_alone(told):
     assert rows["effect"].tolist() == pytest.approx([1.0, 0.1, 0.8])
     assert (rows[["n", "groups"]] == 12).all(axis=None)
     assert report.located.kind == "occupation"
-    assert "n = 12 occupation pairs of 12 groups" in plot_map(report.averages).layout.title.text
+    assert "n = 12 occupation pairs of 12 groups" in plot_map(analyse(two_kinds(PATHS))).layout.title.text
     assert rank(two_kinds(PATHS), kind="definition").sites[0].layer == 1
     drawn = {path.name for path in (folder / "figures").iterdir()}
     assert drawn >= {"selectivity_denoising.html", "selectivity_noising.html", "map_denoising.html"}
@@ -292,20 +282,25 @@ def test_q_is_the_same_in_effects_csv_and_located_json(told):
 
 
 def test_the_map_of_selectivity_shows_each_site_where_it_is():
-    table = selectivity(effects(two_kinds(PATHS), kind="all"))
-    figure = plot_selectivity(table, direction="denoising")
+    analysis = analyse(two_kinds(PATHS))
+    figure = plot_selectivity(analysis, direction="denoising")
     (panel,) = [each for each in figure.data if each.coloraxis == "coloraxis"]
     assert list(panel.x) == ["subject_last"]
     assert np.array(panel.z)[:, 0] == pytest.approx([(s**2 - d**2) / (s**2 + d**2) for s, d in PATHS])
     assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (-1, 1)
     text = figure.layout.title.text.replace("<br>", " ")
     assert "n = 12 pairs of 12 occupations and 12 pairs of 12 words; whole prompt" in text
-    empty = table.assign(selectivity=np.where(table["layer"] == 1, np.nan, table["selectivity"]))
-    empty.attrs = table.attrs
-    grey = plot_selectivity(empty).data[0]
+    table = analysis.selectivity
+    undefined = analyse(two_kinds(PATHS))
+    undefined.__dict__["selectivity"] = table.assign(
+        selectivity=np.where(table["layer"] == 1, np.nan, table["selectivity"])
+    )
+    grey = plot_selectivity(undefined).data[0]
     assert np.array(grey.z)[:, 0] == pytest.approx([np.nan, 1, np.nan], nan_ok=True)
     with pytest.raises(LocateError, match="no cells of direction 'up'"):
-        plot_selectivity(table, direction="up")
+        plot_selectivity(analysis, direction="up")
+    with pytest.raises(LocateError, match="one kind of words alone was traced"):
+        plot_selectivity(analyse(map_trace(layers=1)))
 
 
 def test_lines_of_the_regression_are_its_coefficients():
@@ -322,19 +317,20 @@ def test_lines_of_the_regression_are_its_coefficients():
                 stereotype=sign,
             )  # fmt: skip
     trace = trace_of(rows)
-    tables = compared(trace, "logit_diff", level=0.95, samples=200, seed=0)
-    assert list(tables) == ["selectivity", "regression"]
-    figure = plot_regression(tables["regression"])
+    analysis = analyse(trace, samples=200)
+    figure = plot_regression(analysis)
     lines = {each.name: list(each.y) for each in figure.data if each.mode == "lines+markers"}
     assert lines["stereotypical score"] == pytest.approx([0.5, -1.0], abs=1e-6)
     assert lines["factual score"] == pytest.approx([3.0, 0.25], abs=1e-6)
     assert "n = 20 words" in figure.layout.title.text
-    assert set(comparison_figures(trace, tables)) == {
+    assert set(comparison_figures(analysis)) == {
         f"{name}_{direction}" for name in ("selectivity", "regression_subject_last") for direction in DIRECTIONS
     }
-    assert list(compared(trace, "odds_ratio", level=0.95, samples=200, seed=0)) == ["selectivity"]
+    relative = analyse(trace, metric="odds_ratio", samples=200)
+    assert relative.regression is None
+    assert relative.selectivity is not None
     with pytest.raises(LocateError, match="at role 'last' to draw"):
-        plot_regression(tables["regression"], role="last")
+        plot_regression(analysis, role="last")
 
 
 def test_kinds_without_a_stereotype_are_not_compared(tmp_path):

@@ -9,7 +9,10 @@ import pytest
 from handmade import both, map_trace, odds, trace_of
 from test_identities import pair
 
-from locate import LocateError, Sets, areas, effects, load, load_trace, set_table, trace
+from locate import LocateError, Sets, load, load_trace, trace
+from locate.mediation import effects
+from locate.mediation.resampling import Intervals
+from locate.mediation.sets import areas, set_table
 from locate.planted import draw_plan, plant
 from locate.prompts import Prompts
 from locate.sites import Site
@@ -108,13 +111,13 @@ def by_hand(shares: dict[str, float], sites: int):
 
 def test_faithfulness_and_areas_by_hand():
     found = by_hand({"circuit 0": 0.0, "circuit 1": 0.5, "circuit 5": 1.2, "top 1": 0.3}, 10)
-    table = set_table(found, samples=100).set_index(["kind", "size"])
+    table = set_table(found, chosen=Intervals(samples=100)).set_index(["kind", "size"])
     assert table["faithfulness"].to_dict() == pytest.approx(
         {("circuit", 0): 0.0, ("circuit", 1): 0.5, ("circuit", 5): 1.2, ("circuit", 10): 1.0, ("top", 1): 0.3}
     )
     assert table.loc[("top", 1), "effect"] == pytest.approx(1.2)
     assert table.loc[("circuit", 1), "effect"] == pytest.approx(-2.0)
-    size = areas(found, samples=100)
+    size = areas(found, chosen=Intervals(samples=100))
     assert size.cpr[0] == pytest.approx(0.1 * 0.25 + 0.4 * 0.85 + 0.5 * 1.1)
     assert size.cmd[0] == pytest.approx(0.1 * 0.75 + 0.4 * 0.35 + 0.5 * 0.1)
     assert (size.n, size.groups) == (4, 4)
@@ -126,7 +129,7 @@ def test_shares_of_nothing_are_refused():
     for answer in ("female", "male"):
         still[f"source_{answer}"] = still[f"base_{answer}"]
     with pytest.raises(LocateError, match="total effect cannot be told from 0"):
-        set_table(replace(found, sets=still), samples=100)
+        set_table(replace(found, sets=still), chosen=Intervals(samples=100))
     with pytest.raises(LocateError, match="this run measured no sets of sites"):
         set_table(map_trace())
 

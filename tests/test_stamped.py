@@ -13,7 +13,7 @@ from test_editors import LOCATED, drawn, mean_size
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from locate import LocateError, definitional_pairs, load_located, occupation_pairs
+from locate import LocateError, load_located, occupation_pairs
 from locate.cli.editing import receipt_lines
 from locate.editors import covariance, receipt
 from locate.editors.edit import Edit, ParameterChange, load_edit
@@ -28,6 +28,7 @@ from locate.model.causal import load_causal, load_stamped
 from locate.model.loading import load, load_encoder
 from locate.model.matrices import activation, matrix
 from locate.model.stamp import Stamp, stamp_tensors
+from locate.prompts import definitional_pairs
 from locate.schema import validate
 
 TEMPLATES = {

@@ -5,8 +5,9 @@ import pytest
 import torch
 from bare import job_of
 
-from locate import effects, load, trace
+from locate import load, trace
 from locate.engine.rows import noise_hooks
+from locate.mediation import effects
 from locate.planted import LAYOUTS, VARIANTS, draw_plan, plant
 from locate.planted.build import Words, prompts_of
 from locate.planted.norms import MOVED, WRITTEN, norm

@@ -29,6 +29,7 @@ from making import Task, Trial, every, measured
 
 import locate
 from locate.errors import LocateError
+from locate.mediation import effects
 from locate.schema import locate_version
 
 HERE = Path(__file__).resolve().parent
@@ -48,7 +49,7 @@ def traced(options: argparse.Namespace) -> locate.Trace:
 
 def effects_of(trace: locate.Trace) -> pd.DataFrame:
     """Summed effects (nats) of each layer's MLP output under denoising and pairs, per role and occupation."""
-    derived = locate.effects(trace)
+    derived = effects(trace)
     chosen = derived[(derived["direction"] == "denoising") & (derived["component"] == "mlp_out")]
     chosen = chosen[chosen["role"].isin(ROLES) & (chosen["window"] == chosen["window"].min())]
     grouped = chosen.groupby(["role", "layer", "group"], observed=True)["nie"].agg(["sum", "size"]).reset_index()

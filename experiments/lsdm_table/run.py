@@ -37,6 +37,7 @@ from locate.evaluation.scores import Items, Test
 from locate.evaluation.tests import find_test
 from locate.files import read_json, write_json, write_whole
 from locate.model.causal import load_causal
+from locate.prompts import occupation_table
 from locate.report.change_maps import write_comparison
 from locate.schema import locate_version
 
@@ -198,7 +199,7 @@ def run(options: argparse.Namespace) -> None:
     """Edit, evaluate, compare, write the tables, and trace the edited models again."""
     located = located_of(options)
     fitting = prompts_for(options.seed, options.persons)
-    others = natural_sentences(options.data, fitting.words.held_out_words, locate.occupation_table())
+    others = natural_sentences(options.data, fitting.words.held_out_words, occupation_table())
     save(others, options.work / NATURAL)
     before = evaluations(options, ORIGINAL, options.model)
     rows: list[dict[str, object]] = []

@@ -22,6 +22,8 @@ from scipy.stats import binomtest
 
 import locate
 from locate.mediation import average, effects
+from locate.mediation.resampling import Intervals
+from locate.model.hooked import Model
 from locate.planted import Plan, Planted, draw_plan, judge, plant
 from locate.planted.build import Words, prompts_of
 from locate.planted.plan import LAYOUTS, VARIANTS
@@ -39,13 +41,13 @@ PAIRED = ("plain", "spread", "or", "vote", "backup")  # variants in which pairs 
 PAIRED_PLAIN, PAIRED_PROMPTS = 12, 6
 
 
-def exact(model: locate.Model, prompts: Prompts, direction: str = "denoising", **options: object) -> pd.DataFrame:
+def exact(model: Model, prompts: Prompts, direction: str = "denoising", **options: object) -> pd.DataFrame:
     """Effects by exact patching in one direction."""
     options = options if "patches" in options else {"map": MAP} | options
     return effects(locate.trace(model, prompts, directions=(direction,), probabilities=False, **options))
 
 
-def by_pairs(model: locate.Model, made: Planted, alone: pd.DataFrame) -> pd.DataFrame:
+def by_pairs(model: Model, made: Planted, alone: pd.DataFrame) -> pd.DataFrame:
     """Averages in which a site counts for the most that it changes alone, or beside another of its component and role.
 
     Pairs are made of the MLPs at either role, of the attentions and of the heads at the last token, in a few prompts;
@@ -69,7 +71,9 @@ def by_pairs(model: locate.Model, made: Planted, alone: pd.DataFrame) -> pd.Data
     ]
     patches = [Patch.joint(name, [site]) for name, site in named.items()]
     patches += [Patch.joint(f"{one}+{other}", [named[one], named[other]]) for one, other in couples]
-    found = average(exact(model, Prompts(some), patches=patches), samples=100).set_index("name")["effect"]
+    found = average(exact(model, Prompts(some), patches=patches), chosen=Intervals(samples=100)).set_index("name")[
+        "effect"
+    ]
     most = {name: found[name] for name in named}
     for one, other in couples:
         for site, beside in ((one, other), (other, one)):
@@ -83,7 +87,7 @@ def by_pairs(model: locate.Model, made: Planted, alone: pd.DataFrame) -> pd.Data
     return alone.assign(effect=[places.get(tuple(row), old) for row, old in zip(rows, alone["effect"], strict=True)])
 
 
-def verdicts(model: locate.Model, made: Planted, paired: bool) -> list[dict[str, object]]:
+def verdicts(model: Model, made: Planted, paired: bool) -> list[dict[str, object]]:
     """One row for each method."""
     guess = {"map": MAP, "directions": ("denoising",)}
     found = {
@@ -93,7 +97,7 @@ def verdicts(model: locate.Model, made: Planted, paired: bool) -> list[dict[str,
         "integrated gradients, swap": estimate(model, made.prompts, method="integrated", **guess),
         "attribution patching, swap": estimate(model, made.prompts, method="attribution", **guess),
     }
-    means = {method: average(rows, samples=100) for method, rows in found.items()}
+    means = {method: average(rows, chosen=Intervals(samples=100)) for method, rows in found.items()}
     totals = {method: rows["total"].mean() for method, rows in found.items()}
     if paired:
         first = next(iter(means))
@@ -114,7 +118,7 @@ def recovered(averages: pd.DataFrame, made: Planted) -> float:
     return float(rows.loc[rows["layer"].isin(layers), "effect"].mean())
 
 
-def edges(model: locate.Model, made: Planted) -> list[dict[str, object]]:
+def edges(model: Model, made: Planted) -> list[dict[str, object]]:
     """How well the planted attention weight is found: where it carries the bias by a swap, else by leaving it out."""
     by_weights = made.plan.kind.carried == "weights"
     patches = [
@@ -133,19 +137,21 @@ def edges(model: locate.Model, made: Planted) -> list[dict[str, object]]:
     written = "source" if by_weights else "zero"
     about = {"variant": made.plan.variant, "written": written, "layout": made.plan.layout, "seed": made.plan.seed}
     return [
-        about | {"method": method} | asdict(judge(average(rows, samples=100), made.edges))
+        about | {"method": method} | asdict(judge(average(rows, chosen=Intervals(samples=100)), made.edges))
         for method, rows in found.items()
     ]
 
 
-def selectivity(model: locate.Model, made: Planted) -> list[dict[str, object]]:
+def selectivity(model: Model, made: Planted) -> list[dict[str, object]]:
     """Effect of the sites of either path under three swaps, as shares of the swap's total effect."""
     rows = []
     occupations = prompts_of(Words.read().usable(OCCUPATIONS), TEMPLATES)
     swaps = {"occupation, word of the other gender": made.prompts, "two occupations": occupations}
     for swap, prompts in (swaps | {"woman, man": made.definitions}).items():
         found = exact(model, prompts)
-        means = average(found, samples=100).set_index(["component", "layer", "unit", "role"])["effect"]
+        means = average(found, chosen=Intervals(samples=100)).set_index(["component", "layer", "unit", "role"])[
+            "effect"
+        ]
         for path, truth in (("stereotype", made.truth), ("definition", made.definition)):
             for place in sorted(truth):
                 share = means[place.component, place.layer, place.unit, place.role] / found["total"].mean()

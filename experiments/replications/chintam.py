@@ -16,6 +16,10 @@ from runner import Findings, Study, left_out, main
 
 import locate
 from locate.evaluation.readers import profession_pairs
+from locate.mediation import average
+from locate.mediation import effects as derive_effects
+from locate.model.hooked import Model
+from locate.report.figures import plot_heads
 
 STUDY = Study(
     "chintam", "Chintam et al. 2023", "which heads' outputs at the last token carry the gender of man and woman?"
@@ -45,7 +49,7 @@ def depth_of_strongest(effects: pd.DataFrame, n_layers: int) -> Estimate:
     return found.estimate(lambda means: layer[means.argmax(-1)] / max(1, n_layers - 1), "of the depth")
 
 
-def claims_of(effects: pd.DataFrame, model: locate.Model) -> list[Claim]:
+def claims_of(effects: pd.DataFrame, model: Model) -> list[Claim]:
     """Two heads carry most of it, in the upper half; and the published heads, where the model is theirs."""
     total = model.n_layers * model.n_heads
     share = held_out_share(effects, ["layer", "unit"], FEW)
@@ -72,13 +76,13 @@ def claims_of(effects: pd.DataFrame, model: locate.Model) -> list[Claim]:
     return claims
 
 
-def replicate(model: locate.Model, options: argparse.Namespace) -> Findings:
+def replicate(model: Model, options: argparse.Namespace) -> Findings:
     """Patch every head's output at the last token."""
     prompts, definitional = occupations(options, TEMPLATES_EACH)
     heads = locate.Map(components=("head",), roles=("last",))
     trace = locate.trace(model, prompts, heads, directions=("noising",), probabilities=False)
-    effects = locate.effects(trace, "odds_ratio")
-    averages = locate.average(effects).sort_values("effect", ascending=False, kind="stable", ignore_index=True)
+    effects = derive_effects(trace, "odds_ratio")
+    averages = average(effects).sort_values("effect", ascending=False, kind="stable", ignore_index=True)
     title = f"Indirect effect of each head's output at the last token, {model.name.rsplit('/', 1)[-1]}"
     counts = left_out(trace.meta["ledger"]) | {"says its gender": definitional}
     settings = {
@@ -88,7 +92,7 @@ def replicate(model: locate.Model, options: argparse.Namespace) -> Findings:
         "median total effect": effects.drop_duplicates("pair")["total"].median(),
     }
     table = averages[["layer", "unit", "effect", "low", "high", "n", "groups", "q"]]
-    figure = locate.plot_heads(averages, title=title, direction="noising")
+    figure = plot_heads(averages, title=title, direction="noising")
     return Findings(claims_of(effects, model), counts, settings, {"heads": table}, {"heads": figure})
 
 

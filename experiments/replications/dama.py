@@ -18,6 +18,9 @@ from runner import Findings, Study, left_out, main
 
 import locate
 from locate.evaluation.readers import profession_pairs, profession_scores
+from locate.mediation import effects as derive_effects
+from locate.mediation import gender_regression
+from locate.model.hooked import Model
 
 STUDY = Study(
     "dama",
@@ -34,14 +37,12 @@ def combined(effects: pd.DataFrame, weights: np.ndarray) -> pd.DataFrame:
     weighted = effects.assign(nie=effects["nie"] * weights[effects["layer"].to_numpy()])
     sums = weighted.groupby("pair", observed=True)["nie"].sum()
     once = effects.drop_duplicates("pair").assign(layer=0)
-    found = once.assign(nie=once["pair"].map(sums).astype(float))
-    found.attrs = effects.attrs
-    return found
+    return once.assign(nie=once["pair"].map(sums).astype(float))
 
 
 def coefficient(effects: pd.DataFrame, scores: pd.DataFrame, term: str) -> Estimate:
     """A coefficient of the regression of one cell."""
-    row = locate.gender_regression(effects, scores).query("term == @term").iloc[0]
+    row = gender_regression(effects, scores).query("term == @term").iloc[0]
     size = [float(row[name]) for name in ("coefficient", "low", "high")]
     return Estimate(*size, int(effects["pair"].nunique()), int(row["words"]), UNIT)
 
@@ -65,15 +66,15 @@ def claims_of(effects: pd.DataFrame, scores: pd.DataFrame, n_layers: int) -> lis
     ]
 
 
-def replicate(model: locate.Model, options: argparse.Namespace) -> Findings:
+def replicate(model: Model, options: argparse.Namespace) -> Findings:
     """Trace the professions under noise and regress by layer."""
     folder = options.data / "vig_mediation"
     prompts = profession_pairs(folder, "man", templates_each=1).first(options.limit)
     scores = profession_scores(folder)
     chosen = locate.Map(components=("mlp_out",), roles=(ROLE,))
     trace = locate.trace(model, prompts, chosen, corruption=NOISE, directions=("denoising",), probabilities=False)
-    effects = locate.effects(trace, view="signed", kind="all")
-    by_layer = locate.gender_regression(effects, scores)
+    effects = derive_effects(trace, view="signed", kind="all")
+    by_layer = gender_regression(effects, scores)
     table = by_layer[["layer", "term", "coefficient", "low", "high", "words", "r2"]]
     claims = claims_of(effects, scores, model.n_layers)
     return Findings(claims, left_out(trace.meta["ledger"]), {"noise": NOISE.describe()}, {"layers": table})

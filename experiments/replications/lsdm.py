@@ -16,6 +16,11 @@ from rules import Claim, decided, half_contrast
 from runner import Findings, Study, left_out, main
 
 import locate
+from locate.mediation import average
+from locate.mediation import effects as derive_effects
+from locate.metrics import metric_named
+from locate.model.hooked import Model
+from locate.report.figures import plot_map
 
 STUDY = Study(
     "lsdm",
@@ -38,26 +43,27 @@ def claims_of(name: str, effects: pd.DataFrame, n_layers: int) -> list[Claim]:
     """Both halves of the finding, under one corruption."""
     claims = []
     for said, component, role, upper in FINDINGS:
-        unit = effects.attrs["unit"]
-        contrast, share = half_contrast(effects, component, role, n_layers, unit, upper=upper)
+        contrast, share = half_contrast(
+            effects, component, role, n_layers, metric_named(str(effects["metric"].iloc[0])).unit, upper=upper
+        )
         claims.append(Claim(f"{name}: {said}", RULE, contrast, decided(contrast, 0), note=f"share {share:.2f}"))
     return claims
 
 
-def replicate(model: locate.Model, options: argparse.Namespace) -> Findings:
+def replicate(model: Model, options: argparse.Namespace) -> Findings:
     """Trace the same occupations under both corruptions."""
     prompts = locate.occupation_pairs("anti", templates_each=TEMPLATES_EACH).first(options.limit)
     claims, tables, figures = [], {}, {}
     counts: dict[str, int] = {}
     for name, (corruption, metric) in CORRUPTIONS.items():
         trace = locate.trace(model, prompts, MAP, corruption=corruption, directions=("denoising",))
-        effects = locate.effects(trace, metric)
-        averages = locate.average(effects)
+        effects = derive_effects(trace, metric)
+        averages = average(effects)
         claims += claims_of(name, effects, model.n_layers)
         counts |= {f"{name}: {reason}": count for reason, count in left_out(trace.meta["ledger"]).items()}
         tables[name] = averages[["component", "layer", "role", "effect", "low", "high", "n", "groups", "q"]]
         title = f"Restored by one site, {name}, {model.name.rsplit('/', 1)[-1]}"
-        figures[name] = locate.plot_map(averages, title=title)
+        figures[name] = plot_map(averages, title=title)
     settings = {
         "templates each": TEMPLATES_EACH,
         "metrics": {name: metric for name, (_, metric) in CORRUPTIONS.items()},

@@ -18,6 +18,10 @@ from rules import Claim, Estimate, decided, draws, peak_contrast
 from runner import Findings, Study, left_out, main
 
 import locate
+from locate.mediation import average, pair_log_odds
+from locate.mediation import effects as derive_effects
+from locate.model.hooked import Model
+from locate.report.figures import plot_map
 
 STUDY = Study("rome", "Meng et al. 2022 (ROME), section 2", "is gender restored where facts are?")
 METRIC, UNIT = "prob_stereotypical", "probability"
@@ -32,11 +36,11 @@ def window_of(n_layers: int) -> int:
     return int(np.clip(round(PAPER_WINDOW / PAPER_LAYERS * n_layers), 2, PAPER_WINDOW))
 
 
-def preferring(model: locate.Model, prompts: locate.Prompts) -> tuple[locate.Prompts, int]:
+def preferring(model: Model, prompts: locate.Prompts) -> tuple[locate.Prompts, int]:
     """The prompts after which the model prefers the stereotypical pronoun, and how many it does not."""
     last = locate.Map(components=("mlp_out",), layers=(model.n_layers - 1,), roles=("last",))
     trace = locate.trace(model, prompts, last, directions=("noising",), probabilities=False)
-    found = locate.pair_log_odds(trace)
+    found = pair_log_odds(trace)
     signed = found["log_odds"] * found["stereotype"].astype(float)
     wanted = set(found.loc[signed > 0, "pair"])
     pairs = tuple(pair for index, pair in enumerate(prompts) if index in wanted)
@@ -53,7 +57,7 @@ def by_role(effects: pd.DataFrame) -> pd.DataFrame:
     prompts = effects.groupby([*cells, "pair"], observed=True)["nie"].mean()
     paper = prompts.groupby(cells, observed=True).agg(["mean", "std", "count"]).reset_index()
     paper["half"] = 1.96 * paper["std"] / np.sqrt(paper["count"])
-    averages = locate.average(effects)
+    averages = average(effects)
     table = averages.merge(paper, on=cells, validate="one_to_one")
     table["paper_low"], table["paper_high"] = table["mean"] - table["half"], table["mean"] + table["half"]
     return table[[*cells, "effect", "low", "high", "paper_low", "paper_high", "n", "groups", "q"]]
@@ -87,7 +91,7 @@ def claims_of(effects: pd.DataFrame, window: int, n_layers: int) -> list[Claim]:
     ]
 
 
-def replicate(model: locate.Model, options: argparse.Namespace) -> Findings:
+def replicate(model: Model, options: argparse.Namespace) -> Findings:
     """Trace the occupations that the model has the stereotype of."""
     window = window_of(model.n_layers)
     everything = locate.occupation_pairs("anti", templates_each=TEMPLATES_EACH).first(options.limit)
@@ -96,8 +100,8 @@ def replicate(model: locate.Model, options: argparse.Namespace) -> Findings:
         components=("resid_pre", "attn_out", "mlp_out"), windows=(1, window), severed=("attn_out", "mlp_out")
     )
     trace = locate.trace(model, prompts, chosen, corruption=NOISE, directions=("denoising",))
-    effects = locate.effects(trace, METRIC)
-    averages = locate.average(effects)
+    effects = derive_effects(trace, METRIC)
+    averages = average(effects)
     title = f"Restored probability of the stereotypical pronoun, {model.name.rsplit('/', 1)[-1]}"
     total = effects.drop_duplicates("pair")["total"].mean()
     settings = {
@@ -113,7 +117,7 @@ def replicate(model: locate.Model, options: argparse.Namespace) -> Findings:
         counts,
         settings,
         {"aie": by_role(effects)},
-        {"map": locate.plot_map(averages, title=title, window=window)},
+        {"map": plot_map(averages, title=title, window=window)},
     )
 
 

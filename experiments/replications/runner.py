@@ -21,6 +21,7 @@ from rules import Claim, Estimate
 
 import locate
 from locate.files import write_json, write_text
+from locate.model.hooked import Model
 from locate.prompts.tokens import Ledger
 from locate.report import save_figures
 
@@ -55,7 +56,7 @@ class Findings:
     figures: Mapping[str, go.Figure] = field(default_factory=dict)
 
 
-Measure = Callable[[locate.Model, argparse.Namespace], Findings]
+Measure = Callable[[Model, argparse.Namespace], Findings]
 
 
 def options_of(study: Study, arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -92,7 +93,7 @@ def main(study: Study, measure: Measure, arguments: Sequence[str] | None = None)
     return path
 
 
-def write(study: Study, model: locate.Model, options: argparse.Namespace, findings: Findings, seconds: float) -> Path:
+def write(study: Study, model: Model, options: argparse.Namespace, findings: Findings, seconds: float) -> Path:
     """Write a replication's json, tables and figures into a folder named after the model."""
     folder = options.out / re.sub(r"[^\w.-]+", "_", Path(options.model).name)
     content = {"name": study.name, "source": study.source, "question": study.question} | {

@@ -21,7 +21,6 @@ from plotly.subplots import make_subplots
 from rules import HOLDS, NONE, OPEN, Claim, decided, draws, held_out_share, same_heads, same_number
 from runner import Findings, Study, main
 
-import locate
 from locate.errors import LocateError
 from locate.evaluation.readers import (
     Continuations,
@@ -31,6 +30,7 @@ from locate.evaluation.readers import (
     winobias_continuations,
     winogender_continuations,
 )
+from locate.model.hooked import Model
 from locate.report.figures import add_panel, colour_axis, layout
 
 SETS = ("winobias/dev", "winobias/test", "winogender/bls", "winogender/bergsma")
@@ -77,7 +77,7 @@ def effects_of(logs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return (source / base - 1)[:, 0], y[:, 0, 1:] / base - 1, y[:, 1, 1:] / base - 1
 
 
-def sets_of(model: locate.Model) -> list[tuple[int, int, Heads]]:
+def sets_of(model: Model) -> list[tuple[int, int, Heads]]:
     """Layer and head (-1 for all) of each set that is replaced: heads, layers, the whole model."""
     size = (model.n_layers, model.n_heads)
     heads = [(*divmod(index, model.n_heads), one) for index, one in enumerate(singly(*size))]
@@ -85,7 +85,7 @@ def sets_of(model: locate.Model) -> list[tuple[int, int, Heads]]:
     return [*heads, *layers, (-1, -1, everywhere(*size))]
 
 
-def measured(model: locate.Model, examples: Sequence[Continuations]) -> tuple[pd.DataFrame, dict[str, int]]:
+def measured(model: Model, examples: Sequence[Continuations]) -> tuple[pd.DataFrame, dict[str, int]]:
     """Effects of the examples that are kept, one row an example and set; and how many are left out, by reason."""
     usable: list[tuple[Continuations, Coded]] = []
     reasons: dict[str, int] = {}
@@ -134,7 +134,7 @@ def averaged(effects: pd.DataFrame) -> pd.DataFrame:
 
 
 def claims_of(
-    name: str, effects: pd.DataFrame, table: pd.DataFrame, model: locate.Model, reference: Reference | None
+    name: str, effects: pd.DataFrame, table: pd.DataFrame, model: Model, reference: Reference | None
 ) -> list[Claim]:
     """The claims about one data set."""
     whole = effects[effects["layer"] < 0]
@@ -168,7 +168,7 @@ def claims_of(
     return claims
 
 
-def figure_of(tables: dict[str, pd.DataFrame], model: locate.Model, unit: str = UNIT) -> go.Figure:
+def figure_of(tables: dict[str, pd.DataFrame], model: Model, unit: str = UNIT) -> go.Figure:
     """Layer x head map of the mean NIE, one panel a data set; faded where the interval holds 0."""
     heads = [str(head) for head in range(model.n_heads)]
     figure = make_subplots(1, len(tables), shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=list(tables))
@@ -194,7 +194,7 @@ def figure_of(tables: dict[str, pd.DataFrame], model: locate.Model, unit: str = 
     return figure
 
 
-def replicate(model: locate.Model, options: argparse.Namespace) -> Findings:
+def replicate(model: Model, options: argparse.Namespace) -> Findings:
     """Measure every data set."""
     model.check_components(["pattern"])
     claims: list[Claim] = []

@@ -23,6 +23,9 @@ from scipy.stats import spearmanr
 
 import locate
 from locate.evaluation.readers import profession_pairs, read_professions
+from locate.mediation import average
+from locate.mediation import effects as derive_effects
+from locate.model.hooked import Model
 from locate.prompts.pair import Prompts
 
 STUDY = Study(
@@ -70,7 +73,7 @@ def total_effects(trace: locate.Trace, leanings: dict[str, int]) -> pd.DataFrame
     )
 
 
-def totals(model: locate.Model, options: argparse.Namespace) -> tuple[pd.DataFrame, locate.Trace, dict[str, int]]:
+def totals(model: Model, options: argparse.Namespace) -> tuple[pd.DataFrame, locate.Trace, dict[str, int]]:
     """Total effects of the professions that do not say their gender, the trace behind them, and what was left out."""
     folder = options.data / "vig_mediation"
     professions = {each.name: each for each in read_professions(folder)}
@@ -101,7 +104,7 @@ def sites(estimates: pd.DataFrame, count: int) -> tuple[locate.Site, ...]:
     return tuple(locate.Site("mlp_out_unit", int(layer), ROLE, int(unit)) for layer, unit in chosen.to_numpy())
 
 
-def units(model: locate.Model, options: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, int]]:
+def units(model: Model, options: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, int]]:
     """Estimates of every unit (towards the swapped-in noun, nats), exact averages of some, and what was left out."""
     prompts, _ = occupations(options, 1)
     everything = locate.Map(components=("mlp_out_unit",), roles=(ROLE,))
@@ -109,8 +112,8 @@ def units(model: locate.Model, options: argparse.Namespace) -> tuple[pd.DataFram
     estimates = estimates.assign(nie=-estimates["nie"])
     only = locate.Map(components=("mlp_out_unit",), roles=(ROLE,), only=sites(estimates, options.units))
     trace = locate.trace(model, prompts, only, directions=("noising",), probabilities=False)
-    exact = locate.average(locate.effects(trace, "odds_ratio"))
-    logs = draws(locate.effects(trace), ["layer", "unit"])
+    exact = average(derive_effects(trace, "odds_ratio"))
+    logs = draws(derive_effects(trace), ["layer", "unit"])
     both = logs.cells.assign(exact_log=-logs.means).merge(
         exact[["layer", "unit", "effect", "low", "high", "n", "groups", "q"]]
     )
@@ -144,11 +147,11 @@ def claims_of(table: pd.DataFrame, estimates: pd.DataFrame, found: pd.DataFrame)
     ]
 
 
-def replicate(model: locate.Model, options: argparse.Namespace) -> Findings:
+def replicate(model: Model, options: argparse.Namespace) -> Findings:
     """Total effects, layers and units."""
     table, trace, counts = totals(model, options)
-    effects = locate.effects(against_stereotype(trace), "odds_ratio")
-    by_layer = locate.average(effects)[["layer", "effect", "low", "high", "n", "groups", "q"]]
+    effects = derive_effects(against_stereotype(trace), "odds_ratio")
+    by_layer = average(effects)[["layer", "effect", "low", "high", "n", "groups", "q"]]
     estimates, found, dropped = units(model, options)
     counts |= {f"numbers: {reason}": count for reason, count in dropped.items()}
     settings = {

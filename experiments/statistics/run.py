@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from simulate import ABOUT, EFFECTS, UNEQUAL, crossed, drawn, sized, table
+from simulate import EFFECTS, UNEQUAL, crossed, drawn, sized, table
 
-import locate
+from locate.mediation import average, selectivity
+from locate.mediation.resampling import Intervals
 
 CHUNK = 500  # tables at once
 SITES, REAL, GROUPS, EACH = 200, 40, 30, 4
@@ -37,18 +38,12 @@ def percentile(effect: pd.DataFrame, samples: int = 2000) -> pd.DataFrame:
 
 def by_prompt(effect: pd.DataFrame) -> pd.DataFrame:
     """The old trap: every prompt is resampled as if it were a group of its own."""
-    return locate.average(with_attrs(effect.assign(group=effect["pair"]), effect))
-
-
-def with_attrs(changed: pd.DataFrame, original: pd.DataFrame) -> pd.DataFrame:
-    """A changed table that says what the original said."""
-    changed.attrs = original.attrs
-    return changed
+    return average(effect.assign(group=effect["pair"]))
 
 
 def two_way(effect: pd.DataFrame) -> pd.DataFrame:
     """Groups and templates."""
-    return locate.average(effect, clusters="group+template")
+    return average(effect, chosen=Intervals(clusters="group+template"))
 
 
 def coverage(tables: int) -> pd.DataFrame:
@@ -59,14 +54,14 @@ def coverage(tables: int) -> pd.DataFrame:
             for shape in EFFECTS:
                 group = sized(groups, sizes)
                 design = {"groups": groups, "sizes": "4" if len(sizes) == 1 else "1 to 8", "effects": shape}
-                methods = {"group": locate.average, "percentile": percentile, "prompt (trap)": by_prompt}
+                methods = {"group": average, "percentile": percentile, "prompt (trap)": by_prompt}
                 rows += measured(tables, design, methods, shape, group, np.arange(len(group)) % 18, 0.0)
     for groups, templates, each in ((20, 18, 18), (20, 18, 4), (40, 8, 8), (40, 4, 4), (104, 18, 4)):
         for between in (0.0, 0.3, 1.0):
             group, template = crossed(groups, templates, each)
             design = {"groups": groups, "sizes": f"{each} of {templates} templates", "effects": "normal"}
             design |= {"between_templates": between}
-            methods = {"group": locate.average, "group+template": two_way}
+            methods = {"group": average, "group+template": two_way}
             rows += measured(tables // 2, design, methods, "normal", group, template, between)
     return pd.DataFrame(rows)
 
@@ -93,7 +88,7 @@ def measured(tables, design, methods, shape, group, template, between) -> list[d
 def discoveries(maps: int) -> pd.DataFrame:
     """False-discovery rate of q <= 0.05 over maps of correlated sites, some with an effect."""
     rows = []
-    methods = {"group": locate.average, "group+template": two_way, "prompt (trap)": by_prompt}
+    methods = {"group": average, "group+template": two_way, "prompt (trap)": by_prompt}
     for shape in ("normal", "exponential"):
         for size in (0.0, 0.8):
             found: dict[str, list[tuple[float, float]]] = {name: [] for name in methods}
@@ -138,8 +133,7 @@ def leanings(tables: int) -> pd.DataFrame:
                     part = table(values, np.char.add(kind[0], group.astype(str)), group % 18, kind)
                     parts.append(part.assign(pair=part["pair"] + 1000 * len(parts), kind=kind))
                 effect = pd.concat(parts)
-                effect.attrs = dict(ABOUT)
-                inside, width = covered(locate.selectivity(effect, threshold=1.0), truth)
+                inside, width = covered(selectivity(effect, threshold=1.0), truth)
                 counts, widths = counts + inside, [*widths, width]
             n = max(1, tables // CHUNK) * CHUNK
             rows.append({

@@ -70,7 +70,7 @@ def compare(
             raise LocateError(f"{run_a} or {run_b} holds an evaluation: leave the options of traces out")
         compare_judged(run_a, run_b, folder, formats, seed, as_json)
         return
-    from locate.mediation import compare as compare_traces
+    from locate.mediation import compare_traces
     from locate.report.change_maps import write_comparison
     from locate.tracing import load_trace
 

@@ -326,7 +326,7 @@ def rank(
     """Rank the sites of a run again, without its model; the run folder is not changed."""
     check_seed(seed)
     from locate.cli.show import print_located
-    from locate.mediation.located import rank as rank_sites
+    from locate.mediation.analysis import rank as rank_sites
     from locate.tracing import load_trace
 
     located = rank_sites(
@@ -362,21 +362,20 @@ def plot(
     """Draw the figures of a run again, without its model."""
     check_seed(seed)
     from locate.cli.show import Steps, print_paths
-    from locate.mediation import default_view, effects
+    from locate.mediation.analysis import analyse
     from locate.report import draw_figures, save_figures
     from locate.report.figures import plot_pair
     from locate.tracing import load_trace
 
     wanted, found = format_list(formats), load_trace(run)
+    analysis = analyse(found, metric=metric, kind=kind, clusters=clusters.value, seed=seed)
     with Steps() as steps:
         steps.say("figures")
         if pair is None:
-            paths, missing = draw_figures(
-                found, run, metric=metric, kind=kind, formats=wanted, clusters=clusters.value, seed=seed
-            )
+            paths, missing = draw_figures(analysis, run, formats=wanted)
         else:
             way = str(found.meta["directions"][0]) if direction is None else direction
-            figure = plot_pair(effects(found, metric, view=default_view(found), kind=kind), pair, direction=way)
+            figure = plot_pair(analysis, pair, direction=way)
             paths, missing = save_figures({f"pair_{pair}_{way}": figure}, run / "figures", wanted)
     print_paths(paths, missing)
 

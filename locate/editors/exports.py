@@ -14,7 +14,7 @@ from locate.editors.handoff import block_of, hand_off
 from locate.editors.readings import catching
 from locate.errors import LocateError
 from locate.files import write_json, write_text
-from locate.mediation import default_view, effects
+from locate.mediation import Intervals, default_view, effects
 from locate.mediation.averages import total_effect
 from locate.mediation.located import Located
 from locate.model.causal import CausalModel
@@ -189,8 +189,8 @@ def importances(
         "edges": {},
         "about": {
             "quantity": "nie",
-            "metric": derived.attrs["metric"],
-            "unit": derived.attrs["unit"],
+            "metric": "logit_diff",
+            "unit": "nats",
             "direction": direction,
             "role": role or "sum over all roles",
             "model": said["name"],
@@ -217,7 +217,7 @@ def direction_of(derived: pd.DataFrame) -> int:
 
     Raises LocateError where its interval holds 0.
     """
-    mean, low, high = total_effect(derived, {"clusters": "group", "level": 0.95, "samples": 1000, "seed": 0})
+    mean, low, high = total_effect(derived, Intervals(samples=1000))
     if not (low > 0 or high < 0):
         raise LocateError(
             f"the total effect is {mean:.3f} [{low:.3f}, {high:.3f}]: expected one that is not 0, which nodes can carry"

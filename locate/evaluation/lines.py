@@ -8,7 +8,7 @@ from scipy import stats
 
 from locate.evaluation.scores import LEVEL, SAMPLES
 from locate.mediation.regression import FEWEST, fit, interval
-from locate.mediation.resampling import cluster_weights
+from locate.mediation.resampling import Intervals, cluster_weights
 
 CLOSEST = 1 - 1e-12  # to 1, so that Fisher's z is finite
 
@@ -27,7 +27,7 @@ def slope(x: Values, y: Values, *, samples: int = SAMPLES, seed: int = 0) -> Est
     if unknown(x, y):
         return (np.nan,) * 3
     design, values = np.column_stack([x, np.ones(len(x))]), y[:, None]
-    ends = interval(design, values, LEVEL, samples, seed)
+    ends = interval(design, values, Intervals(LEVEL, samples, seed))
     value, low, high = (float(part[0, 0]) for part in (fit(design, values), *ends))
     return value, low, high
 

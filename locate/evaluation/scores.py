@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from locate.mediation.resampling import Design, Ratio, intervals
+from locate.mediation.resampling import Design, Intervals, Ratio, intervals
 
 if TYPE_CHECKING:
     from locate.model.causal import CausalModel
@@ -150,7 +150,7 @@ def mean_with_interval(
     mean = float(ratio.estimate[0])
     if count < 2 or POINTS.get():
         return mean, float("nan"), float("nan")
-    low, high = intervals(Design(ratio), level, samples, seed)
+    low, high = intervals(Design(ratio), Intervals(level, samples, seed))
     return mean, float(low[0]), float(high[0])
 
 

@@ -10,7 +10,8 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from locate.errors import LocateError
-from locate.mediation.effect_table import effects
+from locate.mediation.effect_table import default_view, effects
+from locate.mediation.resampling import DEFAULT, Intervals
 from locate.tracing.table import Trace
 
 PLACE = ["component", "layer", "unit", "role", "key"]
@@ -68,35 +69,39 @@ class Agreement:
         return text
 
 
-def agreement(trace: Trace, *, samples: int = 2000, seed: int = 0) -> list[Agreement]:
+def agreement(trace: Trace, chosen: Intervals = DEFAULT, *, both: pd.DataFrame | None = None) -> list[Agreement]:
     """How the estimates of a run within a budget compare with its exact log-odds effects, for each direction.
+
+    chosen  resamples and seed; intervals are of 95 %
+    both    as `estimated_and_exact` returns it, where it is known already
 
     Raises LocateError for a run that has no estimates.
     """
-    both = estimated_and_exact(trace)
-    return [of_direction(str(name), rows, samples, seed) for name, rows in both.groupby("direction", sort=False)]
+    both = estimated_and_exact(trace) if both is None else both
+    return [of_direction(str(name), rows, chosen) for name, rows in both.groupby("direction", sort=False)]
 
 
-def estimated_and_exact(trace: Trace) -> pd.DataFrame:
+def estimated_and_exact(trace: Trace, derived: pd.DataFrame | None = None) -> pd.DataFrame:
     """The estimates of a run with a column `exact`: average log-odds effects (nats), nan where not measured.
+
+    derived  effects of the run on the log-odds in its default view, where they are known already
 
     Raises LocateError for a run that has no estimates.
     """
     if trace.estimates is None:
         raise LocateError("this run was not made within a budget: it has no estimates to compare")
-    view = "stereotype" if (trace.table["stereotype"] != 0).any() else "signed"
-    derived = effects(trace, "logit_diff", view=view)
+    derived = effects(trace, view=default_view(trace)) if derived is None else derived
     within = derived.groupby(["direction", *PLACE, "pair"], observed=True)["nie"].mean()
     exact = within.groupby(["direction", *PLACE], observed=True).mean().rename("exact").reset_index()
     exact = exact.astype(dict.fromkeys(["direction", "component", "role", "key"], str))
     return trace.estimates.merge(exact, on=["direction", *PLACE], how="left", validate="one_to_one")
 
 
-def of_direction(direction: str, rows: pd.DataFrame, samples: int, seed: int) -> Agreement:
+def of_direction(direction: str, rows: pd.DataFrame, chosen: Intervals) -> Agreement:
     """The agreement in one direction; rows have `estimate`, `exact` (nan where not measured) and `chosen`."""
     audited = rows[rows["chosen"].str.contains("audit") & rows["exact"].notna()]
     estimate, exact = audited["estimate"].to_numpy(), audited["exact"].to_numpy()
-    draws = np.random.default_rng(seed).integers(len(audited), size=(samples, len(audited)))
+    draws = np.random.default_rng(chosen.seed).integers(len(audited), size=(chosen.samples, len(audited)))
     many = np.array([spearman(estimate[draw], exact[draw]) for draw in draws])
     top = min(len(audited), max(3, round(TOP_SHARE * len(audited))))
     truly, guessed = (set(np.argsort(-np.abs(values), kind="stable")[:top]) for values in (exact, estimate))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -12,35 +12,31 @@ from scipy.stats import false_discovery_control
 
 from locate.errors import LocateError
 from locate.mediation.effect_table import EFFECTS
+from locate.mediation.keys import first_rows, number_rows, number_together
 from locate.mediation.permutation import sign_flip_p, smallest_p
-from locate.mediation.resampling import Design, Deviations, Ratio, cluster_weights, drawn_deviations, intervals
-from locate.sites import check
+from locate.mediation.resampling import (
+    DEFAULT,
+    Design,
+    Deviations,
+    Intervals,
+    Ratio,
+    cluster_weights,
+    drawn_deviations,
+    intervals,
+)
 from locate.tracing.table import SITE
 
 ROW = ["direction", *SITE]
-CLUSTERS = ("group", "group+template")
 SOUND_GROUPS, SOUND_TEMPLATES = 12, 8  # coverage was measured from these up: experiments/statistics
 FEWEST_TEMPLATES = 4
 
 
-def average(
-    effects: pd.DataFrame,
-    column: str = "nie",
-    *,
-    clusters: str = "group",
-    level: float = 0.95,
-    samples: int = 2000,
-    seed: int = 0,
-) -> pd.DataFrame:
+def average(effects: pd.DataFrame, column: str = "nie", chosen: Intervals = DEFAULT) -> pd.DataFrame:
     """Average effect of each site and direction, with an interval from resampling whole groups.
 
-    effects   one row per (pair, patch, direction), as `effects()` returns it
-    column    "total", "nie" or "nde"; in the metric's unit (nats for the logit difference)
-    clusters  "group": occupations are drawn, the templates are those that are there; "group+template": templates are
-              drawn too, for a statement on templates that were not tried
-    level     coverage of the interval, in (0, 1)
-    samples   bootstrap resamples, and sign flips for p
-    seed      of the resampling
+    effects  one row per (pair, patch, direction), as `effects()` returns it
+    column   "total", "nie" or "nde"; in the metric's unit (nats for the logit difference)
+    chosen   level, resamples, seed and clusters of the intervals
 
     Returns one row per (site, direction): `effect`, the mean over pairs (within a pair over the tokens of a role),
     `low` and `high` in the same unit, `n` pairs, `groups` and `templates` behind it, `p` and `q`. The mean of "nie"
@@ -51,29 +47,28 @@ def average(
     The interval is the wider of a bootstrap-t and an expanded percentile interval (see `resampling.interval`). At 95 %
     it covers 93 to 97 % from 12 groups up, for normal, skewed (exponential) and heavy-tailed (t3) effects of groups of
     unequal size, and about 90 % under a lognormal of skewness 6; two-way from 8 templates up, and 91 to 96 % with 4 to
-    7. Below, `attrs["sound"]` is False, and cells of fewer than 8 groups have Student's interval.
+    7. Below, `limits_of` says that they are not sound, and cells of fewer than 8 groups have Student's interval.
 
     p is two-sided. By groups it flips the signs of whole groups (see `sign_flip_p`). By groups and templates it is that
     of Student's t, with the degrees of freedom of Satterthwaite 1946. q is p after Benjamini and Hochberg 1995 over all
-    sites of a map; a map is everything that the table holds of one direction. `attrs["smallest_q"]` is the smallest q
-    that so few groups allow. An average no larger than the rounding of its trace (see `effects`) has p 1: it may have
-    one sign in every pair and still be nothing.
+    sites of a map; a map is everything that the table holds of one direction. An average no larger than the `rounding`
+    of its trace (see `effects`) has p 1: it may have one sign in every pair and still be nothing.
 
     Raises LocateError with fewer than two groups, or four templates under "group+template", or when the effects hold
     nan.
     """
-    index, design = summed(effects, column, clusters)
-    check_level(level, samples, seed)
+    index, design = summed(effects, column, chosen.clusters)
     groups = design.groups
-    low, high = intervals(design, level, samples, seed)
+    low, high = intervals(design, chosen)
     result = index.copy()
     result["effect"] = groups.estimate
     result["low"], result["high"] = low, high
     add_counts(result, effects, design)
-    result["p"] = sign_flip_p(groups.above, samples, seed) if design.templates is None else student_p(design)
-    result.loc[result["effect"].abs() <= effects.attrs.get("rounding", 0.0), "p"] = 1.0
+    result["p"] = (
+        sign_flip_p(groups.above, chosen.samples, chosen.seed) if design.templates is None else student_p(design)
+    )
+    result.loc[result["effect"].abs() <= rounding_of(effects), "p"] = 1.0
     result["q"] = by_map(result)
-    result.attrs = effects.attrs | about(design, column, clusters, level, samples)
     return result
 
 
@@ -93,34 +88,37 @@ def student_p(design: Design) -> Float[np.ndarray, " cell"]:
     return np.where(np.isnan(p), 1.0, p)
 
 
-def about(design: Design, column: str, clusters: str, level: float, samples: int) -> dict[str, Any]:
-    """How a table was averaged, for its attrs."""
-    groups = len(design.groups.above)
-    templates = None if design.templates is None else len(design.templates.above)
-    return {
-        "column": column,
-        "level": level,
-        "resampled": clusters,
-        "samples": samples,
-        "sound": groups >= SOUND_GROUPS and (templates is None or templates >= SOUND_TEMPLATES),
-        "smallest_q": smallest_p(groups) if templates is None else 0.0,
-    }
+def rounding_of(effects: pd.DataFrame) -> float:
+    """The rounding of the trace that effects are from; 0 where their table does not say it."""
+    return float(effects["rounding"].max()) if "rounding" in effects else 0.0
 
 
-def stability(
-    effects: pd.DataFrame,
-    column: str = "nie",
-    *,
-    clusters: str = "group",
-    top: int = 5,
-    samples: int = 2000,
-    seed: int = 0,
-) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Limits:
+    """What the number of groups allows.
+
+    sound       whether there are as many groups, and templates where they are resampled, as coverage was measured with
+    smallest_q  the smallest q that so few groups allow
+    """
+
+    sound: bool
+    smallest_q: float
+
+
+def limits_of(effects: pd.DataFrame, chosen: Intervals = DEFAULT) -> Limits:
+    """What the groups and templates of these effects allow."""
+    groups = effects["group"].nunique()
+    if chosen.clusters == "group":
+        return Limits(groups >= SOUND_GROUPS, smallest_p(groups))
+    return Limits(groups >= SOUND_GROUPS and effects["template"].nunique() >= SOUND_TEMPLATES, 0.0)
+
+
+def stability(effects: pd.DataFrame, column: str = "nie", chosen: Intervals = DEFAULT, *, top: int = 5) -> pd.DataFrame:
     """How firmly the strongest sites are the strongest: how often each is among the first when groups are resampled.
 
-    effects   as in `average`; its rows are ranked by the size of their mean, those of each direction by themselves
-    clusters  as in `average`
-    top       how many of the strongest count
+    effects  as in `average`; its rows are ranked by the size of their mean, those of each direction by themselves
+    chosen   as in `average`; its level plays no part
+    top      how many of the strongest count
 
     Returns one row per (site, direction) with `stability`, the share of resamples in which it is among the `top`
     strongest; ties go to the row that stands first.
@@ -129,16 +127,14 @@ def stability(
     """
     if top < 1:
         raise LocateError(f"top {top}: expected a number of sites >= 1")
-    index, design = summed(effects, column, clusters)
-    check_level(0.5, samples)
+    index, design = summed(effects, column, chosen.clusters)
     result = index.copy()
     result["stability"] = 0.0
-    sizes = drawn_sizes(design, samples, seed)
+    sizes = drawn_sizes(design, chosen.samples, chosen.seed)
     for _, cells in result.groupby("direction", observed=True).groups.items():
         order = np.argsort(-sizes[:, cells], axis=1, kind="stable")[:, :top]
         counts = np.bincount(order.ravel(), minlength=len(cells))
-        result.loc[cells, "stability"] = counts / samples
-    result.attrs = effects.attrs | {"column": column, "resampled": clusters, "samples": samples, "top": top}
+        result.loc[cells, "stability"] = counts / chosen.samples
     return result
 
 
@@ -153,39 +149,28 @@ def drawn_sizes(design: Design, samples: int, seed: int) -> Float[np.ndarray, "s
     return np.where(drawn > 0, np.abs(means), -1.0)
 
 
-def normalised(
-    effects: pd.DataFrame,
-    column: str = "nie",
-    *,
-    clusters: str = "group",
-    level: float = 0.95,
-    samples: int = 2000,
-    seed: int = 0,
-) -> pd.DataFrame:
+def normalised(effects: pd.DataFrame, column: str = "nie", chosen: Intervals = DEFAULT) -> pd.DataFrame:
     """Share of the average total effect that each site carries: mean(column) / mean(total), with an interval.
 
     The averages are divided, not the pairs: NIE / TE of one pair is unbounded where its total effect is near 0. Where
-    the interval of the total effect itself holds 0 the share means nothing, and effect, low and high are nan. clusters,
-    level, samples and seed are those of `average`, and so is the interval, of a ratio.
+    the interval of the total effect itself holds 0 the share means nothing, and effect, low and high are nan. `chosen`
+    is that of `average`, and so is the interval, of a ratio.
 
     Returns the columns of `average` without p and q; the unit is a share of the total effect.
 
     Raises LocateError as `average` does.
     """
-    index, design = summed(effects, column, clusters)
-    _, total = summed(effects, "total", clusters)
-    check_level(level, samples, seed)
-    total_low, total_high = intervals(total, level, samples, seed)
+    index, design = summed(effects, column, chosen.clusters)
+    _, total = summed(effects, "total", chosen.clusters)
+    total_low, total_high = intervals(total, chosen)
     meant = (total_low > 0) | (total_high < 0)
     shares = design.over(total)
     with np.errstate(divide="ignore", invalid="ignore"):
-        low, high = intervals(shares, level, samples, seed)
+        low, high = intervals(shares, chosen)
     result = index.copy()
     for name, value in {"effect": shares.groups.estimate, "low": low, "high": high}.items():
         result[name] = np.where(meant, value, np.nan)
     add_counts(result, effects, design)
-    result.attrs = effects.attrs | about(design, column, clusters, level, samples)
-    result.attrs |= {"unit": "share of the total effect"}
     return result
 
 
@@ -196,7 +181,6 @@ def summed(effects: pd.DataFrame, column: str, clusters: str = "group") -> tuple
 
     Raises LocateError for an unknown column or clusters, missing values, or too few groups or templates.
     """
-    check("clusters", clusters, CLUSTERS)
     if column not in EFFECTS:
         raise LocateError(f"column {column!r}: expected one of {', '.join(EFFECTS)}")
     if effects[column].isna().any():
@@ -207,22 +191,34 @@ def summed(effects: pd.DataFrame, column: str, clusters: str = "group") -> tuple
     missing = [name for name in keys if name not in effects]
     if missing:
         raise LocateError(f"the effects have no column {missing[0]!r}, which clusters {clusters!r} asks for")
-    pairs = effects.groupby([*ROW, *keys, "pair"], sort=False, observed=True)[column].mean().reset_index()
-    cells, index = pd.factorize(pd.MultiIndex.from_frame(pairs[ROW]))
-    values, codes = pairs[column].to_numpy(), pairs["group"].factorize()[0]
+    every = number_rows(effects, ROW)
+    index = plain(effects[ROW].iloc[first_rows(every)])
+    rows = number_together([every, number_rows(effects, [*keys, "pair"])])
+    first = first_rows(rows)
+    values = np.bincount(rows, effects[column].to_numpy(dtype=float)) / np.bincount(rows)
+    cells, codes = every[first], number_rows(effects.iloc[first], ["group"])
     groups = ratio_of(values, codes, cells)
     if len(groups.above) < 2:
         raise LocateError(f"{len(groups.above)} group: expected at least 2 to resample: trace more occupations")
     design = Design(groups)
     if two_way:
-        templates = pairs["template"].factorize()[0]
+        templates = number_rows(effects.iloc[first], ["template"])
         design = Design(groups, ratio_of(values, templates, cells), both_of(values, codes, templates, cells))
         if templates.max() + 1 < FEWEST_TEMPLATES:
             raise LocateError(
                 f"{templates.max() + 1} templates: expected at least {FEWEST_TEMPLATES} to resample: trace more of "
                 "them, or take clusters='group'"
             )
-    return index.to_frame(index=False, name=ROW), design
+    return index, design
+
+
+def plain(labels: pd.DataFrame) -> pd.DataFrame:
+    """Labels as plain texts and whole numbers, numbered from 0."""
+    types = {
+        name: "str" if isinstance(dtype, pd.CategoricalDtype) else "int64" if dtype.kind == "i" else dtype
+        for name, dtype in labels.dtypes.items()
+    }
+    return labels.astype(types).reset_index(drop=True)
 
 
 def ratio_of(values: Float[np.ndarray, " row"], clusters: np.ndarray, cells: np.ndarray) -> Ratio:
@@ -245,23 +241,15 @@ def add_counts(result: pd.DataFrame, effects: pd.DataFrame, design: Design) -> N
     result["n"] = design.groups.below.sum(0).astype(int)
     result["groups"] = design.groups.here.sum(0)
     if "template" in effects:
-        counts = effects.groupby(ROW, sort=False, observed=True)["template"].nunique()
-        found = counts.reindex(pd.MultiIndex.from_frame(result[ROW]))
-        result["templates"] = found.to_numpy().astype(int)
+        cells = number_rows(effects, ROW)
+        both = first_rows(number_together([cells, number_rows(effects, ["template"])]))
+        result["templates"] = np.bincount(cells[both])
 
 
-def check_level(level: float, samples: int, seed: int = 0) -> None:
-    """Raise LocateError for a level or a number of resamples that makes no interval."""
-    if not 0 < level < 1 or samples < 100:
-        raise LocateError(f"level {level}, {samples} samples: expected a level in (0, 1) and at least 100 samples")
-    if seed < 0:
-        raise LocateError(f"seed {seed}: expected a whole number from 0 up")
-
-
-def total_effect(derived: pd.DataFrame, settings: dict[str, Any]) -> tuple[float, float, float]:
+def total_effect(derived: pd.DataFrame, chosen: Intervals) -> tuple[float, float, float]:
     """Average total effect over pairs, low and high end of its interval."""
     once = derived.drop_duplicates("pair").assign(
         component="resid_pre", layer=0, unit=-1, window=1, severed="", role="last"
     )
-    row = average(once, "total", **settings).iloc[0]
+    row = average(once, "total", chosen).iloc[0]
     return float(row["effect"]), float(row["low"]), float(row["high"])

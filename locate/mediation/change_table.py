@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from locate.errors import LocateError
-from locate.mediation.averages import ROW, average
-from locate.mediation.effect_table import EFFECTS, KEPT, PLACE
+from locate.mediation.averages import ROW, average, rounding_of
+from locate.mediation.effect_table import EFFECTS, KEPT, PLACE, one_word
+from locate.mediation.resampling import DEFAULT, Intervals
 from locate.tracing.table import SITE
 
 CELL = [*ROW, "pair"]
@@ -40,7 +41,7 @@ def paired(effects_a: pd.DataFrame, effects_b: pd.DataFrame) -> Paired:
     Raises LocateError when they are of another metric or view, or share less than half of their cells.
     """
     for name in ("metric", "view"):
-        values = effects_a.attrs.get(name), effects_b.attrs.get(name)
+        values = one_word(effects_a, name), one_word(effects_b, name)
         if values[0] != values[1]:
             raise LocateError(f"{name} {values[0]!r} in A, {values[1]!r} in B: take the effects of one {name}")
     a, b = per_cell(effects_a), per_cell(effects_b)
@@ -53,9 +54,8 @@ def paired(effects_a: pd.DataFrame, effects_b: pd.DataFrame) -> Paired:
         )
     a, b = a.loc[shared], b.loc[shared]
     change = a.assign(**{name: b[name] - a[name] for name in NUMBERS})
-    a, b, change = (table.reset_index() for table in (a, b, change))
-    for table in (a, b, change):
-        table.attrs = dict(effects_a.attrs)
+    of_a = {"rounding": rounding_of(effects_a)}
+    a, b, change = (table.reset_index().assign(**of_a) for table in (a, b, change))
     return Paired(a, b, change, *alone)
 
 
@@ -71,45 +71,36 @@ def changes(
     effects_a: pd.DataFrame,
     effects_b: pd.DataFrame,
     column: str = "nie",
-    *,
-    level: float = 0.95,
-    samples: int = 2000,
-    seed: int = 0,
+    chosen: Intervals = DEFAULT,
 ) -> pd.DataFrame:
     """Change of the average effect of each site and direction from model A to model B, pairs matched.
 
     effects_a, effects_b    of the same prompts and patches in two models, as `effects()` returns them
     column                  "total", "nie" or "nde"
-    level, samples, seed    as in `average`
+    chosen                  as in `average`
 
     Returns one row per (site, direction): `change`, the mean over pairs of B's effect minus A's, with `low`, `high`,
     `n`, `groups`, `p` and `q` as `average` gives them for these differences; `effect_a` and `effect_b`, whose
-    difference it is, each with its own low, high and q. Only cells that both tables hold count; `attrs` says how many
-    either holds alone.
+    difference it is, each with its own low, high and q. Only cells that both tables hold count; `paired` says how
+    many either holds alone.
 
     Raises LocateError as `paired` and `average` do.
     """
-    found = paired(effects_a, effects_b)
-    result = averaged(found, column, level, samples, seed)
-    result.attrs |= {"only_a": found.only_a, "only_b": found.only_b}
-    return result
+    return average_changes(paired(effects_a, effects_b), column, chosen)
 
 
-def total_changes(found: Paired, *, level: float = 0.95, samples: int = 2000, seed: int = 0) -> pd.DataFrame:
+def total_changes(found: Paired, chosen: Intervals = DEFAULT) -> pd.DataFrame:
     """Change of the average total effect, one row per direction, in the columns of `changes`."""
     first = ~found.a.duplicated(["direction", "pair"])
     whole = dict.fromkeys(SITE, "") | {"component": "resid_pre", "layer": 0, "unit": -1, "window": 1, "role": "last"}
     a, b, change = (table[first].assign(**whole) for table in (found.a, found.b, found.change))
-    return averaged(Paired(a, b, change, found.only_a, found.only_b), "total", level, samples, seed)
+    return average_changes(Paired(a, b, change, found.only_a, found.only_b), "total", chosen)
 
 
-def averaged(found: Paired, column: str, level: float, samples: int, seed: int) -> pd.DataFrame:
+def average_changes(found: Paired, column: str, chosen: Intervals) -> pd.DataFrame:
     """Averages of both tables and of their difference, beside each other; effects undefined in either are left out."""
     known = found.a[column].notna() & found.b[column].notna() if column in EFFECTS else slice(None)
-    a, b, change = (
-        average(table[known], column, level=level, samples=samples, seed=seed)
-        for table in (found.a, found.b, found.change)
-    )
+    a, b, change = (average(table[known], column, chosen) for table in (found.a, found.b, found.change))
     result = change.rename(columns={"effect": "change"})
     for name, table in (("a", a), ("b", b)):
         for each in ("effect", "low", "high", "q"):

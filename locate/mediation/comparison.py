@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ import pandas as pd
 
 from locate.errors import LocateError
 from locate.files import read_json, strict, write_json
+from locate.mediation.analysis import Analysis, Shown, analyse
 from locate.mediation.averages import ROW
-from locate.mediation.change_table import averaged, paired, total_changes
-from locate.mediation.effect_table import EFFECTS, default_view, effects
+from locate.mediation.change_table import average_changes, paired, total_changes
+from locate.mediation.effect_table import EFFECTS
 from locate.mediation.matching import matched
-from locate.metrics import positive_means
 from locate.schema import COMPARE_VERSION, locate_version, validate
 from locate.sites import DIRECTIONS, check
 from locate.tracing.table import Trace
@@ -120,59 +120,62 @@ class Comparison:
         validate(content, "compare", path)
         return write_json(Path(path), content)
 
+    def shown(self) -> Shown:
+        """The table of every site with what a figure says of it.
+
+        Raises LocateError for a comparison that was read from a file.
+        """
+        if self.table is None:
+            raise LocateError("this comparison was read from a file and holds no table: compare the two runs again")
+        return Shown(self.table, self.quantity, self.metric, self.unit, self.positive, self.level)
+
     def frame(self) -> pd.DataFrame:
         """One row per listed site."""
         return pd.DataFrame([asdict(site) for site in self.sites])
 
 
-def compare(
-    a: Trace,
-    b: Trace,
+def compare_traces(
+    a: Trace | Analysis,
+    b: Trace | Analysis,
     *,
-    metric: str = "logit_diff",
-    view: str | None = None,
     quantity: str = "nie",
     direction: str | None = None,
     top: int = TOP,
-    level: float = 0.95,
-    samples: int = 2000,
-    seed: int = 0,
+    **settings: Any,
 ) -> Comparison:
     """Compare the same trace of two models: base and instruct, before and after an edit, two checkpoints.
 
-    metric, view          as in `effects`; None takes the stereotype view where any pair has a stereotype
-    quantity              "nie", "nde" or "total"
-    direction             "denoising" or "noising" alone; None for all that were traced
-    top                   how many sites to list
-    level, samples, seed  as in `average`
+    quantity   "nie", "nde" or "total"
+    direction  "denoising" or "noising" alone; None for all that were traced
+    top        how many sites to list
+    settings   of `analyse`, where traces are given; two analyses must have the same ones
 
     Raises LocateError when the traces do not match (see `matched`), or share less than half of their cells.
     """
     check("quantity", quantity, tuple(EFFECTS))
     if top < 1:
         raise LocateError(f"top {top}: expected a number of sites >= 1")
-    ways = a.meta["directions"]
+    ours, theirs = settled(a, b, settings)
+    ways = ours.trace.meta["directions"]
     if direction is not None:
         check("direction", direction, DIRECTIONS)
         check("direction", direction, tuple(ways))
-    unlike = matched(a, b, metric)
-    view = default_view(a) if view is None else view
-    derived = [effects(trace, metric, view=view) for trace in (a, b)]
+    unlike = matched(ours.trace, theirs.trace, ours.metric)
+    derived = [each.effects for each in (ours, theirs)]
     if direction is not None:
         derived = [each[each["direction"] == direction] for each in derived]
     found = paired(*derived)
-    table = averaged(found, quantity, level, samples, seed)
-    totals = total_changes(found, level=level, samples=samples, seed=seed)
-    sides = [{name: trace.meta["model"].get(name) for name in SIDE} for trace in (a, b)]
-    table.attrs |= {"a": sides[0]["name"], "b": sides[1]["name"]}
+    table = average_changes(found, quantity, ours.intervals)
+    totals = total_changes(found, ours.intervals)
+    sides = [{name: each.trace.meta["model"].get(name) for name in SIDE} for each in (ours, theirs)]
     pairs = [set(each["pair"]) for each in derived]
     return Comparison(
         quantity=quantity,
-        metric=derived[0].attrs["metric"],
-        unit=derived[0].attrs["unit"],
-        view=derived[0].attrs["view"],
-        positive=positive_means(derived[0].attrs["metric"], derived[0].attrs["view"]),
-        level=level,
+        metric=ours.metric.name,
+        unit=ours.metric.unit,
+        view=ours.terms.view,
+        positive=ours.terms.positive,
+        level=ours.intervals.level,
         threshold=THRESHOLD,
         a=sides[0],
         b=sides[1],
@@ -180,11 +183,25 @@ def compare(
         differing=unlike,
         pairs=shares(len(pairs[0] & pairs[1]), len(pairs[0] - pairs[1]), len(pairs[1] - pairs[0])),
         cells=shares(len(found.change), found.only_a, found.only_b),
-        without_stereotype=int(derived[0].attrs["without_stereotype"]),
+        without_stereotype=ours.terms.without_stereotype,
         totals=tuple(TotalChange(direction=str(row["direction"]), **numbers(row)) for row in totals.to_dict("records")),
         sites=tuple(site_change(row) for row in largest(table).head(top).to_dict("records")),
         table=table,
     )
+
+
+def settled(a: Trace | Analysis, b: Trace | Analysis, settings: dict[str, Any]) -> tuple[Analysis, Analysis]:
+    """Both as analyses under the same settings; of two traces the view is that of the first.
+
+    Raises LocateError for two analyses whose settings differ.
+    """
+    first = analyse(a, **settings)
+    second = analyse(b, **settings) if isinstance(b, Analysis) else replace(first, trace=b)
+    for name in ("metric", "view", "kind", "intervals"):
+        one, other = getattr(first, name), getattr(second, name)
+        if one != other:
+            raise LocateError(f"{name} {one!r} in A, {other!r} in B: analyse both under the same settings")
+    return first, second
 
 
 def shares(both: int, only_a: int, only_b: int) -> dict[str, int]:

@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from locate.mediation.averages import average
-from locate.mediation.effect_table import effects
+from locate.mediation.averages import average, summed
+from locate.mediation.effect_table import default_view, effects
+from locate.mediation.resampling import DEFAULT, Intervals
+from locate.metrics import Metric
 from locate.tracing.table import CONTROL, Trace
 
 PLACE = ["component", "layer", "unit", "role"]
@@ -18,9 +20,16 @@ COLUMNS = [CONTROL, "direction", *PLACE, "effect", "low", "high", "size", "n", "
 
 
 def control_table(
-    trace: Trace, metric: str = "logit_diff", *, level: float = 0.95, samples: int = 2000, seed: int = 0
+    trace: Trace,
+    metric: str | Metric = "logit_diff",
+    chosen: Intervals = DEFAULT,
+    *,
+    whole: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Average effect of each control at the sites that it was run at, with its interval over groups.
+
+    chosen  as in `average`; groups alone are resampled
+    whole   effects of the run itself, in its default view, where they are known already
 
     One row per control, direction and site: `effect`, `low` and `high` as `average` makes them, `size`, the mean
     absolute effect of a pair, `n` pairs, `groups`; `own` and `own_size` are the mean and mean absolute effect of the
@@ -32,12 +41,16 @@ def control_table(
     """
     if trace.controls is None:
         return pd.DataFrame(columns=COLUMNS)
-    own = means_of(trace, metric, level, samples, seed).set_index(["direction", *PLACE])
+    derived = single(effects(trace, metric, view=default_view(trace)) if whole is None else whole)
+    index, design = summed(derived, "nie")
+    own = with_sizes(index.assign(effect=design.groups.estimate), derived).set_index(["direction", *PLACE])
     parts = []
     for name, rows in trace.controls.groupby(CONTROL, observed=True, sort=False):
         if name == SETS or rows["group"].nunique() < 2:
             continue
-        found = means_of(replace(trace, table=rows), metric, level, samples, seed)
+        part = replace(trace, table=rows)
+        derived = single(effects(part, metric, view=default_view(part)))
+        found = with_sizes(average(derived, "nie", chosen.by_group), derived)
         if name == "random weights":
             found = found.loc[
                 found.groupby("direction", observed=True)["effect"].apply(lambda each: each.abs().idxmax())
@@ -49,13 +62,14 @@ def control_table(
     return table[COLUMNS]
 
 
-def means_of(trace: Trace, metric: str, level: float, samples: int, seed: int) -> pd.DataFrame:
-    """Averages of single patches, with the mean absolute effect of a pair."""
-    view = "stereotype" if (trace.table["stereotype"] != 0).any() else "signed"
-    derived = effects(trace, metric, view=view)
+def single(derived: pd.DataFrame) -> pd.DataFrame:
+    """Effects of patches of one site: no window, nothing severed, no named set, no key."""
     derived = derived[(derived["window"] == 1) & (derived["severed"] == "") & (derived["name"] == "")]
-    derived = derived[derived["key"] == ""]
-    table = average(derived, level=level, samples=samples, seed=seed)
+    return derived[derived["key"] == ""]
+
+
+def with_sizes(table: pd.DataFrame, derived: pd.DataFrame) -> pd.DataFrame:
+    """Averages with `size`, the mean absolute effect of a pair."""
     sizes = derived.assign(size=derived["nie"].abs()).groupby(["direction", *PLACE], observed=True)["size"].mean()
     return table.merge(sizes.reset_index(), on=["direction", *PLACE], how="left", validate="one_to_one")
 
@@ -96,9 +110,7 @@ class SetTest:
         )
 
 
-def set_test(
-    trace: Trace, metric: str = "logit_diff", *, level: float = 0.95, samples: int = 2000, seed: int = 0
-) -> SetTest | None:
+def set_test(trace: Trace, metric: str | Metric = "logit_diff", chosen: Intervals = DEFAULT) -> SetTest | None:
     """How the located set compares with random ones; None where the run has not compared any.
 
     The set was chosen on other groups than those it is compared on, so choosing does not make p small; few sets keep it
@@ -111,7 +123,7 @@ def set_test(
     view = "stereotype" if (rows["stereotype"] != 0).any() else "signed"
     derived = effects(replace(trace, table=rows), metric, view=view)
     total = derived.drop_duplicates("pair")["total"].mean()
-    joint = average(derived, level=level, samples=samples, seed=seed).set_index("name")
+    joint = average(derived, "nie", chosen.by_group).set_index("name")
     carried = joint["effect"] * (1 if total > 0 else -1)
     located, rest = joint.loc[LOCATED], carried.drop(LOCATED)
     return SetTest(

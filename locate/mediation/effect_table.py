@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 
 from locate.errors import LocateError
-from locate.metrics import Metric, metric_named
+from locate.mediation.keys import Codes, number_rows
+from locate.metrics import Metric, metric_named, positive_means
+from locate.sites import DIRECTIONS, check
 from locate.tracing.table import SITE, Trace
 
 VIEWS = ("stereotype", "signed")
@@ -17,18 +21,77 @@ EFFECTS = ["total", "nie", "nde"]
 KEPT = ["group", "template", "kind", "stereotype", "clean", "corrupted", "token"]
 
 
+@dataclass(frozen=True)
+class Terms:
+    """In what terms the effects of a trace are derived.
+
+    metric              whose values the effects are of; its unit is theirs
+    view                "stereotype" or "signed"
+    kind                of the pairs: "occupation", "definition", "user" or "all"
+    other_kinds         pairs of each other kind, which are left out
+    without_stereotype  pairs that the view or the metric leaves out
+    rounding            how far runs that must agree lay apart (see `rounding`); 0 for a metric that is not in nats
+    """
+
+    metric: Metric
+    view: str
+    kind: str
+    other_kinds: dict[str, int]
+    without_stereotype: int
+    rounding: float
+
+    @property
+    def unit(self) -> str:
+        """Of the metric and of its effects."""
+        return self.metric.unit
+
+    @property
+    def positive(self) -> str:
+        """What a positive effect says."""
+        return positive_means(self.metric, self.view)
+
+
+def terms_of(
+    trace: Trace, metric: str | Metric = "logit_diff", *, view: str = "stereotype", kind: str | None = None
+) -> Terms:
+    """In what terms `effects` of the same arguments are.
+
+    Raises LocateError for an unknown metric, view or kind, or a metric that needs probabilities that were left out.
+    """
+    chosen = metric_named(metric)
+    check("view", view, VIEWS)
+    if chosen.absolute and not trace.meta.get("probabilities", True):
+        raise LocateError(
+            f"metric {chosen.name!r} needs probabilities, which this run left out: choose logit_diff or odds_ratio, or "
+            "trace again with them"
+        )
+    table = of_kind(trace.table, kind)
+    others = trace.table[~trace.table["kind"].isin(table["kind"].unique())]
+    counted = others.groupby("kind", observed=True)["pair"].nunique()
+    signed = chosen.signed and view == "signed"
+    return Terms(
+        metric=chosen,
+        view="signed" if signed else "stereotype",
+        kind=default_kind(trace.table) if kind is None else kind,
+        other_kinds={str(each): int(n) for each, n in counted.items()},
+        without_stereotype=0 if signed else int(table.loc[table["stereotype"] == 0, "pair"].nunique()),
+        rounding=rounding(trace) if chosen.unit == "nats" else 0.0,
+    )
+
+
 def effects(
-    trace: Trace, metric: str = "logit_diff", *, view: str = "stereotype", kind: str | None = None
+    trace: Trace, metric: str | Metric = "logit_diff", *, view: str = "stereotype", kind: str | None = None
 ) -> pd.DataFrame:
     """Effects of every patch in every pair, averaged over the samples of a noise corruption.
 
-    metric  "logit_diff" (nats; the default), "prob_diff", "prob_stereotypical" or "odds_ratio" (see `locate.metrics`)
+    metric  "logit_diff" (nats; the default), "prob_diff", "prob_stereotypical", "odds_ratio", or a `Metric` of yours
     view    "stereotype": a female-minus-male metric is multiplied by the pair's stereotype sign, so that positive is
             towards the stereotype of the clean subject; "signed": it is left female minus male
     kind    only pairs of this kind ("occupation", "definition", "user"); "all" for every pair; None for the kind that
             `default_kind` chooses, so that words that say their gender never enter the averages of a bias
 
-    Returns one row per (pair, patch, direction) with the labels of the trace and
+    Returns one row per (pair, patch, direction) with the labels of the trace, the names of the `metric` and `view`, the
+    `rounding` of the trace (see `Terms`), and
 
     base, source, patched  the metric of the three runs
     total   y(source) - y(base): total effect of replacing the whole prompt
@@ -40,53 +103,43 @@ def effects(
     in the unit of the metric; for odds_ratio each is y' / y - 1 (Vig et al. 2020, equations 1 to 3). For a difference
     metric total(base to source) = nde(base to source) - nie(source to base) holds exactly (Pearl 2001).
 
-    Under the stereotype view and for metrics that need a stereotype, pairs with sign 0 are left out; `attrs` counts
-    them in "without_stereotype". `attrs` also says the "kind", and counts the pairs of "other_kinds" left out.
+    Under the stereotype view and for metrics that need a stereotype, pairs with sign 0 are left out; `terms_of` counts
+    them, and says the kind.
 
-    Raises LocateError for an unknown metric, view or kind, a metric that needs probabilities that were left out, or
-    when no pair is left.
+    Raises LocateError as `terms_of` does, or when no pair is left.
     """
-    chosen = metric_named(metric)
-    if view not in VIEWS:
-        raise LocateError(f"view {view!r}: expected one of {', '.join(VIEWS)}")
-    if chosen.absolute and not trace.meta.get("probabilities", True):
-        raise LocateError(
-            f"metric {metric!r} needs probabilities, which this run left out: choose logit_diff or odds_ratio, or "
-            "trace again with them"
-        )
-    table, without = of_kind(trace.table, kind), 0
-    others = trace.table[~trace.table["kind"].isin(table["kind"].unique())]
-    if view == "stereotype" or not chosen.signed:
-        unsigned = table["stereotype"] == 0
-        without = int(table.loc[unsigned, "pair"].nunique())
-        table = table[~unsigned]
+    terms, table = terms_of(trace, metric, view=view, kind=kind), of_kind(trace.table, kind)
+    if terms.view == "stereotype":
+        table = table[table["stereotype"] != 0]
         if table.empty:
             raise LocateError(
-                f"none of the {without} pairs has a stereotype, which metric {metric!r} in view {view!r} needs: give "
-                "the prompts a stereotype of -1 or 1, or use view='signed' with logit_diff or prob_diff"
+                f"none of the {terms.without_stereotype} pairs has a stereotype, which metric {terms.metric.name!r} in "
+                f"view {view!r} needs: give the prompts a stereotype of -1 or 1, or use view='signed' with logit_diff "
+                "or prob_diff"
             )
-    twice = table.duplicated([*CELL, "sample", "direction"])
+    place = number_rows(table, [*CELL, "sample"])
+    direction = (table["direction"] == DIRECTIONS[1]).to_numpy().astype(np.int64)
+    here = place * 2 + direction
+    twice = pd.Series(here, index=table.index).duplicated()
     if twice.any():
         where = ", ".join(f"{name} {value!r}" for name, value in table.loc[twice, CELL].iloc[0].items())
         raise LocateError(f"two patches are filed at {where}: trace them apart, the table cannot tell them apart")
-    rows = values(table, chosen, view)
-    rows = rows.merge(held_at_base(rows), on=[*CELL, "sample", "direction"], how="left", validate="one_to_one")
-    rows["total"] = chosen.effect(rows["source"].to_numpy(), rows["base"].to_numpy())
-    rows["nie"] = chosen.effect(rows["patched"].to_numpy(), rows["base"].to_numpy())
-    nde = chosen.effect(rows["held"].to_numpy(), rows["base"].to_numpy())
-    rows["nde"] = np.where(rows["origin"] == "source", nde, np.nan)
+    rows, effect = values(table, terms.metric, view), terms.metric.effect
+    held = held_at_base(rows["patched"].to_numpy(), place, direction)
+    rows["total"] = effect(rows["source"].to_numpy(), rows["base"].to_numpy())
+    rows["nie"] = effect(rows["patched"].to_numpy(), rows["base"].to_numpy())
+    rows["nde"] = np.where(rows["origin"] == "source", effect(held, rows["base"].to_numpy()), np.nan)
     result = over_samples(rows)
-    counted = others.groupby("kind", observed=True)["pair"].nunique()
-    result.attrs = {
-        "metric": chosen.name,
-        "unit": chosen.unit,
-        "view": view if chosen.signed else "stereotype",
-        "without_stereotype": without,
-        "rounding": rounding(trace) if chosen.unit == "nats" else 0.0,
-        "kind": default_kind(trace.table) if kind is None else kind,
-        "other_kinds": {str(each): int(n) for each, n in counted.items()},
-    }
+    for name, word in (("metric", terms.metric.name), ("view", terms.view)):
+        result[name] = pd.Categorical.from_codes(np.zeros(len(result), dtype=int), [word])
+    result["rounding"] = terms.rounding
     return result
+
+
+def one_word(effects: pd.DataFrame, column: str) -> str | None:
+    """The metric or the view that effects say they are in; None where they do not say it, or are mixed."""
+    words = effects[column].unique() if column in effects else []
+    return str(words[0]) if len(words) == 1 else None
 
 
 def rounding(trace: Trace) -> float:
@@ -142,11 +195,14 @@ def values(table: pd.DataFrame, metric: Metric, view: str) -> pd.DataFrame:
     return rows
 
 
-def held_at_base(rows: pd.DataFrame) -> pd.DataFrame:
-    """For each row the metric of the source run with the site held at base: the other direction's patched run."""
-    held = rows[[*CELL, "sample", "direction", "patched"]].rename(columns={"patched": "held"})
-    held["direction"] = held["direction"].map({"denoising": "noising", "noising": "denoising"}).astype("category")
-    return held
+def held_at_base(patched: np.ndarray, place: Codes, direction: Codes) -> np.ndarray:
+    """For each row the metric of the source run with the site held at base: the other direction's patched run.
+
+    place, direction  numbers of the cell and sample, and of the direction, of each row; nan where only one was traced
+    """
+    found = np.full(2 * (int(place.max()) + 1), np.nan)
+    found[2 * place + direction] = patched
+    return found[2 * place + 1 - direction]
 
 
 def over_samples(rows: pd.DataFrame) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from locate.errors import LocateError
-from locate.metrics import metric_named
+from locate.metrics import Metric, metric_named
 from locate.tracing.table import Trace
 
 PAIR = ["clean", "corrupted", "group", "template", "kind", "stereotype"]
@@ -15,7 +15,7 @@ MODEL = ("weights_sha256", "config_sha256", "tokenizer_sha256", "dtype", "prepen
 MEASURED = "scale"  # of a noise: follows from the model
 
 
-def matched(a: Trace, b: Trace, metric: str = "logit_diff") -> dict[str, list[Any]]:
+def matched(a: Trace, b: Trace, metric: str | Metric = "logit_diff") -> dict[str, list[Any]]:
     """What differs between two traces of the same experiment: name -> [in A, in B].
 
     Model, revision, weights, dtype, device, engine and library versions may differ, and are told.
@@ -29,9 +29,9 @@ def matched(a: Trace, b: Trace, metric: str = "logit_diff") -> dict[str, list[An
     for name in ("directions", "corruption"):
         same(name, asked(a.meta[name]), asked(b.meta[name]), "trace both alike")
     same_patches(a, b)
-    if metric_named(metric).absolute:
+    if (needed := metric_named(metric)).absolute:
         ours, theirs = (bool(trace.meta.get("probabilities", True)) for trace in (a, b))
-        way = f"metric {metric!r} needs them: trace both with them, or choose logit_diff"
+        way = f"metric {needed.name!r} needs them: trace both with them, or choose logit_diff"
         same("probabilities", ours, theirs, way)
     one, other = ({name: trace.meta["recipe"].get(name) for name in MODEL} for trace in (a, b))
     if one == other:

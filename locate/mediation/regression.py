@@ -10,9 +10,9 @@ from jaxtyping import Float
 from scipy import stats
 
 from locate.errors import LocateError
-from locate.mediation.averages import ROW, check_level
-from locate.mediation.effect_table import EFFECTS
-from locate.mediation.resampling import cluster_weights
+from locate.mediation.averages import ROW
+from locate.mediation.effect_table import EFFECTS, one_word
+from locate.mediation.resampling import DEFAULT, Intervals, cluster_weights
 from locate.prompts.build import definitional_table, occupation_table
 from locate.sites import check
 
@@ -45,10 +45,7 @@ def gender_regression(
     effects: pd.DataFrame,
     scores: pd.DataFrame | None = None,
     column: str = "nie",
-    *,
-    level: float = 0.95,
-    samples: int = 2000,
-    seed: int = 0,
+    chosen: Intervals = DEFAULT,
 ) -> pd.DataFrame:
     """y = a_s x_s + a_f x_f + b at every site and direction, by least squares over words (Limisiewicz et al. 2024).
 
@@ -56,12 +53,13 @@ def gender_regression(
     scores   columns word, stereotypical (x_s) and factual (x_f), positive for female, as `gender_scores` (the default)
              returns them; tables that are negative for female have to be turned round
     column   as in `average`; y is its mean over the pairs of a word (a group of the trace)
+    chosen   level, resamples and seed of the intervals
 
     Returns one row per (direction, site) and `term` (stereotypical, factual, intercept): the `coefficient`, in the
     effects' unit for one unit of score, with `low` and `high`, `words`, and `r2`, the share of variance explained.
     Words are resampled; the interval is the wider of the percentile interval, widened for the number of words, and
     Student's with the HC3 error (MacKinnon and White 1985). Sites with fewer than 8 words, or whose own words' scores
-    are collinear, have nan. `attrs["without_score"]` counts the words that have no score and are left out.
+    are collinear, have nan. `words_without_score` are left out.
 
     y is what the swap shows: an effect of "nurse" in the place of "man" holds the gender of "man", and one of "actress"
     in the place of "actor" twice that of a word. Neutral swaps or noise compare with nothing gendered.
@@ -69,10 +67,9 @@ def gender_regression(
     Raises LocateError for effects that are not signed, scores that are incomplete or collinear, and too few words.
     """
     check("column", column, tuple(EFFECTS))
-    check_level(level, samples)
-    if effects.attrs.get("view") != "signed":
+    if one_word(effects, "view") != "signed":
         raise LocateError(
-            f"effects in view {effects.attrs.get('view')!r}: expected 'signed' (female minus male), as the scores are: "
+            f"effects in view {one_word(effects, 'view')!r}: expected 'signed' (female minus male), as the scores are: "
             "take effects(trace, view='signed', kind='all')"
         )
     if effects[column].isna().any():
@@ -92,7 +89,7 @@ def gender_regression(
     for words, cells in alike(~np.isnan(y)):
         if len(words) >= FEWEST and not collinear(design[words]):
             part = fit(design[words], y[np.ix_(words, cells)])
-            ends = interval(design[words], y[np.ix_(words, cells)], level, samples, seed)
+            ends = interval(design[words], y[np.ix_(words, cells)], chosen)
             found[:, :, cells] = np.stack([part, *ends])
             r2[cells] = explained(design[words], y[np.ix_(words, cells)], part)
     index = values.columns.to_frame(index=False)
@@ -101,10 +98,13 @@ def gender_regression(
                      words=(~np.isnan(y)).sum(0), r2=r2)
         for place, term in enumerate(TERMS)
     ]  # fmt: skip
-    result = pd.concat(parts, ignore_index=True)
-    about = {"column": column, "level": level, "resampled": "words", "without_score": len(without), "words": len(y)}
-    result.attrs = effects.attrs | about | {"unit": f"{effects.attrs['unit']} per unit of score"}
-    return result
+    return pd.concat(parts, ignore_index=True)
+
+
+def words_without_score(effects: pd.DataFrame, scores: pd.DataFrame | None = None) -> list[str]:
+    """Words of the effects that have no score, in the order of the effects."""
+    known = checked(gender_scores() if scores is None else scores)
+    return [str(word) for word in effects["group"].unique() if word not in known.index]
 
 
 def checked(scores: pd.DataFrame) -> pd.DataFrame:
@@ -170,19 +170,19 @@ def explained(design: Design, y: Values, coefficients: Coefficients) -> Float[np
     return 1 - np.divide(left, total, out=np.full(total.shape, np.nan), where=total > 0)
 
 
-def interval(design: Design, y: Values, level: float, samples: int, seed: int) -> tuple[Coefficients, Coefficients]:
+def interval(design: Design, y: Values, chosen: Intervals) -> tuple[Coefficients, Coefficients]:
     """Low and high end of each coefficient."""
     words, terms = design.shape
-    tail = (1 - level) / 2
+    tail = chosen.tails[0]
     estimate = fit(design, y)
     student = stats.t.ppf(1 - tail, words - terms)
     half = student * hc3(design, y - design @ estimate)
     wider = student / stats.norm.ppf(1 - tail) * np.sqrt(words / (words - terms))
-    weights = cluster_weights(words, samples, seed)
+    weights = cluster_weights(words, chosen.samples, chosen.seed)
     squares = np.einsum("sw,wi,wj->sij", weights, design, design, optimize=True)
     usable = np.linalg.eigvalsh(squares)[:, 0] > COLLINEAR**2 * words
     low, high = np.empty_like(estimate), np.empty_like(estimate)
-    step = max(1, BLOCK // (samples * terms))
+    step = max(1, BLOCK // (chosen.samples * terms))
     for first in range(0, y.shape[1], step):
         cells = slice(first, first + step)
         rest = y[:, cells] - design @ estimate[:, cells]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
+from locate.errors import LocateError
+from locate.sites import check
+
+CLUSTERS = ("group", "group+template")
+FEWEST_SAMPLES = 100
 BLOCK = 1 << 22  # resampled numbers held at once
 FEW = 8  # clusters of a cell below which its interval is Student's
 DEGENERATE = 1e-9  # share of the variance below which a draw holds one value only
@@ -17,6 +22,48 @@ NEVER = 1e9  # the t of such a draw
 Table = Float[np.ndarray, "cluster cell"]
 Drawn = Float[np.ndarray, "sample cell"]
 Cells = Float[np.ndarray, " cell"]
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """How intervals and p-values are made.
+
+    level     coverage of an interval, in (0, 1)
+    samples   bootstrap resamples, and sign flips for p; at least 100
+    seed      of the resampling
+    clusters  "group": occupations are drawn, the templates are those that are there; "group+template": templates are
+              drawn too, for a statement on templates that were not tried
+
+    Raises LocateError for a level, a number of resamples, a seed or clusters that make no interval.
+    """
+
+    level: float = 0.95
+    samples: int = 2000
+    seed: int = 0
+    clusters: str = "group"
+
+    def __post_init__(self) -> None:
+        check("clusters", self.clusters, CLUSTERS)
+        if not 0 < self.level < 1 or self.samples < FEWEST_SAMPLES:
+            raise LocateError(
+                f"level {self.level}, {self.samples} samples: expected a level in (0, 1) and at least "
+                f"{FEWEST_SAMPLES} samples"
+            )
+        if self.seed < 0:
+            raise LocateError(f"seed {self.seed}: expected a whole number from 0 up")
+
+    @property
+    def by_group(self) -> Intervals:
+        """The same, with groups alone resampled."""
+        return replace(self, clusters="group")
+
+    @property
+    def tails(self) -> tuple[float, float]:
+        """The two quantiles that bound a percentile interval."""
+        return (1 - self.level) / 2, (1 + self.level) / 2
+
+
+DEFAULT = Intervals()
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,10 +223,11 @@ def interval(estimate: Cells, found: Deviations, level: float) -> tuple[Cells, C
     return estimate + np.where(few, -half, below), estimate + np.where(few, half, above)
 
 
-def intervals(design: Design, level: float, samples: int, seed: int) -> tuple[Cells, Cells]:
+def intervals(design: Design, chosen: Intervals) -> tuple[Cells, Cells]:
     """Low and high end of every cell of a design; every cell sees the same draws."""
     parts = []
-    for _, block in design.blocks(samples):
-        parts.append(interval(block.groups.estimate, drawn_deviations(block, samples, seed), level))
+    for _, block in design.blocks(chosen.samples):
+        found = drawn_deviations(block, chosen.samples, chosen.seed)
+        parts.append(interval(block.groups.estimate, found, chosen.level))
     low, high = (np.concatenate(ends) for ends in zip(*parts, strict=True))
     return low, high

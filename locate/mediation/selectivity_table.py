@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from scipy import stats
 
 from locate.errors import LocateError
-from locate.mediation.averages import ROW, average, check_level, summed
-from locate.mediation.effect_table import DEFINITION, OCCUPATION
-from locate.mediation.resampling import FEW, NEVER, Design, Deviations, drawn_deviations, pivots
+from locate.mediation.averages import ROW, average, summed
+from locate.mediation.effect_table import DEFINITION, OCCUPATION, one_word
+from locate.mediation.resampling import DEFAULT, FEW, NEVER, Design, Deviations, Intervals, drawn_deviations, pivots
 
 Cells = Float[np.ndarray, " cell"]
 KINDS = {"stereotype": OCCUPATION, "definition": DEFINITION}
+PASSING = 0.05
+NEITHER, UNTRACED = "neither passes", "untraced"
 KEPT = ["effect", "low", "high", "q", "n", "groups"]
 
 
 def selectivity(
-    effects: pd.DataFrame,
-    column: str = "nie",
-    *,
-    threshold: float = 0.05,
-    level: float = 0.95,
-    samples: int = 2000,
-    seed: int = 0,
+    effects: pd.DataFrame, column: str = "nie", chosen: Intervals = DEFAULT, *, threshold: float = PASSING
 ) -> pd.DataFrame:
     """Whether each site carries the stereotype of occupations or the gender of words that say it ("actress", "king").
 
     effects    of both kinds of pairs, in the stereotype view: `effects(trace, kind="all")`
     column     as in `average`
+    chosen     level, resamples and seed of the intervals; groups are resampled
     threshold  largest q at which an effect counts as being there
 
     With s the average effect of occupations and d that of definitional words at the same site,
@@ -42,40 +37,39 @@ def selectivity(
     where s is twice d. It is the cosine of twice the angle of (s, d): smooth, so that noise in an effect near 0 moves
     it little. Only sizes count; signs stand in `stereotype` and `definition`. It compares effects as they are (nats),
     not shares of the total effects, which may be near 0; so where definitional words move the answer more at large,
-    most sites lean to -1: `attrs["total"]` holds the selectivity of the whole prompt, with interval, to compare with.
+    most sites lean to -1: `total_selectivity` is that of the whole prompt, with interval, to compare with.
     It does not say that the two kinds take different features within a site, and it says of occupations only what
     their swap shows: against "man" and "woman" (swap "anti") the counterfactual says its gender, and so does the
     effect; take "opposite" or "neutral", or noise.
 
     Returns one row per (direction, site) with `selectivity`, `low`, `high`; `stereotype` and `definition`, their
-    intervals, q, pairs (n) and groups, of each kind in a map of its own. It is nan, counted in `attrs["undefined"]`,
-    where both q are above the threshold, since 0/0 would be made of noise; and where one kind has no pair or one group
-    only, counted in `attrs["untraced"]`. The interval is that of the angle of (s, d) after Fieller 1954, groups of both
+    intervals, q, pairs (n) and groups, of each kind in a map of its own; and `why_undefined`. It is nan where both q
+    are above the threshold, since 0/0 would be made of noise ("neither passes"); and where one kind has no pair or one
+    group only ("untraced"). The interval is that of the angle of (s, d) after Fieller 1954, groups of both
     kinds resampled independently for its critical value; it reaches the end +1 or -1 where the sign of d or s is open,
     and spans [-1, 1] where neither is known.
 
     Raises LocateError where effects lack one of the kinds or are female minus male, and as `average` does.
     """
     both = {name: of_kind(effects, name, kind) for name, kind in KINDS.items()}
-    check_level(level, samples)
-    settings: dict[str, Any] = {"level": level, "samples": samples, "seed": seed}
-    averages = {name: average(rows, column, **settings) for name, rows in both.items()}
+    averages = {name: average(rows, column, chosen.by_group) for name, rows in both.items()}
     result = side_by_side(averages)
-    result = result.merge(angles(both, column, **settings), on=ROW, how="left", validate="one_to_one")
+    result = result.merge(angles(both, column, chosen), on=ROW, how="left", validate="one_to_one")
     there = (result["stereotype_q"] <= threshold) | (result["definition_q"] <= threshold)
     traced = result["selectivity"].notna()
     result.loc[~there, ["selectivity", "low", "high"]] = np.nan
-    once = {name: whole(rows) for name, rows in both.items()}
-    total = angles(once, "total", **settings).set_index("direction")[["selectivity", "low", "high"]]
-    result.attrs = averages["stereotype"].attrs | {
-        "unit": "selectivity",
-        "effects_in": effects.attrs["unit"],
-        "undefined": int((traced & ~there).sum()),
-        "untraced": int((~traced).sum()),
-        "threshold": threshold,
-        "total": {str(direction): tuple(map(float, row)) for direction, *row in total.itertuples()},
-    }
+    result["why_undefined"] = np.where(~traced, UNTRACED, np.where(there, "", NEITHER))
     return result
+
+
+def total_selectivity(effects: pd.DataFrame, chosen: Intervals = DEFAULT) -> dict[str, tuple[float, float, float]]:
+    """Selectivity of the whole prompt by direction, low and high end of its interval; arguments as `selectivity`.
+
+    Raises LocateError as `selectivity` does.
+    """
+    once = {name: whole(of_kind(effects, name, kind)) for name, kind in KINDS.items()}
+    total = angles(once, "total", chosen).set_index("direction")[["selectivity", "low", "high"]]
+    return {str(row[0]): (float(row[1]), float(row[2]), float(row[3])) for row in total.itertuples()}
 
 
 def comparable(rows: pd.DataFrame) -> bool:
@@ -89,9 +83,9 @@ def of_kind(effects: pd.DataFrame, name: str, kind: str) -> pd.DataFrame:
 
     Raises LocateError where there are none, or where they are female minus male.
     """
-    if effects.attrs.get("view") != "stereotype":
+    if one_word(effects, "view") != "stereotype":
         raise LocateError(
-            f"effects in view {effects.attrs.get('view')!r}: expected 'stereotype': words of both genders would cancel"
+            f"effects in view {one_word(effects, 'view')!r}: expected 'stereotype': words of both genders would cancel"
         )
     rows = effects[effects["kind"] == kind]
     if rows.empty:
@@ -100,8 +94,6 @@ def of_kind(effects: pd.DataFrame, name: str, kind: str) -> pd.DataFrame:
             f"the effects hold kind {have} and no {kind!r}: trace occupations and definitional words together "
             "(--words both), and take effects(trace, kind='all')"
         )
-    rows = rows.copy()
-    rows.attrs = effects.attrs | {"kind": kind}
     return rows
 
 
@@ -127,7 +119,7 @@ def whole(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def angles(both: dict[str, pd.DataFrame], column: str, level: float, samples: int, seed: int) -> pd.DataFrame:
+def angles(both: dict[str, pd.DataFrame], column: str, chosen: Intervals) -> pd.DataFrame:
     """Selectivity and its interval for every site that has two groups of either kind; nan elsewhere."""
     (cells, first), (other, second) = (summed(rows, column) for rows in both.values())
     places = pd.MultiIndex.from_frame(other).get_indexer(pd.MultiIndex.from_frame(cells))
@@ -135,11 +127,12 @@ def angles(both: dict[str, pd.DataFrame], column: str, level: float, samples: in
     first = Design(first.groups[np.flatnonzero(places >= 0)])
     second = Design(second.groups[places[places >= 0]])
     parts = []
-    for chosen, block in first.blocks(samples):
-        partner = Design(second.groups[chosen])
+    for places_of, block in first.blocks(chosen.samples):
+        partner = Design(second.groups[places_of])
         s, d = block.groups.estimate, partner.groups.estimate
-        found = [drawn_deviations(each, samples, seed + turn) for turn, each in enumerate((block, partner))]
-        parts.append(np.stack([leaning(np.arctan2(d, s)), *interval(s, d, found[0], found[1], level)]))
+        turns = enumerate((block, partner))
+        found = [drawn_deviations(each, chosen.samples, chosen.seed + turn) for turn, each in turns]
+        parts.append(np.stack([leaning(np.arctan2(d, s)), *interval(s, d, found[0], found[1], chosen.level)]))
     value, low, high = np.concatenate(parts, axis=1)
     known = ~np.isnan(low)
     return cells.assign(

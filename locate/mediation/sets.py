@@ -10,6 +10,8 @@ from jaxtyping import Float
 
 from locate.errors import LocateError
 from locate.mediation.effect_table import effects
+from locate.mediation.resampling import DEFAULT, Intervals, cluster_weights
+from locate.metrics import Metric
 from locate.tracing.table import Trace
 
 CIRCUIT = "circuit"
@@ -34,9 +36,29 @@ class Areas:
         return f"CPR {cpr}, CMD {cmd}; n = {self.n} pairs of {self.groups} groups"
 
 
-def set_table(
-    trace: Trace, metric: str = "logit_diff", *, level: float = 0.95, samples: int = 2000, seed: int = 0
-) -> pd.DataFrame:
+@dataclass(frozen=True, eq=False)
+class Shares:
+    """Means of all sets over all groups, and of resampled groups.
+
+    names   of the sets
+    effect  in the metric's unit
+    share   of the total effect
+    drawn   that share in each resample of the groups
+    sites   of the whole map
+    tails   quantiles that bound an interval
+    """
+
+    names: tuple[str, ...]
+    effect: Float[np.ndarray, " set"]
+    share: Float[np.ndarray, " set"]
+    drawn: Float[np.ndarray, "sample set"]
+    n: int
+    groups: int
+    sites: int
+    tails: tuple[float, float]
+
+
+def set_table(trace: Trace, metric: str | Metric = "logit_diff", chosen: Intervals = DEFAULT) -> pd.DataFrame:
     """Joint effect and faithfulness of every set that a run measured, with intervals over groups.
 
     One row per set: `kind` ("top", "greedy", "circuit"), `size` (sites), `share` (of all sites), `effect` (mean over
@@ -47,11 +69,14 @@ def set_table(
 
     Raises LocateError for a run without sets, or where the total effect cannot be told from 0.
     """
-    names, draws, sums = resampled_shares(trace, metric, samples, seed)
-    quantiles = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    sites = int(trace.meta["sets"]["sites"])
-    rows = []
-    for place, name in enumerate(names):
+    return table_of(resample_shares(trace, metric, chosen))
+
+
+def table_of(sums: Shares) -> pd.DataFrame:
+    """The rows of `set_table`."""
+    quantiles = np.quantile(sums.drawn, sums.tails, axis=0)
+    sites, rows = sums.sites, []
+    for place, name in enumerate(sums.names):
         kind, size = name.split()
         rows.append(
             {
@@ -71,27 +96,19 @@ def set_table(
     return table.sort_values(["kind", "size"], kind="stable", ignore_index=True)
 
 
-@dataclass(frozen=True, eq=False)
-class Shares:
-    """Means of all sets: effect in the metric's unit, and share of the total effect."""
-
-    effect: Float[np.ndarray, " set"]
-    share: Float[np.ndarray, " set"]
-    n: int
-    groups: int
-
-
-def areas(
-    trace: Trace, metric: str = "logit_diff", *, level: float = 0.95, samples: int = 2000, seed: int = 0
-) -> Areas:
+def areas(trace: Trace, metric: str | Metric = "logit_diff", chosen: Intervals = DEFAULT) -> Areas:
     """CPR and CMD of the run's circuits, by trapezoids between the sizes that were measured.
 
     Raises LocateError as `set_table` does.
     """
-    names, draws, sums = resampled_shares(trace, metric, samples, seed)
-    circuits = sorted((int(name.split()[1]), place) for place, name in enumerate(names) if name.startswith(CIRCUIT))
-    sites = int(trace.meta["sets"]["sites"])
-    x = np.array([size / sites for size, _ in circuits] + [1.0])
+    return areas_of(resample_shares(trace, metric, chosen))
+
+
+def areas_of(sums: Shares) -> Areas:
+    """CPR and CMD of the circuits among the sets."""
+    named = enumerate(sums.names)
+    circuits = sorted((int(name.split()[1]), place) for place, name in named if name.startswith(CIRCUIT))
+    x = np.array([size / sums.sites for size, _ in circuits] + [1.0])
 
     def of(shares: np.ndarray) -> np.ndarray:
         """CPR and CMD on the first axis."""
@@ -100,17 +117,18 @@ def areas(
         return np.array([np.trapezoid(y, x, axis=-1), np.trapezoid(np.abs(1 - y), x, axis=-1)])
 
     def interval(own: float, many: np.ndarray) -> tuple[float, float, float]:
-        low, high = np.quantile(many, [(1 - level) / 2, (1 + level) / 2])
+        low, high = np.quantile(many, sums.tails)
         return float(own), float(low), float(high)
 
-    own, many = of(sums.share), of(draws)
+    own, many = of(sums.share), of(sums.drawn)
     return Areas(interval(own[0], many[0]), interval(own[1], many[1]), sums.n, sums.groups)
 
 
-def resampled_shares(
-    trace: Trace, metric: str, samples: int, seed: int
-) -> tuple[list[str], Float[np.ndarray, "sample set"], Shares]:
-    """Names of the sets, their faithfulness in each resample of the groups, and over all groups."""
+def resample_shares(trace: Trace, metric: str | Metric, chosen: Intervals) -> Shares:
+    """Effects and faithfulness of every set over all groups, and in each resample of the groups.
+
+    Raises LocateError as `set_table` does.
+    """
     if trace.sets is None:
         raise LocateError("this run measured no sets of sites: trace again with sets")
     view = "stereotype" if (trace.sets["stereotype"] != 0).any() else "signed"
@@ -119,7 +137,7 @@ def resampled_shares(
     by_group = rows.groupby(["group", "name"], observed=True)[["nie", "total"]].sum().unstack("name")
     nie, total = (by_group[column].reindex(columns=names).to_numpy(dtype=float) for column in ("nie", "total"))
     groups, n = len(by_group), rows["pair"].nunique()
-    weights = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=samples).astype(float)
+    weights = cluster_weights(groups, chosen.samples, chosen.seed)
     bottoms = weights @ total
     low, high = np.quantile(bottoms[:, 0], [0.025, 0.975])
     if low <= 0 <= high:
@@ -129,5 +147,5 @@ def resampled_shares(
     def shares(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
         return np.where(circuit, 1 - top / bottom, top / bottom)
 
-    whole = Shares(nie.sum(0) / n, shares(nie.sum(0), total.sum(0)), n, groups)
-    return names, shares(weights @ nie, bottoms), whole
+    effect, share, drawn = nie.sum(0) / n, shares(nie.sum(0), total.sum(0)), shares(weights @ nie, bottoms)
+    return Shares(tuple(names), effect, share, drawn, n, groups, int(trace.meta["sets"]["sites"]), chosen.tails)

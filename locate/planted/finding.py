@@ -11,6 +11,7 @@ import pandas as pd
 
 from locate.mediation.averages import average
 from locate.mediation.effect_table import effects
+from locate.mediation.resampling import Intervals
 from locate.model.hooked import Model
 from locate.model.loading import load
 from locate.planted.build import Place, Planted, Truth, plant
@@ -80,7 +81,9 @@ def trace_planted(planted: Planted, model: Model) -> Maps:
 
 def judge_maps(planted: Planted, maps: Maps) -> Finding:
     """Where the planted sites are ranked."""
-    sites, words, edges = (average(each, samples=100) for each in (maps.occupations, maps.definitions, maps.edges))
+    sites, words, edges = (
+        average(each, "nie", Intervals(samples=100)) for each in (maps.occupations, maps.definitions, maps.edges)
+    )
     stereotypes = sites[sites["direction"] == "denoising"]
     return Finding(
         planted.plan,

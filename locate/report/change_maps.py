@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from locate.errors import LocateError
 from locate.files import write_whole
-from locate.mediation import Comparison
+from locate.mediation.comparison import Comparison
 from locate.report.figures import (
     NAMES,
     QUANTITIES,
@@ -41,10 +41,11 @@ class Written:
     missing: str = ""
 
 
-def plot_changes(table: pd.DataFrame, *, title: str = "", direction: str = "denoising", window: int = 1) -> go.Figure:
+def plot_changes(
+    comparison: Comparison, *, title: str = "", direction: str = "denoising", window: int = 1
+) -> go.Figure:
     """Layer x role maps of model A, of model B and of the change B - A, one line of panels per component.
 
-    table              as `changes` returns it, or `Comparison.table`
     direction, window  as in `plot_map`
 
     One colour scale, centred on 0, serves all panels. Cells above the false-discovery threshold are faded, in each
@@ -52,7 +53,8 @@ def plot_changes(table: pd.DataFrame, *, title: str = "", direction: str = "deno
 
     Raises LocateError when nothing is to be drawn.
     """
-    rows = whole_vectors(table, direction, window)
+    shown = comparison.shown()
+    rows = whole_vectors(shown.table, direction, window)
     if rows.empty:
         raise LocateError(
             f"no cells of direction {direction!r} and window {window} to draw: compare runs that have them"
@@ -60,37 +62,38 @@ def plot_changes(table: pd.DataFrame, *, title: str = "", direction: str = "deno
     roles = [role for role in ROLES if role in set(rows["role"])]
     parts = {NAMES[name]: rows[rows["component"] == name] for name in NAMES if name in set(rows["component"])}
     parts = {name: part.assign(column=part["role"].astype(str)) for name, part in parts.items()}
-    figure, limit = beside(parts, roles, table)
+    figure, limit = beside(parts, roles, comparison)
     figure.update_xaxes(tickvals=roles, ticktext=[marked(role) for role in roles], tickangle=-40)
     width, height = 200 + 3 * max(200, 58 * len(roles)), 190 + len(parts) * (70 + 30 * n_layers(rows))
-    return finished(figure, table, title, direction, limit, width, height, window, NOTE)
+    return finished(figure, shown, title, direction, limit, width, height, window, NOTE)
 
 
 def plot_head_changes(
-    table: pd.DataFrame, *, role: str = "last", title: str = "", direction: str = "denoising"
+    comparison: Comparison, *, role: str = "last", title: str = "", direction: str = "denoising"
 ) -> go.Figure:
     """Layer x head maps at one role of model A, of model B and of the change B - A.
 
-    table, direction: as in `plot_changes`.
+    direction: as in `plot_changes`.
 
     Raises LocateError when no heads were compared at that role.
     """
-    rows = whole_sites(table)
+    shown = comparison.shown()
+    rows = whole_sites(shown.table)
     rows = rows[(rows["direction"] == direction) & (rows["component"] == "head") & (rows["role"] == role)]
     rows = rows[rows["window"] == 1]
     if rows.empty:
         raise LocateError(f"no heads of direction {direction!r} at role {role!r}: compare runs with component 'head'")
     heads = [str(head) for head in sorted(rows["unit"].unique())]
     name = f"{NAMES['head']} at {role.replace('_', ' ')}"
-    figure, limit = beside({name: rows.assign(column=rows["unit"].astype(str))}, heads, table)
+    figure, limit = beside({name: rows.assign(column=rows["unit"].astype(str))}, heads, comparison)
     figure.update_xaxes(title="head", type="category")
     width, height = 200 + 3 * max(200, 46 * len(heads)), 240 + 34 * n_layers(rows)
-    return finished(figure, table, title, direction, limit, width, height, note=NOTE)
+    return finished(figure, shown, title, direction, limit, width, height, note=NOTE)
 
 
-def beside(parts: dict[str, pd.DataFrame], columns: Sequence[str], table: pd.DataFrame) -> tuple[go.Figure, float]:
+def beside(parts: dict[str, pd.DataFrame], columns: Sequence[str], comparison: Comparison) -> tuple[go.Figure, float]:
     """A line of three panels for each part, and the limit of their one colour scale."""
-    heads = [f"A: {short(table.attrs.get('a', ''))}", f"B: {short(table.attrs.get('b', ''))}", "B - A"]
+    heads = [f"A: {short(comparison.a['name'])}", f"B: {short(comparison.b['name'])}", "B - A"]
     figure = quiet_subplots(
         len(parts), 3, shared_yaxes=True, shared_xaxes=True, horizontal_spacing=0.02,
         vertical_spacing=0.06 if len(parts) > 1 else 0.0, subplot_titles=heads,
@@ -129,11 +132,11 @@ def change_figures(comparison: Comparison) -> dict[str, go.Figure]:
         rows = whole_sites(table[table["direction"] == direction])
         for window in sorted({int(width) for width in rows.loc[rows["unit"] < 0, "window"]}):
             suffix = direction if window == 1 else f"{direction}_window{window}"
-            drawn[f"change_{suffix}"] = plot_changes(table, title=title, direction=direction, window=window)
+            drawn[f"change_{suffix}"] = plot_changes(comparison, title=title, direction=direction, window=window)
         heads = rows[(rows["component"] == "head") & (rows["window"] == 1)]
         for role in [role for role in ROLES if role in set(heads["role"])]:
             drawn[f"change_heads_{role}_{direction}"] = plot_head_changes(
-                table, role=role, title=title, direction=direction
+                comparison, role=role, title=title, direction=direction
             )
     return drawn
 

@@ -27,13 +27,17 @@ Panels = dict[tuple[str, str], list[int]]
 Say = Callable[[str], None]
 
 
-def plot_evaluation(evaluation: Evaluation, *, title: str = "") -> go.Figure:
+def plot_evaluation(evaluation: Evaluation | EvaluationChange, *, title: str = "") -> go.Figure:
     """Scores as dots with their intervals, those of one kind and unit on one axis, each beside its ideal.
 
     Scores of parts of a test are drawn only where the test has none of its whole, or where they are controls.
 
+    Of an `EvaluationChange` it draws before beside after.
+
     Raises LocateError when there is nothing to draw.
     """
+    if isinstance(evaluation, EvaluationChange):
+        return plot_evaluation_change(evaluation, title=title)
     scores = drawn_scores(evaluation.scores)
     figure, panels = panelled(scores)
     for (kind, _), places in panels.items():

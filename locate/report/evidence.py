@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from textwrap import wrap
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from locate.errors import LocateError
-from locate.mediation.agreement import PLACE, agreement, estimated_and_exact
-from locate.mediation.controls import CHOOSING, control_table, set_test
+from locate.mediation.agreement import PLACE
+from locate.mediation.analysis import Analysis, Shown
+from locate.mediation.controls import CHOOSING
 from locate.mediation.located import Located
-from locate.mediation.sets import Areas, areas, set_table
-from locate.metrics import METRICS, difference, positive_means
+from locate.mediation.sets import Areas
+from locate.metrics import difference
 from locate.report.figures import COLOURS, layout
 from locate.report.quiet import Figure, quiet_subplots
-from locate.tracing.table import CONTROL, Trace, whole_sites
+from locate.tracing.table import CONTROL, whole_sites
 
 SHORT = {"mlp_out": "MLP", "attn_out": "attention", "head": "head", "neuron": "neuron", "resid_pre": "residual"}
 CONTROL_COLOURS = dict(
@@ -45,19 +44,23 @@ def short_name(row: pd.Series) -> str:
 
 
 def plot_controls(
-    controls: pd.DataFrame, averages: pd.DataFrame, *, direction: str = "denoising", title: str = ""
+    controls: Analysis | pd.DataFrame, averages: Shown | None = None, *, direction: str = "denoising", title: str = ""
 ) -> go.Figure:
     """Each controlled site's own effect and those of its controls, with intervals: one row of marks a site.
 
-    controls  as `control_table` returns them; averages  as `average` returns them, of the whole run
+    controls  an `Analysis`; or a table as `control_table` returns it, with the averages of the whole run
 
     Raises LocateError when no control was run in that direction.
     """
+    if isinstance(controls, Analysis):
+        controls, averages = controls.controls, controls.shown()
+    assert averages is not None
     rows = controls[controls["direction"] == direction]
     sites = rows[rows[CONTROL] != "random weights"].drop_duplicates(PLACE[:4])
     if sites.empty:
         raise LocateError(f"no controls of direction {direction!r} to draw: trace with controls")
-    own = whole_sites(averages[(averages["direction"] == direction) & (averages["window"] == 1)])
+    own = whole_sites(averages.table[averages.table["direction"] == direction])
+    own = own[own["window"] == 1]
     own = own[own["key"] == ""]
     own = own.merge(sites[PLACE[:4]], on=PLACE[:4]).assign(**{CONTROL: "the site itself"})
     names = [short_name(row) for _, row in sites.iterrows()]
@@ -79,15 +82,14 @@ def plot_controls(
             "%{customdata[3]} groups<extra>" + name + "</extra>",
         )  # fmt: skip
     figure.add_vline(x=0, line={"color": "black", "width": 1})
-    about = averages.attrs
-    figure.update_xaxes(title=f"average indirect effect, {about['unit']}", gridcolor="#eeeeee")
+    figure.update_xaxes(title=f"average indirect effect, {averages.unit}", gridcolor="#eeeeee")
     figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5])
     counts = rows[rows[CONTROL] == "shuffled source"]
     n = f"{counts['n'].max()} pairs of {counts['groups'].max()} groups" if len(counts) else "their own words"
     caption = (
-        f"{direction}; positive is {positive_means(about['metric'], about['view'])}, for neutral words female; sites: "
+        f"{direction}; positive is {averages.positive}, for neutral words female; sites: "
         f"n = {int(own['n'].max())} pairs of {int(own['groups'].max())} groups, shuffled and random: {n};<br>"
-        f"{about['level']:.0%} intervals by bootstrap over groups; shuffled: another group's value; random: as far, "
+        f"{averages.level:.0%} intervals by bootstrap over groups; shuffled: another group's value; random: as far, "
         "anywhere"
     )
     weights = rows[rows[CONTROL] == "random weights"]
@@ -98,11 +100,18 @@ def plot_controls(
     return figure
 
 
-def plot_sets(table: pd.DataFrame, area: Areas, *, title: str = "") -> go.Figure:
+def plot_sets(table: Analysis | pd.DataFrame, area: Areas | None = None, *, title: str = "") -> go.Figure:
     """Faithfulness against the size of the set: circuits by their share of all sites, sets written together by number.
 
-    table  as `set_table` returns it; area  as `areas` returns it
+    table  an `Analysis`; or a table as `set_table` returns it, with its `areas`
+
+    Raises LocateError for a run without sets, or where the total effect cannot be told from 0.
     """
+    if isinstance(table, Analysis):
+        if table.sets is None or table.areas is None:
+            raise LocateError(table.why_no_sets or "this run measured no sets of sites: trace again with sets")
+        table, area = table.sets, table.areas
+    assert area is not None
     figure = quiet_subplots(
         1, 2, horizontal_spacing=0.12, subplot_titles=["circuits: all else corrupted", "sets written together"]
     )
@@ -140,12 +149,14 @@ def add_curve(figure: go.Figure, x: pd.Series, rows: pd.DataFrame, name: str, co
     )  # fmt: skip
 
 
-def plot_agreement(trace: Trace, *, title: str = "") -> go.Figure:
+def plot_agreement(analysis: Analysis, *, title: str = "") -> go.Figure:
     """Estimated against exact average effects of every site that a run within a budget measured, log-odds.
 
     Raises LocateError for a run that has no estimates.
     """
-    found, rows = agreement(trace), estimated_and_exact(trace)
+    found, rows = analysis.agreement, analysis.estimated
+    if rows is None:
+        raise LocateError("this run was not made within a budget: it has no estimates to compare")
     rows = rows[rows["exact"].notna()]
     figure = quiet_subplots(1, len(found), subplot_titles=[each.direction for each in found], horizontal_spacing=0.1)
     for column, each in enumerate(found, start=1):
@@ -177,40 +188,36 @@ def plot_agreement(trace: Trace, *, title: str = "") -> go.Figure:
     return figure
 
 
-def evidence_figures(trace: Trace, averages: pd.DataFrame, metric: str, **settings: Any) -> dict[str, go.Figure]:
+def evidence_figures(analysis: Analysis) -> dict[str, go.Figure]:
     """Controls, sets and estimates, as far as the run has them, by file name."""
     drawn: dict[str, go.Figure] = {}
-    controls = control_table(trace, metric, **settings)
+    controls = analysis.controls
     for direction in controls["direction"].unique():
         if (controls.loc[controls["direction"] == direction, CONTROL] != "random weights").any():
-            drawn[f"controls_{direction}"] = plot_controls(controls, averages, direction=str(direction))
-    if trace.sets is not None and METRICS[metric].effect is difference:
-        with suppress(LocateError):  # shares of a total that cannot be told from 0; the report says so
-            drawn["sets"] = plot_sets(set_table(trace, metric, **settings), areas(trace, metric, **settings))
-    if trace.estimates is not None:
-        drawn["estimates"] = plot_agreement(trace)
+            drawn[f"controls_{direction}"] = plot_controls(analysis, direction=str(direction))
+    if analysis.sets is not None and analysis.metric.effect is difference:
+        drawn["sets"] = plot_sets(analysis)
+    if analysis.estimated is not None:
+        drawn["estimates"] = plot_agreement(analysis)
     return drawn
 
 
-def evidence_lines(trace: Trace, located: Located, metric: str, **settings: Any) -> list[str]:
+def evidence_lines(analysis: Analysis, located: Located) -> list[str]:
     """What a run's controls, sets and estimates say, and which of them it has not, a sentence each."""
+    trace, metric = analysis.trace, analysis.metric.name
     about = trace.meta.get("controls", {})
-    lines = strongest_lines(control_table(trace, metric, **settings), located.direction, located.unit)
+    lines = strongest_lines(analysis.controls, located.direction, located.unit)
     lines += [chosen_line(metric)] if trace.controls is not None and metric != CHOOSING else []
     lines += [not_run_line(name, reason) for name, reason in about.get("not_run", {}).items()]
     if located.set_test is not None:
         lines.append(located.set_test.line(located.unit))
     elif "reason" in about.get("random_sets", {}):
         lines.append(f"no random sets were compared: {about['random_sets']['reason']}")
-    if trace.sets is not None:
-        try:
-            found = areas(trace, metric, **settings)
-            lines.append(f"circuits of the strongest sites: {found.text()}")
-        except LocateError as error:
-            lines.append(f"sets of sites are not shown: {error}")
-    if trace.estimates is not None:
-        lines += [each.line() for each in agreement(trace)]
-    return lines
+    if analysis.areas is not None:
+        lines.append(f"circuits of the strongest sites: {analysis.areas.text()}")
+    elif analysis.why_no_sets:
+        lines.append(f"sets of sites are not shown: {analysis.why_no_sets}")
+    return lines + [each.line() for each in analysis.agreement]
 
 
 def chosen_line(metric: str) -> str:
@@ -248,20 +255,19 @@ def interval(row: pd.Series) -> str:
     return f"{row['effect']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
 
 
-def with_controls(figures: dict[str, go.Figure], trace: Trace, metric: str, **settings: Any) -> dict[str, go.Figure]:
+def with_controls(figures: dict[str, go.Figure], analysis: Analysis) -> dict[str, go.Figure]:
     """The figures with the controls of their direction in a line at their foot."""
-    controls = control_table(trace, metric, **settings)
-    first = str(trace.meta["directions"][0])
+    ways = [str(each) for each in analysis.trace.meta["directions"]]
+    lines = {direction: controls_line(analysis, direction) for direction in ways}
     for name, figure in figures.items():
-        direction = next((each for each in trace.meta["directions"] if each in name), first)
-        with_foot(figure, controls_line(trace, controls, str(direction), metric, **settings))
+        with_foot(figure, lines[next((each for each in ways if each in name), ways[0])])
     return figures
 
 
-def controls_line(trace: Trace, controls: pd.DataFrame, direction: str, metric: str, **settings: Any) -> str:
+def controls_line(analysis: Analysis, direction: str) -> str:
     """The controls of a run in one line, for the foot of its figures, in the metric that they show."""
-    identities = trace.meta.get("audit", {}).get("identities", {})
-    parts = []
+    identities = analysis.trace.meta.get("audit", {}).get("identities", {})
+    controls, metric, parts = analysis.controls, analysis.metric.name, []
     if identities:
         parts.append(
             f"patched with itself {identities['self']:.1g} nats off 0, patched whole {identities['everything']:.1g} "
@@ -273,7 +279,7 @@ def controls_line(trace: Trace, controls: pd.DataFrame, direction: str, metric: 
         same = rows[(rows[PLACE[:4]] == first[PLACE[:4]]).all(axis=1)]
         told = ", ".join(f"{row[CONTROL]} {row['effect']:+.2f}" for _, row in same.iterrows())
         parts.append(f"{short_name(first)} (itself {first['own']:+.2f}): {told}")
-    test = set_test(trace, metric, **settings)
+    test = analysis.set_test
     if test is not None and test.direction == direction:
         parts.append(f"located set against {test.sets} random ones: p = {test.p:.2g}")
     if metric != CHOOSING and (len(rows) or test is not None):

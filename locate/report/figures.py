@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from textwrap import wrap
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from locate.errors import LocateError
+from locate.mediation.analysis import Analysis, Shown
+from locate.mediation.effect_table import DEFINITION
 from locate.mediation.located import THRESHOLD
-from locate.metrics import positive_means
+from locate.prompts.build import occupation_table
 from locate.report.quiet import quiet_subplots
 from locate.sites import ROLES
 from locate.tracing.table import Trace, whole_sites
 
+Averages = Analysis | Shown
 DIVERGING = "PuOr_r"  # told apart by colour-blind readers; white at 0
 FONT = {"family": "Arial, Helvetica, sans-serif", "size": 13}
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito 2008
@@ -35,10 +37,10 @@ DARK = 0.6  # of the colour limit: beyond it, black numbers cannot be read
 SUBJECT = ("subject_first", "subject_middle", "subject_last")
 
 
-def plot_map(averages: pd.DataFrame, *, title: str = "", direction: str = "denoising", window: int = 1) -> go.Figure:
+def plot_map(averages: Averages, *, title: str = "", direction: str = "denoising", window: int = 1) -> go.Figure:
     """Layer x role heatmap of average effects, one panel per component that is traced as whole vectors.
 
-    averages   as `average` returns them
+    averages   an `Analysis`, or a table of averages as `Shown`
     direction  "denoising" or "noising"
     window     the width of the patches shown; resid_pre is always single
 
@@ -47,7 +49,8 @@ def plot_map(averages: pd.DataFrame, *, title: str = "", direction: str = "denoi
 
     Raises LocateError when nothing is to be drawn.
     """
-    rows = whole_vectors(averages, direction, window)
+    averages = shown_of(averages)
+    rows = whole_vectors(averages.table, direction, window)
     if rows.empty:
         raise LocateError(f"no cells of direction {direction!r} and window {window} to draw: trace them first")
     components = [name for name in NAMES if name in set(rows["component"])]
@@ -66,6 +69,11 @@ def plot_map(averages: pd.DataFrame, *, title: str = "", direction: str = "denoi
     )
 
 
+def shown_of(averages: Averages) -> Shown:
+    """The indirect effects of an analysis, or what is to be shown as it is."""
+    return averages.shown() if isinstance(averages, Analysis) else averages
+
+
 def whole_vectors(averages: pd.DataFrame, direction: str, window: int) -> pd.DataFrame:
     """Cells of one direction and width that copy whole vectors from the source; resid_pre is always single."""
     rows = whole_sites(averages)
@@ -76,14 +84,13 @@ def whole_vectors(averages: pd.DataFrame, direction: str, window: int) -> pd.Dat
     ]
 
 
-def plot_heads(
-    averages: pd.DataFrame, *, role: str = "last", title: str = "", direction: str = "denoising"
-) -> go.Figure:
+def plot_heads(averages: Averages, *, role: str = "last", title: str = "", direction: str = "denoising") -> go.Figure:
     """Layer x head heatmap of average effects at one role.
 
     Raises LocateError when the trace holds no heads at that role.
     """
-    rows = whole_sites(averages)
+    averages = shown_of(averages)
+    rows = whole_sites(averages.table)
     rows = rows[
         (rows["direction"] == direction)
         & (rows["component"] == "head")
@@ -146,7 +153,7 @@ def signed_text(effect: np.ndarray) -> np.ndarray:
 
 
 def plot_layers(
-    averages: pd.DataFrame, *, title: str = "", direction: str = "denoising", window: int = 1, roles: Sequence[str] = ()
+    averages: Averages, *, title: str = "", direction: str = "denoising", window: int = 1, roles: Sequence[str] = ()
 ) -> go.Figure:
     """Average effect by layer, a line for each role with its interval as a band, one panel per component.
 
@@ -154,7 +161,8 @@ def plot_layers(
 
     Raises LocateError when nothing is to be drawn.
     """
-    rows = whole_vectors(averages, direction, window)
+    averages = shown_of(averages)
+    rows = whole_vectors(averages.table, direction, window)
     rows = rows[rows["role"].isin(roles or [role for role in ROLES if role != "before_subject"])]
     if rows.empty:
         raise LocateError(f"no cells of direction {direction!r} and window {window} to draw: trace them first")
@@ -206,16 +214,16 @@ def add_band(figure: go.Figure, line: pd.DataFrame, name: str, colour: str, plac
 
 
 def plot_pair(
-    effects: pd.DataFrame, pair: int, *, direction: str = "denoising", column: str = "nie", title: str = ""
+    analysis: Analysis, pair: int, *, direction: str = "denoising", column: str = "nie", title: str = ""
 ) -> go.Figure:
     """Layer x token heatmap of one pair's own effects: no average, no interval.
 
-    effects  as `effects` returns them
-    pair     the pair's number in the trace
+    pair    its number in the trace
+    column  "nie", "nde" or "total"
 
     Raises LocateError when the pair is not in the trace.
     """
-    rows = whole_sites(effects)
+    rows = whole_sites(analysis.effects)
     rows = rows[
         (rows["pair"] == pair)
         & (rows["direction"] == direction)
@@ -224,7 +232,7 @@ def plot_pair(
         & (rows["clean_pos"] >= 0)
     ]
     if rows.empty:
-        numbers = sorted(effects["pair"].unique())
+        numbers = sorted(analysis.effects["pair"].unique())
         span = f"{numbers[0]} to {numbers[-1]}" if numbers else "none"
         raise LocateError(f"pair {pair} with direction {direction!r} is not in the trace: expected one of {span}")
     components = [name for name in NAMES if name in set(rows["component"])]
@@ -248,16 +256,16 @@ def plot_pair(
     first = rows.iloc[0]
     caption = (
         f"clean: “{safe(first['clean'])}”, corrupted: {corruption_text(first)} ({direction}); total effect "
-        f"{first['total']:+.2f} {effects.attrs['unit']};<br>"
+        f"{first['total']:+.2f} {analysis.metric.unit};<br>"
         f"{QUANTITIES[column].removeprefix('average ')} of each token in the cells, positive is "
-        f"{positive_means(effects.attrs['metric'], effects.attrs['view'])}; "
+        f"{analysis.terms.positive}; "
         "one pair, so no interval; subject in bold; "
         "·: a token without counterpart in the corrupted prompt"
     )
     limit = float(rows[column].abs().max()) or 1.0
     height = 210 + 42 * n_layers(rows)
     figure.update_layout(layout(title or "One prompt pair", caption, 170 + 300 * len(components), height))
-    figure.update_layout(coloraxis=colour_axis(limit, effects.attrs["unit"]))
+    figure.update_layout(coloraxis=colour_axis(limit, analysis.metric.unit))
     return figure
 
 
@@ -274,16 +282,21 @@ def pair_label(places: pd.DataFrame, position: int) -> str:
     return f"<b>{text}</b>" if places.loc[position, "role"] in SUBJECT else text
 
 
-def plot_occupations(log_odds: pd.DataFrame, shares: pd.DataFrame, *, title: str = "") -> go.Figure:
+def plot_occupations(
+    log_odds: pd.DataFrame | Analysis, shares: pd.DataFrame | None = None, *, title: str = ""
+) -> go.Figure:
     """Occupations by the model's log-odds after their clean prompts, against the share of women who work in them.
 
-    log_odds  as `pair_log_odds` returns them
-    shares    as `occupation_table` returns it
+    log_odds  an `Analysis`, whose definitional words are left out, or a table as `pair_log_odds` returns it
+    shares    as `occupation_table` returns it, the default
 
     Bars span one standard error over templates. The caption gives Pearson's r with a 95 % interval over occupations.
 
     Raises LocateError when fewer than three occupations are in both tables.
     """
+    if isinstance(log_odds, Analysis):
+        log_odds = log_odds.log_odds[log_odds.log_odds["kind"] != DEFINITION]
+    shares = occupation_table() if shares is None else shares
     grouped = log_odds.groupby("group", observed=True)["log_odds"]
     means = pd.DataFrame({"log_odds": grouped.mean(), "error": grouped.sem().fillna(0.0), "templates": grouped.size()})
     rows = (
@@ -335,7 +348,7 @@ def correlation(x: np.ndarray, y: np.ndarray, samples: int = 2000, seed: int = 0
 
 def finished(
     figure: go.Figure,
-    averages: pd.DataFrame,
+    averages: Shown,
     title: str,
     direction: str,
     limit: float | None,
@@ -345,25 +358,20 @@ def finished(
     note: str = "",
 ) -> go.Figure:
     """Title, caption and colour bar of a figure of averages; `note` says what is drawn, where that needs more words."""
-    about = averages.attrs
-    drawn = averages[averages["direction"] == direction]
+    table = averages.table[averages.table["direction"] == direction]
     width_text = "" if window == 1 else f"{window} layers written at once; "
+    kind = f"{averages.kind} " if averages.kind else ""
     caption = (
-        f"{direction} ({meaning(direction)}); {about['metric']} in {about['unit']}, positive is "
-        f"{positive_means(about['metric'], about['view'])}; n = {drawn['n'].max()} "
-        f"{kind_text(about)}pairs of {drawn['groups'].max()} groups;<br>{width_text}{about['level']:.0%} intervals by "
-        f"bootstrap over {'groups and templates' if 'template' in about.get('resampled', '') else 'groups'}; "
+        f"{direction} ({meaning(direction)}); {averages.metric} in {averages.unit}, positive is "
+        f"{averages.positive}; n = {table['n'].max()} {kind}pairs of {table['groups'].max()} groups;<br>"
+        f"{width_text}{averages.level:.0%} intervals by bootstrap over "
+        f"{'groups and templates' if 'template' in averages.clusters else 'groups'}; "
         + (note or ("faded: q > 0.05" if limit is not None else "bands: the interval"))
     )
-    figure.update_layout(layout(title or QUANTITIES[about["column"]].capitalize(), caption, width, height))
+    figure.update_layout(layout(title or QUANTITIES[averages.column].capitalize(), caption, width, height))
     if limit is not None:
-        figure.update_layout(coloraxis=colour_axis(limit, about["unit"]))
+        figure.update_layout(coloraxis=colour_axis(limit, averages.unit))
     return figure
-
-
-def kind_text(about: dict[str, Any]) -> str:
-    """The kind of pairs, where others were traced beside it."""
-    return f"{about['kind']} " if about.get("other_kinds") else ""
 
 
 def layout(title: str, caption: str, width: int, height: int) -> dict[str, object]:
@@ -391,9 +399,9 @@ def colour_axis(limit: float, unit: str) -> dict[str, object]:
     return {"colorscale": DIVERGING, "cmin": -limit, "cmax": limit, "colorbar": {"title": {"text": unit}}}
 
 
-def axis_title(averages: pd.DataFrame) -> str:
+def axis_title(averages: Shown) -> str:
     """Quantity and unit of the averages."""
-    return f"{QUANTITIES[averages.attrs['column']]}, {averages.attrs['unit']}"
+    return f"{QUANTITIES[averages.column]}, {averages.unit}"
 
 
 def meaning(direction: str) -> str:

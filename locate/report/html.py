@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from html import escape
 
 import plotly.graph_objects as go
@@ -21,16 +22,37 @@ th { border-bottom: 1px solid #888 } td:first-child, th:first-child { text-align
 """
 
 
-def page(trace: Trace, located: Located, figures: dict[str, go.Figure], missing: str, lines: Sequence[str] = ()) -> str:
-    """The report as HTML; every text that comes from a prompt or a file is escaped."""
-    drawn = "\n".join(
-        plotly.io.to_html(figure, config=CONFIG, include_plotlyjs=False, full_html=False, div_id=f"figure-{name}")
+@cache
+def plotly_script() -> str:
+    """plotly.js as a script element; read once."""
+    return f"<script>{get_plotlyjs()}</script>"
+
+
+def divisions(figures: dict[str, go.Figure]) -> dict[str, str]:
+    """Each figure as a div element without plotly.js, by file name."""
+    return {
+        name: plotly.io.to_html(
+            figure, config=CONFIG, include_plotlyjs=False, full_html=False, div_id=f"figure-{name}", validate=False
+        )
         for name, figure in figures.items()
-    )
+    }
+
+
+def alone(div: str, script: str) -> str:
+    """A page of one figure that needs no network."""
+    return f'<html>\n<head><meta charset="utf-8" /></head>\n<body>\n{script}\n{div}\n</body>\n</html>\n'
+
+
+def page(trace: Trace, located: Located, divs: dict[str, str], missing: str, lines: Sequence[str] = ()) -> str:
+    """The report as HTML; every text that comes from a prompt or a file is escaped.
+
+    divs  of its figures, as `divisions` returns them
+    """
+    drawn = "\n".join(divs.values())
     model = escape(str(trace.meta["model"]["name"]))
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Gender bias located in {model}</title><style>{STYLE}</style>
-<script>{get_plotlyjs()}</script></head><body>
+{plotly_script()}</head><body>
 <h1>Gender bias located in {model}</h1>
 {answer(located)}
 <p class="missing">{escape(missing)}</p>

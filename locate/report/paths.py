@@ -8,10 +8,12 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from locate.errors import LocateError
+from locate.mediation.analysis import Shown
 from locate.mediation.located import THRESHOLD
 from locate.report.figures import (
     COLOURS,
     NAMES,
+    Averages,
     add_band,
     add_panel,
     axis_title,
@@ -19,6 +21,7 @@ from locate.report.figures import (
     layer_axes,
     marked,
     n_layers,
+    shown_of,
 )
 from locate.report.quiet import Figure, quiet_subplots
 from locate.sites import LAST, PATTERN, ROLES, check
@@ -38,7 +41,7 @@ SEVERED_NOTE = "severed: what lies downstream at the same token stays as in the 
 DIRECT_NOTE = "direct: what the write itself says in the final residual stream, every later layer at this token severed"
 
 
-def plot_severed(averages: pd.DataFrame, *, title: str = "", direction: str = "denoising") -> go.Figure:
+def plot_severed(averages: Averages, *, title: str = "", direction: str = "denoising") -> go.Figure:
     """Effect of the residual stream by layer, whole and with what follows severed; one panel per role.
 
     The form of ROME's figure with severed MLP and attention (Meng et al. 2022, figure 4). averages, direction: as in
@@ -46,7 +49,8 @@ def plot_severed(averages: pd.DataFrame, *, title: str = "", direction: str = "d
 
     Raises LocateError when no residual stream was traced severed.
     """
-    rows = paths(averages, direction)
+    averages = shown_of(averages)
+    rows = paths(averages.table, direction)
     rows = rows[(rows["component"] == "resid_pre") & (rows["role"] != "before_subject")]
     refuse_whole(rows, direction, "resid_pre", "any token but those before the subject")
     roles = [role for role in ROLES if role in set(rows["role"])]
@@ -59,14 +63,15 @@ def plot_severed(averages: pd.DataFrame, *, title: str = "", direction: str = "d
     return lines_finished(figure, averages, rows, title, direction, places, SEVERED_NOTE)
 
 
-def plot_direct(averages: pd.DataFrame, *, title: str = "", direction: str = "denoising") -> go.Figure:
+def plot_direct(averages: Averages, *, title: str = "", direction: str = "denoising") -> go.Figure:
     """Direct against whole effect of the outputs at the last token, by layer; one panel per component.
 
     averages, direction: as in `plot_map`.
 
     Raises LocateError when no output was traced with both paths severed at the last token.
     """
-    rows = paths(averages, direction)
+    averages = shown_of(averages)
+    rows = paths(averages.table, direction)
     rows = rows[rows["component"].isin(OUTPUTS) & (rows["role"] == LAST) & rows["severed"].isin(["", "both"])]
     refuse_whole(rows, direction, "attn_out or mlp_out", "the last token, with severed both")
     components = [each for each in OUTPUTS if each in set(rows["component"])]
@@ -79,31 +84,31 @@ def plot_direct(averages: pd.DataFrame, *, title: str = "", direction: str = "de
     return lines_finished(figure, averages, rows, title, direction, places, DIRECT_NOTE)
 
 
-def plot_direct_heads(averages: pd.DataFrame, *, title: str = "", direction: str = "denoising") -> go.Figure:
+def plot_direct_heads(averages: Averages, *, title: str = "", direction: str = "denoising") -> go.Figure:
     """Layer x head maps at the last token: whole effects beside direct ones.
 
     averages, direction: as in `plot_map`.
 
     Raises LocateError when no head was traced with both paths severed at the last token.
     """
-    rows = paths(averages, direction)
+    averages = shown_of(averages)
+    rows = paths(averages.table, direction)
     rows = rows[(rows["component"] == "head") & (rows["role"] == LAST) & rows["severed"].isin(["", "both"])]
     refuse_whole(rows, direction, "head", "the last token, with severed both")
     parts = {"whole effect": rows[rows["severed"] == ""], "direct effect": rows[rows["severed"] == "both"]}
     return maps_of_heads(averages, parts, title, direction, f"faded: q > 0.05; {DIRECT_NOTE}")
 
 
-def plot_attention(
-    averages: pd.DataFrame, *, role: str = LAST, title: str = "", direction: str = "denoising"
-) -> go.Figure:
+def plot_attention(averages: Averages, *, role: str = LAST, title: str = "", direction: str = "denoising") -> go.Figure:
     """Attention edges: layer x head maps of the weights from one role, one panel per role attended to.
 
     averages, direction: as in `plot_map`.
 
     Raises LocateError when no attention weights from that role were traced.
     """
+    averages = shown_of(averages)
     check("role", role, ROLES)
-    rows = whole_sites(averages)
+    rows = whole_sites(averages.table)
     rows = rows[(rows["direction"] == direction) & (rows["component"] == PATTERN) & (rows["role"] == role)]
     if rows.empty:
         raise LocateError(
@@ -116,7 +121,7 @@ def plot_attention(
 
 
 def plot_units(
-    averages: pd.DataFrame,
+    averages: Averages,
     component: str = "neuron",
     *,
     top: int = STRONGEST,
@@ -131,8 +136,9 @@ def plot_units(
 
     Raises LocateError when none was traced in two groups.
     """
+    averages = shown_of(averages)
     check("component", component, SINGLE)
-    rows = whole_sites(averages)
+    rows = whole_sites(averages.table)
     rows = rows[
         (rows["direction"] == direction)
         & (rows["component"] == component)
@@ -174,9 +180,9 @@ def plot_units(
     return finished(figure, averages, title, direction, None, 760, 240 + 24 * len(shown), note=note)
 
 
-def path_figures(averages: pd.DataFrame, direction: str, title: str) -> dict[str, go.Figure]:
+def path_figures(averages: Shown, direction: str, title: str) -> dict[str, go.Figure]:
     """Every figure of paths and units that the averages have the rows for, by file name."""
-    here = averages[averages["direction"] == direction]
+    here = averages.table[averages.table["direction"] == direction]
     cut = here[here["severed"] != ""]
     sites, last = whole_sites(here), cut[(cut["role"] == LAST) & (cut["severed"] == "both")]
     drawn: dict[str, go.Figure] = {}
@@ -230,7 +236,7 @@ def panels(titles: Sequence[str]) -> tuple[go.Figure, list[tuple[int, int]]]:
 
 def lines_finished(
     figure: go.Figure,
-    averages: pd.DataFrame,
+    averages: Shown,
     rows: pd.DataFrame,
     title: str,
     direction: str,
@@ -249,9 +255,7 @@ def lines_finished(
     )  # fmt: skip
 
 
-def maps_of_heads(
-    averages: pd.DataFrame, parts: dict[str, pd.DataFrame], title: str, direction: str, note: str
-) -> go.Figure:
+def maps_of_heads(averages: Shown, parts: dict[str, pd.DataFrame], title: str, direction: str, note: str) -> go.Figure:
     """Layer x head maps on one colour scale, a panel per part."""
     rows = pd.concat(parts.values())
     heads = [str(head) for head in sorted(rows["unit"].unique())]

@@ -10,24 +10,21 @@ import plotly.graph_objects as go
 
 from locate.errors import LocateError
 from locate.files import write_whole
-from locate.mediation import effects, gender_regression, selectivity
-from locate.mediation.effect_table import EVERY
-from locate.mediation.selectivity_table import comparable
+from locate.mediation.analysis import Analysis
+from locate.mediation.located import THRESHOLD
 from locate.report import figures as draw
 from locate.report.quiet import quiet_subplots
 from locate.sites import ROLES
-from locate.tracing.table import Trace
 
 TERM_NAMES = {"stereotypical": "stereotypical score", "factual": "factual score"}
 GREY = "#e4e4e4"
 
 
 def plot_selectivity(
-    table: pd.DataFrame, *, title: str = "", direction: str = "denoising", window: int = 1
+    analysis: Analysis, *, title: str = "", direction: str = "denoising", window: int = 1
 ) -> go.Figure:
     """Layer x role heatmap of selectivity, one panel per component: +1 stereotype alone, -1 definition alone.
 
-    table      as `selectivity` returns it
     direction  "denoising" or "noising"
     window     the width of the patches shown; resid_pre is always single
 
@@ -35,7 +32,9 @@ def plot_selectivity(
 
     Raises LocateError when nothing is to be drawn.
     """
-    rows = draw.whole_vectors(table, direction, window)
+    if analysis.selectivity is None:
+        raise LocateError("one kind of words alone was traced: trace both, with --words both")
+    rows = draw.whole_vectors(analysis.selectivity, direction, window)
     if rows.empty:
         raise LocateError(f"no cells of direction {direction!r} and window {window} to draw: trace them first")
     components = [name for name in draw.NAMES if name in set(rows["component"])]
@@ -48,7 +47,7 @@ def plot_selectivity(
     height = 230 + 42 * draw.n_layers(rows)
     shown = title or "Stereotype against definition"
     figure.update_layout(
-        draw.layout(shown, caption(table, rows, direction, window), 190 + 300 * len(components), height)
+        draw.layout(shown, caption(analysis, rows, direction, window), 190 + 300 * len(components), height)
     )
     figure.update_layout(margin={"t": 145}, coloraxis=draw.colour_axis(1.0, "selectivity"))
     ticks = {"tickvals": [-1, 0, 1], "ticktext": ["-1 definition", "0 both alike", "+1 stereotype"]}
@@ -97,33 +96,33 @@ def add_leanings(figure: go.Figure, panel: pd.DataFrame, roles: list[str], place
         )  # fmt: skip
 
 
-def caption(table: pd.DataFrame, rows: pd.DataFrame, direction: str, window: int) -> str:
+def caption(analysis: Analysis, rows: pd.DataFrame, direction: str, window: int) -> str:
     """What selectivity is, of how many pairs, and how the whole prompt leans."""
-    about = table.attrs
-    value, low, high = about["total"][direction]
+    value, low, high = analysis.total_selectivity[direction]
     pairs, jobs, more, words = (
         rows[f"{kind}_{count}"].max() for kind in ("stereotype", "definition") for count in ("n", "groups")
     )
     wide = "" if window == 1 else f"{window} layers written at once; "
     return (
         f"{direction} ({draw.meaning(direction)}); (s² - d²) / (s² + d²) of the effects s of occupations and d of "
-        f"words that say their gender, {about['metric']} in {about['effects_in']};<br>{wide}n = {pairs} pairs of "
+        f"words that say their gender, {analysis.metric.name} in {analysis.metric.unit};<br>{wide}n = {pairs} pairs of "
         f"{jobs} occupations and {more} pairs of {words} words; whole prompt {value:+.2f} [{low:+.2f}, {high:+.2f}] "
-        f"({about['level']:.0%});<br>grey: neither effect has q ≤ {about['threshold']:g}"
+        f"({analysis.intervals.level:.0%});<br>grey: neither effect has q ≤ {THRESHOLD:g}"
     )
 
 
 def plot_regression(
-    table: pd.DataFrame, *, title: str = "", direction: str = "denoising", role: str = "subject_last", window: int = 1
+    analysis: Analysis, *, title: str = "", direction: str = "denoising", role: str = "subject_last", window: int = 1
 ) -> go.Figure:
     """Coefficients of the stereotypical and the factual score by layer, with bands, one panel per component.
 
-    table  as `gender_regression` returns it
-    role   where the sites are
+    role  where the sites are
 
     Raises LocateError when nothing is to be drawn.
     """
-    rows = draw.whole_vectors(table, direction, window)
+    if analysis.regression is None:
+        raise LocateError("no regression on scores of words: trace both kinds of words, with --words both")
+    rows = draw.whole_vectors(analysis.regression, direction, window)
     rows = rows[(rows["role"] == role) & rows["term"].isin(TERM_NAMES) & rows["coefficient"].notna()]
     if rows.empty:
         raise LocateError(f"no coefficients of direction {direction!r} at role {role!r} to draw: trace them first")
@@ -136,71 +135,58 @@ def plot_regression(
                 draw.add_band(figure, line.rename(columns={"coefficient": "effect"}), name, colour, column)
     figure.add_hline(y=0, line={"color": "black", "width": 1})
     figure.update_xaxes(title="layer", dtick=1 if draw.n_layers(rows) <= 16 else 4)
-    figure.update_yaxes(title=table.attrs["unit"], col=1)
-    about = table.attrs
+    figure.update_yaxes(title=f"{analysis.metric.unit} per unit of score", col=1)
     wide = "" if window == 1 else f"{window} layers written at once; "
     text = (
         f"{direction} ({draw.meaning(direction)}) at {role.replace('_', ' ')}; effect of a word, female minus male, on "
-        f"its two scores, each in [-1, 1];<br>{wide}n = {rows['words'].max()} words, {about['level']:.0%} bands by "
-        f"bootstrap over words; {about['without_score']} words without a score left out"
+        f"its two scores, each in [-1, 1];<br>{wide}n = {rows['words'].max()} words, {analysis.intervals.level:.0%} "
+        f"bands by bootstrap over words; {analysis.without_score} words without a score left out"
     )
     headline = title or "Stereotypical and factual gender"
     figure.update_layout(draw.layout(headline, text, 260 + 320 * len(components), 470))
     return figure
 
 
-def compared(trace: Trace, metric: str, *, level: float, samples: int, seed: int) -> dict[str, pd.DataFrame]:
-    """The tables "selectivity" and "regression" of a trace of both kinds; either is left out where it has no meaning.
-
-    Both need two groups of either kind; the regression also words that have scores, and a metric that is female minus
-    male.
-    """
-    found: dict[str, pd.DataFrame] = {}
-    for name, view, derive in (("selectivity", "stereotype", selectivity), ("regression", "signed", gender_regression)):
-        every = effects(trace, metric, view=view, kind=EVERY)
-        if every.attrs["view"] != view or not comparable(every):
-            continue
-        try:
-            found[name] = derive(every, level=level, samples=samples, seed=seed)
-        except LocateError:
-            if name == "selectivity":
-                raise
-    return found
+def kept_tables(analysis: Analysis) -> dict[str, pd.DataFrame]:
+    """The tables "selectivity" and "regression", as far as they have a meaning."""
+    tables = {"selectivity": analysis.selectivity, "regression": analysis.regression}
+    return {name: table for name, table in tables.items() if table is not None}
 
 
-def comparison_figures(trace: Trace, tables: dict[str, pd.DataFrame]) -> dict[str, go.Figure]:
-    """Figures of those tables by file name, for each direction, width, and role at which the regression is drawn."""
+def comparison_figures(analysis: Analysis) -> dict[str, go.Figure]:
+    """Figures of selectivity and regression by file name, for each direction, width, and role of the regression."""
     drawn: dict[str, go.Figure] = {}
-    model = trace.meta["model"]["name"]
-    for name, table in tables.items():
-        for direction in trace.meta["directions"]:
+    model = analysis.trace.meta["model"]["name"]
+    for name, table in kept_tables(analysis).items():
+        for direction in analysis.trace.meta["directions"]:
             rows = table[(table["direction"] == direction) & (table["unit"] < 0)]
             for window in sorted({int(width) for width in rows["window"]}):
                 suffix = direction if window == 1 else f"{direction}_window{window}"
                 if name == "selectivity":
                     headline = f"Stereotype against definition in {model}"
                     drawn[f"selectivity_{suffix}"] = plot_selectivity(
-                        table, title=headline, direction=direction, window=window
+                        analysis, title=headline, direction=direction, window=window
                     )
                     continue
                 of_width = draw.whole_vectors(table, direction, window)
                 for role in sorted({*of_width.loc[of_width["coefficient"].notna(), "role"]} & {"subject_last", "last"}):
                     headline = f"Stereotypical and factual gender in {model}"
                     drawn[f"regression_{role}_{suffix}"] = plot_regression(
-                        table, title=headline, direction=direction, role=role, window=window
+                        analysis, title=headline, direction=direction, role=role, window=window
                     )
     return drawn
 
 
-def write_compared(tables: dict[str, pd.DataFrame], folder: Path) -> list[Path]:
-    """The tables as CSV: selectivity.csv and regression.csv."""
-    return [write_csv(folder / f"{name}.csv", table) for name, table in tables.items()]
+def write_compared(analysis: Analysis, folder: Path) -> list[Path]:
+    """The tables as CSV: selectivity.csv and regression.csv, with the metric and the unit of effects in front."""
+    unit = {"selectivity": analysis.metric.unit, "regression": f"{analysis.metric.unit} per unit of score"}
+    return [
+        write_csv(folder / f"{name}.csv", table, analysis.metric.name, unit[name])
+        for name, table in kept_tables(analysis).items()
+    ]
 
 
-def write_csv(path: Path, table: pd.DataFrame) -> Path:
+def write_csv(path: Path, table: pd.DataFrame, metric: str, unit: str) -> Path:
     """A table with the metric and the unit of its effects or coefficients in front."""
-    unit = table.attrs.get("effects_in", table.attrs["unit"])
-    named = pd.concat(
-        [pd.DataFrame({"metric": table.attrs["metric"], "unit_of_effect": unit}, index=table.index), table], axis=1
-    )
+    named = pd.concat([pd.DataFrame({"metric": metric, "unit_of_effect": unit}, index=table.index), table], axis=1)
     return write_whole(path, lambda partial: named.to_csv(partial, index=False, float_format="%.6g"))

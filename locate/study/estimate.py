@@ -82,7 +82,6 @@ def is_foreign(patch: Patch) -> bool:
 
 def as_effects(rows: pd.DataFrame, view: str) -> pd.DataFrame:
     """The estimates as a table of effects."""
-    without = 0
     if view == "stereotype":
         unsigned = rows["stereotype"] == 0
         without = int(rows.loc[unsigned, "pair"].nunique())
@@ -92,6 +91,4 @@ def as_effects(rows: pd.DataFrame, view: str) -> pd.DataFrame:
         for name in ("base", "source", "nie"):
             rows = rows.assign(**{name: rows[name] * rows["stereotype"].astype(float)})
     rows = rows.assign(total=rows["source"] - rows["base"], nde=np.nan, patched=rows["base"] + rows["nie"])
-    result = over_samples(rows)
-    result.attrs = {"metric": "logit_diff", "unit": "nats", "view": view, "without_stereotype": without}
-    return result
+    return over_samples(rows).assign(metric="logit_diff", view=view, rounding=0.0)

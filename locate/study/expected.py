@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from locate.errors import LocateError
-from locate.mediation.located import EDITABLE
+from locate.mediation.ranking import EDITABLE
 from locate.prompts.pair import Prompts
 from locate.sites import LAST_SUBJECT, PATTERN, Site
 from locate.study.budget import METHODS, Budget

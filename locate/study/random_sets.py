@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 
 from locate.errors import LocateError
+from locate.mediation.analysis import rank
 from locate.mediation.controls import CHOOSING, SETS
-from locate.mediation.located import EDITABLE, THRESHOLD, Located, rank
+from locate.mediation.located import THRESHOLD, Located
+from locate.mediation.ranking import EDITABLE
 from locate.prompts.pair import Prompts
 from locate.sites import BEFORE, Patch, Site
 from locate.study.sample import halves, sample_pairs
