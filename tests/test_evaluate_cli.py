@@ -152,8 +152,9 @@ def test_comparing_needs_no_torch(judged):
     folders, _ = judged
     script = (
         "import sys, locate\n"
-        "found = locate.compare_evaluations(*map(locate.load_evaluation, sys.argv[1:]))\n"
-        "locate.plot_evaluation_change(found), locate.plot_evaluation(found.before)\n"
+        "from locate.evaluation.evaluation import load_evaluation\n"
+        "found = locate.compare(*map(load_evaluation, sys.argv[1:]))\n"
+        "locate.plot.evaluation(found), locate.plot.evaluation(found.before)\n"
         "assert not {'torch', 'transformers', 'lm_eval', 'datasets'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script, *map(str, folders.values())], check=True, capture_output=True)

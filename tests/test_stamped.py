@@ -219,7 +219,7 @@ class TestFolder:
         folder, told, made = saved
         validate(told, "receipt", "receipt.json")
         assert json.loads((folder / "receipt.json").read_text()) == told
-        assert told["load"]["with"] == "locate.load_stamped"
+        assert told["load"]["with"] == "locate.model.causal.load_stamped"
         assert told["load"]["reason"] == unfoldable(model.network, made.stamps)
         assert any(told["load"]["reason"] in line for line in receipt_lines(told))
         assert told["tensors"]["changed"] == []
@@ -401,6 +401,6 @@ def test_fast_trains_a_stamp_that_stays(folder_of, tmp_path, monkeypatch):
         now = mean_size(model, prompts)
     assert now < 0.6 * was
     told = save_edited(made, model, tmp_path / "edited")
-    assert told["load"]["with"] == "locate.load_stamped"
+    assert told["load"]["with"] == "locate.model.causal.load_stamped"
     assert told["settings"] == json.loads(json.dumps(asdict(replace(how, text=None)) | {"text": str(text)}))
     assert mean_size(load_causal(str(tmp_path / "edited"), device="cpu"), prompts) == pytest.approx(now, abs=1e-4)

@@ -72,7 +72,7 @@ class Draws:
 def draws(effects: pd.DataFrame, cells: Sequence[str], column: str = "nie", seed: int = 0) -> Draws:
     """Resample the groups of a table of effects.
 
-    effects  one row per pair and patch, with "group" and "pair", as `locate.effects` returns it
+    effects  one row per pair and patch, with "group" and "pair", as `locate.mediation.effects` returns it
     cells    columns that tell cells apart; in a pair the rows of one cell are averaged first
     """
     pairs = effects.groupby([*cells, "group", "pair"], observed=True, sort=False)[column].mean().reset_index()

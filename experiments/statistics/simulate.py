@@ -1,4 +1,4 @@
-"""Made tables of effects whose truth is known, as `locate.effects` returns them; every layer is another simulation."""
+"""Made tables of effects whose truth is known, as `effects` returns them; every layer is another simulation."""
 
 import numpy as np
 import pandas as pd

@@ -35,7 +35,7 @@ PROBES = ("The nurse said that", "The king was angry because", "It was late when
 SAME = 1e-4  # nats that the reloaded model may differ from the edited one in memory, fp32
 NOTHING = 1e-4  # nats: a mean change of log-odds below this is no effect
 JUDGES = (occupations.TEST, perplexity.TEST)
-PLAIN, OWN = "transformers.AutoModelForCausalLM.from_pretrained", "locate.load_stamped"
+PLAIN, OWN = "transformers.AutoModelForCausalLM.from_pretrained", "locate.model.causal.load_stamped"
 LIBRARIES = ("torch", "transformers", "safetensors")
 
 

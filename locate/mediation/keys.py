@@ -37,6 +37,6 @@ def code_column(column: pd.Series) -> Codes:
     return pd.factorize(column, use_na_sentinel=False)[0].astype(np.int64)
 
 
-def first_rows(codes: Codes) -> Codes:
+def first_rows(codes: Codes) -> Int[np.ndarray, " first"]:
     """The row at which each number stands first, when numbered in order of first appearance."""
     return np.unique(codes, return_index=True)[1]
