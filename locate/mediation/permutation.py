@@ -29,8 +29,12 @@ def sign_flip_p(sums: Sums, samples: int, seed: int) -> Cells:
         return reached(signs, sums) / len(signs)
     signs = np.random.default_rng([seed, 1]).choice([-1.0, 1.0], size=(samples, len(sums)))
     p = (reached(signs, sums) + 1) / (samples + 1)
+    counted: dict[bytes, float] = {}  # cells of one effect, as the total effect at every site, are counted once
     for cell in np.flatnonzero(p <= COARSE):
-        p[cell] = counted_p(sums[:, cell])
+        key = sums[:, cell].tobytes()
+        if key not in counted:
+            counted[key] = counted_p(sums[:, cell])
+        p[cell] = counted[key]
     return p
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
@@ -107,15 +108,25 @@ class Design:
             return Design(self.groups.over(other.groups))
         return Design(self.groups.over(other.groups), self.templates.over(other.templates), self.both.over(other.both))
 
+    def __getitem__(self, cells: slice | np.ndarray) -> Design:
+        if self.templates is None or self.both is None:
+            return Design(self.groups[cells])
+        return Design(self.groups[cells], self.templates[cells], self.both[cells])
+
+    def distinct(self) -> tuple[np.ndarray, np.ndarray]:
+        """The first of all cells that hold the same sums, as the total effect at every site; and which one each is."""
+        parts = [each for each in (self.groups, self.templates, self.both) if each is not None]
+        sums = np.concatenate([np.concatenate([each.above, each.below, each.here]) for each in parts])
+        seen: dict[bytes, int] = {}
+        place = np.array([seen.setdefault(column.tobytes(), len(seen)) for column in np.ascontiguousarray(sums.T)])
+        return np.unique(place, return_index=True)[1], place
+
     def blocks(self, samples: int) -> Iterator[tuple[slice, Design]]:
         """Some cells at a time, so that memory stays bounded."""
         step = max(1, BLOCK // samples)
         for first in range(0, self.groups.above.shape[1], step):
             cells = slice(first, first + step)
-            if self.templates is None or self.both is None:
-                yield cells, Design(self.groups[cells])
-            else:
-                yield cells, Design(self.groups[cells], self.templates[cells], self.both[cells])
+            yield cells, self[cells]
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,9 +148,17 @@ class Deviations:
 
 
 def cluster_weights(clusters: int, samples: int, seed: int | Sequence[int]) -> Float[np.ndarray, "sample cluster"]:
-    """How often each cluster is drawn, when as many as there are are drawn with replacement."""
+    """How often each cluster is drawn, when as many as there are are drawn with replacement; not to be written to."""
+    return draw_clusters(clusters, samples, seed if isinstance(seed, int) else tuple(seed))
+
+
+@lru_cache(maxsize=4)  # one analysis asks for the same draws again and again
+def draw_clusters(clusters: int, samples: int, seed: int | tuple[int, ...]) -> Float[np.ndarray, "sample cluster"]:
+    """The draws themselves."""
     rng = np.random.default_rng(seed)
-    return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=samples).astype(float)
+    drawn = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=samples).astype(float)
+    drawn.setflags(write=False)
+    return drawn
 
 
 def deviations(ratio: Ratio, weights: Float[np.ndarray, "sample cluster"]) -> Deviations:
@@ -226,8 +245,9 @@ def interval(estimate: Cells, found: Deviations, level: float) -> tuple[Cells, C
 def intervals(design: Design, chosen: Intervals) -> tuple[Cells, Cells]:
     """Low and high end of every cell of a design; every cell sees the same draws."""
     parts = []
-    for _, block in design.blocks(chosen.samples):
+    first, place = design.distinct()
+    for _, block in design[first].blocks(chosen.samples):
         found = drawn_deviations(block, chosen.samples, chosen.seed)
         parts.append(interval(block.groups.estimate, found, chosen.level))
-    low, high = (np.concatenate(ends) for ends in zip(*parts, strict=True))
+    low, high = (np.concatenate(ends)[place] for ends in zip(*parts, strict=True))
     return low, high
