@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import typechecker
 from jaxtyping import install_import_hook
@@ -19,6 +20,17 @@ from gguf_models import network, write_gguf  # noqa: E402
 
 from locate.model.hooked import Model  # noqa: E402
 from locate.model.loading import load  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def unchecked_types():
+    """For tests that run what users run, from end to end: types and shapes are checked by the tests of the parts.
+
+    The checks take longer than the work they look at; whoever checks a whole run would check it twice.
+    """
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

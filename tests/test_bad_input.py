@@ -9,6 +9,8 @@ from handmade import map_trace
 from locate import cli
 from locate.cli.options import folder_name
 
+pytestmark = pytest.mark.usefixtures("unchecked_types")
+
 REFUSED = [
     ("trace --limit 0", "limit 0: expected a number of pairs >= 1"),
     ("trace --limit -3", "limit -3: expected a number"),

@@ -33,6 +33,8 @@ import natural  # noqa: E402
 import ranks  # noqa: E402
 import verdicts  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("unchecked_types")
+
 WORDS = [f"job {number}" for number in range(30)]
 
 

@@ -16,6 +16,8 @@ from locate.report import write_report
 from locate.report.evidence import controls_line, evidence_lines, plot_agreement, plot_controls, plot_sets
 from locate.report.write import all_figures, figures_of
 
+pytestmark = pytest.mark.usefixtures("unchecked_types")
+
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):

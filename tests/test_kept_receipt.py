@@ -14,6 +14,8 @@ from locate.evaluation import occupations, perplexity
 from locate.mediation.located import load_located
 from locate.model.causal import load_causal
 
+pytestmark = pytest.mark.usefixtures("unchecked_types")
+
 KEPT = Path(__file__).parent / "kept" / "lsdm"
 OF_A_MACHINE = {"seconds", "threads", "libraries", "locate", "text", "tokenizer_sha256"}
 OF_ROUNDING = {"after_sha256", "edited_weights_sha256", "largest_difference"}

@@ -12,6 +12,8 @@ import pytest
 from locate.errors import LocateError
 from locate.files import hash_of_files
 
+pytestmark = pytest.mark.usefixtures("unchecked_types")
+
 SCRIPT = Path(__file__).resolve().parents[1] / "models" / "smollm2.py"
 LOG_ODDS = {  # she - he after "The X said that", by plain transformers on the dequantised file
     "nurse": 1.597, "doctor": 0.760, "engineer": 0.695, "secretary": 0.992, "mechanic": 0.380, "librarian": 1.642,

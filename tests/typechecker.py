@@ -24,6 +24,10 @@ def jaxtyped(*, typechecker):
     def decorate(item):
         if not inspect.isfunction(item) or "<locals>" not in item.__qualname__:
             return compiled(item, typechecker=typechecker)
+        if jaxtyping.config.jaxtyping_disable:  # modules keep their checks for other tests
+            return item
+        if jaxtyping.config.jaxtyping_disable:  # modules keep their checks for other tests
+            return item
         if (
             item.__defaults__
             or item.__kwdefaults__
