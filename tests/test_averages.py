@@ -7,25 +7,24 @@ import pytest
 from handmade import map_trace
 from scipy.stats import kstest, norm, t
 
-from locate import LocateError, occupation_pairs
+from locate import LocateError, analyse, occupation_pairs
 from locate.mediation import average, effects, normalised, stability
+from locate.mediation.effect_table import terms_of
 from locate.mediation.resampling import Intervals
 
 SITE = {"component": "mlp_out", "layer": 0, "unit": -1, "window": 1, "severed": "", "origin": "source"}
 SITE |= {"role": "subject_last", "key": "", "name": ""}
-ABOUT = {"metric": "logit_diff", "unit": "nats", "view": "stereotype", "without_stereotype": 0}
+ABOUT = {"metric": "logit_diff", "view": "stereotype", "rounding": 0.0}
 
 
 def table(rows):
     """Effects with what is not given taken from one site; a row without a pair number is a pair of its own."""
-    frame = pd.DataFrame(
+    return pd.DataFrame(
         [
-            {"direction": "denoising", "pair": pair, "total": 1.0, "nde": 0.0} | SITE | row
+            {"direction": "denoising", "pair": pair, "total": 1.0, "nde": 0.0} | SITE | ABOUT | row
             for pair, row in enumerate(rows)
         ]
     )
-    frame.attrs = dict(ABOUT)
-    return frame
 
 
 def of_groups(values, **labels):
@@ -148,9 +147,7 @@ def simulated(mean, cells=300, groups=40, rows=4, seed=0):
     values = mean + draw.normal(size=(cells, groups, 1)) + draw.normal(size=(cells, groups, rows))
     cell, group, turn = (each.ravel() for each in np.indices(values.shape))
     frame = pd.DataFrame({"layer": cell, "group": group, "pair": group * rows + turn, "nie": values.ravel()})
-    frame = frame.assign(**{key: value for key, value in SITE.items() if key != "layer"}, direction="denoising")
-    frame.attrs = dict(ABOUT)
-    return frame
+    return frame.assign(**{key: value for key, value in SITE.items() if key != "layer"}, **ABOUT, direction="denoising")
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
@@ -219,10 +216,12 @@ def test_a_cell_of_one_group_has_no_interval():
     assert np.isnan([found["low"], found["high"]]).all()
 
 
-def test_attrs_say_how_it_was_averaged():
-    about = average(of_groups([[1.0], [2.0]]), chosen=Intervals(level=0.9, samples=200)).attrs
-    assert about["unit"] == "nats"
-    assert (about["column"], about["level"], about["resampled"], about["samples"]) == ("nie", 0.9, "group", 200)
+def test_an_analysis_says_how_it_averaged():
+    analysis = analyse(map_trace(layers=1), level=0.9, samples=200)
+    shown = analysis.shown()
+    assert shown.unit == "nats"
+    assert (shown.column, shown.level, shown.clusters, analysis.intervals.samples) == ("nie", 0.9, "group", 200)
+    pd.testing.assert_frame_equal(shown.table, average(analysis.effects, "nie", Intervals(level=0.9, samples=200)))
 
 
 def test_normalised_divides_the_means():
@@ -266,7 +265,11 @@ def test_normalised_is_missing_where_all_totals_are_zero():
 
 
 def test_normalised_says_its_unit():
-    assert normalised(of_groups([[1.0], [2.0]])).attrs["unit"] == "share of the total effect"
+    analysis = analyse(map_trace(layers=1), samples=200)
+    units = analysis.averages.groupby("quantity")["unit_of_effect"].unique()
+    assert list(units["nie / total"]) == ["share of the total effect"]
+    assert list(units["nie"]) == list(units["nde"]) == list(units["total"]) == ["nats"]
+    assert analysis.shown("nie / total").unit == "share of the total effect"
 
 
 @pytest.mark.parametrize("derive", [average, normalised])
@@ -288,8 +291,9 @@ def test_normalised_says_its_unit():
     ],
 )
 def test_bad_input_is_refused(derive, effect, options, message):
+    options = dict(options)
     with pytest.raises(LocateError, match=message):
-        derive(effect, **options)
+        derive(effect, options.pop("column", "nie"), Intervals(**options))
 
 
 def test_effects_of_a_trace_are_averaged_to_what_was_planted():
@@ -363,16 +367,15 @@ def test_what_is_no_larger_than_rounding_is_nothing(gpt2):
                 "total": 1.0,
             }
             | SITE
+            | ABOUT
             for i in range(30)
         ]
     )
-    rows.attrs = ABOUT
     assert average(rows)["p"].iloc[0] < 1e-4
-    rows.attrs = ABOUT | {"rounding": 2e-5}
-    assert average(rows)["p"].iloc[0] == average(rows)["q"].iloc[0] == 1.0
-    found = effects(bare.trace(gpt2, occupation_pairs("anti", templates_each=1).first(6)))
-    assert 0 < found.attrs["rounding"] < 1e-4
-    assert (
-        effects(bare.trace(gpt2, occupation_pairs("anti", templates_each=1).first(6)), "odds_ratio").attrs["rounding"]
-        == 0
-    )
+    rounded = average(rows.assign(rounding=2e-5))
+    assert rounded["p"].iloc[0] == rounded["q"].iloc[0] == 1.0
+    found = bare.trace(gpt2, occupation_pairs("anti", templates_each=1).first(6))
+    assert effects(found)["rounding"].between(0, 1e-4, inclusive="neither").all()
+    assert effects(found)["rounding"].nunique() == 1
+    assert (effects(found, "odds_ratio")["rounding"] == 0).all()
+    assert terms_of(found).rounding == effects(found)["rounding"].iloc[0]

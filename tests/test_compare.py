@@ -126,7 +126,7 @@ def test_pairs_are_matched_so_what_both_models_share_widens_no_interval():
 def test_totals_change_by_the_difference_of_totals(a):
     b = replace(a, table=a.table.copy())
     b.table["source_female"] += np.where(b.table["stereotype"] > 0, 0.7, -0.7) * (b.table["direction"] == "denoising")
-    totals = total_changes(paired(effects(a), effects(b)), samples=200).set_index("direction")
+    totals = total_changes(paired(effects(a), effects(b)), Intervals(samples=200)).set_index("direction")
     assert list(totals.loc["denoising", ["effect_a", "effect_b", "change"]]) == pytest.approx([4.0, 4.7, 0.7])
     assert list(totals.loc["noising", ["effect_a", "effect_b", "change"]]) == pytest.approx([-4.0, -4.0, 0.0])
     assert list(totals["n"]) == [24, 24]
@@ -145,14 +145,12 @@ def test_a_roles_tokens_count_as_one_cell(a, b):
     extra = b.table[b.table["role"] == "subject_last"].assign(clean_pos=7, corrupted_pos=7)
     for answer in ("female", "male"):
         extra[f"patched_{answer}"] = extra[f"base_{answer}"]
-    found = changes(
-        effects(a),
-        effects(replace(b, table=pd.concat([b.table, extra], ignore_index=True))),
-        chosen=Intervals(samples=200),
-    )
+    more_tokens = effects(replace(b, table=pd.concat([b.table, extra], ignore_index=True)))
+    found = changes(effects(a), more_tokens, chosen=Intervals(samples=200))
     site = found.set_index(SITE).loc[("denoising", *PLANTED)]
     assert site["effect_b"] == pytest.approx((site["effect_a"] + 0.5) / 2)
-    assert (found.attrs["only_a"], found.attrs["only_b"]) == (0, 0)
+    cells = paired(effects(a), more_tokens)
+    assert (cells.only_a, cells.only_b) == (0, 0)
 
 
 def test_cells_and_pairs_of_one_model_alone_are_counted_and_left_out(a, b):
@@ -320,7 +318,7 @@ def test_a_change_that_is_no_number_is_not_saved(comparison, tmp_path):
 
 
 def test_maps_of_both_models_and_of_the_change_share_one_scale(comparison):
-    figure = plot_changes(comparison.table)
+    figure = plot_changes(comparison)
     panels = colours(figure)
     assert [each.text for each in figure.layout.annotations] == ["A: paper", "B: other", "B - A"]
     assert len(panels) == 9
@@ -349,11 +347,11 @@ def test_changes_of_heads_and_windows_have_their_figures():
     found_wide = compare(*only, samples=100)
     patches = next(column for column in change_table(found_wide).columns if column.header == "patch")
     assert set(patches.cells) == {"window 3"}
-    figure = plot_head_changes(found.table)
+    figure = plot_head_changes(found)
     assert [list(panel.x) for panel in colours(figure)] == [["1"]] * 3
     for plot in (plot_changes, plot_head_changes):
         with pytest.raises(LocateError, match="direction 'sideways'"):
-            plot(found.table, direction="sideways")
+            plot(found, direction="sideways")
 
 
 @pytest.fixture(scope="module")

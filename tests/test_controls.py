@@ -205,7 +205,11 @@ def test_controls_stay_with_the_run_and_are_measured_once(gpt2, tmp_path, monkey
     assert read.meta == whole.meta
     pd.testing.assert_frame_equal(control_table(read), control_table(whole))
     monkeypatch.setattr(controls_of_runs, "strongest", None)
-    assert trace(gpt2, PROMPTS, Map(("mlp_out",)), output=tmp_path / "run").meta == whole.meta
+    for asked in (small, None):
+        again = trace(gpt2, PROMPTS, Map(("mlp_out",)), output=tmp_path / "run", controls=asked)
+        assert again.meta == whole.meta
+    with pytest.raises(LocateError, match=r"controls were measured with sites 2, pairs 4, .*this run asks for sites 5"):
+        trace(gpt2, PROMPTS, Map(("mlp_out",)), output=tmp_path / "run")
     (tmp_path / "run" / "controls.parquet").unlink()
     with pytest.raises(LocateError, match=r"controls\.parquet cannot be read .*: trace again"):
         load_trace(tmp_path / "run")

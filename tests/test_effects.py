@@ -6,7 +6,7 @@ from handmade import both, map_trace, odds, row, trace_of
 
 from locate import LocateError, occupation_pairs, trace
 from locate.mediation import effects, pair_log_odds
-from locate.mediation.effect_table import EFFECTS
+from locate.mediation.effect_table import EFFECTS, one_word, terms_of
 from locate.tracing.table import Trace
 
 CLEAN, CORRUPTED, DENOISED, NOISED = odds(2.0), odds(-1.0), odds(0.5), odds(1.25)
@@ -100,7 +100,7 @@ def test_pairs_without_a_stereotype_are_left_out_and_counted(metric, view, pairs
     ]
     derived = effects(trace_of(rows), metric, view=view)
     assert sorted(derived["pair"].unique()) == pairs
-    assert derived.attrs["without_stereotype"] == without
+    assert terms_of(trace_of(rows), metric, view=view).without_stereotype == without
     assert derived[["total", "nie", "nde"]].notna().all(axis=None)
 
 
@@ -122,11 +122,14 @@ def test_unknown_metric_or_view_is_refused(options, message):
         effects(map_trace(layers=1), **options)
 
 
-def test_attrs_say_what_was_derived():
+def test_effects_and_their_terms_say_what_was_derived():
     trace = trace_of(both(CLEAN, CORRUPTED, DENOISED, NOISED))
-    about = effects(trace, "prob_diff", view="signed").attrs
-    assert (about["metric"], about["unit"], about["view"]) == ("prob_diff", "probability", "signed")
-    assert effects(trace, "odds_ratio", view="signed").attrs["view"] == "stereotype"
+    about = terms_of(trace, "prob_diff", view="signed")
+    assert (about.metric.name, about.unit, about.view) == ("prob_diff", "probability", "signed")
+    derived = effects(trace, "prob_diff", view="signed")
+    assert (one_word(derived, "metric"), one_word(derived, "view")) == ("prob_diff", "signed")
+    assert terms_of(trace, "odds_ratio", view="signed").view == "stereotype"
+    assert one_word(effects(trace, "odds_ratio", view="signed"), "view") == "stereotype"
 
 
 def noisy():

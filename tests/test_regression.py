@@ -6,10 +6,11 @@ import pytest
 from handmade import both, odds, trace_of
 from test_resampling import made
 
-from locate import LocateError
+from locate import LocateError, analyse
 from locate.mediation import effects, gender_regression, gender_scores
-from locate.mediation.regression import collinear
+from locate.mediation.regression import collinear, words_without_score
 from locate.mediation.resampling import Intervals
+from locate.report.selectivity import plot_regression
 
 SCORES = pd.DataFrame({
     "word": [f"w{number}" for number in range(24)],
@@ -24,9 +25,7 @@ def words_of(coefficients, noise=0.0, seed=0, each=2):
     x = np.column_stack([SCORES["stereotypical"], SCORES["factual"], np.ones(24)])
     words = np.repeat(np.arange(24), each)
     own = x @ np.array(coefficients).T + noise * rng.normal(size=(24, len(coefficients)))
-    effect = made(own[words], SCORES["word"].to_numpy()[words])
-    effect.attrs |= {"view": "signed"}
-    return effect
+    return made(own[words], SCORES["word"].to_numpy()[words], view="signed")
 
 
 def by_term(found):
@@ -41,14 +40,12 @@ def test_planted_coefficients_come_back_exactly():
     np.testing.assert_allclose(found["high"] - found["low"], 0, atol=1e-9)
     assert found.groupby("layer")["r2"].first().tolist()[:2] == pytest.approx([1.0, 1.0])
     assert (found["words"] == 24).all()
-    assert found.attrs["unit"] == "nats per unit of score"
 
 
 def test_words_count_alike_however_many_prompts_they_have():
     """A word's prompts are averaged first: repeating one word's prompts moves nothing."""
     effect = words_of([(1.0, 1.0, 0.0)], noise=0.5, each=1)
     more = pd.concat([effect, *(effect[effect["group"] == "w3"].assign(pair=100 + turn) for turn in range(9))])
-    more.attrs = effect.attrs
     first, second = (gender_regression(each, SCORES)["coefficient"] for each in (effect, more))
     assert first.tolist() == pytest.approx(second.tolist())
 
@@ -59,8 +56,7 @@ def test_intervals_cover_the_planted_coefficients():
     truth = np.array([0.7, -0.4, 0.1])
     x = np.column_stack([SCORES["stereotypical"], SCORES["factual"], np.ones(24)])
     noise = (0.2 + np.abs(x[:, :1]) + np.abs(x[:, 1:2])) * rng.normal(size=(24, 500))
-    effect = made((x @ truth)[:, None] + noise, SCORES["word"].to_numpy())
-    effect.attrs |= {"view": "signed"}
+    effect = made((x @ truth)[:, None] + noise, SCORES["word"].to_numpy(), view="signed")
     found = gender_regression(effect, SCORES, chosen=Intervals(samples=500))
     for term, value in zip(("stereotypical", "factual", "intercept"), truth, strict=True):
         rows = found[found["term"] == term]
@@ -84,7 +80,6 @@ def test_a_site_that_some_words_lack_is_fitted_to_the_others():
     numbers = effect["group"].astype(str).str.removeprefix("w").astype(int)
     fewer = effect[(effect["layer"] == 0) | (numbers >= 4)]
     none = effect[(effect["layer"] == 0) | (numbers < 6)]
-    fewer.attrs, none.attrs = effect.attrs, effect.attrs
     found = gender_regression(fewer, SCORES)
     np.testing.assert_allclose(by_term(found), [(1.0, 2.0, 0.0)] * 2, atol=1e-12)
     assert found.groupby("layer")["words"].first().to_dict() == {0: 24, 1: 20}
@@ -109,13 +104,18 @@ def test_a_trace_is_regressed_on_the_packages_scores():
     for pair, word in enumerate([*words, "xylophone"]):
         size = 0.5 * table.loc[word, "stereotypical"] + 3 * table.loc[word, "factual"] if word in table.index else 9.0
         kind = "definition" if word in words[20:] else "occupation"
-        rows += both(odds(size), odds(0.0), odds(size), odds(0.0), pair=pair, group=word, kind=kind, stereotype=0)
-    found = gender_regression(effects(trace_of(rows), view="signed", kind="all"))
+        rows += both(odds(size), odds(0.0), odds(size), odds(0.0), pair=pair, group=word, kind=kind, stereotype=1)
+    trace = trace_of(rows)
+    derived = effects(trace, view="signed", kind="all")
+    found = gender_regression(derived)
     there = found[found["direction"] == "denoising"].set_index("term")["coefficient"]
     assert there.to_dict() == pytest.approx({"stereotypical": 0.5, "factual": 3.0, "intercept": 0.0}, abs=1e-6)
     back = found[found["direction"] == "noising"].set_index("term")["coefficient"]
     assert back["factual"] == pytest.approx(-3.0)
-    assert found.attrs["without_score"] == 1
+    assert words_without_score(derived) == ["xylophone"]
+    analysis = analyse(trace)
+    assert analysis.without_score == 1
+    assert plot_regression(analysis).layout.yaxis.title.text == "nats per unit of score"
 
 
 @pytest.mark.parametrize(
@@ -138,12 +138,10 @@ def test_scores_that_tell_nothing_are_refused(change, message):
 def test_effects_that_are_not_signed_or_are_missing_are_refused():
     effect = words_of([(1.0, 1.0, 0.0)])
     broken = effect.assign(nie=effect["nie"].where(effect["pair"] > 1))
-    broken.attrs = effect.attrs
     with pytest.raises(LocateError, match="2 values of 'nie' are missing"):
         gender_regression(broken, SCORES)
-    effect.attrs |= {"view": "stereotype"}
     with pytest.raises(LocateError, match="effects in view 'stereotype': expected 'signed'"):
-        gender_regression(effect, SCORES)
+        gender_regression(effect.assign(view="stereotype"), SCORES)
 
 
 def test_collinear_is_told_from_correlated():

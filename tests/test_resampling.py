@@ -8,9 +8,9 @@ import pytest
 from scipy.stats import kstest, t
 from test_averages import ABOUT, SITE, of_groups, one, table
 
-from locate import LocateError
+from locate import LocateError, analyse
 from locate.mediation import average, effects, normalised, stability
-from locate.mediation.averages import summed
+from locate.mediation.averages import limits_of, summed
 from locate.mediation.permutation import counted_p, sign_flip_p
 from locate.mediation.resampling import FEW, Intervals
 
@@ -29,12 +29,11 @@ def made(values, group, template=None, **labels):
         "layer": np.repeat(np.arange(cells), pairs), "pair": np.tile(np.arange(pairs), cells),
         "group": np.tile(group, cells), "nie": values.T.ravel(), "total": 1.0, "nde": 0.0, "direction": "denoising",
     })  # fmt: skip
-    frame = frame.assign(**({key: value for key, value in SITE.items() if key != "layer"} | labels))
+    frame = frame.assign(**({key: value for key, value in SITE.items() if key != "layer"} | ABOUT | labels))
     if template is not None:
         frame["template"] = np.tile(template, cells)
-    for name in ("component", "severed", "origin", "role", "key", "name", "direction"):
+    for name in ("component", "severed", "origin", "role", "key", "name", "direction", "metric", "view"):
         frame[name] = frame[name].astype("category")
-    frame.attrs = dict(ABOUT)
     return frame
 
 
@@ -154,16 +153,31 @@ def test_stability_draws_templates_too():
 def test_clusters_that_cannot_be_resampled_are_refused(effect, clusters, message):
     for derive in (average, normalised, stability):
         with pytest.raises(LocateError, match=message):
-            derive(effect, clusters=clusters)
+            derive(effect, chosen=Intervals(clusters=clusters))
 
 
-def test_a_table_says_what_it_was_resampled_over_and_whether_that_is_known_to_cover():
+def test_limits_say_whether_what_is_resampled_is_known_to_cover():
     effect = made(*crossed(0.0, groups=12, templates=8, each=8, cells=2))
-    about = average(effect, chosen=Intervals(clusters="group+template")).attrs
-    assert (about["resampled"], about["sound"], about["smallest_q"]) == ("group+template", True, 0.0)
-    few = average(of_groups([[1.0], [2.0], [3.0]])).attrs
-    assert (few["resampled"], few["sound"], few["smallest_q"]) == ("group", False, 0.25)
-    assert average(made(*grouped("normal", (1,), 11, cells=2))).attrs["sound"] is False
+    limits = limits_of(effect, Intervals(clusters="group+template"))
+    assert (limits.sound, limits.smallest_q) == (True, 0.0)
+    fewer = made(*crossed(0.0, groups=12, templates=7, each=7, cells=2))
+    assert limits_of(fewer, Intervals(clusters="group+template")).sound is False
+    few = limits_of(of_groups([[1.0], [2.0], [3.0]]))
+    assert (few.sound, few.smallest_q) == (False, 0.25)
+    assert limits_of(made(*grouped("normal", (1,), 11, cells=2))).sound is False
+    assert limits_of(made(*grouped("normal", (1,), 12, cells=2))).sound is True
+
+
+@pytest.mark.parametrize("clusters", ["group", "group+template"])
+def test_a_ranking_says_what_it_was_resampled_over(clusters):
+    from handmade import TEMPLATES, map_trace
+
+    trace = map_trace(layers=1, components=("mlp_out",), templates=[*TEMPLATES, "A {subject} ran", "My {subject} sat"])
+    analysis = analyse(trace, clusters=clusters, samples=200)
+    limits = limits_of(analysis.effects, analysis.intervals)
+    assert analysis.shown().clusters == analysis.located.clusters == clusters
+    assert (analysis.located.sound, analysis.located.smallest_q) == (limits.sound, limits.smallest_q)
+    assert limits.sound is (clusters == "group")
 
 
 def test_a_cell_that_one_group_decides_has_a_finite_interval():
@@ -276,7 +290,6 @@ def test_q_is_of_one_direction_whatever_else_was_traced():
     values[:, :4] += 0.8
     there, back = made(values, group), made(-values[:, 4:], group, direction="noising")
     both = pd.concat([there, back])
-    both.attrs = there.attrs
     found = average(both).set_index(["direction", "layer"])["q"]
     for name, alone in (("denoising", there), ("noising", back)):
         assert found[name].to_dict() == average(alone).set_index("layer")["q"].to_dict()

@@ -46,7 +46,7 @@ class Shown:
     """A table of averages, and what a figure says of it.
 
     table     as `average` or `changes` returns it
-    column    "nie", "nde" or "total"
+    column    "nie", "nde" or "total", or the share "nie / total"
     metric, unit, positive, level, clusters  as in `Located`
     kind      of the pairs, where others were traced beside it; else ""
     """
@@ -128,9 +128,13 @@ class Analysis:
         quantities += [SHARE] if self.metric.effect is difference else []
         table = pd.concat([self.average(each).assign(quantity=each) for each in quantities], ignore_index=True)
         quantity = table.pop("quantity")
-        unit = [UNIT_OF_SHARE if each == SHARE else self.metric.unit for each in quantity]
+        unit = [self.unit_of(each) for each in quantity]
         first = pd.DataFrame({"quantity": quantity, "metric": self.metric.name, "unit_of_effect": unit})
         return pd.concat([first, table], axis=1)
+
+    def unit_of(self, quantity: str) -> str:
+        """Unit of an average: a share of the total effect, or the metric's unit."""
+        return UNIT_OF_SHARE if quantity == SHARE else self.metric.unit
 
     def shown(self, quantity: str = "nie") -> Shown:
         """Averages of one quantity with what a figure says of them."""
@@ -138,7 +142,7 @@ class Analysis:
             table=self.average(quantity),
             column=quantity,
             metric=self.metric.name,
-            unit=self.metric.unit,
+            unit=self.unit_of(quantity),
             positive=self.terms.positive,
             level=self.intervals.level,
             clusters=self.intervals.clusters,
