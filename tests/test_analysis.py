@@ -20,39 +20,12 @@ from locate.metrics import Metric, difference
 from locate.report import write_report
 
 WORDS = ("actress", "actor", "mother", "father", "queen", "king", "aunt", "uncle", "sister", "brother")
-SURFACE = [
-    "load",
-    "load_causal",
-    "occupation_pairs",
-    "read_pairs",
-    "trace",
-    "load_trace",
-    "analyse",
-    "rank",
-    "load_located",
-    "estimate",
-    "edit",
-    "save_edited",
-    "evaluate",
-    "compare",
-    "Pair",
-    "Prompts",
-    "Site",
-    "Patch",
-    "Map",
-    "Swap",
-    "Noise",
-    "Budget",
-    "Controls",
-    "Sets",
-    "Trace",
-    "Analysis",
-    "Located",
-    "LSDM",
-    "FAST",
-    "LocateError",
-    "plot",
-]
+SURFACE = (
+    "load", "load_causal", "occupation_pairs", "read_pairs", "trace", "load_trace", "analyse", "rank",
+    "load_located", "estimate", "edit", "save_edited", "evaluate", "compare", "Pair", "Prompts", "Site",
+    "Patch", "Map", "Swap", "Noise", "Budget", "Controls", "Sets", "Trace", "Analysis", "Located", "LSDM",
+    "FAST", "LocateError", "plot",
+)  # fmt: skip
 DERIVED = (
     "effects", "terms_of", "average", "normalised", "rank_sites", "stability", "control_table", "set_test",
     "selectivity", "total_selectivity", "gender_regression", "resample_shares", "pair_log_odds",
