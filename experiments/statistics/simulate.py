@@ -7,7 +7,7 @@ SITE = {
     "direction": "denoising", "component": "mlp_out", "unit": -1, "window": 1, "severed": "", "origin": "source",
     "role": "subject_last", "key": "", "name": "",
 }  # fmt: skip
-ABOUT = {"metric": "logit_diff", "unit": "nats", "view": "stereotype", "without_stereotype": 0, "kind": "occupation"}
+ABOUT = {"metric": "logit_diff", "view": "stereotype"}
 UNEQUAL = (1, 2, 3, 4, 8, 2, 1, 5)
 EFFECTS = {
     "normal": lambda rng, shape: rng.normal(size=shape),
@@ -28,10 +28,9 @@ def table(values: np.ndarray, group: np.ndarray, template: np.ndarray, kind: str
         "template": np.tile(template, cells),
         "nie": values.T.ravel(),
     })  # fmt: skip
-    for name, value in {**SITE, "kind": kind}.items():
+    for name, value in {**SITE, **ABOUT, "kind": kind}.items():
         frame[name] = pd.Categorical.from_codes(np.zeros(len(frame), dtype=int), [value])
-    frame["unit"], frame["window"], frame["total"] = -1, 1, 1.0
-    frame.attrs = dict(ABOUT)
+    frame["unit"], frame["window"], frame["total"], frame["rounding"] = -1, 1, 1.0, 0.0
     return frame
 
 

@@ -1,0 +1,149 @@
+"""Whole runs of mini are those of an earlier version, number for number; kept in kept/ with the files that it wrote."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import locate
+from locate import Budget, Controls, Map, Noise, Sets
+from locate.prompts import definitional_pairs
+from locate.report import write_report
+
+KEPT = Path(__file__).parent / "kept"
+NEAR = {"rtol": 1e-3, "atol": 1e-4}
+IGNORED = {"locate", "schema", "seconds", "memory", "threads", "libraries", "recipe", "path", "folder"}
+"""what differs with the machine, the version or the layout of files"""
+NEW = {"why_undefined"}
+"""columns that the earlier version did not write"""
+
+
+def anti():
+    return locate.occupation_pairs("anti", templates_each=1)
+
+
+def opposite():
+    return locate.occupation_pairs(templates_each=1)
+
+
+RUNS = {
+    "swap": lambda: ((anti(),), {"controls": Controls(seed=3), "sets": Sets(seed=3)}, 3),
+    "both": lambda: ((opposite() + definitional_pairs(templates_each=1),), {}, 0),
+    "noise": lambda: (
+        (opposite().first(36), Map(components=("attn_out", "mlp_out"), windows=(1, 3))),
+        {"corruption": Noise(samples=2)},
+        0,
+    ),
+    "budget": lambda: (
+        (anti(), Map(components=("head", "mlp_out"))),
+        {"budget": Budget(passes=3000, method="attribution")},
+        0,
+    ),
+    "pattern": lambda: ((anti(), Map(components=("pattern",), roles=("last",), keys=("subject_last",))), {}, 0),
+}
+TABLES = {
+    "swap": ["controls.csv", "effects.csv", "sets.csv"],
+    "both": ["controls.csv", "effects.csv", "regression.csv", "selectivity.csv"],
+    "noise": ["controls.csv", "effects.csv"],
+    "budget": ["controls.csv", "effects.csv"],
+    "pattern": ["effects.csv"],
+}
+
+
+@pytest.fixture(scope="module")
+def mini():
+    return locate.load("mini", device="cpu")
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def run(request, mini, tmp_path_factory):
+    """Name of a run that was kept, and the folder of the same run made anew."""
+    given, more, seed = RUNS[request.param]()
+    folder = tmp_path_factory.mktemp(request.param)
+    write_report(locate.trace(mini, *given, **more), folder, formats=[], seed=seed)
+    return request.param, folder
+
+
+def differences(old, new, where="located"):
+    """Every place where two files differ by more than rounding; settings may have keys that are new."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        passing = set(new) - set(old) if where.endswith(".settings") else {"settings"} - set(old)
+        for key in sorted((set(old) | set(new)) - IGNORED - passing):
+            if key not in old or key not in new:
+                yield f"{where}.{key} is in one alone"
+            else:
+                yield from differences(old[key], new[key], f"{where}.{key}")
+    elif isinstance(old, list) and isinstance(new, list):
+        if len(old) != len(new):
+            yield f"{where} has {len(old)} and {len(new)} entries"
+        for place, (one, other) in enumerate(zip(old, new, strict=False)):
+            yield from differences(one, other, f"{where}[{place}]")
+    elif {type(old), type(new)} <= {int, float} and float in (type(old), type(new)):
+        if not np.isclose(new, old, **NEAR):
+            yield f"{where}: {old} and {new}"
+    elif old != new:
+        yield f"{where}: {old!r} and {new!r}"
+
+
+def table_differences(old, new):
+    """The same of two tables, by column; an empty cell is equal to an empty cell alone."""
+    if set(old) != set(new) - NEW or len(old) != len(new):
+        yield f"columns {sorted(set(old) ^ set(new))}, {len(old)} and {len(new)} rows"
+        return
+    for name in old:
+        if pd.api.types.is_numeric_dtype(old[name]) and pd.api.types.is_numeric_dtype(new[name]):
+            same = np.isclose(new[name], old[name], equal_nan=True, **NEAR)
+        else:
+            same = (new[name].fillna("").astype(str) == old[name].fillna("").astype(str)).to_numpy()
+        for place in np.flatnonzero(~same):
+            yield f"{name}[{place}]: {old[name][place]!r} and {new[name][place]!r}"
+
+
+def test_located_is_as_before(run):
+    name, folder = run
+    kept = json.loads((KEPT / name / "located.json").read_text())
+    assert list(differences(kept, json.loads((folder / "located.json").read_text()))) == []
+
+
+def test_the_tables_are_as_before(run):
+    name, folder = run
+    assert sorted(path.name for path in folder.glob("*.csv")) == TABLES[name]
+    assert sorted(path.name for path in (KEPT / name).glob("*.gz")) == [f"{each}.gz" for each in TABLES[name]]
+    for each in TABLES[name]:
+        kept = pd.read_csv(KEPT / name / f"{each}.gz")
+        assert len(kept) > 0
+        assert list(table_differences(kept, pd.read_csv(folder / each))) == [], each
+
+
+def test_a_changed_number_of_a_table_is_seen():
+    kept = pd.read_csv(KEPT / "swap" / "sets.csv.gz")
+    near, far, word, empty = (kept.copy() for _ in range(4))
+    near.loc[2, "effect"] *= 1.0001
+    far.loc[2, "effect"] *= 1.01
+    word.loc[3, "kind"] = "other"
+    empty.loc[4, "low"] = np.nan
+    assert list(table_differences(kept, near)) == []
+    assert list(table_differences(kept, kept.assign(why_undefined=""))) == []
+    assert [each.split(":")[0] for each in table_differences(kept, far)] == ["effect[2]"]
+    assert [each.split(":")[0] for each in table_differences(kept, word)] == ["kind[3]"]
+    assert [each.split(":")[0] for each in table_differences(kept, empty)] == ["low[4]"]
+    assert list(table_differences(kept, kept.head(3))) == [f"columns [], {len(kept)} and 3 rows"]
+    assert list(table_differences(kept, kept.drop(columns="n"))) == [f"columns ['n'], {len(kept)} and {len(kept)} rows"]
+
+
+def test_a_changed_number_of_located_is_seen():
+    old = {"a": [1.0, {"b": "x"}], "n": 3, "seconds": 3.0, "settings": {"seed": 1}}
+    same = {"a": [1.0001, {"b": "x"}], "n": 3, "seconds": 9.0, "settings": {"seed": 1, "later": 2}}
+    assert list(differences(old, same)) == []
+    assert list(differences({"a": 1}, {"a": 1, "settings": {"seed": 1}})) == []
+    assert list(differences({"a": 1, "settings": {}}, {"a": 1})) == ["located.settings is in one alone"]
+    changed = {"a": [1.1, {"b": "y", "c": 0}], "n": 4, "settings": {"seed": 2}, "seconds": 1.0}
+    assert list(differences(old, changed)) == [
+        "located.a[0]: 1.0 and 1.1",
+        "located.a[1].b: 'x' and 'y'",
+        "located.a[1].c is in one alone",
+        "located.n: 3 and 4",
+        "located.settings.seed: 1 and 2",
+    ]
