@@ -6,7 +6,7 @@ import pytest
 from bare import trace
 from test_report import averages_of, bands, caption, colours, lines, veils
 
-from locate import LocateError
+from locate import LocateError, analyse
 from locate.mediation import effects
 from locate.prompts import occupation_pairs
 from locate.report import write_report
@@ -168,7 +168,7 @@ def test_a_report_of_paths_holds_their_figures_and_ranks_what_a_module_writes(tr
 
 def test_one_pairs_map_holds_its_single_sites(traced):
     derived = effects(traced)
-    (panel,) = colours(plot_pair(derived, 0)) or [plot_pair(derived, 0).data[0]]
+    (panel,) = colours(plot_pair(analyse(traced), 0)) or [plot_pair(analyse(traced), 0).data[0]]
     rows = derived.query("pair == 0 and direction == 'denoising' and component == 'mlp_out' and severed == ''")
     grid = rows.pivot(index="layer", columns="clean_pos", values="nie").to_numpy()
     drawn = np.array(panel.z, dtype=float)

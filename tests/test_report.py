@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,15 +13,14 @@ import plotly.io
 import pytest
 from handmade import GROUPS, META, both, map_trace, odds, trace_of
 
-from locate import LocateError, load_located, load_trace
-from locate.mediation import average, effects, normalised
-from locate.mediation.resampling import Intervals
+from locate import LocateError, analyse, load_located, load_trace
+from locate.mediation import effects
+from locate.mediation.analysis import Shown
 from locate.prompts import occupation_table
 from locate.report import draw_figures, images, save_figures, write_report
 from locate.report.figures import plot_heads, plot_layers, plot_map, plot_occupations, plot_pair
 
 SCRIPT = "<script>alert(1)</script>"
-ABOUT = {"metric": "logit_diff", "unit": "nats", "view": "stereotype", "column": "nie", "level": 0.95}
 
 
 def averages_of(cells, **about):
@@ -33,9 +33,7 @@ def averages_of(cells, **about):
     rows = [
         given | {"low": cell.get("effect", 1.0) - 0.5, "high": cell.get("effect", 1.0) + 0.25} | cell for cell in cells
     ]
-    frame = pd.DataFrame(rows)
-    frame.attrs = ABOUT | about
-    return frame
+    return Shown(pd.DataFrame(rows), **about)
 
 
 def colours(figure):
@@ -94,7 +92,7 @@ def read_page(path):
 @pytest.fixture(scope="module")
 def averages():
     """Averages of the steady map in both directions."""
-    return average(effects(map_trace()))
+    return analyse(map_trace()).shown()
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +107,7 @@ def report(tmp_path_factory):
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 def test_map_shows_every_average_in_its_cell(averages, direction):
     figure = plot_map(averages, direction=direction)
-    keyed = averages[averages["direction"] == direction].set_index(["component", "layer", "role"])
+    keyed = averages.table[averages.table["direction"] == direction].set_index(["component", "layer", "role"])
     for component, panel in zip(("resid_pre", "attn_out", "mlp_out"), colours(figure), strict=True):
         assert list(panel.x) == ["before_subject", "subject_last", "last"]
         assert list(panel.y) == [0, 1, 2]
@@ -190,16 +188,16 @@ def test_caption_says_how_a_failing_cell_looks(averages):
 
 
 def test_caption_of_the_signed_view():
-    signed = average(effects(map_trace(), view="signed"), chosen=Intervals(level=0.9))
+    signed = analyse(map_trace(), view="signed", level=0.9).shown()
     assert "positive is towards the female answer" in caption(plot_map(signed))
     assert "90% intervals" in caption(plot_map(signed))
 
 
 def test_caption_of_an_odds_ratio_does_not_turn_its_sign():
     """y is p(anti-stereotypical) / p(stereotypical): a positive effect leads away from the stereotype."""
-    derived = effects(map_trace(), "odds_ratio")
-    assert "positive is towards the stereotype" not in caption(plot_map(average(derived)))
-    assert "positive is towards the stereotype" not in caption(plot_pair(derived, 0))
+    analysis = analyse(map_trace(), metric="odds_ratio")
+    assert "positive is towards the stereotype" not in caption(plot_map(analysis))
+    assert "positive is towards the stereotype" not in caption(plot_pair(analysis, 0))
 
 
 @pytest.mark.parametrize(
@@ -207,7 +205,7 @@ def test_caption_of_an_odds_ratio_does_not_turn_its_sign():
     [("nie", "Average indirect effect"), ("nde", "Average direct effect"), ("total", "total effect")],
 )
 def test_title_and_axis_name_the_quantity(column, words):
-    averages = average(effects(map_trace()), column)
+    averages = analyse(map_trace()).shown(column)
     assert words in caption(plot_map(averages))
     assert (
         plot_layers(averages)
@@ -228,8 +226,9 @@ def test_subject_is_bold(averages):
 
 
 def test_bands_are_the_intervals(averages):
-    figure = plot_layers(averages[averages["component"] == "mlp_out"])
-    rows = averages.query("component == 'mlp_out' and direction == 'denoising' and role == 'last'").sort_values("layer")
+    table = averages.table
+    figure = plot_layers(replace(averages, table=table[table["component"] == "mlp_out"]))
+    rows = table.query("component == 'mlp_out' and direction == 'denoising' and role == 'last'").sort_values("layer")
     assert list(lines(figure)["last"].y) == rows["effect"].tolist()
     assert list(lines(figure)["last"].x) == [0, 1, 2]
     assert list(bands(figure)["last"].x) == [0, 1, 2, 2, 1, 0]
@@ -237,7 +236,7 @@ def test_bands_are_the_intervals(averages):
 
 
 def test_lines_of_a_share_of_the_total_have_that_unit():
-    figure = plot_layers(normalised(effects(map_trace())))
+    figure = plot_layers(analyse(map_trace()).shown("nie / total"))
     assert figure.layout.yaxis.title.text.endswith(", share of the total effect")
 
 
@@ -286,7 +285,7 @@ def test_heads_are_drawn_by_layer_and_number():
 
 def test_pair_shows_its_own_effects_by_token():
     derived = effects(map_trace())
-    figure = plot_pair(derived, 2, direction="noising")
+    figure = plot_pair(analyse(map_trace()), 2, direction="noising")
     rows = derived.query("pair == 2 and direction == 'noising'").set_index(["component", "layer", "clean_pos"])["nie"]
     for component, panel in zip(("resid_pre", "attn_out", "mlp_out"), colours(figure), strict=True):
         for layer in range(3):
@@ -299,7 +298,7 @@ def test_pair_shows_its_own_effects_by_token():
 
 
 def test_pair_marks_its_subject():
-    assert list(plot_pair(effects(map_trace()), 0).layout.xaxis.ticktext) == [
+    assert list(plot_pair(analyse(map_trace()), 0).layout.xaxis.ticktext) == [
         "␣before_subject", "<b>␣subject_last</b>", "␣last",
     ]  # fmt: skip
 
@@ -310,20 +309,20 @@ def test_pair_keeps_the_place_of_a_token_without_counterpart():
         for place, role in [(0, "before_subject"), (2, "subject_last")]
         for each in both(odds(2.0), odds(-2.0), odds(place - 2.0), odds(2.0), clean_pos=place, role=role, token=role)
     ]
-    figure = plot_pair(effects(trace_of(rows)), 0)
+    figure = plot_pair(analyse(trace_of(rows)), 0)
     assert np.array(colours(figure)[0].z) == pytest.approx(np.array([[0.0, np.nan, 2.0]]), nan_ok=True)
     assert list(figure.layout.xaxis.ticktext) == ["before_subject", "·", "<b>subject_last</b>"]
 
 
 def test_pair_names_the_quantity_in_its_cells():
-    text = caption(plot_pair(effects(map_trace()), 0, column="nde"))
+    text = caption(plot_pair(analyse(map_trace()), 0, column="nde"))
     assert "indirect effect" not in text
     assert "direct effect" in text
 
 
 def test_pair_escapes_prompts_and_tokens():
     trace = map_trace(layers=1, clean=f"{SCRIPT} & the nurse", corrupted=f"<b>{SCRIPT}", token="<i>")
-    figure = plot_pair(effects(trace), 0, title=SCRIPT)
+    figure = plot_pair(analyse(trace), 0, title=SCRIPT)
     assert "“&lt;script&gt;alert(1)&lt;/script&gt; &amp; the nurse”" in caption(figure)
     assert "<script" not in caption(figure)
     assert "<b>" not in caption(figure)
@@ -336,7 +335,7 @@ def test_pair_escapes_prompts_and_tokens():
 )
 def test_a_pair_that_is_not_there_is_refused(pair, direction, message):
     with pytest.raises(LocateError, match=message):
-        plot_pair(effects(map_trace(layers=1)), pair, direction=direction)
+        plot_pair(analyse(map_trace(layers=1)), pair, direction=direction)
 
 
 def test_occupations_by_log_odds_and_share():
@@ -621,8 +620,7 @@ def test_no_page_has_a_button_that_uploads(averages, tmp_path, monkeypatch):
 
 
 def test_the_caption_says_how_wide_the_window_is(averages):
-    wide = averages.assign(window=3)
-    wide.attrs = averages.attrs
+    wide = replace(averages, table=averages.table.assign(window=3))
     assert "3 layers written at once" in plot_map(wide, window=3).layout.title.text
     assert "written at once" not in plot_map(averages).layout.title.text
 

@@ -11,6 +11,7 @@ from test_resampling import SHAPES, made
 from locate import LocateError, analyse, load, load_located, rank, trace
 from locate.mediation import average, effects, gender_scores, selectivity
 from locate.mediation.resampling import Intervals
+from locate.mediation.selectivity_table import NEITHER, UNTRACED, total_selectivity
 from locate.planted import draw_plan, plant
 from locate.planted.build import GENDERED
 from locate.prompts import Prompts, templates
@@ -76,8 +77,8 @@ def test_where_neither_is_there_it_is_undefined_and_counted():
     rows = selectivity(effects(both_kinds, kind="all"))
     assert rows.loc[rows["layer"] == 0, "selectivity"].tolist() == pytest.approx([0.0] * len(rows[rows["layer"] == 0]))
     assert rows.loc[rows["layer"] > 0, ["selectivity", "low", "high"]].isna().all(axis=None)
-    assert rows.attrs["undefined"] == (rows["layer"] > 0).sum()
-    assert rows.attrs["untraced"] == 0
+    assert (rows["why_undefined"] == NEITHER).sum() == (rows["layer"] > 0).sum()
+    assert not (rows["why_undefined"] == UNTRACED).any()
 
 
 def test_a_site_that_one_kind_lacks_is_kept_and_counted():
@@ -87,13 +88,12 @@ def test_a_site_that_one_kind_lacks_is_kept_and_counted():
     assert rows.loc[1, "selectivity"].isna().all()
     assert (rows.loc[1, "definition_n"] == 0).all()
     assert rows.loc[0, "selectivity"].notna().all()
-    assert rows.attrs["untraced"] == 2
+    assert (rows["why_undefined"] == UNTRACED).sum() == 2
 
 
 def test_the_whole_prompts_selectivity_stands_beside_it():
     """Totals of 4 for both kinds."""
-    rows = selectivity(effects(two_kinds([(1.0, 0.0)]), kind="all"))
-    value, low, high = rows.attrs["total"]["denoising"]
+    value, low, high = total_selectivity(effects(two_kinds([(1.0, 0.0)]), kind="all"))["denoising"]
     assert value == pytest.approx(0.0)
     assert low <= value <= high
 
@@ -108,9 +108,7 @@ def simulated(s, d, shape, groups=(16, 12), cells=300, seed=2):
         names = np.array([f"{turn}-{number}" for number in range(count)])[group]
         part = made(mean + values, names, kind=("occupation", "definition")[turn])
         parts.append(part.assign(pair=part["pair"] + 1000 * turn))
-    every = pd.concat(parts)
-    every.attrs = parts[0].attrs
-    return every
+    return pd.concat(parts)
 
 
 @pytest.mark.parametrize("shape", ["normal", "exponential"])
@@ -148,9 +146,7 @@ def two_kind_table(values):
              kind=("occupation", "definition")[turn]).assign(pair=np.arange(len(each)) + 100 * turn)
         for turn, each in enumerate(values)
     ]  # fmt: skip
-    every = pd.concat(parts)
-    every.attrs = parts[0].attrs
-    return every
+    return pd.concat(parts)
 
 
 def test_kinds_are_resampled_apart():

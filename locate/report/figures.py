@@ -31,7 +31,12 @@ NAMES = {
     "mlp_out_unit": "numbers of the MLP output",
     "pattern": "attention weights",
 }
-QUANTITIES = {"nie": "average indirect effect", "nde": "average direct effect", "total": "average total effect"}
+QUANTITIES = {
+    "nie": "average indirect effect",
+    "nie / total": "average indirect effect",
+    "nde": "average direct effect",
+    "total": "average total effect",
+}
 LETTER = 7.2  # pixels of a caption's letter, about
 DARK = 0.6  # of the colour limit: beyond it, black numbers cannot be read
 SUBJECT = ("subject_first", "subject_middle", "subject_last")
