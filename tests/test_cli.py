@@ -302,7 +302,7 @@ def test_a_stopped_run_continues_where_it_was(folder_of, tmp_path, blow):
     process = subprocess.Popen(
         [sys.executable, "-c", heeding, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
-    parts = tmp_path / "run" / "parts"
+    parts = tmp_path / "run" / "parts" / "map"
     while len(list(parts.glob("part-*.parquet")) if parts.is_dir() else []) < 2:
         assert process.poll() is None, f"ended before two chunks were kept: {process.communicate()[1]}"
         time.sleep(0.05)
@@ -311,15 +311,15 @@ def test_a_stopped_run_continues_where_it_was(folder_of, tmp_path, blow):
     assert process.returncode == (130 if blow is signal.SIGINT else -signal.SIGKILL)
     assert "Traceback" not in err
     assert len(list(parts.glob("part-*.parquet"))) >= 2
-    rows = len(pd.read_parquet(parts / "part-00000.parquet"))
+    rows = sum(len(pd.read_parquet(part)) for part in parts.glob("part-*.parquet"))
     if blow is signal.SIGINT:
         assert "the same command continues there" in err
     command[command.index("--batch-size") + 1] = "256"
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "layers of mlp_out" in done.stdout
-    assert f"measuring: {rows:,} of" in done.stderr
-    assert not parts.exists()
+    assert f"map: {rows:,} of" in done.stderr
+    assert not parts.parent.exists()
 
 
 def test_prompts_of_several_kinds_are_refused_before_anything_is_loaded(run, tmp_path):
