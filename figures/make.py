@@ -85,7 +85,7 @@ def draw(name: str) -> list[Path]:
     """Maps and lines in both directions from one table."""
     averages = pd.read_csv(HERE / f"effects_{name}.csv", keep_default_na=False)
     about = json.loads((HERE / f"effects_{name}.json").read_text())
-    said = {each.name: about[each.name] for each in fields(Shown) if each.name in about}
+    said = {each.name: about[each.name] for each in fields(Shown) if each.name != "table"}
     averages = Shown(averages, **said)
     figures = {}
     for direction in ("denoising", "noising"):
