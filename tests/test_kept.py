@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from kept_files import differences
 
 import locate
 from locate import Budget, Controls, Map, Noise, Sets
 from locate.prompts import definitional_pairs
 from locate.report import write_report
+
+pytestmark = pytest.mark.usefixtures("unchecked_types")
 
 KEPT = Path(__file__).parent / "kept"
 NEAR = {"rtol": 1e-3, "atol": 1e-4}
@@ -66,25 +69,16 @@ def run(request, mini, tmp_path_factory):
     return request.param, folder
 
 
-def differences(old, new, where="located"):
-    """Every place where two files differ by more than rounding; settings may have keys that are new."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        passing = set(new) - set(old) if where.endswith(".settings") else {"settings"} - set(old)
-        for key in sorted((set(old) | set(new)) - IGNORED - passing):
-            if key not in old or key not in new:
-                yield f"{where}.{key} is in one alone"
-            else:
-                yield from differences(old[key], new[key], f"{where}.{key}")
-    elif isinstance(old, list) and isinstance(new, list):
-        if len(old) != len(new):
-            yield f"{where} has {len(old)} and {len(new)} entries"
-        for place, (one, other) in enumerate(zip(old, new, strict=False)):
-            yield from differences(one, other, f"{where}[{place}]")
-    elif {type(old), type(new)} <= {int, float} and float in (type(old), type(new)):
-        if not np.isclose(new, old, **NEAR):
-            yield f"{where}: {old} and {new}"
-    elif old != new:
-        yield f"{where}: {old!r} and {new!r}"
+def of_located(old, new):
+    """Every place where two located.json differ by more than rounding; settings may have keys that are new."""
+    return differences(
+        old,
+        new,
+        "located",
+        ignored=IGNORED,
+        near=lambda one, other: bool(np.isclose(other, one, **NEAR)),
+        may_be_new=lambda where, key: key == "settings" or where.endswith(".settings"),
+    )
 
 
 def table_differences(old, new):
@@ -104,7 +98,7 @@ def table_differences(old, new):
 def test_located_is_as_before(run):
     name, folder = run
     kept = json.loads((KEPT / name / "located.json").read_text())
-    assert list(differences(kept, json.loads((folder / "located.json").read_text()))) == []
+    assert list(of_located(kept, json.loads((folder / "located.json").read_text()))) == []
 
 
 def test_the_tables_are_as_before(run):
@@ -136,11 +130,11 @@ def test_a_changed_number_of_a_table_is_seen():
 def test_a_changed_number_of_located_is_seen():
     old = {"a": [1.0, {"b": "x"}], "n": 3, "seconds": 3.0, "settings": {"seed": 1}}
     same = {"a": [1.0001, {"b": "x"}], "n": 3, "seconds": 9.0, "settings": {"seed": 1, "later": 2}}
-    assert list(differences(old, same)) == []
-    assert list(differences({"a": 1}, {"a": 1, "settings": {"seed": 1}})) == []
-    assert list(differences({"a": 1, "settings": {}}, {"a": 1})) == ["located.settings is in one alone"]
+    assert list(of_located(old, same)) == []
+    assert list(of_located({"a": 1}, {"a": 1, "settings": {"seed": 1}})) == []
+    assert list(of_located({"a": 1, "settings": {}}, {"a": 1})) == ["located.settings is in one alone"]
     changed = {"a": [1.1, {"b": "y", "c": 0}], "n": 4, "settings": {"seed": 2}, "seconds": 1.0}
-    assert list(differences(old, changed)) == [
+    assert list(of_located(old, changed)) == [
         "located.a[0]: 1.0 and 1.1",
         "located.a[1].b: 'x' and 'y'",
         "located.a[1].c is in one alone",

@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from kept_files import differences
 
 from locate.editors import receipt
 from locate.editors.lsdm import LSDM
@@ -42,30 +43,20 @@ def made(tmp_path_factory):
     return json.loads((folder / "model" / "receipt.json").read_text())
 
 
-def differences(old, new, where="receipt"):
+def of_receipts(old, new):
     """Every place where two receipts differ by more than rounding."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(set(old) | set(new)):
-            if key not in OF_A_MACHINE | OF_ROUNDING:
-                if key not in old or key not in new:
-                    yield f"{where}.{key} is in one alone"
-                else:
-                    yield from differences(old[key], new[key], f"{where}.{key}")
-    elif isinstance(old, list) and isinstance(new, list):
-        if len(old) != len(new):
-            yield f"{where} has {len(old)} and {len(new)} entries"
-        for place, (one, other) in enumerate(zip(old, new, strict=False)):
-            yield from differences(one, other, f"{where}[{place}]")
-    elif isinstance(old, float) and isinstance(new, int | float):
-        if new != pytest.approx(old, rel=2e-3, abs=2e-4):
-            yield f"{where}: {old} and {new}"
-    elif old != new:
-        yield f"{where}: {old!r} and {new!r}"
+    return differences(
+        old,
+        new,
+        "receipt",
+        ignored=OF_A_MACHINE | OF_ROUNDING,
+        near=lambda one, other: other == pytest.approx(one, rel=2e-3, abs=2e-4),
+    )
 
 
 def test_the_receipt_is_as_before(made):
     kept = json.loads((KEPT / "receipt.json").read_text())
-    assert list(differences(kept, made)) == []
+    assert list(of_receipts(kept, made)) == []
     assert made["reload"]["largest_difference"] < 1e-3
     for one, other in zip(kept["tensors"]["changed"], made["tensors"]["changed"], strict=True):
         assert one["before_sha256"] == other["before_sha256"] != other["after_sha256"]
@@ -73,8 +64,8 @@ def test_the_receipt_is_as_before(made):
 
 def test_differences_are_seen():
     old = {"a": [1.0, {"b": "x"}], "seconds": 3.0}
-    assert list(differences(old, {"a": [1.0001, {"b": "x"}], "seconds": 9.0})) == []
-    assert list(differences(old, {"a": [1.1, {"b": "y", "c": 0}]})) == [
+    assert list(of_receipts(old, {"a": [1.0001, {"b": "x"}], "seconds": 9.0})) == []
+    assert list(of_receipts(old, {"a": [1.1, {"b": "y", "c": 0}]})) == [
         "receipt.a[0]: 1.0 and 1.1",
         "receipt.a[1].b: 'x' and 'y'",
         "receipt.a[1].c is in one alone",
