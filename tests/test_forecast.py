@@ -193,3 +193,9 @@ def test_later_stages_are_those_of_the_run(gpt2):
 )
 def test_times_are_extended_along_a_line(points, rows, expected):
     assert extrapolate(points, rows) == pytest.approx(expected)
+
+
+def test_the_untrained_model_of_a_run_in_reduced_precision_is_foretold(model_of):
+    """It has no files to be loaded from again in fp32, and is not compared with that."""
+    found = foretell(model_of("llama", "bfloat16"), FEW, Map(("mlp_out",)))
+    assert "control: random weights" in {each.stage for each in found.stages}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from locate.errors import LocateError
@@ -104,7 +104,8 @@ def try_stage(main: Job, stage: Stage) -> StageForecast:
     started, made = time.perf_counter(), 0.0
     job = prepare(main.model, stage, main.settings)
     if stage.untrained is not None:
-        job = prepare(make_untrained(main.model, stage.untrained), stage, main.settings)
+        alone = replace(main.settings, compare_precision=False)  # as when it is measured: it has no files of its own
+        job = prepare(make_untrained(main.model, stage.untrained), stage, alone)
         audit_job(job)
         made = time.perf_counter() - started
     points = []
