@@ -22,6 +22,12 @@ from locate.model.hooked import Model  # noqa: E402
 from locate.model.loading import load  # noqa: E402
 
 
+@pytest.fixture(autouse=True)
+def checked_at_first():
+    """The first calls in each test are those that are checked."""
+    typechecker.calls.clear()
+
+
 @pytest.fixture(scope="module")
 def unchecked_types():
     """For tests that run what users run, from end to end: types and shapes are checked by the tests of the parts.

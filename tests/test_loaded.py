@@ -226,7 +226,7 @@ class TestArchitecture:
             ({"architectures": ["GPT2LMHeadModel"]}, "names GPT2LMHeadModel, and its model_type 'llama' makes Llama"),
             ({"architectures": ["BertLMHeadModel"], "model_type": "bert"}, "is an encoder"),
             ({"architectures": None, "model_type": "t5"}, "expected a decoder-only"),
-            ({"architectures": "LlamaForCausalLM"}, "is no list"),
+            ({"architectures": "LlamaForCausalLM"}, "is not a list"),
         ],
     )
     def test_what_is_no_causal_model_is_refused(self, copied, config, match):

@@ -1,5 +1,8 @@
 """The checks of annotations that all tests run under refuse what they should, also within functions of a moment."""
 
+from collections.abc import Callable  # noqa: F401, an annotation names it
+
+import beartype
 import jaxtyping
 import pytest
 import torch
@@ -12,7 +15,7 @@ COMPILED_EACH = [False, True]
 
 def scaled(factor, compiled_each):
     """A function made within another, checked as jaxtyping does or as the tests do."""
-    decorate = typechecker.compiled if compiled_each else jaxtyping.jaxtyped
+    decorate = typechecker.with_shapes if compiled_each else jaxtyping.jaxtyped
 
     @decorate(typechecker=typechecker.check)
     def inner(values: Row, others: Row, deep: int) -> Row:
@@ -51,3 +54,36 @@ def test_its_checks_are_compiled_once():
     scaled(2, False)
     assert len(typechecker.checked) == before
     assert jaxtyping.jaxtyped is typechecker.jaxtyped
+
+
+@pytest.mark.parametrize("test", ["this test", "the next one"])
+def test_the_first_calls_in_each_test_are_checked(test):
+    function = scaled(2, False)
+    with pytest.raises(jaxtyping.TypeCheckError):
+        function(torch.ones(3), torch.ones(2), 0)
+    for _ in range(typechecker.FIRST):
+        function(torch.ones(3), torch.ones(3), 0)
+    assert len(function(torch.ones(3), torch.ones(2), 0)) == 3
+
+
+def test_functions_that_name_no_shapes_are_checked_always():
+    @typechecker.check
+    def plain(number: float) -> int:
+        return int(number)
+
+    assert not any(map(typechecker.shaped, typechecker.hints(plain).values()))
+    for _ in range(typechecker.FIRST + 1):
+        assert plain(2) == 2
+    with pytest.raises(beartype.roar.BeartypeCallHintViolation):
+        plain("2")
+
+
+@pytest.mark.parametrize(
+    ("hint", "names_shapes"),
+    [
+        ("Row", True), ("dict[str, Row]", True), ("Row | None", True), ("Callable[[Row], None]", True),
+        ("unknown", True), ("int | float", False), ("Callable[..., dict[str, int]]", False), ("None", False),
+    ],
+)  # fmt: skip
+def test_annotations_that_name_shapes_are_told(hint, names_shapes):
+    assert typechecker.shaped(typechecker.read(hint, globals())) == names_shapes

@@ -1,56 +1,98 @@
 """The run-time check of annotations during tests: an int may stand where a float is expected, as in static typing.
 
-A function that is defined within another is made anew, and would have its checks compiled anew, each time the outer
-one runs: for the hooks of a sweep that is half of a trace's time. Its checks are compiled once here, and serve each.
+A sweep calls its functions some hundred thousand times and makes its hooks anew for each row; checked every time, the
+checks would take twice as long as the work. So:
+
+- only a function whose annotations name shapes is checked by jaxtyping, which binds axes to sizes; the types of all
+  others are checked by beartype alone;
+- a function that names shapes, or is defined within another, is checked in its first calls in each test;
+- a function that is defined within another is made anew each time the outer one runs; its checks are compiled once.
 """
 
 import functools
 import inspect
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
+from typing import ForwardRef, get_args
 
 import jaxtyping
 from beartype import BeartypeConf, beartype
 
+FIRST = 50  # calls of each function that are checked in a test
 check = beartype(conf=BeartypeConf(is_pep484_tower=True))
-compiled = jaxtyping.jaxtyped
+with_shapes = jaxtyping.jaxtyped
 checked = {}  # by a function's code and annotations, as text
 running = threading.local()  # by the same, the functions whose checks are under way
+calls = Counter()  # in this test, by a function's code
 
 
 def jaxtyped(*, typechecker):
     """What jaxtyping's import hook decorates with."""
 
     def decorate(item):
-        if not inspect.isfunction(item) or "<locals>" not in item.__qualname__:
-            return compiled(item, typechecker=typechecker)
-        if jaxtyping.config.jaxtyping_disable:  # modules keep their checks for other tests
-            return item
-        if jaxtyping.config.jaxtyping_disable:  # modules keep their checks for other tests
-            return item
-        if (
-            item.__defaults__
-            or item.__kwdefaults__
-            or any(isinstance(each, str) for each in item.__annotations__.values())
-        ):
-            return compiled(item, typechecker=typechecker)
-        return shared(item, typechecker)
+        if not inspect.isfunction(item):
+            return with_shapes(item, typechecker=typechecker)
+        read = hints(item)
+        if "<locals>" in item.__qualname__:
+            if jaxtyping.config.jaxtyping_disable:  # modules keep their checks for other tests
+                return item
+            return at_first(item, shared(item, read, typechecker))
+        if any(map(shaped, read.values())):
+            return at_first(item, with_shapes(item, typechecker=typechecker))
+        return typechecker(item)
 
     return decorate
 
 
-def shared(item, typechecker):
+def at_first(item, with_checks):
+    """The function, behind its checks in the first calls of a test."""
+    code = item.__code__
+
+    @functools.wraps(item)
+    def call(*arguments, **named):
+        calls[code] += 1
+        return (with_checks if calls[code] <= FIRST else item)(*arguments, **named)
+
+    return call
+
+
+def hints(item):
+    """A function's annotations by name; a string where a name in it is known to its outer function alone."""
+    return {name: read(hint, item.__globals__) for name, hint in item.__annotations__.items()}
+
+
+def read(hint, known):
+    """An annotation as an object, where it can be made one."""
+    try:
+        return eval(hint, known) if isinstance(hint, str) else hint
+    except NameError:
+        return hint
+
+
+def shaped(hint):
+    """Whether an annotation names a shape; one that cannot be read counts as such."""
+    if isinstance(hint, list | tuple):
+        return any(map(shaped, hint))
+    if isinstance(hint, str | ForwardRef) or (inspect.isclass(hint) and issubclass(hint, jaxtyping.AbstractArray)):
+        return True
+    return any(map(shaped, get_args(hint)))
+
+
+def shared(item, annotations, typechecker):
     """A function of a moment behind the checks of its code."""
-    key = item.__code__, str(item.__annotations__)  # jaxtyping makes an annotation anew too, under the same name
+    if any(isinstance(each, str) for each in annotations.values()):
+        return with_shapes(item, typechecker=typechecker)
+    key = item.__code__, str(annotations)  # jaxtyping makes an annotation anew too, under the same name
     if key not in checked:
 
         @functools.wraps(item)
         def innermost(*arguments, **named):
             return running.items[key].pop()(*arguments, **named)
 
-        innermost.__signature__ = inspect.signature(item)
+        innermost.__annotations__ = annotations
+        innermost.__signature__ = annotated(inspect.signature(item), annotations)
         del innermost.__wrapped__  # or the first one made would live as long as its checks
-        checked[key] = compiled(innermost, typechecker=typechecker)
+        checked[key] = with_shapes(innermost, typechecker=typechecker)
     with_checks = checked[key]
 
     @functools.wraps(item)
@@ -64,6 +106,16 @@ def shared(item, typechecker):
             del waiting[before:]  # it is still there where the arguments were refused
 
     return outermost
+
+
+def annotated(signature, annotations):
+    """A signature with annotations that have been read."""
+    parameters = [
+        each.replace(annotation=annotations.get(each.name, each.annotation)) for each in signature.parameters.values()
+    ]
+    return signature.replace(
+        parameters=parameters, return_annotation=annotations.get("return", signature.return_annotation)
+    )
 
 
 jaxtyping.jaxtyped = jaxtyped

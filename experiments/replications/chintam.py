@@ -16,8 +16,6 @@ from runner import Findings, Study, left_out, main
 
 import locate
 from locate.evaluation.readers import profession_pairs
-from locate.mediation import average
-from locate.mediation import effects as derive_effects
 from locate.model.hooked import Model
 from locate.report.figures import plot_heads
 
@@ -81,8 +79,9 @@ def replicate(model: Model, options: argparse.Namespace) -> Findings:
     prompts, definitional = occupations(options, TEMPLATES_EACH)
     heads = locate.Map(components=("head",), roles=("last",))
     trace = locate.trace(model, prompts, heads, directions=("noising",), probabilities=False)
-    effects = derive_effects(trace, "odds_ratio")
-    averages = average(effects).sort_values("effect", ascending=False, kind="stable", ignore_index=True)
+    analysis = locate.analyse(trace, metric="odds_ratio")
+    effects = analysis.effects
+    averages = analysis.average().sort_values("effect", ascending=False, kind="stable", ignore_index=True)
     title = f"Indirect effect of each head's output at the last token, {model.name.rsplit('/', 1)[-1]}"
     counts = left_out(trace.meta["ledger"]) | {"says its gender": definitional}
     settings = {
@@ -92,7 +91,7 @@ def replicate(model: Model, options: argparse.Namespace) -> Findings:
         "median total effect": effects.drop_duplicates("pair")["total"].median(),
     }
     table = averages[["layer", "unit", "effect", "low", "high", "n", "groups", "q"]]
-    figure = plot_heads(averages, title=title, direction="noising")
+    figure = plot_heads(analysis, title=title, direction="noising")
     return Findings(claims_of(effects, model), counts, settings, {"heads": table}, {"heads": figure})
 
 

@@ -16,8 +16,6 @@ from rules import Claim, decided, half_contrast
 from runner import Findings, Study, left_out, main
 
 import locate
-from locate.mediation import average
-from locate.mediation import effects as derive_effects
 from locate.metrics import metric_named
 from locate.model.hooked import Model
 from locate.report.figures import plot_map
@@ -57,13 +55,12 @@ def replicate(model: Model, options: argparse.Namespace) -> Findings:
     counts: dict[str, int] = {}
     for name, (corruption, metric) in CORRUPTIONS.items():
         trace = locate.trace(model, prompts, MAP, corruption=corruption, directions=("denoising",))
-        effects = derive_effects(trace, metric)
-        averages = average(effects)
-        claims += claims_of(name, effects, model.n_layers)
+        analysis = locate.analyse(trace, metric=metric)
+        claims += claims_of(name, analysis.effects, model.n_layers)
         counts |= {f"{name}: {reason}": count for reason, count in left_out(trace.meta["ledger"]).items()}
-        tables[name] = averages[["component", "layer", "role", "effect", "low", "high", "n", "groups", "q"]]
+        tables[name] = analysis.average()[["component", "layer", "role", "effect", "low", "high", "n", "groups", "q"]]
         title = f"Restored by one site, {name}, {model.name.rsplit('/', 1)[-1]}"
-        figures[name] = plot_map(averages, title=title)
+        figures[name] = plot_map(analysis, title=title)
     settings = {
         "templates each": TEMPLATES_EACH,
         "metrics": {name: metric for name, (_, metric) in CORRUPTIONS.items()},

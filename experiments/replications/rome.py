@@ -19,7 +19,6 @@ from runner import Findings, Study, left_out, main
 
 import locate
 from locate.mediation import average, pair_log_odds
-from locate.mediation import effects as derive_effects
 from locate.model.hooked import Model
 from locate.report.figures import plot_map
 
@@ -100,8 +99,8 @@ def replicate(model: Model, options: argparse.Namespace) -> Findings:
         components=("resid_pre", "attn_out", "mlp_out"), windows=(1, window), severed=("attn_out", "mlp_out")
     )
     trace = locate.trace(model, prompts, chosen, corruption=NOISE, directions=("denoising",))
-    effects = derive_effects(trace, METRIC)
-    averages = average(effects)
+    analysis = locate.analyse(trace, metric=METRIC)
+    effects = analysis.effects
     title = f"Restored probability of the stereotypical pronoun, {model.name.rsplit('/', 1)[-1]}"
     total = effects.drop_duplicates("pair")["total"].mean()
     settings = {
@@ -117,7 +116,7 @@ def replicate(model: Model, options: argparse.Namespace) -> Findings:
         counts,
         settings,
         {"aie": by_role(effects)},
-        {"map": plot_map(averages, title=title, window=window)},
+        {"map": plot_map(analysis, title=title, window=window)},
     )
 
 
