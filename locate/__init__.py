@@ -6,8 +6,8 @@
     located = analysis.located
     locate.plot.map(analysis)
 
-Names are loaded when they are first used: analysing a saved trace imports no torch. What is not here is imported from
-its room, like `from locate.mediation.averages import average`.
+Names are loaded when they are first used: analysing a saved trace imports no torch. Import any other name from its own
+module, as in `from locate.mediation.averages import average`.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""The one error that locate raises for what its caller can mend."""
+"""The one error that locate raises for what the caller can fix."""
 
 
 class LocateError(ValueError):

@@ -14,7 +14,7 @@ from locate.errors import LocateError
 def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
     """Let `write` fill a temporary neighbour of `path`, then rename it: readers never see half a file.
 
-    Raises LocateError when the disk refuses (full, read-only, no permission); `path` is then as it was.
+    Raises LocateError when the file cannot be written (disk full, read-only, no permission); `path` is then unchanged.
     """
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
@@ -55,12 +55,12 @@ def read_json(path: Path) -> Any:
 
 
 def no_number(word: str) -> Any:
-    """Refuse what strict JSON has no word for."""
+    """Refuse NaN and infinities, which strict JSON does not have."""
     raise ValueError(f"it holds {word}")
 
 
 def strict(value: object) -> object:
-    """The value with every nan or infinity turned into None, which JSON can say."""
+    """The value with every nan or infinity turned into None, which JSON can hold."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
@@ -79,7 +79,7 @@ def hash_of(value: object) -> str:
 def hash_of_files(paths: list[Path]) -> str:
     """sha256 over the bytes of the files, in the order given.
 
-    Raises LocateError for one that cannot be read.
+    Raises LocateError for a file that cannot be read.
     """
     digest = hashlib.sha256()
     for path in paths:

@@ -20,10 +20,10 @@ class Metric:
     effect  (y of the changed run, y of the reference run) -> effect
     absolute  True where the log-probabilities themselves count, not just their difference
     signed  True where y is female minus male, so that multiplying by the stereotype sign gives the stereotypical view
-    positive  what a positive effect says, where the view does not say it: towards the stereotype, or the female answer
+    positive  what a positive effect means, where the view does not say it: towards the stereotype, or the female answer
 
     `Metric("name", "unit", value, difference, signed=True)` is a metric of your own: it is accepted wherever the name
-    of one is. Files name it by its name.
+    of a metric is, and files record its name.
     """
 
     name: str
@@ -89,14 +89,14 @@ METRICS = {
 
 
 def positive_means(metric: Metric, view: str) -> str:
-    """What a positive effect says: the metric's own words, or what its view says."""
+    """What a positive effect means: in the metric's own words, or by its view."""
     if metric.positive:
         return metric.positive
     return "towards the stereotype" if view == "stereotype" else "towards the female answer"
 
 
 def metric_named(name: str | Metric) -> Metric:
-    """The metric of that name; a metric of the user's own as it is.
+    """The metric of that name; a metric of the user's own is returned as it is.
 
     Raises LocateError for an unknown name.
     """

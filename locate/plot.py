@@ -1,4 +1,4 @@
-"""Plots under short names: `locate.plot.map(analysis)`; each is made by the report's own figures.
+"""Plots under short names: `locate.plot.map(analysis)`; each calls a function of the report.
 
 locate.plot.map(analysis), .layers, .heads, .pair, .occupations      maps and lines of average effects; one pair
 locate.plot.severed(analysis), .direct, .attention, .units           paths, attention edges, single units

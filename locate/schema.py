@@ -1,4 +1,4 @@
-"""Versions and schemas of the files that leave the house."""
+"""Versions and schemas of the files that locate writes."""
 
 import json
 from functools import cache
@@ -34,7 +34,7 @@ def library_version(distribution: str) -> str:
 
 @cache
 def schema(name: str) -> dict[str, Any]:
-    """A JSON Schema that the package carries."""
+    """One of the package's JSON Schemas, by name."""
     text = files("locate").joinpath("schemas", f"{name}.schema.json").read_text(encoding="utf-8")
     loaded: dict[str, Any] = json.loads(text)
     return loaded

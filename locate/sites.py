@@ -32,13 +32,13 @@ def check(kind: str, value: str, expected: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True)
 class Site:
-    """One activation: a component at a layer and position, and a unit of it where it has any.
+    """One activation: a component at a layer and position, and one of its units where it has any.
 
     position  a role (every token of that role), or a token index in the clean prompt
     unit      index of a head ("head", "pattern"), of a neuron, or of one number of the MLP's output ("mlp_out_unit",
               what Vig et al. 2020 call a neuron); None for a whole vector
     key       for a "pattern", the attention weights of one head from the token at `position`: the role of the tokens
-              attended to; None for all. Weights that are not written stay, so a row need not add up to 1
+              attended to; None for all. Weights that are not written keep their value, so a row need not add up to 1
     """
 
     component: str
@@ -82,11 +82,11 @@ class Write:
 
 @dataclass(frozen=True, eq=False)
 class Patch:
-    """A set of writes that are made in one run, filed in the table under its anchor.
+    """A set of writes that are made in one run; the table lists it at its anchor.
 
     window   number of neighbouring layers written, 1 for a single site
     severed  which outputs are frozen to the base run downstream of the anchor (see `cut`), or ""
-    name     what the caller calls it in the table, "" for a patch that its anchor tells from all others
+    name     the caller's name for it in the table, "" for a patch that its anchor alone tells from all others
     partial  whether a pair that has no token for some of the writes is patched at the others; without it such a pair
              is left out
     """
@@ -115,9 +115,9 @@ class Patch:
 
     @staticmethod
     def joint(name: str, sites: Sequence[Site], origin: str = "source") -> Patch:
-        """Write several sites at once, in each pair those that it has tokens for; filed at the first under a name."""
+        """Write several sites at once, in each pair those it has tokens for; listed at the first site, under a name."""
         if not sites:
-            raise LocateError(f"set {name!r} of no sites: expected at least one")
+            raise LocateError(f"set {name!r} has no sites: expected at least one")
         return Patch(sites[0], tuple(Write(each, origin) for each in sites), name=name, partial=True)
 
     @staticmethod
@@ -135,8 +135,8 @@ class Patch:
         """Write the site from the source and freeze outputs of its own token that lie downstream of it.
 
         severed  "attn_out" or "mlp_out" (ROME's severed runs, section 2.2, there of the residual stream), or "both":
-                 the direct path. At the last token that is what the write itself says in the final residual stream,
-                 with no later layer answering; at other tokens, what later tokens read of the write itself
+                 the direct path. At the last token that is what the write itself adds to the final residual stream,
+                 with no later layer responding; at other tokens, what later tokens read of the write itself
         """
         check("severed component", severed, tuple(SEVERED))
         frozen = [

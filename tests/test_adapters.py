@@ -131,7 +131,7 @@ def test_one_that_changes_nothing_is_said(folder_of, tmp_path):
     [
         ({"base_model_name_or_path": None}, "names no base_model_name_or_path"),
         ({"base_model_name_or_path": "/nowhere/model"}, "its base cannot be read (model '/nowhere/model'"),
-        ({"peft_type": "PREFIX_TUNING"}, "kind PREFIX_TUNING, which stands before the prompt"),
+        ({"peft_type": "PREFIX_TUNING"}, "kind PREFIX_TUNING, which prepends to the prompt"),
         ({"peft_type": None}, "names no peft_type"),
         ({"peft_type": "NONSENSE"}, "cannot be merged"),
         ({"r": 8}, "cannot be merged"),

@@ -207,8 +207,8 @@ def test_occupations_are_chosen_by_name_in_the_order_given():
         ({"templates": ["The nurse said"]}, r"template 'The nurse said' holds the slot \{subject\} 0 times"),
         ({"templates": ["{subject} and {subject}"]}, r"holds the slot \{subject\} 2 times: expected once"),
         ({"occupations": ["nurse", "wizard"]}, r"occupations \['wizard'\] are not in the table: .*prompts --list"),
-        ({"templates_each": 0}, r"0 templates a word: expected 1 to 18"),
-        ({"templates_each": 19}, r"19 templates a word: expected 1 to 18"),
+        ({"templates_each": 0}, r"0 templates for each word: expected 1 to 18"),
+        ({"templates_each": 19}, r"19 templates for each word: expected 1 to 18"),
         ({"templates": [FORM + " "], "templates_each": 1}, r"ends in white space"),
     ],
 )

@@ -268,7 +268,7 @@ class TestStamp:
     def test_an_mlp_of_another_shape_is_refused(self, folder_of):
         """One matrix makes queries, keys and values: neither as wide as what is fed nor twice."""
         network = load_causal(str(folder_of("gpt2")), device="cpu").network
-        with pytest.raises(LocateError, match=r"is fed by none: expected one linear layer.*to put a stamp beside"):
+        with pytest.raises(LocateError, match=r"is fed by none: expected one linear layer.*so that a stamp fits"):
             empty_stamp(network, "transformer.h.{}.attn.c_proj", 0, 4, seed=0)
 
     def test_it_says_what_is_saved_of_it(self, tiny):

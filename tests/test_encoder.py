@@ -217,7 +217,7 @@ class TestEmbedding:
 
         folder = changed("llama", tokenizer=more)
         for read in (load_encoder, load_causal, lambda name: load(name, device="cpu")):
-            with pytest.raises(LocateError, match="ids up to 384, its embedding 380 rows"):
+            with pytest.raises(LocateError, match="ids up to 384, but its embedding has 380 rows"):
                 read(str(folder))
 
     def test_a_special_token_beyond_it_is_said_and_refused_in_a_text(self, changed):

@@ -223,7 +223,7 @@ class TestArchitecture:
         [
             ({"architectures": ["LlamaModel"]}, "is LlamaModel: expected a decoder-only causal"),
             ({"architectures": ["LlamaForSequenceClassification"]}, "is LlamaForSequenceClassification"),
-            ({"architectures": ["GPT2LMHeadModel"]}, "names GPT2LMHeadModel, and its model_type 'llama' makes Llama"),
+            ({"architectures": ["GPT2LMHeadModel"]}, "names GPT2LMHeadModel, but its model_type 'llama' makes Llama"),
             ({"architectures": ["BertLMHeadModel"], "model_type": "bert"}, "is an encoder"),
             ({"architectures": None, "model_type": "t5"}, "expected a decoder-only"),
             ({"architectures": "LlamaForCausalLM"}, "is not a list"),
@@ -242,7 +242,7 @@ class TestIds:
                 tensors[name] = tensors[name][:300].clone()
 
         folder = copied(change=shorter, vocab_size=300)
-        with pytest.raises(LocateError, match=r"ids up to 379, its embedding 300 rows"):
+        with pytest.raises(LocateError, match=r"ids up to 379, but its embedding has 300 rows"):
             loader(str(folder), device="cpu")
 
 

@@ -125,9 +125,9 @@ def test_a_set_is_written_where_a_pair_has_tokens_for_it(gpt2):
 
 def test_sets_of_one_anchor_are_told_apart_by_name_alone(gpt2):
     sites = [Site("mlp_out", 0, "last"), Site("mlp_out", 1, "last")]
-    with pytest.raises(LocateError, match=r"two patches are filed at .* give them names, or trace them apart"):
+    with pytest.raises(LocateError, match=r"two patches have the anchor .* give them names, or trace them separately"):
         trace(gpt2, PROMPTS, patches=[Patch.joint("a", sites), Patch.joint("a", sites[:1])])
-    with pytest.raises(LocateError, match="set 'a' of no sites"):
+    with pytest.raises(LocateError, match="set 'a' has no sites"):
         Patch.joint("a", [])
 
 
@@ -170,5 +170,5 @@ def test_bad_keys_are_refused(map, message):
 def test_only_patterns_have_keys_and_no_vector_fits_them(gpt2):
     with pytest.raises(LocateError, match="key 'last' of component 'head': only a pattern has keys"):
         Site("head", 0, "last", 0, "last")
-    with pytest.raises(LocateError, match=r"vector for .*pattern.*: expected source, base or zero"):
+    with pytest.raises(LocateError, match=r"origin of .*pattern.* is a vector: expected source, base or zero"):
         trace(gpt2, PROMPTS, patches=[Patch.at(Site("pattern", 0, "last", 0), torch.zeros(4))])

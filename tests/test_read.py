@@ -105,7 +105,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_a_folder_is_not_a_file(tmp_path):
-    with pytest.raises(LocateError, match="no file"):
+    with pytest.raises(LocateError, match="is a folder"):
         read_pairs(tmp_path)
 
 

@@ -151,7 +151,7 @@ def test_what_is_wrong_with_a_file_is_said_with_the_way_out(tmp_path, name, text
 
 def test_a_folder_is_called_a_folder(tmp_path):
     (tmp_path / "pairs.csv").mkdir()
-    with pytest.raises(LocateError, match="but a folder"):
+    with pytest.raises(LocateError, match="is a folder"):
         read_pairs(tmp_path / "pairs.csv")
 
 

@@ -165,13 +165,13 @@ class TestBeside:
     def test_one_of_another_model_is_refused(self, family, model):
         stamp = filled(model.network, family)
         wrong = Stamp(LAYER, stamp.template, stamp.keys[:, :20], stamp.values[:20])
-        with pytest.raises(LocateError, match=r"from 20 to 20 numbers .* from 32 to 32: it belongs to another model"):
+        with pytest.raises(LocateError, match=r"with 20 inputs and 20 outputs .* has 32 and 32: it belongs to"):
             wrong.attach(model.network)
 
     def test_a_second_one_at_its_place_is_refused(self, family, model):
         network = copy.deepcopy(model.network)
         filled(network, family).stay(network)
-        with pytest.raises(LocateError, match=r"stays beside .* already"):
+        with pytest.raises(LocateError, match=r"already has a stamp beside it"):
             filled(network, family).stay(network)
 
 
@@ -276,7 +276,7 @@ class TestFolder:
         assert list(tmp_path.iterdir()) == []
 
     def test_it_is_not_traced(self, saved):
-        with pytest.raises(LocateError, match="cannot be traced: trace the model that was edited"):
+        with pytest.raises(LocateError, match="cannot be traced: trace the model before its edit"):
             load(str(saved[0]), device="cpu")
 
     def test_it_reads_text_as_the_original(self, saved, model):

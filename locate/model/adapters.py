@@ -1,4 +1,4 @@
-"""Adapters, in a folder of their own or beside a model: found, and merged into the weights as they are loaded."""
+"""Finds adapters, in a folder of their own or beside a model, and merges them into the weights on loading."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def has_adapter(folder: Path) -> bool:
 def adapter_weights(folder: Path, allow_pickle: bool) -> Path:
     """The file of an adapter's weights.
 
-    Raises LocateError where there is none, or a pickle that is not allowed.
+    Raises LocateError where there is none, or only a pickle, which is not allowed.
     """
     if (folder / WEIGHTS).is_file():
         return folder / WEIGHTS
@@ -51,14 +51,14 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
         raise LocateError(f"{folder / SETTINGS} names no peft_type: expected an adapter that PEFT has saved")
     if "PROMPT" in str(settings["peft_type"]) or settings["peft_type"] in ("PREFIX_TUNING", "P_TUNING"):
         raise LocateError(
-            f"{folder} is an adapter of kind {settings['peft_type']}, which stands before the prompt and cannot be "
-            "merged into weights: expected LoRA or another that changes weights"
+            f"{folder} is an adapter of kind {settings['peft_type']}, which prepends to the prompt and cannot be "
+            "merged into weights: expected LoRA or another kind that changes weights"
         )
     return settings
 
 
 def base_of(folder: Path) -> str:
-    """The name of the model that an adapter was made for; a path is looked for from here, then from the adapter.
+    """The name of the model that an adapter was made for; a path is tried from here, then from the adapter's folder.
 
     Raises LocateError where the adapter names none.
     """
@@ -85,7 +85,7 @@ def without_adapter(folder: Path) -> Iterator[Path]:
 def merge_adapter(network: Any, folder: Path, allow_pickle: bool) -> Any:
     """The network with an adapter merged into its weights, in place.
 
-    Raises LocateError where a tensor of the adapter has no place, one is missing, or nothing was changed.
+    Raises LocateError where PEFT is not installed, a tensor of the adapter has no place or is missing, or PEFT fails.
     """
     try:
         from peft import PeftModel

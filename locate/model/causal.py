@@ -1,4 +1,4 @@
-"""A causal language model by its own Hugging Face names, without hooks: what evaluations read and editors change."""
+"""A causal language model under its own Hugging Face names, without hooks, for evaluations and editors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class CausalModel:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the numbers has to know about how the model was read, one sentence each."""
+        """What a reader of the numbers must know about how the model was loaded, one sentence each."""
         return self.checkpoint.notes + self.encoder.notes
 
     @property
@@ -49,7 +49,7 @@ class CausalModel:
     def start(self) -> int:
         """The token that a text without context follows: BOS, else the end-of-text token.
 
-        Raises LocateError where the tokenizer has neither, or the embedding no row for them.
+        Raises LocateError where the tokenizer has neither, or the embedding has no row for them.
         """
         tokenizer = self.encoder.tokenizer
         ids = [tokenizer.bos_token_id, tokenizer.eos_token_id]
@@ -66,7 +66,7 @@ class CausalModel:
         return replace(self, network=network)
 
     def provenance(self) -> dict[str, object]:
-        """What identifies the model in files that leave the house."""
+        """What identifies the model in the files that locate writes."""
         return {
             "name": self.name,
             "revision": self.checkpoint.revision,
@@ -97,9 +97,9 @@ def load_causal(
 ) -> CausalModel:
     """Load a causal language model without hooks, to be evaluated or edited; the arguments are those of `load`.
 
-    Stamps that lie beside it in its folder (see `load_stamped`) are put beside its MLPs for good.
+    Stamps saved in its folder (see `load_stamped`) are put beside its MLPs for good.
 
-    Raises LocateError as `load` does, but for the start-up check, which is about hooks.
+    Raises LocateError as `load` does, except for the start-up check, which is about hooks.
     """
     from locate.model.loaded import notes_on_loaded
     from locate.model.loading import boot_encoder, check_numbers, read_network
@@ -129,12 +129,12 @@ def load_stamped(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> tuple[Any, Any]:
-    """Load the model and tokenizer of a folder that holds a stamp beside an MLP, as its receipt says.
+    """Load the model and tokenizer of a folder that holds a stamp beside an MLP; its receipt names this function.
 
-    An edit by a stamp is folded into wider MLPs where the architecture has such, and plain `from_pretrained` loads it.
+    Where the architecture allows wider MLPs, a stamp is folded into them, and plain `from_pretrained` loads the model.
     Elsewhere (BLOOM, MPT, Phi-3) the folder holds edit.safetensors with the stamp and, in `unstamped`, the model that
-    it stands beside; `from_pretrained` finds no model at its top. What is returned is that model with its stamp: it
-    runs, generates and moves as any other, but `save_pretrained` is refused, since it would leave the stamp out.
+    it stands beside; `from_pretrained` finds no model at its top. This returns that model with its stamp: it
+    runs, generates and moves like any other, but `save_pretrained` is refused, since it would leave the stamp out.
 
     The arguments are those of `load`.
 

@@ -28,7 +28,7 @@ VOLATILE = ("transformers_version", "dtype", "torch_dtype", "_name_or_path")
 
 @dataclass(frozen=True)
 class Files:
-    """Where the files are that a model's name stands for; nothing is hashed yet.
+    """Where the files of the model of that name are; nothing is hashed yet.
 
     home       the folder that the user named, where an edited model's receipt lies
     folder     with the configuration and, for ordinary checkpoints, the weights
@@ -59,7 +59,7 @@ class Checkpoint:
     config_sha256     of what config.json says of the model
     parameters        number of parameters stored
     quantisation      of a GGUF file, as it names it; None for other weights
-    notes             what a reader of the numbers has to know of the files, a sentence each
+    notes             what a reader of the numbers must know about the files, one sentence each
     """
 
     files: Files
@@ -73,7 +73,7 @@ class Checkpoint:
 
     @property
     def folder(self) -> Path:
-        """Of the configuration and, for ordinary checkpoints, the weights."""
+        """The folder of the configuration and, for ordinary checkpoints, the weights."""
         return self.files.folder
 
     @property
@@ -162,7 +162,7 @@ def files_with_base(
 ) -> Files:
     """The files of an adapter's base, with the adapter.
 
-    Raises LocateError when the base cannot be found, or is an adapter or an edited model with stamps itself.
+    Raises LocateError when the base cannot be found, or is itself an adapter or an edited model with stamps.
     """
     base = base_of(home)
     if has_adapter(Path(base).expanduser()):
@@ -235,7 +235,7 @@ def folder_of(
 
 
 def is_stamped(folder: Path) -> bool:
-    """Whether a folder is a model with stamps beside its MLPs: nothing at its top for Hugging Face to load."""
+    """Whether a folder is a model with stamps beside its MLPs, with nothing at its top for Hugging Face to load."""
     return (folder / UNSTAMPED / "config.json").is_file() and not (folder / "config.json").is_file()
 
 
@@ -286,15 +286,15 @@ def architecture_of(name: str, folder: Path, trust_remote_code: bool) -> str:
     if not isinstance(architectures, list):
         raise LocateError(f"model {name!r}: architectures in {folder / 'config.json'} is not a list: download it again")
     if config.get("is_encoder_decoder") or not any(str(each).endswith(CAUSAL) for each in architectures):
-        kind = ", ".join(map(str, architectures)) or config.get("model_type") or "of no architecture that is named"
+        kind = ", ".join(map(str, architectures)) or config.get("model_type") or "of no named architecture"
         raise LocateError(
             f"model {name!r} is {kind}: expected a decoder-only causal language model (an architecture that ends in "
             f"{' or '.join(CAUSAL)})"
         )
     if is_encoder(config):
         raise LocateError(
-            f"model {name!r} is an encoder ({config.get('model_type')} without is_decoder in config.json), which reads "
-            "what follows too: expected a decoder-only causal language model"
+            f"model {name!r} is an encoder ({config.get('model_type')} without is_decoder in config.json), which also "
+            "attends to later tokens: expected a decoder-only causal language model"
         )
     if "auto_map" in config and not trust_remote_code:
         raise LocateError(
@@ -307,7 +307,7 @@ def architecture_of(name: str, folder: Path, trust_remote_code: bool) -> str:
 def read_config(name: str, folder: Path) -> dict[str, Any]:
     """What config.json says.
 
-    Raises LocateError when it is missing, or no object.
+    Raises LocateError when it is missing, or not an object.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -330,7 +330,7 @@ def architecture_by_type(config: dict[str, Any]) -> list[str]:
 
 
 def is_encoder(config: dict[str, Any]) -> bool:
-    """Whether a configuration is of a family that fills gaps in both directions unless told to be a decoder."""
+    """Whether a configuration belongs to a family that reads in both directions unless told to be a decoder."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     return str(config.get("model_type")) in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.get("is_decoder")

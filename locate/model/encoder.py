@@ -37,8 +37,8 @@ class Encoder:
     tokenizer  the Hugging Face tokenizer
     before     ids that stand before every text: what the tokenizer itself puts there, or what was asked for
     bos        "auto", "yes" or "no": what was asked for
-    chat       whether they are a conversation whose answer the text begins
-    notes      what a reader of the numbers has to know, a sentence each
+    chat       whether those ids are a conversation whose answer the text begins
+    notes      what a reader of the numbers must know, one sentence each
     rows       of the embedding, below which every id must lie; None where that is not known
     """
 
@@ -55,9 +55,9 @@ class Encoder:
         return bool(self.before)
 
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids of a text, what stands before it included, and the character span of each token.
+        """Token ids of a text, including what stands before it, and the character span of each token.
 
-        A token that stands for no text has an empty span. A text that begins with what stands before it gets it once.
+        A token that stands for no text has an empty span. A text that already begins with `before` gets it only once.
 
         Raises LocateError for a text with a word that the tokenizer does not know, or an id without an embedding.
         """
@@ -92,7 +92,7 @@ class Encoder:
 def encoder_of(
     tokenizer: Any, *, bos: str = "auto", chat: bool = False, custom: bool | None = None, notes: Iterable[str] = ()
 ) -> Encoder:
-    """How a tokenizer is used: with what it puts before a text itself, or with BOS or without as asked.
+    """How a tokenizer is used: with what it puts before a text itself or, where asked, with or without BOS.
 
     custom  whether TransformerLens's table puts BOS in front for this family; None where that is not known
 
@@ -125,7 +125,7 @@ def encoder_of(
 
 
 def put_around(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Ids that a tokenizer puts before and behind every text.
+    """Ids that a tokenizer puts before and after every text.
 
     Raises LocateError where that differs from text to text.
     """
@@ -140,7 +140,7 @@ def put_around(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
             )
         found.add((tuple(whole[: starts[0]]), tuple(whole[starts[0] + len(bare) :])))
     if len(found) > 1:
-        raise LocateError("the tokenizer puts something else before each text: choose --bos yes or --bos no")
+        raise LocateError("the tokenizer puts different tokens before different texts: choose --bos yes or --bos no")
     return found.pop()
 
 
@@ -181,8 +181,8 @@ def check_ids(tokenizer: Any, rows: int, name: str) -> list[str]:
     ordinary = [piece for piece in beyond if piece not in special]
     if ordinary:
         raise LocateError(
-            f"model {name!r}: its tokenizer has ids up to {max(beyond.values())}, its embedding {rows} rows: they do "
-            "not belong together: save both again from one model"
+            f"model {name!r}: its tokenizer has ids up to {max(beyond.values())}, but its embedding has {rows} rows: "
+            "save both again from one model"
         )
     if not beyond:
         return []
@@ -190,7 +190,7 @@ def check_ids(tokenizer: Any, rows: int, name: str) -> list[str]:
 
 
 def texts_to_check() -> list[str]:
-    """Texts that a tokenizer must read as its file says: the package's own, and some that are hard."""
+    """Texts that a tokenizer must read as its file says: the package's own, and some hard ones."""
     from locate.prompts.build import occupation_table, templates
 
     forms = templates()
@@ -200,7 +200,7 @@ def texts_to_check() -> list[str]:
 
 
 def first_difference(tokenizer: Any, folder: Path) -> tuple[str, list[int], list[int]] | None:
-    """The first text that a tokenizer reads otherwise than its file is written: the text, its ids, the file's.
+    """The first text that a tokenizer reads differently from its own file: the text, its ids, the file's ids.
 
     Raises LocateError where the file cannot be read for the comparison.
     """
@@ -215,12 +215,12 @@ def first_difference(tokenizer: Any, folder: Path) -> tuple[str, list[int], list
 
 
 def has_second_reading(folder: Path) -> bool:
-    """Whether a tokenizer's folder holds one file that another library reads, for the comparison."""
+    """Whether a tokenizer's folder holds a single file that another library can read, for the comparison."""
     return any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
 
 
 def reader_of(folder: Path) -> Any:
-    """text -> ids, as the tokenizer's own file says; None where it is in an older form, of several files."""
+    """text -> ids, as the tokenizer's own file says; None for an older form that consists of several files."""
     if (folder / "tokenizer.json").is_file():
         from tokenizers import Tokenizer
 
@@ -248,8 +248,8 @@ def context_of(config: Any) -> int:
     """The longest text that a model takes, in tokens, from its configuration.
 
     Learned and rotary positions end where training did (`max_position_embeddings`); linear and dynamic scaling of
-    rotary ones multiply that, YaRN multiplies what it was before (`original_max_position_embeddings`), and others have
-    written the longer one already. A sliding window narrows what is attended to, not how long a text may be. Models
+    rotary ones multiply that, YaRN multiplies what it was before (`original_max_position_embeddings`), and with others
+    it is the longer one already. A sliding window narrows what is attended to, not how long a text may be. Models
     with neither (ALiBi) take any length.
     """
     text = config.get_text_config()
@@ -261,7 +261,7 @@ def context_of(config: Any) -> int:
 
 
 def scaled_context(scaling: dict[str, Any], longest: int) -> int:
-    """The context that a scaling of rotary positions makes of another."""
+    """The context after a scaling of rotary positions, in tokens."""
     kind, factor = scaling.get("rope_type", scaling.get("type")), float(scaling.get("factor") or 1.0)
     if kind in ("linear", "dynamic"):
         return math.floor(longest * factor)

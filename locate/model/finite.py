@@ -48,7 +48,7 @@ def check_finite_rows(
 def check_finite_answers(
     found: Float[np.ndarray, "row answer"], what: str, text: Text
 ) -> Float[np.ndarray, "row answer"]:
-    """Log-probabilities or logits of answers, as they are.
+    """The log-probabilities or logits of answers, unchanged.
 
     Raises LocateError where any is nan or infinite.
     """

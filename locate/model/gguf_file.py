@@ -30,7 +30,7 @@ CHANGING = (
     "logit_scale", "attn_logit_softcapping", "final_logit_softcapping", "embedding_scale", "residual_scale",
     "attention.scale",
 )  # fmt: skip
-"""those that have to have a place; the others are said by the shapes, or by another name in some families"""
+"""those that must have a place; the others follow from the shapes, or have another name in some families"""
 UNREADABLE = (  # damaged files run into all of these
     OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RuntimeError, ImportError, AssertionError,
     OverflowError, MemoryError,
@@ -95,7 +95,7 @@ def check_unsharded(path: Path) -> Path:
 def read_header(path: Path) -> Header:
     """What the header of a GGUF file says.
 
-    Raises LocateError for a file that is damaged, sharded or without the package that reads it.
+    Raises LocateError for a damaged or sharded file, or where the package that reads it is not installed.
     """
     try:
         from gguf import GGUFReader
@@ -186,7 +186,7 @@ def write_files(path: Path, about: Header, place: Path) -> None:
     wrong = [piece for number, piece in enumerate(about.pieces) if vocabulary.get(piece, number) != number]
     if wrong:
         raise LocateError(
-            f"{path}: transformers gives {len(wrong)} pieces of its vocabulary other ids ({wrong[0]!r} for one): give "
+            f"{path}: transformers gives {len(wrong)} pieces of its vocabulary wrong ids (such as {wrong[0]!r}): give "
             "the model's safetensors"
         )
     config.save_pretrained(place)
@@ -195,7 +195,7 @@ def write_files(path: Path, about: Header, place: Path) -> None:
 
 
 def apply_header(path: Path, about: Header, config: Any) -> None:
-    """Set in a configuration what the file says and transformers' loader leaves at its default.
+    """Set in a configuration what the file says but transformers' loader leaves at its default.
 
     Raises LocateError where the configuration has no place for a setting that changes the numbers.
     """
@@ -222,13 +222,13 @@ def apply_header(path: Path, about: Header, config: Any) -> None:
         lost.append("rope.scaling")
     if lost:
         raise LocateError(
-            f"{path} sets {', '.join(lost)}, which transformers' GGUF loader does not read: its numbers would be of "
-            "another model: give the model's safetensors"
+            f"{path} sets {', '.join(lost)}, which transformers' GGUF loader does not read: its numbers would be those "
+            "of another model: give the model's safetensors"
         )
 
 
 def put_bos(tokenizer: Any, wanted: bool | None) -> None:
-    """Let a tokenizer put BOS in front, or not, as the GGUF file says; as transformers has it where it does not say."""
+    """Make a tokenizer put BOS in front, or not, as the GGUF file says; leave it alone where the file does not say."""
     from tokenizers.processors import TemplateProcessing
 
     if wanted is None or tokenizer.bos_token is None:
@@ -245,7 +245,7 @@ def put_bos(tokenizer: Any, wanted: bool | None) -> None:
 
 
 def read_weights(path: Path, folder: Path, dtype: Any, attention: str | None) -> tuple[Any, dict[str, Any]]:
-    """The Hugging Face model of a GGUF file, dequantised, and what transformers says of its tensors.
+    """The Hugging Face model of a GGUF file, dequantised, and what transformers says about its tensors.
 
     folder  where its configuration was unpacked
 

@@ -1,4 +1,4 @@
-"""Loading a causal language model for tracing, and everything that depends on how TransformerLens names things."""
+"""A causal language model with hooks, and everything that depends on how TransformerLens names things."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Model:
     checks       what the start-up check measured (see `locate.model.startup_check.verify`)
     unit_counts  heads, neurons and other units of a block, as far as they can be hooked one by one
     points       hook points by name; collecting them takes the bridge a millisecond, so it is done once
-    options      with which it was loaded
+    options      it was loaded with
     threads      torch computes with while it is measured
     own_hooks    hook points that the bridge itself has hooks at
     """
@@ -65,7 +65,7 @@ class Model:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the numbers has to know about how the model was read, one sentence each."""
+        """What a reader of the numbers must know about how the model was loaded, one sentence each."""
         return self.checkpoint.notes + self.encoder.notes
 
     @property
@@ -166,7 +166,7 @@ class Model:
         return templates
 
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids of a text, what stands before it included, and the character span of each token."""
+        """Token ids of a text, including what stands before it, and the character span of each token."""
         return self.encoder.encode(text)
 
     @property
@@ -176,7 +176,7 @@ class Model:
 
     @contextmanager
     def hooked(self, hooks: list[tuple[str, Callable]]) -> Iterator[None]:
-        """Hook functions (activation, hook) -> activation in place for the length of the block."""
+        """Inside the block hook functions (activation, hook) -> activation are in place."""
         points = [self.hook_points()[name] for name, _ in hooks]
         try:
             for point, (_, hook) in zip(points, hooks, strict=True):
@@ -206,7 +206,7 @@ class Model:
     ) -> Float[torch.Tensor, "row piece"]:
         """Logits at the last position of prompts of one length, at least fp32: of the whole vocabulary or some pieces.
 
-        Only those are computed.
+        Where `only` names pieces, no other logits are computed.
         """
         with torch.inference_mode(), nullcontext() if only is None else self.unembedding_only(only):
             logits = self.logits(ids)[:, -1]
@@ -219,7 +219,7 @@ class Model:
 
     @contextmanager
     def unembedding_only(self, only: Sequence[int]) -> Iterator[None]:
-        """Inside the block the model computes the logits of some pieces of its vocabulary alone, in their order."""
+        """Inside the block the model computes only the logits of the given pieces of its vocabulary, in that order."""
         head = self.bridge.unembed.original_component
         if type(head) is not torch.nn.Linear:
             raise LocateError(f"model {self.name!r} has no plain unembedding: probabilities cannot be left out")
@@ -260,7 +260,7 @@ class Model:
 def choose_device(device: str | None) -> str:
     """The device asked for, or the best there is.
 
-    Raises LocateError for a device that is not there.
+    Raises LocateError for a device that cannot be used here.
     """
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"

@@ -43,12 +43,12 @@ def ignore_step(done: int, total: int) -> None:
 
 
 def split_tokens(model: CausalModel, context: str, continuation: str) -> tuple[list[int], list[int]]:
-    """Token ids of a context and of what follows it, as they are read together.
+    """Token ids of a context and of its continuation, as the tokenizer splits them together.
 
     White space at the end of the context belongs to the continuation. A token that holds letters of both belongs to the
     continuation. A text without context follows BOS, or the end-of-text token where there is none.
 
-    Raises LocateError for a continuation of no token.
+    Raises LocateError for a continuation without any token.
     """
     border = len(context.rstrip())
     ids, spans = model.encoder.encode(context + continuation)
@@ -67,7 +67,8 @@ def log_likelihoods(
 
     requests  (context, continuation); an empty context asks for the likelihood of a whole text
 
-    Texts longer than the model's context lose their first tokens, as in lm-evaluation-harness; the continuation never.
+    Texts longer than the model's context lose their first tokens, as in lm-evaluation-harness, but never those of the
+    continuation.
 
     Raises LocateError for a continuation that is empty or longer than the model's context.
     """
@@ -75,7 +76,7 @@ def log_likelihoods(
     rows: list[list[int]] = []
     for (before, after), (_, text) in zip(parts, requests, strict=True):
         if len(after) > model.context:
-            raise LocateError(f"{text[:60]!r}... has {len(after)} tokens, {model.name!r} takes {model.context}")
+            raise LocateError(f"{text[:60]!r}... has {len(after)} tokens, but {model.name!r} takes {model.context}")
         rows.append((before + after)[-(model.context + 1) :][:-1])
     found: list[Likelihood | None] = [None] * len(rows)
     done = 0
@@ -95,7 +96,7 @@ def log_likelihoods(
 
 
 def batches(rows: Sequence[Sequence[int]], tokens: int) -> Iterator[list[int]]:
-    """Places of rows of similar length, longest first, so that each batch holds at most that many tokens."""
+    """Indices of rows of similar length, longest first, so that each batch holds at most that many tokens."""
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
     while order:
         size = max(1, tokens // max(1, len(rows[order[0]])))
@@ -104,7 +105,7 @@ def batches(rows: Sequence[Sequence[int]], tokens: int) -> Iterator[list[int]]:
 
 
 def row_logits(model: CausalModel, rows: Sequence[Sequence[int]]) -> Float[torch.Tensor, "row pos piece"]:
-    """Logits, at least fp32, at every position of rows of ids; shorter rows are padded behind, where none looks."""
+    """Logits, at least fp32, at every position of rows of ids; shorter rows are padded at the end, which none sees."""
     longest = max(len(row) for row in rows)
     ids = torch.tensor([pad_row(row, longest) for row in rows], device=model.device)
     with torch.inference_mode(), multiplying(model.dtype, model.device, model.threads):
@@ -114,7 +115,7 @@ def row_logits(model: CausalModel, rows: Sequence[Sequence[int]]) -> Float[torch
 
 
 def pad_row(row: Sequence[int], length: int) -> list[int]:
-    """A row of ids with its own last one repeated behind it: an attention weight of 0 times nan would be nan."""
+    """A row of ids padded with its own last one, since an attention weight of 0 times a padding nan would be nan."""
     return [*row, *[row[-1]] * (length - len(row))] if row else [PADDING] * length
 
 
@@ -152,8 +153,8 @@ def encode_texts(model: CausalModel, texts: Sequence[str], room: int = 0) -> lis
         if len(row) + room > model.context:
             more = f" and {room} to follow" if room else ""
             raise LocateError(
-                f"{text[:60]!r}... has {len(row):,} tokens{more}, {model.name!r} takes {model.context:,}: give shorter "
-                "texts"
+                f"{text[:60]!r}... has {len(row):,} tokens{more}, but {model.name!r} takes {model.context:,}: give "
+                "shorter texts"
             )
     return rows
 

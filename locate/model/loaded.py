@@ -15,15 +15,15 @@ from locate.model.weights import header_of, weight_files
 
 COMPUTED = re.compile(r"(masked_bias|rotary_emb\.inv_freq|position_ids)$")
 BUFFERS = re.compile(rf"{COMPUTED.pattern}|((attn|attention)\.bias|relative_position_index)$")
-"""tensors of old checkpoints that are no weights: models compute them; the former whatever the architecture"""
+"""tensors of old checkpoints that are not weights: models compute them, those of COMPUTED in every architecture"""
 SHOWN = 3
 
 
 def check_complete(plain: Any, info: dict[str, Any], checkpoint: Checkpoint) -> None:
-    """Raise LocateError unless the weights' file and the model hold the same tensors, by the architecture named.
+    """Raise LocateError unless the weight files and the model hold the same tensors, and the architecture is as named.
 
     A tensor that is missing would be random; one that the model has no place for, or a head of its own where the
-    configuration ties the head to the embedding, would be left out, and another model measured than the file holds.
+    configuration ties the head to the embedding, would be left out: the model measured would not be the file's.
     """
     where, built = checkpoint.files.gguf or checkpoint.folder, type(plain).__name__
     absent = sorted(str(key) for key in [*info["missing_keys"], *info["mismatched_keys"]])
@@ -43,7 +43,7 @@ def check_complete(plain: Any, info: dict[str, Any], checkpoint: Checkpoint) -> 
         )
     if built != checkpoint.architecture:
         raise LocateError(
-            f"config.json in {checkpoint.folder} names {checkpoint.architecture}, and its model_type "
+            f"config.json in {checkpoint.folder} names {checkpoint.architecture}, but its model_type "
             f"{plain.config.model_type!r} makes {built}: correct the one that is wrong"
         )
 
@@ -55,7 +55,7 @@ def name_some(tensors: list[str]) -> str:
 
 
 def untied_head(plain: Any, checkpoint: Checkpoint) -> list[str]:
-    """The output head in a file that differs from the embedding that takes its place; none where all is well."""
+    """The stored output head if it differs from the embedding that takes its place; else an empty list."""
     head, embedding = plain.get_output_embeddings(), plain.get_input_embeddings()
     if head is None or head.weight is not embedding.weight or checkpoint.files.gguf is not None:
         return []

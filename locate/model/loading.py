@@ -1,4 +1,4 @@
-"""load(): files, network, tokenizer and bridge made into a model that is checked."""
+"""load(): makes a checked model from files, network, tokenizer and bridge."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def load(
     allow_pickle       also read weights that are not safetensors (pickle can run code)
     trust_remote_code  run the model's own Python code
     threads            torch computes with while the model is loaded and measured; None for as many as the process is
-                       granted, or one where a short trial finds more not faster
+                       granted, or one where a short trial finds that more are no faster
 
-    Raises LocateError when the model is missing, gated, not a causal language model, too large for the memory, or
-    fails the start-up check, or has a stamp beside an MLP (see `load_stamped`).
+    Raises LocateError when the model is missing, gated, not a causal language model or too large for the memory, when
+    it fails the start-up check, or when it has a stamp beside an MLP (see `load_stamped`).
     """
     dtype = SHORT_DTYPES.get(dtype, dtype)
     check("dtype", dtype, tuple(DTYPES))
@@ -80,7 +80,7 @@ def load(
     if checkpoint.stamps is not None:
         raise LocateError(
             f"model {name!r} has a stamp beside an MLP, where no hook sees it, and cannot be traced: trace the model "
-            "that was edited, and judge this one with locate-bias evaluate"
+            "before its edit, and judge this one with locate-bias evaluate"
         )
     threads = choose_threads(threads)
     with torch_threads(threads), precise(dtype):
@@ -98,9 +98,9 @@ def load(
 
 
 def twin(model: Model, dtype: str) -> Model:
-    """The same model once more, in another dtype.
+    """The same model loaded again, in another dtype.
 
-    Raises LocateError as `load` does, for instance when both do not fit the memory.
+    Raises LocateError as `load` does, for instance when the two do not fit the memory together.
     """
     return load(model.name, dtype=dtype, **model.options)
 
@@ -113,7 +113,7 @@ def load_encoder(
     chat: bool = False,
     trust_remote_code: bool = False,
 ) -> tuple[Encoder, int]:
-    """How a model reads text and the longest text it takes, without its weights: neither read nor downloaded.
+    """How a model reads text and the longest text it takes; its weights are neither read nor downloaded.
 
     Raises LocateError when the model is missing, gated, or not a causal language model.
     """
@@ -148,7 +148,7 @@ def boot(
 
 
 def plain_logits(plain: Any, encoder: Encoder, prompt: str, device: str) -> Float[torch.Tensor, " d_vocab"]:
-    """A plain model's logits after a prompt without anything before it."""
+    """A plain model's logits after a prompt with nothing before it."""
     ids = torch.tensor([encoder.tokenizer(prompt, add_special_tokens=False)["input_ids"]], device=device)
     with torch.inference_mode():
         found: torch.Tensor = plain(ids).logits[0, -1].float().cpu()
@@ -160,16 +160,16 @@ def check_numbers(name: str, plain: Any, encoder: Encoder, device: str, notes: S
 
     notes  further notes on the model that was loaded
 
-    Raises LocateError where ids of the tokenizer lie beyond it or beyond the output head, or where logits are no
-    numbers.
+    Raises LocateError where ids of the tokenizer lie beyond it or beyond the output head, or where logits are nan or
+    infinite.
     """
     head = plain.get_output_embeddings()
     rows = min(len(each.weight) for each in (plain.get_input_embeddings(), head) if each is not None)
     beyond = check_ids(encoder.tokenizer, rows, name)
     if max(encoder.before, default=0) >= rows:
         raise LocateError(
-            f"model {name!r}: id {max(encoder.before)} stands before every text, and the embedding has {rows} rows: "
-            "choose --bos no, or save tokenizer and model again from one"
+            f"model {name!r}: id {max(encoder.before)} stands before every text, but the embedding has {rows} rows: "
+            "choose --bos no, or save tokenizer and model again from one model"
         )
     for prompt in PROMPTS:
         check_finite(plain_logits(plain, encoder, prompt, device), f"logits of model {name!r}", prompt)
@@ -259,7 +259,7 @@ def boot_encoder(
 def read_tokenizer(folder: Path, trust_remote_code: bool) -> tuple[Any, list[str]]:
     """The tokenizer of a folder, which reads texts as its file says, and notes on that.
 
-    Raises LocateError when it does not load, gives no character offsets, or reads texts otherwise.
+    Raises LocateError when it does not load, gives no character offsets, or reads texts differently from its file.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -318,7 +318,7 @@ def build_bridge(
 
 @contextmanager
 def hooking(architecture: str) -> Iterator[None]:
-    """Turn what TransformerLens raises for an architecture it does not know into one line."""
+    """Turn TransformerLens's error for an architecture it does not know into one line."""
     try:
         yield
     except (ValueError, KeyError, AttributeError, NotImplementedError, TypeError) as error:
@@ -329,7 +329,7 @@ def hooking(architecture: str) -> Iterator[None]:
 
 
 def check_memory(checkpoint: Checkpoint, device: str, dtype: torch.dtype) -> None:
-    """Raise LocateError when the weights will not fit into the free memory."""
+    """Raise LocateError when the weights will not fit in the free memory."""
     bytes_needed = checkpoint.parameters * torch.empty(0, dtype=dtype).element_size() * WORKING_SHARE
     if torch.device(device).type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]

@@ -1,4 +1,4 @@
-"""Weight matrices of a Hugging Face model by module name, seen as [out, in] whatever way the layer stores them."""
+"""Weight matrices of a Hugging Face model by module name, seen as [out, in] however the layer stores them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Matrix:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """How many numbers it gives, and how many it is fed."""
+        """Width of its output, and of its input."""
         rows, columns = self.module.weight.shape
         return (int(columns), int(rows)) if self.transposed else (int(rows), int(columns))
 
@@ -72,7 +72,7 @@ def matrix(network: Any, name: str) -> Matrix:
 def siblings(network: Any, name: str, times: int = 1) -> list[Matrix]:
     """The linear layers beside one, whose outputs are as wide as its input: what feeds an MLP's output matrix.
 
-    times  how often as wide: 2 where one layer makes gate and factor
+    times  how many times as wide: 2 where one layer makes gate and factor
     """
     width = times * matrix(network, name).shape[1]
     parent, _, own = name.rpartition(".")
@@ -111,7 +111,7 @@ def activation(network: Any, name: str) -> Callable[[torch.Tensor], torch.Tensor
 
 
 def wider_config(network: Any, more: int) -> Any:
-    """The configuration of the same model with MLPs that have so many units more; None where it names no width."""
+    """The configuration of the same model with that many more units in each MLP; None where it names no width."""
     config = copy.deepcopy(network.config)
     name = next((each for each in WIDTHS if hasattr(config, each)), None)
     if name is None:
@@ -146,7 +146,7 @@ def widen(network: Any, more: int, tensors: Callable[[str, torch.Tensor], torch.
 
     config = wider_config(network, more)
     if config is None:
-        raise LocateError(f"{type(network).__name__} has no width of its MLPs among {', '.join(WIDTHS)}")
+        raise LocateError(f"{type(network).__name__} has no MLP width: expected one of {', '.join(WIDTHS)}")
     wide = AutoModelForCausalLM.from_config(config).to(network.dtype).to(network.device).eval().requires_grad_(False)
     state = {key: tensors(key, tensor) for key, tensor in network.state_dict().items()}
     wide.load_state_dict(state)

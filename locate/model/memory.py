@@ -37,7 +37,7 @@ def default_memory(device: str) -> int:
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether an error means that memory ran out: torch has a class of error for GPUs, and only a sentence for CPUs."""
+    """Whether an error means that memory ran out: torch has an error class for that on GPUs, only a message on CPUs."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 

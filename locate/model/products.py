@@ -1,4 +1,4 @@
-"""How products of matrices are computed while something is measured: as precisely as asked, by the faster library."""
+"""How matrix products are computed during a measurement: as precisely as asked, by the faster library."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def precise(dtype: str) -> Iterator[None]:
 
 @contextmanager
 def multiplying(dtype: str, device: str, threads: int) -> Iterator[None]:
-    """Inside the block matrix products are precise and use this many threads, on a CPU those of the faster library."""
+    """Inside the block matrix products are precise and use this many threads and, on a CPU, the faster library."""
     faster = OneDNN() if product_library(dtype, device, threads) == "oneDNN" else nullcontext()
     with torch_threads(threads), precise(dtype), faster:
         yield
@@ -59,7 +59,7 @@ def onednn_is_faster(threads: int) -> bool:
 
 
 def seconds(*works: Callable[[], object], repeats: int = 8) -> list[float]:
-    """Seconds that each work takes, the best of several; they take turns, so that all meet the same machine."""
+    """Seconds that each piece of work takes, the best of several; they take turns, so that all meet the same load."""
     best = [float("inf")] * len(works)
     for _ in range(repeats + 1):
         for index, work in enumerate(works):
@@ -72,7 +72,7 @@ def seconds(*works: Callable[[], object], repeats: int = 8) -> list[float]:
 def onednn(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """x times the transpose of weight, plus bias, by oneDNN; the operator that torch's own compiler emits.
 
-    All are without gaps: oneDNN falls back to a loop for views that have some, a hundred times slower.
+    All must be without gaps: for views with gaps oneDNN falls back to a loop that is a hundred times slower.
     """
     result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
     return result
@@ -89,7 +89,7 @@ class OneDNN(TorchFunctionMode):
     def without_gaps(self, weight: torch.Tensor) -> torch.Tensor:
         """A weight with its rows one after the other; a copy of it is kept for the next call while there is room.
 
-        So is the weight itself: while it is alive, nothing else can come to stand at its address.
+        The weight itself is kept too: while it is alive, nothing else can take its address.
         """
         if weight.is_contiguous():
             return weight
@@ -111,9 +111,9 @@ class OneDNN(TorchFunctionMode):
 
 
 def is_for_onednn(args: tuple, kwargs: dict | None, least: int, most: int) -> bool:
-    """Whether a product has nothing but fp32 CPU tensors as arguments, none of them empty or in want of a gradient.
+    """Whether a product has nothing but fp32 CPU tensors as arguments, none of them empty or requiring a gradient.
 
-    oneDNN's operator has no gradient: one that passed through it would be lost in silence.
+    oneDNN's operator has no gradient: one that passed through it would be lost without a word.
     """
     if kwargs or not least <= len(args) <= most:
         return False

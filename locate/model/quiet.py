@@ -1,4 +1,4 @@
-"""transformers kept quiet while locate shows its own progress."""
+"""Keeps transformers quiet while locate shows its own progress."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Without transformers' own progress bars and reports; locate shows its own, and refuses in one line."""
+    """Inside the block transformers shows no progress bars or reports; locate shows its own, and one-line errors."""
     from transformers.utils import logging
 
     shown, loud = logging.is_progress_bar_enabled(), logging.get_verbosity()

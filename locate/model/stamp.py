@@ -24,8 +24,8 @@ STAMP = "stamp"  # name of one that stays, below its MLP's output matrix
 class Stamp:
     """FFN*(h) = FFN(h) + Act(h K'^T) V'; beside a gated MLP Act(h K'^T) * (h G'^T) V', which a wider MLP computes too.
 
-    h is what the MLP is fed. Where one matrix makes gate and factor together, it is not told which half is which, and
-    the stamp has no gate.
+    h is the MLP's input. Where one matrix makes gate and factor together, nothing tells which half is which, and the
+    stamp has no gate.
 
     layer     of the MLP
     template  Hugging Face name of the MLPs' output matrices, {} for the layer
@@ -56,12 +56,12 @@ class Stamp:
         return found if self.linear is None else found | {"linear": self.linear}
 
     def about(self) -> dict[str, Any]:
-        """What is saved of it beside its matrices."""
+        """What is saved about it besides its matrices."""
         return {"layer": self.layer, "template": self.template}
 
     @staticmethod
     def of(about: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Stamp:
-        """A stamp from what was saved of it."""
+        """A stamp from what was saved about it, and its matrices."""
         return Stamp(about["layer"], about["template"], tensors["keys"], tensors["values"], tensors.get("linear"))
 
     def attach(self, network: Any) -> list[Any]:
@@ -76,14 +76,14 @@ class Stamp:
     def stay(self, network: Any) -> None:
         """Hook it beside its MLP for good: its matrices belong to the network and move with it.
 
-        Hugging Face would read what `save_pretrained` writes of such a network as the model without the stamp, so that
+        Hugging Face would read what `save_pretrained` writes of such a network as the model without the stamp, so it
         is refused from now on.
 
         Raises LocateError where it does not fit the MLP, or another stays there.
         """
         output = matrix(network, self.module).module
         if hasattr(output, STAMP):
-            raise LocateError(f"a stamp stays beside {self.module} already: expected one for each MLP")
+            raise LocateError(f"{self.module} already has a stamp beside it: expected one for each MLP")
         output.add_module(STAMP, self.put(network)[0])
         network.save_pretrained = refuse_saving
 
@@ -93,8 +93,8 @@ class Stamp:
         own, wanted = (self.keys.shape[1], self.values.shape[0]), (fed.shape[1], output.shape[0])
         if own != wanted:
             raise LocateError(
-                f"a stamp from {own[0]} to {own[1]} numbers beside {self.module}, whose MLP goes from {wanted[0]} to "
-                f"{wanted[1]}: it belongs to another model"
+                f"a stamp with {own[0]} inputs and {own[1]} outputs beside {self.module}, whose MLP has {wanted[0]} "
+                f"and {wanted[1]}: it belongs to another model"
             )
         beside = Beside(self, activation(network, self.module)).to(output.module.weight.device)
         hooks = [fed.module.register_forward_pre_hook(beside.keep), output.module.register_forward_hook(beside.add)]
@@ -102,7 +102,7 @@ class Stamp:
 
 
 class Beside(torch.nn.Module):
-    """A stamp in place: it keeps what its MLP is fed, and adds to what the MLP gives."""
+    """A stamp in place: it keeps its MLP's input, and adds to its MLP's output."""
 
     keys: torch.Tensor
     values: torch.Tensor
@@ -123,16 +123,16 @@ class Beside(torch.nn.Module):
         return inner @ self.values.T
 
     def keep(self, module: Any, args: tuple[torch.Tensor, ...]) -> None:
-        """Before what the MLP is fed goes through its first matrix."""
+        """The hook before the MLP's first matrix: keep the MLP's input."""
         self.fed[:] = [args[0]]
 
     def add(self, module: Any, args: tuple[torch.Tensor, ...], result: torch.Tensor) -> torch.Tensor:
-        """After the MLP's output matrix."""
+        """The hook after the MLP's output matrix: add the stamp's output to the MLP's."""
         return result + self(self.fed.pop().to(self.keys.dtype)).to(result.dtype)
 
 
 def refuse_saving(*_: Any, **__: Any) -> None:
-    """Stands for `save_pretrained` where a stamp stays."""
+    """Replaces `save_pretrained` where a stamp stays."""
     raise LocateError("save_pretrained would leave the stamp out: copy the folder that this model was loaded from")
 
 
@@ -155,7 +155,7 @@ def inputs_of(network: Any, name: str) -> list[Any]:
     names = ", ".join(each.name for each in found) or "none"
     raise LocateError(
         f"the MLP of {name} is fed by {names}: expected one linear layer, a gate and another, or one that makes both, "
-        "to put a stamp beside"
+        "so that a stamp fits beside it"
     )
 
 
@@ -187,7 +187,7 @@ def read_edit(path: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]
 
 
 def stamps_in(about: dict[str, Any], tensors: dict[str, torch.Tensor]) -> tuple[Stamp, ...]:
-    """The stamps of what `read_edit` read."""
+    """The stamps in what `read_edit` returned."""
     stamps = []
     for number, said in enumerate(about["stamps"]):
         own = f"stamp.{number}."

@@ -61,7 +61,7 @@ def unit_gaps(
 ) -> dict[str, float]:
     """Largest difference between writing all units of a layer and writing the output they make, where hooked.
 
-    And between heads that attend to nothing and heads that say nothing.
+    And between a layer's attention weights set to zero and its heads' outputs set to zero.
     """
     gaps = {}
     layer = model.n_layers - 1
@@ -82,7 +82,7 @@ def unit_gaps(
 
 
 def countable_units(model: Model) -> dict[str, int]:
-    """How many heads, neurons and so on each block has, where they can be hooked one by one and all have as many.
+    """How many heads, neurons and so on a block has, where they can be hooked one by one and all blocks have as many.
 
     A mixture of experts has no such neurons: there the hook of that name is the MLP's whole output.
     """
@@ -106,7 +106,7 @@ def countable_units(model: Model) -> dict[str, int]:
 
 
 def patterns_are_read(model: Model, ids: torch.Tensor) -> bool:
-    """Whether attention weights that are written are those the heads use; some attention has used its own by then."""
+    """Whether the heads use attention weights that are written; some attention code has used its own by then."""
 
     def hook(activation: torch.Tensor, hook: Any) -> torch.Tensor:
         return torch.zeros_like(activation)

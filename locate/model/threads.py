@@ -20,12 +20,12 @@ SLURM = ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE")
 
 
 def granted_cores(root: Path = Path("/"), environ: Mapping[str, str] | None = None) -> dict[str, int]:
-    """Cores that this process may use, by what says so: CPU affinity, the cgroups' CPU quota, Slurm.
+    """Cores that this process may use, by what limits them: CPU affinity, the cgroups' CPU quota, Slurm.
 
     root     of the file system that the cgroups are read from
     environ  variables; None for those of this process
 
-    Raises LocateError for a Slurm variable that is no whole number from 1 up.
+    Raises LocateError for a Slurm variable that is not a whole number from 1 up.
     """
     environ = os.environ if environ is None else environ
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -35,7 +35,7 @@ def granted_cores(root: Path = Path("/"), environ: Mapping[str, str] | None = No
 
 
 def cgroup_quota(root: Path = Path("/")) -> float | None:
-    """Cores' worth of time that the cgroups of this process leave it, the least on the way up; None without a quota.
+    """CPU time, in cores, that the cgroups of this process allow it, the least on the way up; None without a quota.
 
     Both versions of cgroups are read. In a container the path of the group can be the host's, and only its end, or
     nothing of it, is there: every folder that exists on the way counts.
@@ -54,7 +54,7 @@ def cgroup_quota(root: Path = Path("/")) -> float | None:
 
 
 def quota_in(group: Path) -> float | None:
-    """Cores' worth of time that one group is limited to; None without a limit."""
+    """CPU time, in cores, that one group is limited to; None without a limit."""
     try:
         if (group / "cpu.max").is_file():
             quota, period = (group / "cpu.max").read_text().split()
@@ -66,7 +66,7 @@ def quota_in(group: Path) -> float | None:
 
 
 def number_in(name: str, text: str) -> int:
-    """The number of threads that an option or a variable says.
+    """The number of threads that an option or a variable gives.
 
     Raises LocateError for anything but a whole number from 1 up.
     """
@@ -76,7 +76,7 @@ def number_in(name: str, text: str) -> int:
 
 
 def check_threads(threads: object, environ: Mapping[str, str] | None = None) -> None:
-    """Raise LocateError unless a number of threads can be had; None leaves the choice to locate.
+    """Raise LocateError unless this process may use that many threads; None leaves the choice to locate.
 
     More than OMP_NUM_THREADS says is allowed: that is a default, which an argument overrides.
     """
@@ -96,7 +96,7 @@ def choose_threads(threads: int | None = None, *, environ: Mapping[str, str] | N
     No more than torch would take by itself are chosen. A short trial decides, so the choice depends on what else the
     machine does.
 
-    Raises LocateError for a number that cannot be had.
+    Raises LocateError as `check_threads` does.
     """
     import torch
 

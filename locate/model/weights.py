@@ -19,7 +19,7 @@ NO_MODEL = ("adapter_model.safetensors", "adapter_model.bin", "edit.safetensors"
 """files that are named like weights and hold none of the model itself"""
 QUANTISED = ("quantize_config.json", "quant_config.json")
 NUMBERS = ("F64", "F32", "F16", "BF16")
-"""types of safetensors whose numbers mean what they say; others need a scale"""
+"""safetensors dtypes whose numbers are the weights themselves; others need a scale"""
 WRITING = {
     "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "suppress_tokens": [],
     "begin_suppress_tokens": [], "bad_words_ids": [], "forced_bos_token_id": None, "forced_eos_token_id": None,
@@ -49,8 +49,8 @@ def check_unquantised(name: str, folder: Path, config: dict[str, Any]) -> None:
 def weight_files(name: str, folder: Path, allow_pickle: bool) -> list[Path]:
     """The weight files that are loaded, in order of name: one file, or the shards of its index.
 
-    Raises LocateError when there is none, when there are only pickles and they are not allowed, and when what the files
-    hold is not what their index says, or no numbers.
+    Raises LocateError when there is none, when there are only pickles and they are not allowed, when the files do not
+    hold what their index says, and when their numbers are packed or need a scale.
     """
     for file in (SINGLE, INDEX):
         if (folder / file).is_symlink() and not (folder / file).exists():
@@ -163,14 +163,14 @@ def header_of(path: Path) -> Header:
 
 
 def parameters_in(path: Path) -> int:
-    """Number of stored parameters, from the header of a safetensors file; a pickle is taken for fp32."""
+    """Number of stored parameters, from the header of a safetensors file; a pickle is assumed to hold fp32."""
     if path.suffix != ".safetensors":
         return path.stat().st_size // 4
     return sum(math.prod(about["shape"]) for about in header_of(path).values())
 
 
 def unread(folder: Path, read: Sequence[Path]) -> list[str]:
-    """Names of files in a folder that hold weights by their name, and are not among those that were read."""
+    """Names of files in a folder that are named like weights but were not read."""
     patterns = ("*.safetensors", "pytorch_model*.bin", *OTHER_FORMATS)
     found = {path.name for pattern in patterns for path in folder.glob(pattern)}
     return sorted(found - {path.name for path in read} - set(NO_MODEL))
@@ -188,7 +188,7 @@ def notes_beside(folder: Path, read: Sequence[Path]) -> list[str]:
 def writing_notes(folder: Path) -> list[str]:
     """Notes on settings that change which words a model writes.
 
-    Raises LocateError for a generation_config.json that is no object.
+    Raises LocateError for a generation_config.json that is not an object.
     """
     path = folder / "generation_config.json"
     content = read_json(path) if path.is_file() else {}

@@ -18,7 +18,7 @@ DEFAULT_TEMPLATES_EACH = 4
 
 
 def table(name: str) -> pd.DataFrame:
-    """A table that the package carries."""
+    """One of the package's tables, by name."""
     with files("locate").joinpath("prompts", "tables", f"{name}.csv").open(encoding="utf-8") as file:
         return pd.read_csv(file)
 
@@ -67,7 +67,7 @@ def spread_templates(words: int, chosen: Sequence[str], each: int | None) -> lis
     if each is None:
         each = count
     if not 1 <= each <= count:
-        raise LocateError(f"{each} templates a word: expected 1 to {count}")
+        raise LocateError(f"{each} templates for each word: expected 1 to {count}")
     stride = max(1, count // each)
     return [(word, chosen[(word + turn * stride) % count]) for turn in range(each) for word in range(words)]
 
@@ -86,8 +86,8 @@ def occupation_pairs(
           "opposite"  an occupation of the opposite stereotype, the strongest with the strongest: how the stereotype of
                       an occupation travels
           "anti"      woman for a male-stereotyped occupation, man for a female-stereotyped one: the anti-stereotypical
-                      set-gender of Vig et al. 2020, section 3.1. Much of its effect is the gender that the words man
-                      and woman say themselves, not the occupation's stereotype
+                      set-gender of Vig et al. 2020, section 3.1. Much of its effect is the gender of the words man and
+                      woman themselves, not the occupation's stereotype
           "same"      man for a male-stereotyped one, woman for a female-stereotyped one: what the aggregation released
                       with that paper does
           "neutral"   the word person
@@ -134,7 +134,7 @@ def preserved_pairs(
     templates: Sequence[str] | None = None,
     neutral: str | None = NEUTRAL,
 ) -> Prompts:
-    """Pairs about further words that say their gender, which editors leave alone; none is in `definitional_pairs`."""
+    """Pairs about further words that say their gender, which edits must preserve; none is in `definitional_pairs`."""
     return worded_pairs("gendered", templates_each, templates, neutral)
 
 
@@ -156,13 +156,13 @@ def person_pairs(
 ) -> Prompts:
     """Pairs about further words for people that say no gender: none is in `occupation_table` or a control.
 
-    Editors are fitted on them beside occupations, so that what they change is said of people in general.
+    Editors are fitted on them as well as on occupations, so that they change what the model says of people in general.
     """
     return worded_pairs("persons", templates_each, templates, neutral)
 
 
 def worded_pairs(name: str, each: int | None, own: Sequence[str] | None, neutral: str | None) -> Prompts:
-    """Pairs about the words of a table, corrupted with the counterpart beside each; of a gender where it says one."""
+    """Pairs about the words of a table, each corrupted with its counterpart and signed by its gender if it has one."""
     rows = table(name)
     forms, each = choose_templates(own, each)
     genders = rows["gender"] if "gender" in rows else pd.Series(0, rows.index)
@@ -175,8 +175,8 @@ def worded_pairs(name: str, each: int | None, own: Sequence[str] | None, neutral
 
 
 def fill_template(form: str, clean: str, corrupted: str, group: str, kind: str, sign: int, neutral: str | None) -> Pair:
-    """The pair that a template makes of two subjects; "a" and "an" fit the word, and are part of both subjects where
-    they differ."""
+    """The pair that a template makes of two subjects; "a" or "an" fits each word, and is part of both subjects where
+    it differs."""
     clean_form, corrupted_form = fit_article(form, clean), fit_article(form, corrupted)
     article, other = article_of(clean_form), article_of(corrupted_form)
     if corrupted == UNGENDERED["someone"]:
@@ -198,7 +198,7 @@ def fill_template(form: str, clean: str, corrupted: str, group: str, kind: str, 
 
 
 def fit_article(form: str, word: str) -> str:
-    """The template with the "a" or "an" before its slot that the word needs."""
+    """The template with "a" or "an" before its slot, whichever the word needs."""
     article, an = article_of(form), needs_an(word)
     if article.casefold() not in ("a ", "an ") or an is None:
         return form
@@ -207,7 +207,7 @@ def fit_article(form: str, word: str) -> str:
 
 
 def needs_an(word: str) -> bool | None:
-    """Whether English writes "an" before a word; None where its letters do not tell, as in abbreviations."""
+    """Whether English puts "an" before a word; None where its letters do not tell, as in abbreviations."""
     if not word[:1].isalpha() or not word[:1].isascii() or word[:2].isupper() or word[1:2] == "-":
         return None
     small = word.casefold()

@@ -38,7 +38,7 @@ def group_key(group: str) -> str:
 
 
 def notes_of(pairs: Sequence[Pair]) -> dict[str, int]:
-    """Sentences about the pairs, each with the number of pairs it is true of; examples are of the first."""
+    """Sentences about the pairs, each with the number of pairs it is true of; examples are from the first of them."""
     said: dict[str, str] = {}
     counts: Counter[str] = Counter()
     for pair in pairs:
@@ -151,7 +151,7 @@ def way_of(pair: Pair) -> int:
 
 @cache
 def signs() -> dict[str, int]:
-    """The gender or stereotype of the words that the package knows, those without one left out."""
+    """The gender or stereotype of the words that the package knows, except those that have none."""
     found: dict[str, int] = {}
     for name, word, sign in (
         ("occupations", "occupation", "stereotype"), ("gendered", "word", "gender"), ("definitional", "word", "gender"),
@@ -178,7 +178,7 @@ def difference(pair: Pair) -> str:
 
 
 def differs_in_article(pair: Pair) -> bool:
-    """Whether the prompts differ outside their subjects in the form of one article before them alone."""
+    """Whether the prompts differ, outside their subjects, only in the form of one article before them."""
     start, end = subject_span(pair.clean, pair.clean_subject)
     other_start, other_end = subject_span(pair.corrupted, pair.corrupted_subject)
     one, other = pair.clean[:start], pair.corrupted[:other_start]
@@ -200,14 +200,14 @@ def exchanged_answer_note(pair: Pair) -> str:
 
 
 def refuse_prompts(pair: Pair, allow_different: bool) -> None:
-    """Raise LocateError for a pair whose prompts are one, differ outside their subjects, or have exchanged answers."""
+    """Raise LocateError for a pair whose prompts are equal, differ outside their subjects, or have swapped answers."""
     if group_key(pair.clean) == group_key(pair.corrupted):
         raise LocateError(f"clean and corrupted are the same prompt {pair.clean[:60]!r}: expected another subject")
     apart = difference(pair)
     if apart and not allow_different and not differs_in_article(pair):
         raise LocateError(
-            f"the prompts differ outside their subjects ({apart}): make the words around alike or part of the "
-            "subjects, or allow it with --allow-different"
+            f"the prompts differ outside their subjects ({apart}): make the words around the subjects alike or part "
+            "of them, or allow it with --allow-different"
         )
     wrong = exchanged_answer_note(pair)
     if wrong:

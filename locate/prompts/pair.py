@@ -96,7 +96,7 @@ def near_miss(prompt: str, subject: str) -> str:
 
 
 def straight(text: str) -> str:
-    """The text with plain spaces and quotes, and without characters that nobody sees."""
+    """The text with plain spaces and quotes, and without invisible characters."""
     plain = {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"'}
     letters = (" " if unicodedata.category(each) == "Zs" else plain.get(each, each) for each in text)
     return "".join(each for each in letters if not is_invisible(each))
@@ -123,7 +123,7 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Pairs in a fixed order, what their making left out, and what it decided: sentences with a count of pairs."""
+    """Pairs in a fixed order, and what was left out and decided in making them: sentences with a count of pairs."""
 
     pairs: tuple[Pair, ...]
     skipped: tuple[Dropped, ...] = ()

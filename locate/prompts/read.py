@@ -1,4 +1,4 @@
-"""The user's own pairs, from a CSV or JSON Lines file, and what is noted of its rows."""
+"""The user's own pairs, from a CSV or JSON Lines file, and the notes on its rows."""
 
 import unicodedata
 from collections import Counter
@@ -30,7 +30,7 @@ def read_pairs(path: str | Path, *, allow_different: bool = False) -> Prompts:
     Text is read in Unicode's composed form (NFC). Groups that differ in case or spaces are one, under the spelling that
     is most frequent; rows that repeat others are skipped. What was done is in the prompts' notes and `skipped`.
 
-    Raises LocateError that names every bad row by its line, the first few with the reason.
+    Raises LocateError, which names every bad row by its line, the first few with the reason.
     """
     path = Path(path)
     numbered: Numbered = []
@@ -84,7 +84,7 @@ def unify_spelling(pairs: Numbered) -> tuple[Numbered, list[tuple[str, int]]]:
 
 
 def drop_repeats(pairs: Numbered) -> tuple[list[Pair], list[Dropped], list[tuple[int, str]]]:
-    """Pairs that come once, those left out, and the rows that repeat the prompts of another but contradict it."""
+    """Each pair once, the repeats left out, and the rows that repeat another's prompts but contradict it."""
     first: dict[tuple[str, str, str, str], tuple[int, Pair]] = {}
     repeated, contradicting = [], []
     for line, pair in pairs:
@@ -127,7 +127,7 @@ def pair_of(row: object) -> Pair:
 
 
 def check_texts(fields: dict[str, object]) -> None:
-    """Raise LocateError for fields that are no text, or the word that a program writes where it has no value."""
+    """Raise LocateError for fields that are not text, or hold the word that a program writes for a missing value."""
     wrong = [name for name, value in fields.items() if not isinstance(value, str)]
     if wrong:
         raise LocateError(f"{', '.join(wrong)}: expected text, got {str(fields[wrong[0]])[:40]}")

@@ -35,10 +35,10 @@ Line = tuple[int, object]
 def rows_of(path: Path) -> Iterator[Line]:
     """The rows of a file, by its ending.
 
-    Raises LocateError for another ending, other text than UTF-8, or a header that cannot be meant.
+    Raises LocateError for another ending, text that is not UTF-8, or a header that cannot be right.
     """
     if path.is_dir():
-        raise LocateError(f"no file {path}, but a folder: expected a CSV or JSONL file of prompt pairs")
+        raise LocateError(f"{path} is a folder: expected a CSV or JSONL file of prompt pairs")
     if not path.is_file():
         raise LocateError(f"no file {path}: expected a CSV or JSONL file of prompt pairs")
     reader = {".csv": csv_rows, ".jsonl": jsonl_rows}.get(path.suffix.lower())
@@ -95,7 +95,7 @@ def csv_rows(path: Path, text: str) -> Iterator[Line]:
 def header_of(path: Path, cells: list[str]) -> list[str]:
     """The names of the columns.
 
-    Raises LocateError for a header that lacks a required column, or has one without a name or twice.
+    Raises LocateError for a header that lacks a required column, has a column without a name, or names one twice.
     """
     names = [known_column(cell) for cell in cells]
     missing = [name for name in REQUIRED if name not in names]
@@ -131,7 +131,7 @@ def jsonl_rows(path: Path, text: str) -> Iterator[Line]:
 
 
 def object_of(line: str) -> object:
-    """The object of a line of JSON Lines without null fields but neutral, or the LocateError that says why not."""
+    """The object on a line of JSON Lines, without null fields except neutral; or a LocateError that says why not."""
     try:
         found = json.loads(line, object_pairs_hook=object_once, parse_constant=no_constant)
     except LocateError as error:
@@ -147,7 +147,7 @@ def object_of(line: str) -> object:
 def object_once(fields: list[tuple[str, object]]) -> dict[str, object]:
     """The fields of a JSON object.
 
-    Raises LocateError when one comes twice.
+    Raises LocateError when a field comes twice.
     """
     found = {known_column(name): value for name, value in fields}
     if len(found) < len(fields):

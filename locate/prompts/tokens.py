@@ -53,7 +53,7 @@ class TokenPair:
 class Ledger:
     """What became of every pair: kept, or dropped with the reason; and the tokens that found no counterpart.
 
-    notes   sentences about the pairs that were kept, or decided for them, each with the number of pairs it is true of
+    notes   sentences on the pairs kept, or on what was decided for them, each with the number of pairs it is true of
     """
 
     kept: int
@@ -116,8 +116,8 @@ def with_space(prompt: str, subject: str) -> tuple[int, int]:
 def align(clean: Sequence[str], corrupted: Sequence[str]) -> tuple[Aligned, ...]:
     """Pair the tokens of two prompts by role.
 
-    Before and after the subject token by token; within it token by token when it has as many tokens in both, else
-    the last with the last, and the first with the first where both have one.
+    Tokens before and after the subject are paired one by one. So are those within it when both subjects have as many;
+    otherwise the last is paired with the last, and the first with the first where both have one.
 
     Raises LocateError when the words around the subject fall into different numbers of tokens.
     """
@@ -156,9 +156,9 @@ def answer_id(encode: Encode, prompt: str, ids: Sequence[int], answer: str) -> i
 
 
 def shared_answer(encode: Encode, pair: Pair, clean: list[int], corrupted: list[int], answer: str) -> int:
-    """The one token that an answer is after both prompts.
+    """The single token of an answer, the same after both prompts.
 
-    Raises LocateError when it is several, or not the same one.
+    Raises LocateError when it is several tokens, or a different token after each prompt.
     """
     after_clean = answer_id(encode, pair.clean, clean, answer)
     after_corrupted = answer_id(encode, pair.corrupted, corrupted, answer)
@@ -255,7 +255,7 @@ def too_few(dropped: Sequence[Dropped], count: int, max_dropped: float, kept: bo
 
 
 def note_spaced_twins(pairs: Sequence[TokenPair], encode: Encode) -> dict[str, int]:
-    """A note on answers without a space where the same word after a space is one token, too, and likely meant."""
+    """A note on answers without a space where the same word after a space is one token too, and is likely meant."""
     found: Counter[tuple[str, str]] = Counter()
     for each in pairs:
         twins = [has_spaced_twin(each, answer, encode) for answer in (each.pair.female, each.pair.male)]
@@ -269,7 +269,7 @@ def note_spaced_twins(pairs: Sequence[TokenPair], encode: Encode) -> dict[str, i
 
 
 def has_spaced_twin(pair: TokenPair, answer: str, encode: Encode) -> bool:
-    """Whether an answer that continues the last word is one other token after a space."""
+    """Whether an answer that continues the last word would be a single, different token after a space."""
     last = pair.pair.clean[-1]
     if (
         answer[0].isspace()
