@@ -172,7 +172,7 @@ def test_a_planted_edge_is_estimated_as_patching_finds_it(tmp_path, layout):
 
 def test_integrated_estimates_of_other_values_are_refused(gpt2):
     patch = Patch.at(Site("head", 1, "last", 0), "zero")
-    with pytest.raises(LocateError, match="writes zero: integrated gradients lead from the base to the source alone"):
+    with pytest.raises(LocateError, match="writes zero: integrated gradients lead only from the base to the source"):
         estimate(gpt2, FEW, patches=[patch], method="integrated")
 
 

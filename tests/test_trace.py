@@ -229,7 +229,7 @@ def test_a_folder_with_other_things_is_refused(gpt2, tmp_path):
         ({"batch_size": 0}, "batch size 0"),
         ({"map": Map(layers=(7,))}, "layer 7: expected 0 to 2"),
         ({"map": SMALL, "patches": [Patch.at(Site("mlp_out", 0, "last"))]}, "both a map and patches"),
-        ({"patches": [Patch.at(Site("mlp_out", 0, "last"))] * 2}, "two patches are filed at"),
+        ({"patches": [Patch.at(Site("mlp_out", 0, "last"))] * 2}, "two patches have the anchor"),
         ({"patches": [Patch.at(Site("mlp_out", 9, "last"))]}, "expected a layer below 3"),
         ({"patches": [Patch.at(Site("head", 0, "last", 9))]}, "expected a layer below 3 and a unit below 4"),
         (
@@ -258,7 +258,10 @@ def test_bad_arguments(gpt2, arguments, match):
         (lambda: Patch.at(Site("mlp_out", 0, "last"), "clean"), "origin 'clean': expected one of"),
         (lambda: Patch.over(Site("mlp_out", 0, "last"), 0, 3), "window 0"),
         (lambda: Patch.cut(Site("resid_pre", 0, "last"), "head", 3), "severed component 'head'"),
-        (lambda: Map(components=("mlp_out",), severed=("attn_out",), windows=(3,)), "severed .* add 1, only single"),
+        (
+            lambda: Map(components=("mlp_out",), severed=("attn_out",), windows=(3,)),
+            "severed .* add window 1, since only single",
+        ),
         (lambda: Map(severed=("attention",)), "severed component 'attention': expected one of attn_out, mlp_out, both"),
         (lambda: Map(components=()), "expected some"),
         (lambda: Map(roles=("middle",)), "role 'middle'"),

@@ -1,4 +1,4 @@
-"""The plain engine: every row is a run of the whole model with hooks. Slow, obvious, the oracle of faster ones."""
+"""The plain engine: every row is a run of the whole model with hooks. Slow and obvious, the oracle for faster ones."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def measure(
 def measure_all(
     model: Model, runs: Sequence[Run], rows: Sequence[Row], limits: Limits, progress: Callable[[int], None] | None
 ) -> Measurement:
-    """Runs, keeping what rows need of them, then rows."""
+    """Execute the runs, keeping what rows need of them, then the rows."""
     wanted = {(write.component, write.layer) for row in rows for write in row.writes}
     plain, kept = execute_runs(model, runs, sorted(wanted), limits)
     out = np.empty((len(rows), plain.shape[1]))

@@ -115,7 +115,7 @@ def noise_hooks(runs: Sequence[Run]) -> list[tuple[str, Callable]]:
 
 @contextmanager
 def explaining_out_of_memory(rows: int) -> Iterator[None]:
-    """Turn an out-of-memory error into one line that says the way out."""
+    """Turn an out-of-memory error into one line that names the way out."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -127,7 +127,7 @@ def explaining_out_of_memory(rows: int) -> Iterator[None]:
 
 
 def batches_by_length(items: Sequence[Any], length: Callable, model: Model, limits: Limits) -> Iterable[list[int]]:
-    """Indices of items of one length each, in batches."""
+    """Batches of indices; all items of a batch have one length."""
     by_length: dict[int, list[int]] = defaultdict(list)
     for index, item in enumerate(items):
         by_length[length(item)].append(index)
@@ -149,7 +149,7 @@ def answers_of(model: Model, runs: Sequence[Run]) -> Float[np.ndarray, "row answ
 
 
 def answers_in(model: Model, ids: Int[torch.Tensor, "row pos"], runs: Sequence[Run]) -> Float[np.ndarray, "row answer"]:
-    """The same, of prompts that stand for the runs'."""
+    """The same as `answers_of`, with the given token ids in place of the runs' own."""
     answers = np.array([run.answers for run in runs])
     if runs[0].normalised:
         logits = model.final_logits(ids).log_softmax(-1)

@@ -1,4 +1,4 @@
-"""A run within a budget: every site is estimated, the strongest and a random sample are patched."""
+"""A run within a budget: every site is estimated, and the strongest and a random sample are patched."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ TRIALS = 3  # forecasts of what the time allows
 
 @dataclass(frozen=True)
 class Budget:
-    """What a run may cost: seconds, or patched passes; one of them.
+    """What a run may cost: either seconds or patched passes.
 
-    seconds  of estimating and patching, without loading the model and the controls
+    seconds  of estimating and patching; loading the model and measuring the controls are not counted
     passes   rows that are patched
-    method   of the estimates: "integrated" or "attribution" (see `locate.study.gradients.estimate`)
+    method   of the estimates: "integrated" or "attribution" (see `locate.study.estimate.estimate`)
     audit    share of the patched sites that are drawn at random from all of them
     seed     of the draw
     """
@@ -73,7 +73,7 @@ class Budget:
 
 
 def describe(budget: Budget, map: Map) -> dict[str, Any]:
-    """What decides which sites are chosen, for meta and to know a run again."""
+    """What decides which sites are chosen, for meta and to recognise a run."""
     return asdict(budget) | {"map_sha256": hash_of(asdict(map))}
 
 
@@ -83,7 +83,7 @@ def choose_sites(
     """Ask for estimates; return the map of the sites that are patched, the estimates, and what meta says of the choice.
 
     job      of the whole map
-    folder   where the choice is kept: what was chosen is not chosen again
+    folder   where the choice is kept: once made, it is not made again
     started  when the time of the budget began
 
     Raises LocateError where the time is not enough for the estimates.
@@ -106,7 +106,7 @@ def choose_sites(
 
 
 def check_time(job: Job, derive: SiteEstimates, budget: Budget) -> None:
-    """Raise LocateError when estimating alone would take more than its share of the time, from a few of the pairs."""
+    """Raise LocateError when estimating alone would take more than its share of the time, judging by a few pairs."""
     few = job.pairs[:FEW]
     started = time.monotonic()
     derive.table(job, few)
@@ -150,7 +150,7 @@ def mark_chosen(job: Job, map: Map, estimates: pd.DataFrame, budget: Budget, sta
 
 
 def largest_allowed(limit: int, allowed: Callable[[int], bool]) -> int:
-    """The largest number up to a limit that is allowed, where smaller ones are too; 1 at the least."""
+    """The largest number up to a limit that is allowed, where all smaller ones are allowed too; at least 1."""
     low, high = 1, limit
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,4 +1,4 @@
-"""Controls of a run: what its strongest sites do when they are written otherwise, in other prompts, or untrained."""
+"""Controls of a run: its strongest sites with other values written, in other prompts, or in an untrained model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SMALL = 50_000_000  # parameters up to which a second, untrained model costs lit
 class Controls:
     """How much is spent on controls.
 
-    sites           the strongest of the run, at which all controls but the last are measured
+    sites           the strongest of the run, at which all controls but random sets and random weights are measured
     pairs           of the run's own, one of each group before a second of any
     sets            random sets that the located set is compared with
     random_weights  whether the map is traced in the untrained model too; None for models of up to 50 million parameters
@@ -62,7 +62,7 @@ def control(
     """Ask for the controls of a trace; return the trace with them, and with what was not run, and why.
 
     Shuffled sources: each pair takes the site's value from a pair of another group. Random direction: the site moves as
-    far as the source would move it, but anywhere. Definitional words, neutral words: the same sites in prompts about
+    far as the source would, in a random direction. Definitional words, neutral words: the same sites in prompts about
     words that say their gender, and words that say none. Random weights: the map in the untrained model. Random sets:
     see `locate.study.random_sets`.
     """
@@ -111,7 +111,7 @@ def control_stages(
 ) -> dict[str, Callable[[], Stage]]:
     """The stages of some sites' controls, by the control's name; making one raises LocateError where it cannot be run.
 
-    components  that the run has traced, all of which the untrained model is
+    components  that the run has traced, at all of which the untrained model is traced
     """
 
     def stage(name: str, prompts: Prompts, map: Map, **how: Any) -> Stage:
@@ -150,7 +150,7 @@ def check_size(model: Model, wanted: Controls) -> None:
 
 
 def strongest(trace: Trace, count: int) -> list[Site]:
-    """The sites with the largest average indirect effects in the first direction traced, single patches alone."""
+    """The sites with the largest average indirect effects in the first direction traced, by single patches only."""
     rows = whole_sites(effects(trace, CHOOSING, view=default_view(trace)))
     rows = rows[(rows["direction"] == str(trace.meta["directions"][0])) & (rows["window"] == 1)]
     rows = rows[rows["component"] != PATTERN]

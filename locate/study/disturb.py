@@ -1,4 +1,4 @@
-"""Two ways of writing something else than the source's activation: another pair's, and a random direction as long."""
+"""Two replacements for the source's activation: another pair's activation, and a random step of the same length."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class RandomDirections:
     seed: int
 
     def rewrite(self, job: Job, layout: Layout) -> Layout:
-        """The rows with given values."""
+        """The rows with vectors as their values."""
         rows, runs = layout.rows, layout.runs
         wanted = sorted({(write.component, write.layer) for row in rows for write in row.writes})
         kept = execute_runs(job.model, runs, wanted, job.limits)[1]

@@ -1,4 +1,4 @@
-"""estimate(): effects of every patch from a few gradients, to be proved by exact patching."""
+"""estimate(): effects of every patch from a few gradients, to be confirmed by exact patching."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def estimate(
              embeddings are mixed (EAP-IG for nodes, Hanna et al. 2024)
     steps    mixtures of the integrated gradient, at the middles of as many equal parts of the way
     view     "stereotype" or "signed", as in `effects`
-    patches, directions, corruption  as of `trace`; and so are the settings: memory, batch_size, max_dropped
+    patches, directions, corruption  as in `trace`, and so are the settings memory, batch_size and max_dropped
 
     `nie` is the estimate, `base` and `source` are measured, `nde` is nan. An estimate is first order: it is exact where
     the log-odds depend on the site linearly, and may be wrong in size and sign where they do not: where a later MLP or
-    softmax is saturated the slope is nothing, whatever the effect. Of attention weights ("pattern") it is the weights
+    softmax is saturated the slope is zero, whatever the effect. For attention weights ("pattern") it is the weights
     after the softmax that change, each by itself, as patches write them. Prompts of two lengths are mixed at their
     aligned tokens alone.
 
@@ -66,8 +66,8 @@ def estimate(
     strange = [] if method == "attribution" else [patch for patch in patches or () if is_foreign(patch)]
     if strange:
         raise LocateError(
-            f"patch at {strange[0].anchor} writes {strange[0].origin}: integrated gradients lead from the base to the "
-            "source alone: choose method 'attribution'"
+            f"patch at {strange[0].anchor} writes {strange[0].origin}: integrated gradients lead only from the base to "
+            "the source: choose method 'attribution'"
         )
     ways = [0.0] if method == "attribution" else [(step + 0.5) / steps for step in range(steps)]
     with multiplying(model.dtype, model.device, model.threads):

@@ -52,7 +52,7 @@ def expected_map(job: Job, budget: Budget | None) -> list[Expected]:
 def likely_stages(job: Job, plan: Plan) -> list[Stage]:
     """The stages after the map, about sites that are usually strong: low MLPs, and high attention at the end.
 
-    The map may choose others; these are as many, of the same components and spread over the layers alike.
+    The map may choose others; these are as many, of the same components, spread over the layers in the same way.
     """
     sites = likely_sites(job)
     groups = len({pair.pair.group for pair in job.pairs})
@@ -67,7 +67,7 @@ def likely_stages(job: Job, plan: Plan) -> list[Stage]:
 
 
 def likely_sites(job: Job) -> list[Site]:
-    """Single sites of the map, those first that are usually the strongest; none of residuals and patterns."""
+    """Single sites of the map, those that are usually strongest first; no residuals and no patterns."""
     if job.map is None:
         return [
             patch.anchor
@@ -116,7 +116,7 @@ def few(job: Job, pairs: int, half: bool = False) -> Prompts:
 
 
 def likely_controls(job: Job, wanted: Controls, sites: Sequence[Site]) -> list[Stage]:
-    """The controls but for random sets."""
+    """The controls other than random sets."""
     components = () if job.map is None else job.map.components
     plan = control_stages(
         job.model, job.stage.prompts, few(job, wanted.pairs), sites[: wanted.sites], components, wanted,

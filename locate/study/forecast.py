@@ -31,7 +31,7 @@ class StageForecast:
     """About what a stage after the map will cost.
 
     rows     of its table
-    seconds  with the model of random weights made and checked, where it is measured in one
+    seconds  including making and checking the model of random weights, where the stage is measured in one
     """
 
     stage: str
@@ -41,18 +41,18 @@ class StageForecast:
 
 @dataclass(frozen=True)
 class RunForecast:
-    """What a run will cost: its map, and about what every stage after it."""
+    """What a run will cost: its map and, roughly, every stage after it."""
 
     map: Forecast
     stages: tuple[StageForecast, ...]
 
     @property
     def seconds(self) -> float:
-        """Of measuring everything."""
+        """Seconds of measuring everything."""
         return self.map.seconds + sum(each.seconds for each in self.stages)
 
     def as_json(self) -> dict[str, Any]:
-        """The forecast of the map, and of the rest by stage and in sum."""
+        """The forecast of the map, and of the rest by stage and in total."""
         sums = {
             f"{name}_{what}": sum(getattr(each, what) for each in self.stages if each.stage.startswith(start))
             for name, start in (("control", "control:"), ("set", "sets:"))
@@ -75,7 +75,7 @@ def foretell(
     plan      controls and sets that are measured too; None for the usual controls
     settings  how rows are measured
 
-    Which sites the later stages are about is known when the map is there: sites that are usually strong stand for them.
+    The sites of the later stages are known only once the map is measured: usually strong sites stand in for them.
 
     Raises LocateError for unusable prompts or patches.
     """
@@ -94,7 +94,7 @@ def foretell(
 
 
 def scale_forecast(main: Job, stage: Stage, tried: StageForecast) -> StageForecast:
-    """A stage that is like one that was tried, but for its number of rows."""
+    """The forecast of a stage that is like one that was tried, except for its number of rows."""
     rows = prepare(main.model, stage, main.settings).planned
     return StageForecast(stage.name, rows, tried.seconds * rows / tried.rows)
 
@@ -120,7 +120,7 @@ def try_stage(main: Job, stage: Stage) -> StageForecast:
 
 
 def extrapolate(points: Sequence[tuple[int, float]], rows: int) -> float:
-    """Seconds of so many rows, from those of some: a share that is there in any case, and a share for each row."""
+    """Seconds that `rows` rows take, from the times of fewer: a fixed part, and a part for each row."""
     (first, short), (last, long) = points[0], points[-1]
     if last <= first or long <= short:
         return long * rows / last

@@ -14,7 +14,7 @@ from locate.tracing.table import Trace
 
 
 def traced_pairs(trace: Trace) -> pd.DataFrame:
-    """Number and group of each pair of the kind spoken of that has a stereotype, or of all where none has."""
+    """Number and group of each pair of the default kind that has a stereotype, or of all of them where none has."""
     rows = of_kind(trace.table, None)[["pair", "group", "stereotype"]].drop_duplicates("pair")
     return rows[rows["stereotype"] != 0] if (rows["stereotype"] != 0).any() else rows
 

@@ -1,4 +1,4 @@
-"""Sets of sites: what the strongest carry together, and how faithful a model is of which nothing else is left."""
+"""Sets of sites: what the strongest carry together, and how faithful a model is with nothing but them left."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ class Sets:
     def __post_init__(self) -> None:
         if min(self.largest, self.pool, self.pairs) < 1 or self.seed < 0:
             raise LocateError(
-                f"sets up to {self.largest} sites, pool {self.pool}, {self.pairs} pairs: expected at least 1 of each"
+                f"sets up to {self.largest} sites, pool {self.pool}, {self.pairs} pairs, seed {self.seed}: expected "
+                "at least 1 of each, and a seed from 0 up"
             )
 
 
@@ -111,7 +112,7 @@ def rank_sites(trace: Trace, groups: Sequence[str]) -> list[Site]:
 
 
 def search_greedily(trace: Trace, prompts: Prompts, pool: Sequence[Site], largest: int) -> Stages[list[Site]]:
-    """Add sites one by one, each time the one with which the joint effect goes furthest the way of the total.
+    """Add sites one by one, each time the one that moves the joint effect furthest in the direction of the total.
 
     trace  the run whose sites they are
     """

@@ -1,7 +1,7 @@
-"""trace(): what is measured in a run, and why: a map, then what its result asks for.
+"""trace(): what is measured in a run, and why: a map, then what its result calls for.
 
 Measuring and choosing alternate: each stage is measured by `locate.tracing.measure.measure`, and what it gave decides
-the next one. `study` says in which order; every other room of this package is one of its steps.
+the next one. `study` says in which order; every other module of this package is one of its steps.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def run(
     executor: Executor = here,
     progress: Report | None = None,
 ) -> Trace:
-    """The same, of a map as a stage; see `trace`."""
+    """The same for a map given as a stage; see `trace`."""
     started = time.monotonic()
     job = prepare(model, stage, settings)
     chosen_by = None if plan.budget is None else describe(plan.budget, job.map or Map())

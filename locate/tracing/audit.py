@@ -1,4 +1,4 @@
-"""Checks of every job on a few of its rows: by the plain engine, in fp32, and by what must hold in any model."""
+"""Checks of every job on a few of its rows: against the plain engine, fp32, and what must hold in any model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAIRS = 4
 ROWS = 32
 REDUCED = ("bfloat16", "float16", "tf32")
 LIMIT = {"float64": 1e-5, "float32": 2e-4, "float16": 0.05, "bfloat16": 0.2, "tf32": 0.05}
-"""nats; what rounding makes of one row in batches of two shapes, with room for large models"""
+"""nats; how far rounding moves one row between batches of two shapes, with room for large models"""
 FLOOR = {"float64": 1e-7, "float32": 1e-5, "float16": 0.003, "bfloat16": 0.03, "tf32": 0.003}
 """nats; on average, where patches do next to nothing"""
 
@@ -46,7 +46,7 @@ def audit_job(job: Job) -> dict[str, dict[str, float]]:
 def audit_engine(model: Model, runs: Sequence[Run], rows: Sequence[Row], limits: Limits) -> dict[str, float]:
     """Largest difference (nats) of some rows between the sweep and the plain engine, and how many were compared.
 
-    Raises LocateError when they differ by more than rounding, or by half of what the patches do: then this
+    Raises LocateError when they differ by more than rounding, or by more than half of what the patches do: then this
     architecture is not swept exactly.
     """
     sample = sample_rows(runs, rows, model.n_layers)
@@ -66,7 +66,7 @@ def audit_engine(model: Model, runs: Sequence[Run], rows: Sequence[Row], limits:
         raise LocateError(
             f"model {model.name!r} ({model.checkpoint.architecture}): the sweep differs from the plain engine by "
             f"{apart.max():.2g} nats, expected at most {LIMIT[model.dtype]:.2g} in {model.dtype}, and by "
-            f"{rms(apart):.2g} on average where patches do {effect:.2g}: choose --engine plain"
+            f"{rms(apart):.2g} on average, where patches move answers by {effect:.2g}: choose --engine plain"
         )
     return {"rows": len(sample), "largest_difference": float(apart.max()), "rms": rms(apart), "rms_effect": effect}
 
@@ -102,7 +102,7 @@ def audit_identities(
 
 
 def copy_of(model: Model, run: Run) -> Run:
-    """The same run with nothing added to its first token, which keeps the sweep from knowing that it is the same."""
+    """The same run with zero noise on its first token, so that the sweep does not see that it is the same."""
     if run.noise is not None or EMBEDDING_HOOK not in model.hook_points():
         return run
     return replace(run, noised=(0,), noise=torch.zeros(1, model.d_model))
@@ -139,7 +139,7 @@ def audit_precision(
         single = twin(model, "float32")
     except LocateError as error:
         raise LocateError(
-            f"{model.dtype} cannot be compared with fp32 ({error}): --no-compare-precision leaves that out"
+            f"{model.dtype} cannot be compared with fp32 ({error}): --no-compare-precision skips it"
         ) from error
     apart = np.abs(engine(model, runs, sample, limits=limits).rows - engine(single, runs, sample, limits=limits).rows)
     return {"rows": len(sample), "largest_difference": float(apart.max()), "rms": rms(apart)}

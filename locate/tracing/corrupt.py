@@ -23,7 +23,7 @@ SUBJECT_ROLES = (FIRST, MIDDLE, LAST_SUBJECT)
 
 @runtime_checkable
 class Corruption(Protocol):
-    """What makes the corrupted runs of a pair; any object that has these can be given to `trace`.
+    """What makes the corrupted runs of a pair; any object that has these members can be given to `trace`.
 
     samples  corrupted runs of each pair
     """
@@ -32,13 +32,13 @@ class Corruption(Protocol):
     def samples(self) -> int: ...
 
     def describe(self) -> dict[str, object]:
-        """Its kind and settings as JSON, for meta.json: a run folder is continued only with the same."""
+        """Its kind and settings as JSON, for meta.json: a run folder is continued only with the same ones."""
 
     def executed(self, prompts: Prompts) -> Prompts:
-        """The prompts that are run: the corrupted one of a pair may be another than it was given."""
+        """The prompts that are run: a pair's corrupted prompt may differ from the one it was given."""
 
     def scale(self, model: Model, pairs: Sequence[TokenPair]) -> float:
-        """One number that all pairs share and that is measured in the model, as the deviation of noise; else 0."""
+        """A number measured in the model and shared by all pairs, such as the standard deviation of noise; else 0."""
 
     def corrupted(self, pair: TokenPair, clean: Run, scale: float, d_model: int) -> Sequence[Run]:
         """The corrupted runs of a pair, one for each sample, made of its clean run.
@@ -62,7 +62,7 @@ class Swap:
         return prompts
 
     def scale(self, model: Model, pairs: Sequence[TokenPair]) -> float:
-        """Nothing is measured beforehand."""
+        """0: nothing is measured beforehand."""
         return 0.0
 
     def corrupted(self, pair: TokenPair, clean: Run, scale: float, d_model: int) -> list[Run]:
@@ -85,14 +85,16 @@ class Noise:
 
     def __post_init__(self) -> None:
         if not 0 < self.sigmas < math.inf or self.samples < 1:
-            raise LocateError(f"noise of {self.sigmas} sigmas, {self.samples} samples: expected more than 0 of each")
+            raise LocateError(
+                f"noise of {self.sigmas} sigmas, {self.samples} samples: expected finite sigmas > 0, and samples >= 1"
+            )
 
     def describe(self) -> dict[str, object]:
         """For meta.json."""
         return {"kind": "noise", **asdict(self)}
 
     def executed(self, prompts: Prompts) -> Prompts:
-        """Pairs of which both prompts are the clean one."""
+        """Pairs whose prompts are both the clean one."""
         return clean_alone(prompts)
 
     def scale(self, model: Model, pairs: Sequence[TokenPair]) -> float:
@@ -115,7 +117,7 @@ class Noise:
 
 
 def clean_alone(prompts: Prompts) -> Prompts:
-    """The prompts with each pair's clean prompt in the place of its corrupted one."""
+    """The prompts with each pair's clean prompt in place of its corrupted one."""
     pairs = (replace(pair, corrupted=pair.clean, corrupted_subject=pair.clean_subject) for pair in prompts)
     return replace(prompts, pairs=tuple(pairs))
 

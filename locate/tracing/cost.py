@@ -9,7 +9,7 @@ from locate.tracing.stage import Job
 
 
 def cost(job: Job, pair: TokenPair) -> tuple[float, int]:
-    """Floating-point operations of a pair's rows, and how many of them have to be run."""
+    """Floating-point operations of a pair's rows, and how many of the rows have to be run."""
     layout = job.lay_out([pair])
     runs, rows = layout.runs, layout.rows
     block, out = operations(job.model)
@@ -23,7 +23,7 @@ def cost(job: Job, pair: TokenPair) -> tuple[float, int]:
 
 
 def operations(model: Model) -> tuple[float, float]:
-    """Floating-point operations of one position in one block, and of reading one position's probabilities out."""
+    """Floating-point operations of one position in one block, and of computing one position's probabilities."""
     out = model.d_vocab * model.d_model
     return 2.0 * max(1, model.checkpoint.parameters - out) / model.n_layers, 2.0 * out
 

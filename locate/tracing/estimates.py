@@ -47,7 +47,7 @@ class SiteEstimates:
     def table(self, job: Job, pairs: Sequence[TokenPair]) -> pd.DataFrame:
         """Sums over some pairs: columns direction, component, layer, unit, role, key, sum, n (pairs).
 
-        Raises LocateError for windows or severed paths, which are no single sites.
+        Raises LocateError for windows or severed paths, which are not single sites.
         """
         job_map = map_of_single_sites(job)
         layers = job_map.layers_of(job.model.n_layers)

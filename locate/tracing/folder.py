@@ -21,12 +21,12 @@ PARTS, STAGE_FILE = "parts", "stage.json"
 
 
 class NotKept(LocateError):
-    """A folder does not take what is measured, or holds what another run has measured: nothing more can be measured."""
+    """A folder cannot keep what is measured, or holds what another run has measured: the run cannot go on."""
 
 
 @contextmanager
 def keeping() -> Iterator[None]:
-    """Tell what a folder refuses from what cannot be measured."""
+    """Turn a folder's errors into NotKept, to tell them from those of stages that cannot be measured."""
     try:
         yield
     except LocateError as error:
@@ -59,7 +59,7 @@ class RunFolder:
     def same_run(self, found: Any, meta: dict[str, Any]) -> None:
         """Raise LocateError unless the run here has the same recipe."""
         if not isinstance(found, dict) or not isinstance(found.get("recipe"), dict):
-            raise LocateError(f"{self.path / META_FILE} is not a run's: choose another folder")
+            raise LocateError(f"{self.path / META_FILE} does not belong to a run: choose another folder")
         old, new = found["recipe"], meta["recipe"]
         for key in sorted(set(old) | set(new)):
             if old.get(key) != new.get(key):
@@ -77,7 +77,7 @@ class RunFolder:
     def parts(self, stage: Stage) -> Parts:
         """Where the chunks of a stage are kept.
 
-        Raises LocateError when those that are there are of another stage of that name.
+        Raises LocateError when those that are there belong to another stage of that name.
         """
         return Parts.open(self.path / PARTS / slug(stage.name), stage)
 
@@ -87,28 +87,28 @@ class RunFolder:
         return read_table(file) if file.is_file() else None
 
     def keep_estimates(self, estimates: pd.DataFrame) -> None:
-        """Write the estimates with the choice, then let their parts go."""
+        """Write the estimates with the choice, then delete their parts."""
         write_table(self.path / f"{ESTIMATES}.parquet", estimates)
         self.forget()
 
     def keep_audit(self, audit: dict[str, Any]) -> None:
-        """Write down what the checks of the model have measured, for a start that finds every row measured."""
+        """Save what the checks of the model have measured, for a resumed run that finds every row measured."""
         meta = read_json(self.path / META_FILE)
         if meta["status"] != "complete":
             write_json(self.path / META_FILE, meta | {"audit": audit})
 
     def audit(self) -> dict[str, Any]:
-        """What was written down of the checks of the model."""
+        """The saved results of the checks of the model."""
         return dict(read_json(self.path / META_FILE).get("audit", {}))
 
     def finish(self, trace: Trace) -> None:
-        """Write the table of the trace itself and meta, then let its parts go."""
+        """Write the table of the trace itself and meta, then delete its parts."""
         write_table(self.path / TRACE_FILE, trace.table)
         write_json(self.path / META_FILE, trace.meta)
         self.forget()
 
     def add(self, trace: Trace, name: str) -> None:
-        """Write a table beside the trace, and meta with what it says of that, then let their parts go."""
+        """Write a table beside the trace, and meta with what it says about the table, then delete their parts."""
         table = getattr(trace, name)
         if table is not None:
             write_table(self.path / f"{name}.parquet", table)
@@ -116,7 +116,7 @@ class RunFolder:
         self.forget()
 
     def forget(self) -> None:
-        """Let parts go that are in a table by now."""
+        """Delete parts that are in a table by now."""
         shutil.rmtree(self.path / PARTS, ignore_errors=True)
 
 
@@ -134,7 +134,7 @@ class Parts:
     def open(path: Path, stage: Stage) -> Parts:
         """Claim a folder for the chunks of a stage.
 
-        Raises LocateError when it holds those of another.
+        Raises LocateError when it holds those of another stage.
         """
         description: Any = strict(stage.describe())
         file = path / STAGE_FILE
@@ -162,7 +162,7 @@ class Parts:
         return tidy(pd.read_parquet(path)) if self.tidied else pd.read_parquet(path)
 
     def all(self, chunks: int) -> dict[int, pd.DataFrame]:
-        """Those of so many chunks that were measured before, by their number."""
+        """The chunks of a stage that were measured before, by number; `chunks` is how many the stage has."""
         found = {number: self.read(number) for number in range(chunks)}
         return {number: table for number, table in found.items() if table is not None}
 
@@ -172,5 +172,5 @@ class Parts:
 
 
 def slug(name: str) -> str:
-    """The name of a stage as that of a folder."""
+    """The name of a stage as a folder's name."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -34,8 +34,8 @@ class Forecast:
     operations  floating-point operations of the chosen engine
     seconds     of measuring, without loading the model and drawing figures, by the median of the timings: if the
                 machine stays as it is
-    low, high   the same by the least and the greatest timing; on a CPU, low leaves out what this thread had to wait
-    busy        whether the machine does something else, so that the time may come out far from `seconds`
+    low, high   the same by the least and the greatest timing; on a CPU, low leaves out the time this thread had to wait
+    busy        whether the machine is busy with something else, so that the time may come out far from `seconds`
     peak        bytes of this process at most while it measures, the model included
     """
 
@@ -61,8 +61,8 @@ class Timing:
 def forecast(job: Job) -> Forecast:
     """Count the rows and operations of a stage, and time a random sample of its pairs.
 
-    The sample is timed again and again until it is steady. Its time is scaled with the operations that it leaves to
-    do; the checks at the start of a run are made, and their time added.
+    The sample is timed again and again until its time is steady. That time is scaled to the operations that remain;
+    the checks at the start of a run are made too, and their time is added.
     """
     filled = [pair for pair in job.pairs if job.rows(pair)]
     order = np.random.default_rng(0).permutation(len(filled))
@@ -123,7 +123,7 @@ def repeat(once: Callable[[], Timing]) -> list[Timing]:
 
 
 def is_busy(timings: Sequence[Timing]) -> bool:
-    """Whether timings say that the machine does something else: this thread had to wait, or they stayed unlike."""
+    """Whether timings show that the machine is busy with something else: this thread waited, or they stayed unlike."""
     walls = [each.wall for each in timings]
     last = walls[-LEAST:]
     waited = 1 - sum(each.own for each in timings) / sum(walls)

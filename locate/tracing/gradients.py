@@ -143,7 +143,7 @@ def products_of(
     kept: Sequence[dict[Key, torch.Tensor]],
     gradient: torch.Tensor,
 ) -> Float[np.ndarray, " write"]:
-    """Gradient times what each write changes at its place; writes are (place of the couple, row, write)."""
+    """Gradient times the change that each write makes; writes are (index of the couple, row, write)."""
     place = torch.tensor([place for place, _, _ in writes], device=gradient.device)
     pos = torch.tensor([write.base_pos for _, _, write in writes], device=gradient.device)
     from_pos = torch.tensor([write.source_pos for _, _, write in writes], device=gradient.device)

@@ -61,7 +61,7 @@ class Layout:
             yield of_pair[int(pair)], str(direction), int(sample)  # type: ignore[call-overload]
 
     def rewritten(self, rows: list[Row], origin: str | None = None) -> Layout:
-        """The same with other rows in the place of these, whose values come from another origin where one is named."""
+        """The same layout with other rows in place of its own, and with their values' origin where one is named."""
         labels = self.labels if origin is None else self.labels | {"origin": [origin] * len(rows)}
         return replace(self, rows=rows, labels=labels)
 
@@ -93,7 +93,7 @@ def lay_out(
 
 
 def labels_of_pair(pair: TokenPair) -> dict[str, object]:
-    """The columns that say which pair a row is of; one value for all its rows."""
+    """The columns that say which pair a row belongs to; one value for all rows of the pair."""
     names = ("group", "template", "kind", "stereotype", "clean", "corrupted")
     return {"pair": pair.index} | {name: getattr(pair.pair, name) for name in names}
 

@@ -29,7 +29,7 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a stage gave.
+    """The result of a stage.
 
     table    its rows
     job      the stage as it was prepared
@@ -44,8 +44,8 @@ class Outcome:
 
 
 Stages = Generator[Stage, Outcome, Found]
-"""asks for stages one by one, is sent what each gave, and returns what was found; a stage that cannot be measured is
-thrown back into it as the LocateError it raised; what a folder refuses ends the run"""
+"""asks for stages one by one, is sent the outcome of each, and returns what was found; where a stage cannot be measured
+its LocateError is thrown into the generator; an error of the run folder ends the run"""
 
 
 Advance = Callable[[int], None]
@@ -73,7 +73,7 @@ def measure(
     expected: Sequence[Expected] = (),
     prepared: Sequence[Job] = (),
 ) -> Found:
-    """Measure every stage that is asked for, and return what is made of them.
+    """Measure every stage that is asked for, and return what the generator returns.
 
     stages    a generator of stages (see `Stages`)
     settings  how all of them are measured
@@ -141,7 +141,7 @@ class Loop:
         return Outcome(table, job, self.known_audit(stage.untrained), time.monotonic() - started)
 
     def prepare(self, stage: Stage) -> Job:
-        """The stage as a job; one that was given is not prepared again."""
+        """The stage as a job; one that the caller has prepared is not prepared again."""
         given = [job for job in self.prepared if job.stage is stage]
         return given[0] if given else prepare(self.model, stage, self.settings)
 
@@ -152,7 +152,7 @@ class Loop:
         return self.audits.get(seed, {})
 
     def with_weights(self, job: Job) -> Job:
-        """The job in the model whose weights its stage asks for, which is made when it is first needed."""
+        """The job in the model whose weights its stage asks for; that model is made when it is first needed."""
         seed = job.stage.untrained
         if seed is None:
             return job
@@ -161,7 +161,7 @@ class Loop:
         return prepare(self.models[seed], job.stage, self.settings)
 
     def check(self, job: Job) -> None:
-        """Audit a model on a few rows before the first that it is measured with."""
+        """Audit a model on a few rows before its first row is measured."""
         seed = job.stage.untrained
         if job.stage.derive is None and seed not in self.audits:
             if seed is not None:  # it has no files of its own to be loaded from again in fp32
@@ -174,7 +174,7 @@ class Loop:
 
 @contextmanager
 def garbage_of_old_left() -> Iterator[None]:
-    """While it lasts, Python's garbage collector does not look through what was there before.
+    """Inside the block Python's garbage collector does not look through objects that were there before.
 
     Making many small rows sets it off again and again, and each time it would go through all modules and the model: a
     tenth of the time on small models.
@@ -213,7 +213,7 @@ def logs_of(rows: Sequence[Row], measured: Measurement) -> pd.DataFrame:
 
 
 def join(tables: Sequence[pd.DataFrame], job: Job) -> pd.DataFrame:
-    """The tables of a stage's chunks as one: by pair, or as they are where they are no rows or were rewritten."""
+    """The tables of a stage's chunks as one: sorted by pair, or as they are where they were derived or rewritten."""
     if job.stage.derive is not None:
         return pd.concat(tables, ignore_index=True)
     if job.stage.rewrite is not None:

@@ -18,7 +18,7 @@ LIBRARIES = ("transformer-lens", "torch", "transformers", "numpy", "pandas")
 def starting_meta(job: Job, chosen_by: dict[str, Any] | None = None) -> dict[str, Any]:
     """meta.json of a run's map as it stands before anything is measured.
 
-    chosen_by  how the sites of the map are chosen, where that is not by the user; a run is continued only with the same
+    chosen_by  how the sites of the map are chosen, None where the user chose; a run is continued only with the same
     """
     model, settings, prompts = job.model, job.settings, job.stage.prompts
     described = settings.corruption.describe()

@@ -44,10 +44,12 @@ class Map:
             check("role", role, ROLES)
         if any(values is not None and not values for values in (self.layers, self.roles, self.keys)):
             raise LocateError(
-                f"layers {self.layers}, roles {self.roles}, keys {self.keys}: expected some, or None for all of them"
+                f"layers {self.layers}, roles {self.roles}, keys {self.keys}: expected some of each, or None for all"
             )
         if not self.components or not self.windows or min(self.windows) < 1:
-            raise LocateError(f"components {self.components}, windows {self.windows}: expected some, and widths >= 1")
+            raise LocateError(
+                f"components {self.components}, windows {self.windows}: expected some of each, and widths >= 1"
+            )
         for name in ("components", "layers", "roles", "windows", "severed", "keys"):
             values = getattr(self, name) or ()
             if len(set(values)) < len(values):
@@ -56,7 +58,7 @@ class Map:
             check("severed component", each, tuple(SEVERED))
         if self.severed and 1 not in self.windows and "resid_pre" not in self.components:
             raise LocateError(
-                f"severed {self.severed} with windows {self.windows}: add 1, only single sites are severed"
+                f"severed {self.severed} with windows {self.windows}: add window 1, since only single sites are severed"
             )
         if self.keys and PATTERN not in self.components:
             raise LocateError(f"keys {self.keys} without {PATTERN}: add {PATTERN} to the components")
@@ -67,7 +69,7 @@ class Map:
         return {*self.components, *(frozen for each in self.severed for frozen in SEVERED[each])}
 
     def forms(self, n_layers: int, units: dict[str, int | None]) -> list[Patch]:
-        """The patches of one token, filed at position 0, to be placed at each.
+        """The patches of one token, with position 0 in place of each token's own.
 
         Raises LocateError for a layer the model does not have.
         """
@@ -92,7 +94,7 @@ class Map:
         return layers
 
     def forms_by_role(self, n_layers: int, units: dict[str, int | None]) -> dict[str, list[Patch]]:
-        """The patches of a token of each role."""
+        """For each role, the patches of a token."""
         roles = ROLES if self.roles is None else self.roles
         if self.only is None:
             return dict.fromkeys(roles, self.forms(n_layers, units))
@@ -150,7 +152,7 @@ def cells_of_map(forms: Mapping[str, Sequence[Patch]], pair: TokenPair) -> Itera
 def cells_of_patches(patches: Sequence[Patch], pair: TokenPair) -> Iterator[Cell]:
     """The caller's patches, each once, with every write at all aligned tokens of its position.
 
-    A patch of which a position has no aligned token in this pair is left out; of a partial one, the write.
+    A patch with a position that has no aligned token in this pair is left out; of a partial one, only that write is.
     """
     for patch in patches:
         places = tuple(
@@ -181,7 +183,7 @@ def has_tokens(places: Sequence[tuple[Write, tuple[Aligned, ...], tuple[Aligned,
 
 
 def before(keys: Sequence[Aligned], token: Aligned) -> tuple[Aligned, ...]:
-    """Those that a token attends to: itself, and what stands before it in both prompts."""
+    """The keys that a token attends to: itself, and those that stand before it in both prompts."""
     return tuple(key for key in keys if key.clean <= token.clean and key.corrupted <= token.corrupted)
 
 

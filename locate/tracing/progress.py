@@ -15,8 +15,8 @@ class Progress:
     """How far a run is.
 
     stage    what is measured now
-    done     rows of it (pairs, of estimates) that are there, those of an earlier start included
-    planned  of it
+    done     rows of it (for estimates, pairs) that are measured, including those of an earlier start
+    planned  rows or pairs of it in all
     rate     rows a second, of those measured now; None before it is known
     left     seconds for this stage and all that are expected after it, at the speed so far; None before it is known
     """
@@ -44,7 +44,7 @@ class Pace:
 
     The first stage has a speed of its own: those after it are smaller, and what is chosen between them takes time too.
 
-    expected  stages that will be measured, in their order; of those that never come the next one tells
+    expected  stages that will be measured, in their order; one that never comes is dropped when a later one starts
     """
 
     def __init__(self, expected: Sequence[Expected] = (), report: Report | None = None) -> None:
@@ -60,7 +60,7 @@ class Pace:
         self.started = self.since = time.monotonic()
 
     def start(self, stage: str, planned: int, operations: float, found: int = 0) -> None:
-        """Begin a stage of so many rows, some of which an earlier start has left."""
+        """Begin a stage of `planned` rows, of which an earlier start has measured `found`."""
         if stage in self.waiting:
             names = list(self.waiting)
             for name in names[: names.index(stage) + 1]:
@@ -72,7 +72,7 @@ class Pace:
         self.report(self.progress())
 
     def begin(self) -> None:
-        """Measure from now on: checks of the model before the first stage's first row are no part of its time."""
+        """Start the clock: checks of the model before the first stage's first row are not part of its time."""
         self.started = time.monotonic()
         if not self.later:
             self.since = self.started

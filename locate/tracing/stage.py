@@ -33,21 +33,21 @@ ENGINES = {"sweep": sweep, "plain": measure_plainly}
 
 @runtime_checkable
 class Rewrite(Protocol):
-    """Writes other values than the source's: what makes a control of a patch.
+    """Writes values other than the source's, which turns a patch into a control.
 
     A frozen dataclass; its fields decide, with its name, whether parts of a stage are those of another run.
     """
 
     def rewrite(self, job: Job, layout: Layout) -> Layout:
-        """The layout with other rows in the place of its own, one for one."""
+        """The layout with other rows in place of its own, one for one."""
 
 
 @runtime_checkable
 class Derive(Protocol):
-    """Fills the table of a chunk in another way than by patched rows: estimates from gradients."""
+    """Fills the table of a chunk without patched rows, for instance with estimates from gradients."""
 
     def table(self, job: Job, pairs: Sequence[TokenPair]) -> pd.DataFrame:
-        """What is kept of some pairs."""
+        """The table that is kept for some pairs."""
 
     def operations(self, job: Job) -> float:
         """About how many floating-point operations all pairs take."""
@@ -57,7 +57,7 @@ class Derive(Protocol):
 class Stage:
     """A set of rows that is measured together: a map, a control, a step of a search.
 
-    name        says what it is for in progress and forecasts; its parts are kept under it
+    name        what progress and forecasts call it; its parts are kept under this name
     patches     a Map, or patches one by one
     rewrite     None for the source's own values
     derive      None for patched rows
@@ -90,7 +90,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Settings:
-    """How every stage of a run is measured; the words are those of `locate.trace`."""
+    """How every stage of a run is measured; the arguments are those of `locate.trace`."""
 
     corruption: Corruption = field(default_factory=Swap)
     batch_size: int | None = None
@@ -117,9 +117,9 @@ class Settings:
 class Job:
     """A stage prepared for a model: its pairs as tokens, and what is patched in each; made by `prepare`.
 
-    pairs   of the prompts, those that the tokenizer leaves usable, longest first: chunks of pairs of one length make
-            the fewest and largest batches
-    forms   the patches of a token of each role, of a map
+    pairs   those that the tokenizer leaves usable, longest first: chunks of pairs of one length make the fewest and
+            largest batches
+    forms   of a map: for each role, the patches of a token
     scale   what the corruption has measured in the model (see `Corruption.scale`)
     """
 
@@ -163,7 +163,7 @@ class Job:
         return cells * len(self.stage.directions) * self.settings.corruption.samples
 
     def size(self, pairs: Sequence[TokenPair]) -> int:
-        """How much of the stage some pairs are: rows, or the pairs themselves where no rows are run."""
+        """How much of the stage some pairs make up: rows, or the pairs themselves where no rows are run."""
         return len(pairs) if self.stage.derive is not None else sum(self.rows(pair) for pair in pairs)
 
     @cached_property
@@ -175,7 +175,7 @@ class Job:
     def chunks(self) -> list[list[TokenPair]]:
         """Pairs measured, and kept on disk, at a time: the same on every machine, so that any of them can resume.
 
-        What is rewritten with values of other pairs needs all of them at once.
+        A stage that is rewritten with values of other pairs needs all of them at once.
         """
         size = len(self.pairs) if self.stage.rewrite is not None else self.chunk
         return [self.pairs[start : start + size] for start in range(0, len(self.pairs), size)]
@@ -192,7 +192,7 @@ AS_USUAL = Settings()
 
 
 def one_of(map: Map | None, patches: Sequence[Patch] | None) -> Map | Sequence[Patch]:
-    """What a run patches: a map, all of its sites where nothing is said, or patches one by one.
+    """What a run patches: a map (the default one where neither is given), or patches one by one.
 
     Raises LocateError when both are given.
     """
@@ -233,9 +233,9 @@ def prepare(model: Model, stage: Stage, settings: Settings = AS_USUAL) -> Job:
 
 
 def check_patches(model: Model, patches: Map | Sequence[Patch]) -> dict[str, list[Patch]]:
-    """The patches of a token of each role, of a map; none of patches given one by one.
+    """For each role of a map, the patches of a token; none for patches given one by one.
 
-    Raises LocateError for what the model cannot have written.
+    Raises LocateError for patches that cannot be written in the model.
     """
     if isinstance(patches, Map):
         model.check_components(patches.hooked)
@@ -249,7 +249,7 @@ def check_patches(model: Model, patches: Map | Sequence[Patch]) -> dict[str, lis
 
 
 def check_placed(job: Job) -> None:
-    """Raise LocateError where nothing, or not every patch, has a token to be written at in any pair."""
+    """Raise LocateError where a map, or any one of the patches, has no token to be written at in any pair."""
     if not any(job.rows(pair) for pair in job.pairs):
         raise LocateError("no patch has a token to be written at in any pair: choose other roles or patches")
     patches = () if isinstance(job.stage.patches, Map) else job.stage.patches
@@ -269,7 +269,7 @@ def check_fits(model: Model, write: Write) -> None:
             f"{site}: expected a layer below {model.n_layers}" + (f" and a unit below {units}" if units else "")
         )
     if site.component == PATTERN and isinstance(write.origin, torch.Tensor):
-        raise LocateError(f"vector for {site}: expected source, base or zero")
+        raise LocateError(f"origin of {site} is a vector: expected source, base or zero")
     width = {"head": model.d_head, "neuron": None, "mlp_out_unit": None}.get(site.component, model.d_model)
     shape = () if width is None else (width,)
     if isinstance(write.origin, torch.Tensor) and tuple(write.origin.shape) != shape:
@@ -282,5 +282,5 @@ def check_apart(patches: Sequence[Patch]) -> None:
     for patch in patches:
         name = (patch.anchor, patch.window, patch.severed, patch.origin, patch.name)
         if name in seen:
-            raise LocateError(f"two patches are filed at {patch.anchor}: give them names, or trace them apart")
+            raise LocateError(f"two patches have the anchor {patch.anchor}: give them names, or trace them separately")
         seen.add(name)

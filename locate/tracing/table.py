@@ -86,7 +86,7 @@ def write_table(path: Path, table: pd.DataFrame) -> Path:
 def whole_sites(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of one site, or a window around it, copied from the source: not severed, no named set, no other origin.
 
-    Of a trace's table, or of effects and averages that were made of it.
+    The rows are those of a trace's table, or of effects and averages made from it.
     """
     return rows[(rows["severed"] == "") & (rows["origin"] == "source") & (rows["name"] == "")]
 
@@ -109,7 +109,7 @@ def load_trace(folder: str | Path) -> Trace:
     folder = Path(folder)
     if not (folder / META_FILE).is_file():
         raise LocateError(
-            f"{folder} holds no run: expected {META_FILE} and {TRACE_FILE}, as `locate-bias trace` writes"
+            f"{folder} holds no run: expected {META_FILE} and {TRACE_FILE}, as `locate-bias trace` writes them"
         )
     meta = read_json(folder / META_FILE)
     if not isinstance(meta, dict):

@@ -6,7 +6,7 @@ A row is one patched run. Up to its first write it is its base run, which has be
 2.  no position before the write is run again: attention is causal, so they keep the base run's keys and values;
 3.  rows that begin at the same position climb the layers together, a *staircase*: at each layer those that begin there
     join the ones already under way, and every block is called once for all of them;
-    a row that is written behind the attention leaves that layer changed at one position, and rows that are written at
+    a row that is written after the attention leaves that layer changed at one position, and rows that are written at
     different positions there share a run of the layer;
 4.  in the last layer only the last position is read, so the others stop at their keys and values;
 5.  a row whose writes change nothing (what is written equals what stands there, or cannot reach the last token) is not

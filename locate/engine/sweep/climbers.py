@@ -16,7 +16,7 @@ class Climber:
     n_pos              number of tokens of its base run
     first_layer        the layer of its first write
     first_pos          the position of its first write
-    enters             whether all it writes in that layer is its first position, behind the attention: then nothing
+    enters             whether all it writes in that layer is its first position, after the attention: then nothing
                        else leaves the layer changed (see `sweep.entries`), and it climbs from the next one
     writes             those that can change anything
     """
@@ -44,7 +44,7 @@ class Climber:
 def find_climbers(
     n_layers: int, runs: Sequence[Run], rows: Sequence[Row], same_positions: Callable[[int, int], bool]
 ) -> list[Climber]:
-    """The rows that have to be run; the others say what their base run says.
+    """The rows that have to be run; the others have the same answers as their base run.
 
     same_positions  whether prompts of two lengths number their common positions alike
     """
@@ -85,7 +85,7 @@ def find_climber(n_layers: int, n_pos: int, index: int, row: Row, equal: int) ->
 
 
 def reaches_the_end(write: PlacedWrite, n_pos: int, n_layers: int) -> bool:
-    """Whether anything at the last token reads a site: behind the last attention only that token itself."""
+    """Whether anything at the last token reads a site: after the last attention only that token itself does."""
     return write.layer < n_layers - 1 or write.component == "resid_pre" or write.base_pos == n_pos - 1
 
 
@@ -101,5 +101,5 @@ def changes_nothing(write: PlacedWrite, equal: int) -> bool:
 
 
 def token_layers(each: Climber, n_layers: int) -> int:
-    """How many positions of how many layers a row is run through, the last layer's other positions not counted."""
+    """How many positions a row is run at, summed over layers; in the last layer only the last position counts."""
     return each.enters + (n_layers - 1 - each.from_layer) * (each.n_pos - each.first_pos) + 1

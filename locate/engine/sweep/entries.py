@@ -1,6 +1,6 @@
-"""Entries: what leaves the first layer of the rows that are written there behind its attention.
+"""Entries: what leaves the first layer of the rows that are written there after its attention.
 
-Behind the attention a block treats each position by itself, so a row that is written at one position there leaves the
+After the attention a block treats each position by itself, so a row that is written at one position there leaves the
 layer changed at that position alone. Rows of one base run that are written at different positions can therefore share
 one run of the block, a *carrier*: each is read off at its own position.
 """

@@ -1,4 +1,4 @@
-"""How much the sweep does at once, and what it does when memory runs out all the same."""
+"""How much the sweep does at once, and what it does when memory runs out anyway."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 
 
 def rows_at_once(model: Model, limits: Limits, n_pos: int, first: int) -> int:
-    """How many rows may be under way that run positions `first` to `n_pos`."""
+    """How many rows that run positions `first` to `n_pos` may be under way at once."""
     fitting = limits.rows(row_bytes(model, n_pos, first), 1.0 - KEPT_SHARE)
     return min(fitting, max(1, CPU_POSITIONS // (n_pos - first))) if model.device == "cpu" else fitting
 

@@ -31,11 +31,11 @@ Keys = tuple[Float[torch.Tensor, "row kv_head key d_head"], Float[torch.Tensor, 
 
 
 class KeysReady(Exception):
-    """Leaves a block as soon as its keys and values are known."""
+    """Raised to leave a block as soon as its keys and values are known."""
 
 
 class Cache:
-    """Stands where a block expects its model's cache: keeps its keys and values, and puts others in front of them.
+    """Takes the place of the model's cache: keeps a block's keys and values, and puts others in front of them.
 
     before  keys and values of earlier positions, or None
     stop    leave the block (KeysReady) when its keys and values are known
@@ -75,7 +75,7 @@ class BlockInputs:
 
     @property
     def rotary(self) -> tuple[torch.Tensor, ...]:
-        """Its tables of rotary positions, as far as it is given any."""
+        """Its tables of rotary positions, if it is given any."""
         tables = self.arguments.get("position_embeddings")
         return tables if isinstance(tables, tuple) else () if tables is None else (tables,)
 
@@ -186,7 +186,7 @@ def signature(model: Model, block: Any) -> tuple[list[str], str]:
 
 
 def check_arguments(model: Model, arguments: dict[str, Any], cache_name: str) -> None:
-    """Raise LocateError for a tensor among a block's arguments that is not known how to cut."""
+    """Raise LocateError for a tensor among a block's arguments that locate does not know how to cut."""
     for name, value in arguments.items():
         tensors = [each for each in (value if isinstance(value, tuple) else (value,)) if isinstance(each, torch.Tensor)]
         cuttable = name in (*WITH_POSITIONS, *BY_HEAD, *UNCUT, cache_name)
@@ -200,7 +200,7 @@ def check_arguments(model: Model, arguments: dict[str, Any], cache_name: str) ->
 def read_out(
     model: Model, residual: Float[torch.Tensor, "row d_model"], runs: Sequence[Run], returns_tuple: bool
 ) -> Float[np.ndarray, "row answer"]:
-    """What final residual streams say of each run's answers: the model itself runs, with blocks that hand them through.
+    """Each run's answers from final residual streams: the model itself runs, with blocks that pass them through.
 
     So the final norm, a projection, soft-capping or a scale are the model's own.
     """

@@ -34,7 +34,7 @@ def measure(
     Raises LocateError when the model carries somebody else's hooks inside its blocks, which would see some positions of
     some rows only, or when its blocks cannot be run on their own.
 
-    limits    how much may be done at once; the rows at once are halved when memory runs out all the same
+    limits    how much may be done at once; the number of rows is halved when memory runs out anyway
     progress  called with the number of rows just finished
     """
     others = model.foreign_hooks()
