@@ -77,7 +77,7 @@ REFUSED = [
     ("compare RUN RUN --seed -1", "--seed -1: expected"),
     ("edit mini --located nowhere.json -o ed", "no file nowhere.json"),
     ("edit mini --located afile -o ed", "afile is not JSON"),
-    ("edit mini --located RUN -o afile", "afile is there already"),
+    ("edit mini --located RUN -o afile", "afile exists already"),
     ("evaluate --tests ''", "--tests '': expected words"),
     ("evaluate --seed -1", "--seed -1: expected"),
     ("evaluate --source foo", "--source 'foo': expected TEST=FILE"),

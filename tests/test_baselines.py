@@ -269,7 +269,7 @@ def test_a_shuffled_edit_has_the_size_of_the_edit_in_other_directions():
 
 def test_an_edit_with_a_stamp_has_no_random_twin(mini):
     edit = Edit("fast", {}, {}, stamps=(empty_stamp(mini.network, PREFIX, 0, 2, 0),))
-    with pytest.raises(LocateError, match="an edit of method 'fast' has stamps"):
+    with pytest.raises(LocateError, match="an edit by 'fast' has stamps"):
         shuffle_edit(edit)
 
 

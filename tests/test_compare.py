@@ -184,7 +184,7 @@ def with_prompts(found, column, value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda b: of(b, n_layers=12), "layers 3 in A, 12 in B: compare models of one depth"),
+        (lambda b: of(b, n_layers=12), "layers 3 in A, 12 in B: compare models of the same depth"),
         (lambda b: with_prompts(b, "corrupted", "The boy said that"),
          "corrupted of pair 2 'The man said that' in A, 'The boy said that' in B"),
         (lambda b: with_prompts(b, "stereotype", 0), "stereotype of pair 2 -1 in A, 0 in B"),

@@ -275,7 +275,7 @@ def test_bad_results_are_refused(tmp_path, published):
     path = tmp_path / "winobias_attention_intervention_gpt2_filtered_dev.json.gz"
     with gzip.open(path, "wt") as file:
         json.dump({"results": [], "num_examples_analyzed": 2}, file)
-    with pytest.raises(LocateError, match="holds 0 examples: expected the 2"):
+    with pytest.raises(LocateError, match="holds 0 examples but says it has 2"):
         read_reference(path)
     path.write_bytes(b"text")
     with pytest.raises(LocateError, match="is not a file of published results"):

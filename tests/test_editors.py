@@ -219,7 +219,7 @@ class TestEdit:
         assert list(made.frame()["parameter"]) == [*made.changes, "keys", "values"]
 
     def test_another_model_is_refused(self, tiny, mini):
-        with pytest.raises(LocateError, match="apply it to the model that it was made of"), an_edit(tiny).applied(mini):
+        with pytest.raises(LocateError, match="the model that it was made for"), an_edit(tiny).applied(mini):
             pass
 
     def test_a_damaged_file_is_refused(self, tiny, tmp_path):

@@ -195,9 +195,9 @@ def test_cut_is_of_the_mean_size_and_paired():
 
 
 def test_tables_of_other_prompts_are_not_compared():
-    with pytest.raises(LocateError, match="hold 14 and 13 prompts, of which 1 are in one alone"):
+    with pytest.raises(LocateError, match="hold 14 and 13 prompts, of which 1 are in one table only"):
         log_odds_cut(TABLE, TABLE[1:])
-    with pytest.raises(LocateError, match="of which 0 are in one alone"):
+    with pytest.raises(LocateError, match="of which 0 are in one table only"):
         kept_definitions(TABLE, pd.concat([TABLE, TABLE[:1]]))
     with pytest.raises(LocateError, match="no prompt about an occupation has these words"):
         log_odds_cut(TABLE, TABLE, words=["queen"])

@@ -166,9 +166,9 @@ def test_a_folder_with_something_else_is_refused(mini, tmp_path):
     ({"tests": ["nonsense"]}, "test 'nonsense': expected one of occupations, "),
     ({"tests": ["piqa"]}, "test 'piqa': no data folder was named: expected a folder with piqa/"),
     ({"tests": ["piqa"], "data": "."}, r"test 'piqa': \. holds none of its files.*hub name as its source: baber/piqa"),
-    ({"tests": ["piqa"], "data": "absent"}, "data folder absent: expected a folder that is there"),
+    ({"tests": ["piqa"], "data": "absent"}, "data folder absent: expected an existing folder"),
     ({"tests": ["piqa"], "sources": {"piqa": "absent.jsonl"}}, r"source 'absent\.jsonl' of test 'piqa': expected"),
-    ({"tests": ["perplexity"], "sources": {"piqa": "."}}, "source of 'piqa': expected one of the tests that are run"),
+    ({"tests": ["perplexity"], "sources": {"piqa": "."}}, "source for test 'piqa': expected one of the tests that are"),
     ({"limit": 0}, "limit 0: expected a number of items from 1 up"),
 ])  # fmt: skip
 def test_what_is_asked_for_and_not_there_is_named(mini, settings, said, tmp_path, monkeypatch):
@@ -280,7 +280,7 @@ def test_a_hub_that_does_not_answer_is_one_line(monkeypatch):
         list(hub.rows_of("a/b", "c", "d"))
     with pytest.raises(LocateError, match="expected OWNER/NAME:CONFIGURATION:SPLIT"), at_hand(find_test("piqa"), "a/b"):
         pass
-    with pytest.raises(LocateError, match="expected a file or folder"):
+    with pytest.raises(LocateError, match="expected an existing file or folder"):
         place_of(find_test("piqa"), None, "neither path nor name")
 
 

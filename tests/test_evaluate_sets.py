@@ -81,8 +81,8 @@ def test_published_bec_pro(shared):
     ("change", "message"),
     [
         (("0\tShe is", "0\tHe is"), r"line 2: 'He is a nurse.': expected a counterpart that differs in one word"),
-        (("\tShe\tfemale", "\tShe\tmale"), "line 2: .*of its person's gender"),
-        (("1\tHe is a nurse", "1\tHe is a mason"), "line 3: .*a sentence of its profession"),
+        (("\tShe\tfemale", "\tShe\tmale"), "line 2: .*and its person's gender"),
+        (("1\tHe is a nurse", "1\tHe is a mason"), "line 3: .*a sentence with its profession"),
         (("1\tHe is a nurse.\tT\tHe\tmale", "1\tShe is a nurse.\tT\tShe\tfemale"), "line 3: .*each sentence once"),
         (("3\tMy dad, the order clerk, left.\tU\tdad\tmale\torder clerk\tbalanced\n", ""), "line 4: .*a counterpart"),
         (("\tTemplate", "\tForm"), "lacks the columns Template"),
@@ -447,7 +447,7 @@ def test_published_seat(shared, mini, tmp_path):
         ({"targ1": {"category": "X", "examples": ["a", "a"]}}, "targ1 holds 2 sentences.*each once"),
         (
             {"targ1": {"category": "X", "examples": ["a", "b", "c"]}},
-            "3 and 2 targets: expected as many of each",
+            "3 and 2 targets: expected equally many",
         ),
         ({"attr2": {"category": "X"}}, "not a SEAT test .KeyError: 'examples'"),
         ({"attr2": {"category": "X", "examples": ["a", ""]}}, "attr2 holds 2 sentences"),

@@ -224,13 +224,13 @@ class TestJoint:
     def test_bad_settings_are_refused_in_one_line(self):
         with pytest.raises(LocateError, match="role 'first': expected one of subject_last, last"):
             LSDM(roles=("first",))
-        with pytest.raises(LocateError, match="need a ridge above 0 and a role"):
+        with pytest.raises(LocateError, match="needs a ridge above 0 and a role"):
             LSDM(ridge=0.0)
-        with pytest.raises(LocateError, match="need a ridge above 0 and a role"):
+        with pytest.raises(LocateError, match="needs a ridge above 0 and a role"):
             LSDM(roles=())
-        with pytest.raises(LocateError, match=r"roles .*: spread 'top' makes no use of them"):
+        with pytest.raises(LocateError, match=r"roles .*: spread 'top' does not use them"):
             LSDM(roles=("last",), spread="top")
-        with pytest.raises(LocateError, match=r"values .*: spread 'joint' makes no use of them"):
+        with pytest.raises(LocateError, match=r"values .*: spread 'joint' does not use them"):
             make_editor("lsdm", ["values.steps=9"])
         assert make_editor("lsdm", ["roles=subject_last"]).roles == ("subject_last",)
         assert make_editor("lsdm", ["roles=subject_last,last", "spread=top", "ridge=0"]).spread == "top"

@@ -153,7 +153,7 @@ def test_a_full_disk_leaves_nothing(mini, tmp_path, quick, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(type(mini.network), "save_pretrained", full)
-    failing(mini, tmp_path, "No space left on device.*the original is as it was")
+    failing(mini, tmp_path, "No space left on device.*the original is unchanged")
 
 
 def test_a_stop_in_the_middle_leaves_nothing(mini, tmp_path, quick, monkeypatch):
@@ -190,7 +190,7 @@ def test_a_folder_that_is_there_is_left_alone(mini, tmp_path):
     target = tmp_path / "edited"
     target.mkdir()
     (target / "mine.txt").write_text("mine")
-    with pytest.raises(LocateError, match="is there already"):
+    with pytest.raises(LocateError, match="exists already"):
         save_edited(moved(mini), mini, target)
     assert (target / "mine.txt").read_text() == "mine"
 

@@ -127,7 +127,7 @@ def test_a_trace_is_regressed_on_the_packages_scores():
         (lambda scores: scores.head(7), r"7 words with scores: expected at least 8; 17 others have no score \(w"),
         (lambda scores: scores.drop(columns="factual"), "the scores lack the columns factual"),
         (lambda scores: pd.concat([scores, scores.head(1)]), "the scores hold 'w0' more than once"),
-        (lambda scores: scores.assign(factual=np.nan), "24 scores are no numbers"),
+        (lambda scores: scores.assign(factual=np.nan), "24 scores are not finite"),
     ],
 )
 def test_scores_that_tell_nothing_are_refused(change, message):

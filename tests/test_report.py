@@ -576,8 +576,8 @@ def test_a_full_disk_while_images_are_written_is_one_line_and_leaves_nothing(ave
     [
         ("#!/bin/sh\nexec /bin/sleep 977\n", r"chrome did not answer within 2 s of its start and was stopped"),
         ("#!/bin/sh\n/bin/sleep 977 &\nexec /bin/sleep 977\n", r"chrome did not answer within 2 s"),
-        ("#!/bin/sh\nexit 127\n", r"chrome is there but does not start"),
-        ("no program\n", r"chrome is there but does not start"),
+        ("#!/bin/sh\nexit 127\n", r"chrome exists but does not start"),
+        ("no program\n", r"chrome exists but does not start"),
     ],
 )
 def test_a_chrome_that_hangs_or_does_not_start_is_named_and_gone(averages, tmp_path, monkeypatch, script, said):

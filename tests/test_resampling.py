@@ -146,7 +146,7 @@ def test_stability_draws_templates_too():
     ("effect", "clusters", "message"),
     [
         (of_groups([[1.0], [2.0]]), "pair", "clusters 'pair': expected one of group, group.template"),
-        (of_groups([[1.0], [2.0]]), "group+template", "no column 'template', which clusters 'group.template' asks for"),
+        (of_groups([[1.0], [2.0]]), "group+template", "no column 'template', which clusters 'group.template' needs"),
         (of_groups([[1.0], [2.0]], template="a"), "group+template", "1 templates: expected at least 4 to resample"),
     ],
 )

@@ -295,7 +295,7 @@ def test_the_map_of_selectivity_shows_each_site_where_it_is():
     assert np.array(grey.z)[:, 0] == pytest.approx([np.nan, 1, np.nan], nan_ok=True)
     with pytest.raises(LocateError, match="no cells of direction 'up'"):
         plot_selectivity(analysis, direction="up")
-    with pytest.raises(LocateError, match="one kind of words alone was traced"):
+    with pytest.raises(LocateError, match="only one kind of words was traced"):
         plot_selectivity(analyse(map_trace(layers=1)))
 
 

@@ -16,7 +16,7 @@ from locate.mediation.located import Located
 def random_layers(located: Located, count: int, *, seed: int = 0, exclude: Sequence[int] = ()) -> tuple[int, ...]:
     """Layers of the traced model that were not located, drawn without replacement, ascending.
 
-    exclude  further layers that are not drawn
+    exclude  further layers not to draw
 
     Raises LocateError when fewer than `count` are left.
     """
@@ -31,7 +31,7 @@ def random_layers(located: Located, count: int, *, seed: int = 0, exclude: Seque
 
 
 def shuffle_edit(edit: Edit, seed: int = 0) -> Edit:
-    """The edit with every change in random directions: is its effect due to where it points, or to its size?
+    """The edit with every change turned to random directions: is its effect due to its direction, or to its size?
 
     Each change keeps its singular values, and so its Frobenius norm and rank; its singular vectors are drawn uniformly.
 
@@ -39,7 +39,7 @@ def shuffle_edit(edit: Edit, seed: int = 0) -> Edit:
     """
     if edit.stamps:
         raise LocateError(
-            f"an edit of method {edit.method!r} has stamps, which have no random twin: expected changes of matrices"
+            f"an edit by {edit.method!r} has stamps, which cannot be turned at random: expected changes of matrices"
         )
     stream = torch.Generator().manual_seed(seed)
     changes = {name: turn_randomly(change, stream) for name, change in edit.changes.items()}
@@ -48,7 +48,7 @@ def shuffle_edit(edit: Edit, seed: int = 0) -> Edit:
 
 
 def turn_randomly(change: ParameterChange, stream: torch.Generator) -> ParameterChange:
-    """A change with the same singular values in random directions, kept as the original is; a vector keeps its norm."""
+    """A change with equal singular values in random directions, stored like the original; vectors keep their norm."""
     first = change.factors[0]
     if first.ndim == 1:
         return ParameterChange((first.double().norm().cpu() * random_directions(len(first), 1, stream)[:, 0],))
@@ -60,7 +60,7 @@ def turn_randomly(change: ParameterChange, stream: torch.Generator) -> Parameter
 
 
 def singular_values(change: ParameterChange) -> Float[torch.Tensor, " rank"]:
-    """Singular values of a change of a matrix; of a thin product without multiplying it out."""
+    """Singular values of the change of a matrix; a thin product is not multiplied out."""
     if len(change.factors) == 1:
         return torch.linalg.svdvals(change.whole.cpu())
     left, right = (factor.double().cpu() for factor in change.factors)

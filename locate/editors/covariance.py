@@ -1,4 +1,4 @@
-"""Second moments of an MLP's keys over text: what an edit must leave alone, computed once and kept by content."""
+"""Second moments of an MLP's keys over text: what an edit must leave alone, computed once and cached by content."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OWN, OWN_BATCH = 128, 64  # windows that a model writes itself, and how many at 
 def preserved_windows(
     model: CausalModel, path: Path | None, *, cache: Path | None = None, step: Step = ignore_step
 ) -> list[list[int]]:
-    """The text whose reading is left alone, as tokens: the user's, or the package's prose and the model's own text.
+    """The text that an edit must leave alone, as tokens: the user's, or the package's prose and the model's own text.
 
     What a model writes is like all that it was trained on, which no bundled text can be.
 
@@ -47,7 +47,7 @@ def preserved_windows(
 
 
 def own_windows(model: CausalModel, folder: Path, step: Step) -> list[list[int]]:
-    """Windows of tokens that the model writes after its start token, sampled at temperature 1; kept by content."""
+    """Windows of tokens that the model writes after its start token, sampled at temperature 1; cached by content."""
     path = folder / f"written-{hash_of([model.checkpoint.weights_sha256, model.dtype, OWN, WINDOW])[:32]}.json"
     if path.is_file():
         rows: list[list[int]] = read_json(path)
@@ -68,9 +68,9 @@ def own_windows(model: CausalModel, folder: Path, step: Step) -> list[list[int]]
 
 
 def token_counter(step: Step, before: int, total: int) -> Callable[..., torch.Tensor]:
-    """A rule of transformers' generation that stops nothing, and tells how many tokens are written.
+    """A stopping criterion for transformers' generation that never stops it, but reports how many tokens are written.
 
-    before  tokens that batches before this one have
+    before  tokens that earlier batches wrote
     """
 
     def criterion(ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
@@ -81,7 +81,7 @@ def token_counter(step: Step, before: int, total: int) -> Callable[..., torch.Te
 
 
 def windows(model: CausalModel, text: str) -> list[list[int]]:
-    """A text as windows of tokens, each behind what stands before a text; what is left over is not read.
+    """A text as windows of tokens, each behind the tokens that start a text; an incomplete last window is left out.
 
     Raises LocateError for a text that is too short.
     """
@@ -101,10 +101,10 @@ def covariances(
     cache: Path | None = None,
     step: Step = ignore_step,
 ) -> dict[str, Float[torch.Tensor, "d_mlp d_mlp"]]:
-    """E[k k^T] of what each module is fed, over all tokens of windows of text; float64, rounded once to fp32.
+    """E[k k^T] of each module's inputs k, over all tokens of windows of text; float64, rounded once to fp32.
 
     names  of the MLPs' output matrices
-    cache  folder where they are kept, by content: weights, tokens, module, dtype; None for the user's cache
+    cache  folder that keeps them by content: weights, tokens, module, dtype; None for the user's cache
 
     Nothing is read twice: all modules that are not in the cache share the passes.
     """
@@ -121,12 +121,12 @@ def covariances(
 
 
 def key_of(model: CausalModel, name: str, rows: Sequence[Sequence[int]]) -> str:
-    """Name of a covariance by what it is of."""
+    """The cache key of a covariance: a hash of weights, module, tokens and dtype."""
     return hash_of([model.checkpoint.weights_sha256, name, list(rows), model.dtype])[:32]
 
 
 def read_kept(path: Path) -> torch.Tensor | None:
-    """The covariance of a file; None where it is not there or damaged, and so has to be computed again."""
+    """The covariance in a file; None where the file is missing or damaged, so that it has to be computed again."""
     try:
         return load_file(path)["moment"]
     except (OSError, SafetensorError, KeyError):
@@ -155,7 +155,7 @@ def measure_moments(
 
 
 def run_catching(model: CausalModel, names: Sequence[str], ids: torch.Tensor, add: object) -> None:
-    """One pass in which every module's inputs are seen."""
+    """One pass that gives every module's inputs to `add`."""
     if not names:
         last_logits(model, ids)
         return
@@ -165,5 +165,5 @@ def run_catching(model: CausalModel, names: Sequence[str], ids: torch.Tensor, ad
 
 
 def cache_folder() -> Path:
-    """Where locate keeps what is expensive: $XDG_CACHE_HOME/locate or ~/.cache/locate."""
+    """Where locate keeps what is expensive to compute: $XDG_CACHE_HOME/locate or ~/.cache/locate."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "locate"

@@ -32,8 +32,8 @@ class DAMA:
     layers  to be edited; None takes the strongest located ones, `most` of them
     dims    directions that are projected away in each layer; fewer than words
     ridge   lambda: weight of C = E[k k^T] over the preserved text, against one key of a word
-    centred whether the regression is about differences between words, as published; without, also about what he and
-            she have to themselves after every word
+    centred whether the regression is about differences between words, as published; if not, it is also about what
+            tells he from she after every word
     values  how the values of he and she are found; the solver is adam
     text    file whose keys are the covariance; None for the package's prose
 
@@ -55,7 +55,7 @@ class DAMA:
         if min(self.dims, self.most) < 1 or self.ridge < 0:
             raise LocateError(
                 f"dims {self.dims}, most {self.most}, ridge {self.ridge}: expected at least one direction and layer, "
-                "and no negative ridge"
+                "and a ridge of 0 or more"
             )
         if self.values.solver != "adam":
             raise LocateError(
@@ -73,7 +73,7 @@ class DAMA:
     ) -> Edit:
         """Project every output matrix off the directions in which the values of he and she differ.
 
-        prompts    their clean sides are what the values are found for
+        prompts    pairs for whose clean prompts the values are found
         preserved  not used
 
         Layers are visited in ascending order, each in the model edited so far.
@@ -116,7 +116,7 @@ def answer_values(
     how: Values,
     step: Step = ignore_step,
 ) -> tuple[Float[torch.Tensor, "2 word d_model"], dict[str, list[float]]]:
-    """What is added to a module's output at each word so that the female, and the male answer follows.
+    """What to add to a module's output at each word so that the female answer follows, and the same for the male one.
 
     Gradient descent on the answer's negative log-likelihood, kl times KL(before || after) on the neutral prompts, and
     decay times |delta|^2 / |h|^2; a part shared by both answers is found beside them and left out. Also the losses of

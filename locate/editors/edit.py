@@ -46,14 +46,14 @@ class ParameterChange:
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """What an editor made of a model.
+    """What an editor changes in a model.
 
     method    "lsdm", "fast" and so on
-    model     what identifies the model that it is of (`CausalModel.provenance`)
+    model     what identifies the model that it was made for (`CausalModel.provenance`)
     changes   by parameter name
     stamps    small networks beside MLPs (FAST)
     edited    {"words": [...], "templates": [...]} that it was fitted on; whatever is not there was held out
-    located   what was taken of located.json: its hash, the component, role, layers
+    located   what was taken from located.json: its hash, the component, role, layers
     settings  of the editor
     report    what the editor measured while it worked
     """
@@ -83,7 +83,7 @@ class Edit:
     def applied(self, model: CausalModel) -> Iterator[CausalModel]:
         """The model with this edit while the block lasts; afterwards every parameter is the very tensor it was.
 
-        Raises LocateError when the model is another one than the edit is of.
+        Raises LocateError when the edit was made for another model.
         """
         self.check_model(model)
         parameters = dict(model.network.named_parameters())
@@ -102,19 +102,19 @@ class Edit:
                 parameters[name].data = tensor
 
     def check_model(self, model: CausalModel) -> None:
-        """Raise LocateError unless the model is the one that the edit is of, and has its parameters."""
+        """Raise LocateError unless the edit was made for this model, and the model has its parameters."""
         asked, found = self.model.get("weights_sha256"), model.checkpoint.weights_sha256
         if asked != found:
             raise LocateError(
-                f"the edit is of {self.model.get('name')!r} with weights {str(asked)[:12]}..., {model.name!r} has "
-                f"{found[:12]}...: apply it to the model that it was made of"
+                f"the edit was made for {self.model.get('name')!r} with weights {str(asked)[:12]}..., but "
+                f"{model.name!r} has {found[:12]}...: apply it to the model that it was made for"
             )
         shapes = {name: tensor.shape for name, tensor in model.network.named_parameters()}
         for name, change in self.changes.items():
             if name not in shapes or shapes[name] != change.whole.shape:
                 raise LocateError(
-                    f"the edit changes {name} {list(change.whole.shape)}, {model.name!r} has "
-                    f"{list(shapes[name]) if name in shapes else 'no such parameter'}"
+                    f"the edit changes {name} {list(change.whole.shape)}, but {model.name!r} has "
+                    f"{list(shapes[name]) if name in shapes else 'no such parameter'}: make the edit again"
                 )
 
     def save(self, path: str | Path) -> Path:

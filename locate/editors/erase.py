@@ -29,7 +29,7 @@ class Erase:
 
     layers  to be edited; None takes the strongest located ones, `most` of them
 
-    What is erased is the gender that words say themselves, so that no occupation can borrow it. Occupations are no
+    The gender that words say themselves is erased, so that no occupation can borrow it. Occupations are not used as
     labels: most lean to the same side in most models, and making them alike would leave them there. What words say of
     their own gender goes too: an erasure cannot tell the two apart.
     """
@@ -86,17 +86,17 @@ class Erase:
 
 
 def genders(preserved: Prompts) -> Float[torch.Tensor, " word"]:
-    """1 for words of women, 0 for those of men, in the order in which they come; words without a gender are left out.
+    """1 for female words, 0 for male ones, in the order in which they come; words without a gender are left out.
 
-    Raises LocateError with fewer than FEWEST of either.
+    Raises LocateError with fewer than FEWEST of either gender.
     """
     found = {pair.group: pair.stereotype for pair in preserved if pair.stereotype}
     labels = torch.tensor([float(sign > 0) for sign in found.values()], dtype=torch.float64)
     female = int(labels.sum())
     if min(female, len(labels) - female) < FEWEST:
         raise LocateError(
-            f"{female} words of women and {len(labels) - female} of men: expected at least {FEWEST} of either to say "
-            "what is to be erased: give more words that say their gender"
+            f"{female} female and {len(labels) - female} male words: expected at least {FEWEST} of each to find what "
+            "to erase: give more words that say their gender"
         )
     return labels
 
@@ -125,7 +125,7 @@ def fit_eraser(outputs: Float[torch.Tensor, "word d_model"], labels: Float[torch
 def project_erasing(
     layer: Matrix, left: torch.Tensor, right: torch.Tensor, mean: torch.Tensor
 ) -> dict[str, ParameterChange]:
-    """The changes of a layer's weight and bias that erase from its output; without a bias its mean moves."""
+    """Changes of weight and bias that erase gender from a layer's output; without a bias the output's mean moves."""
     device = layer.module.weight.device
     left, right, mean = left.to(device), right.to(device), mean.to(device)
     pieces = (-left, right @ layer.weight)

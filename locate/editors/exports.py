@@ -47,7 +47,7 @@ def hparams(located: Located, model: CausalModel, method: str = "MEMIT", *, most
     """The hyper-parameter file of an editor for this model, with the located layers; numbers as published with it.
 
     method  "MEMIT" or "ROME"
-    most    strongest layers that are handed over; None for 1 to ROME, which edits one layer, and all to MEMIT
+    most    how many of the strongest layers to hand over; None for one to ROME, which edits one, and all to MEMIT
 
     Names of modules are found in the model, not in a table of architectures.
 
@@ -58,8 +58,8 @@ def hparams(located: Located, model: CausalModel, method: str = "MEMIT", *, most
     hand = hand_off(model, located, most=limit)
     if located.role not in TOKENS:
         raise LocateError(
-            f"located.json is about tokens {located.role!r}: {method} edits one of {', '.join(TOKENS)}: rank at "
-            "such a role"
+            f"located.json is about role {located.role!r}; {method} edits at one of {', '.join(TOKENS)}: rank at "
+            "one of these"
         )
     total = int(located.trace["model"]["n_layers"])
     numbers = COMMON | OWN[method] | ({"v_num_grad_steps": 25} if method == "MEMIT" else {})
@@ -80,7 +80,7 @@ def hparams(located: Located, model: CausalModel, method: str = "MEMIT", *, most
 
 
 def save_hparams(content: Mapping[str, Any], path: str | Path, method: str = "MEMIT", *, model: str = "") -> Path:
-    """Write hyper-parameters: .json as ROME and MEMIT read them, .yaml as EasyEdit does, with what it asks for besides.
+    """Write hyper-parameters: .json as ROME and MEMIT read them, .yaml as EasyEdit does, with further entries it needs.
 
     model  EasyEdit's model_name: a folder or name that transformers loads
 
@@ -98,7 +98,7 @@ def save_hparams(content: Mapping[str, Any], path: str | Path, method: str = "ME
 
 
 def parent_module(template: str) -> str:
-    """The module around another: "h.{}.mlp" of "h.{}.mlp.c_proj"; what stands in the block itself is its own."""
+    """The module around another: "h.{}.mlp" of "h.{}.mlp.c_proj"; a module right inside the block stands for itself."""
     above = template.rpartition(".")[0]
     return template if above.endswith("{}") else above
 
@@ -111,9 +111,9 @@ def head_name(model: CausalModel) -> str:
 
 
 def last_norm(model: CausalModel) -> str:
-    """The module whose output the unembedding is fed, found by running one token.
+    """The module whose output goes into the unembedding, found by running one token.
 
-    Raises LocateError where something without a name stands between them.
+    Raises LocateError where something that is not a module comes between them.
     """
     head = model.network.get_output_embeddings()
     fed: list[torch.Tensor] = []
@@ -130,12 +130,12 @@ def last_norm(model: CausalModel) -> str:
             hook.remove()
     same = [name for name, tensor in said.items() if tensor.shape == fed[0].shape and torch.equal(tensor, fed[0])]
     if not same:
-        raise LocateError(f"no module of {model.name!r} gives what its unembedding is fed: ln_f_module has no name")
+        raise LocateError(f"no module of {model.name!r} has the unembedding's input as output: ln_f_module has no name")
     return same[0]
 
 
 def keeper(said: dict[str, torch.Tensor], name: str) -> Any:
-    """A hook that keeps what a module gives, where that is one tensor."""
+    """A hook that keeps a module's output, where that is one tensor."""
 
     def keep(module: Any, args: Any, result: Any) -> None:
         if isinstance(result, torch.Tensor):
@@ -147,7 +147,7 @@ def keeper(said: dict[str, torch.Tensor], name: str) -> Any:
 def importances(
     trace: Trace, model: CausalModel, *, direction: str = "denoising", role: str | None = None
 ) -> dict[str, Any]:
-    """Scores of the nodes of MIB's graph, from a trace of every head and every MLP, as its `Graph.from_json` has them.
+    """Scores of the nodes of MIB's graph, from a trace of every head and every MLP, as `Graph.from_json` reads them.
 
     direction  of the effects
     role       the tokens that count; None adds up the effects at all roles of a prompt
@@ -167,7 +167,9 @@ def importances(
         derived = derived[derived["role"] == role]
     said = trace.meta["model"]
     if said["weights_sha256"] != model.checkpoint.weights_sha256:
-        raise LocateError(f"the trace is of {said['name']!r}, and {model.name!r} has other weights: give its own model")
+        raise LocateError(
+            f"the trace is of {said['name']!r}, but {model.name!r} has other weights: give the model that was traced"
+        )
     heads = range(said["n_heads"])
     needed = [
         name for layer in range(said["n_layers"]) for name in (*(f"a{layer}.h{head}" for head in heads), f"m{layer}")
@@ -220,13 +222,13 @@ def direction_of(derived: pd.DataFrame) -> int:
     mean, low, high = total_effect(derived, Intervals(samples=1000))
     if not (low > 0 or high < 0):
         raise LocateError(
-            f"the total effect is {mean:.3f} [{low:.3f}, {high:.3f}]: expected one that is not 0, which nodes can carry"
+            f"the total effect is {mean:.3f} [{low:.3f}, {high:.3f}]: expected an interval without 0: trace more pairs"
         )
     return 1 if mean > 0 else -1
 
 
 def is_parallel(model: CausalModel, templates: Mapping[str, str | None]) -> bool:
-    """Whether attention and MLP of a block read the same residual: the MLP is deaf to what the attention says."""
+    """Whether a block's attention and MLP read the same residual stream: the MLP never sees the attention's output."""
     attention, output = (str(templates[name]).format(0) for name in ("attn_out", "mlp_out"))
     ids = torch.tensor([[model.start]], device=model.device)
     fed: list[torch.Tensor] = []
@@ -249,5 +251,5 @@ def is_parallel(model: CausalModel, templates: Mapping[str, str | None]) -> bool
 
 
 def tilt(module: Any, args: Any, result: torch.Tensor) -> torch.Tensor:
-    """What a module gives and a little of everything, which no norm takes out again."""
+    """A module's output plus a ramp over its units, which no norm takes out again."""
     return result + torch.arange(result.shape[-1], device=result.device, dtype=result.dtype)

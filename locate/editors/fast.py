@@ -73,7 +73,7 @@ class FAST:
         if min(self.width, self.epochs, self.batch) < 1 or min(self.alpha, self.beta, self.gamma) < 0 or self.rate <= 0:
             raise LocateError(
                 f"width {self.width}, epochs {self.epochs}, batch {self.batch}, rate {self.rate}: expected positive "
-                "numbers, and weights of losses that are not negative"
+                "numbers, and loss weights of 0 or more"
             )
         if self.layers is not None and len(self.layers) != 1:
             raise LocateError(f"layers {list(self.layers)}: a stamp stands beside one layer: name one")
@@ -89,8 +89,8 @@ class FAST:
     ) -> Edit:
         """Train a stamp beside the decisive layer's MLP until both pronouns are equally likely after the words.
 
-        prompts    their clean sides are edited
-        preserved  prompts whose next-token distribution stays
+        prompts    pairs whose clean prompts are edited
+        preserved  pairs after whose clean prompts the next-token distribution stays
 
         Raises LocateError as `hand_off`, `readings` and `empty_stamp` do.
         """

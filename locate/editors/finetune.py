@@ -71,10 +71,12 @@ class FineTune:
         if min(self.most, self.epochs, self.batch) < 1 or self.rate <= 0 or min(self.weights) < 0:
             raise LocateError(
                 f"most {self.most}, epochs {self.epochs}, batch {self.batch}, rate {self.rate}, weights "
-                f"{self.weights}: expected positive numbers, and weights of losses that are not negative"
+                f"{self.weights}: expected positive numbers, and loss weights of 0 or more"
             )
         if self.scope == "everything" and self.layers is not None:
-            raise LocateError(f"layers {list(self.layers)} with scope 'everything': name layers with scope 'located'")
+            raise LocateError(
+                f"layers {list(self.layers)} with scope 'everything': name layers only with scope 'located'"
+            )
 
     @property
     def weights(self) -> tuple[float, float, float, float]:
@@ -92,8 +94,8 @@ class FineTune:
     ) -> Edit:
         """Train until both pronouns are equally likely after the words; the model itself stays as it is.
 
-        prompts    their clean sides are edited
-        preserved  prompts whose next-token distribution stays
+        prompts    pairs whose clean prompts are edited
+        preserved  pairs after whose clean prompts the next-token distribution stays
 
         Raises LocateError as `hand_off` and `readings` do, and when the weights are no longer finite.
         """

@@ -38,11 +38,11 @@ def fitting_prompts(
     """Prompts to fit an editor on.
 
     held_out     share of the occupations, of the templates, and of the words of `definitional_pairs` that it never sees
-    seed         of which
+    seed         of the choice of what is held out
     own          the user's prompts instead of the package's occupations; all their words and templates are fitted
     occupations  rows of the package's table to edit; None for all
 
-    Beside the occupations stand words for people that are none (`person_pairs`), so that what is changed is said of
+    Beside the occupations stand other words for people (`person_pairs`), so that what is changed is said of
     people in general and carries over; beside the definitional words stand others that say their gender.
     """
     jobs = list(occupations) if occupations is not None else list(occupation_table()["occupation"])

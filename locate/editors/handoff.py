@@ -1,4 +1,4 @@
-"""From located.json to what is edited: the layers, their Hugging Face modules, and whether they are of this model."""
+"""From located.json to what is edited: the layers, their Hugging Face modules, and whether they fit this model."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SAME = ("weights_sha256", "tokenizer_sha256", "prepend_bos")
 
 @dataclass(frozen=True)
 class Handoff:
-    """What an editor takes of a located.json.
+    """What an editor takes from a located.json.
 
     layers    to be edited, ascending
     template  Hugging Face name of the output matrices, {} for the layer
     located   the layers that were located, strongest first; empty where none was
-    origin    what is written down of it in an edit and its receipt
+    origin    what an edit and its receipt record of it
     """
 
     layers: tuple[int, ...]
@@ -88,8 +88,8 @@ def check_unstamped(model: CausalModel) -> None:
     """Raise LocateError for a model with a stamp beside an MLP, which cannot be traced, nor saved with another edit."""
     if model.checkpoint.stamps is not None:
         raise LocateError(
-            f"model {model.name!r} has a stamp beside an MLP, which a further edit would lose: edit the model that it "
-            f"was made of, or the one without the stamp in {model.checkpoint.folder}"
+            f"model {model.name!r} has a stamp beside an MLP, which a further edit would lose: edit the original, or "
+            f"the one without the stamp in {model.checkpoint.folder}"
         )
 
 
@@ -101,7 +101,7 @@ def check_same_model(model: CausalModel, located: Located) -> None:
             same = name in ("prepend_bos", "before")
             way = "read it with the same --bos and --chat" if same else "trace this model"
             raise LocateError(
-                f"located.json was traced in {traced.get('name')!r} with {name} {str(traced.get(name))[:16]}, "
+                f"located.json was traced in {traced.get('name')!r} with {name} {str(traced.get(name))[:16]}, but "
                 f"{model.name!r} has {str(here[name])[:16]}: {way}, and edit with that located.json"
             )
 

@@ -24,11 +24,11 @@ Factors = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Slopes:
-    """Log-odds after prompts, and how they answer to what MLPs say at some of their tokens; float64.
+    """Log-odds after prompts, and their slopes in the outputs of MLPs at some of the tokens; float64.
 
     odds    log p(female) - log p(male), nats
     slopes  module: nats per unit of its output there; 0 where a token has two roles, at the second
-    keys    module: what it is fed there
+    keys    module: its input there
     """
 
     odds: Float[torch.Tensor, " reading"]
@@ -36,7 +36,7 @@ class Slopes:
     keys: Mapping[str, Float[torch.Tensor, "reading role d_mlp"]]
 
     def response(self, changes: Mapping[str, Factors]) -> Float[torch.Tensor, " reading"]:
-        """What changes of the matrices do to the log-odds, to first order: the sum of s Delta k, nats."""
+        """By how much changes of the matrices move the log-odds, to first order: the sum of s Delta k, nats."""
         total = torch.zeros_like(self.odds)
         for name, (left, right) in changes.items():
             answered = self.slopes[name] @ (left @ right)
@@ -78,7 +78,7 @@ def stack_in_order(by_place: Mapping[int, torch.Tensor]) -> torch.Tensor:
 def adding_zeros(network: Any, name: str, at: torch.Tensor) -> Iterator[dict[str, torch.Tensor]]:
     """Inside the context zeros are added to a module's output at these tokens [row, role]; their gradient is the slope.
 
-    What it gives holds "extra", these zeros, and "keys", what the module is fed there, once the network has run.
+    Once the network has run, the dict that it yields holds "extra", these zeros, and "keys", the module's inputs there.
     """
     seen: dict[str, torch.Tensor] = {}
     rows = torch.arange(len(at), device=at.device)[:, None]
@@ -107,8 +107,8 @@ def solve_cheapest(
     weights  w, positive
     moments  module: lambda C, positive definite
 
-    LSDM's equation 12 has values that were found before in the place of `wanted`, and the distance between vectors in
-    that of nats. Here a change is fitted to what the answer makes of it, in all matrices and at all roles together.
+    In LSDM's equation 12, values found beforehand stand in the place of `wanted`, and distances between vectors in
+    that of nats. Here a change is fitted to its effect on the answer, in all matrices and at all roles together.
     The solution is Delta = sum_i a_i s_i k_i^T C^-1 with (G + 1/w) a = wanted, where
     G_ij = sum over matrices and roles of (s_i s_j) (k_i^T C^-1 k_j): a system of the size of the prompts, in float64.
     """

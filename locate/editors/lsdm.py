@@ -50,7 +50,7 @@ class LSDM:
               published: targets of the last layer's block alone, whose residual is spread over the layers below, as
               MEMIT does; "each": every layer has targets of its own, found in the model edited so far, and takes its
               share of the log-odds that are left
-    roles     "joint" alone: tokens at which the change is reckoned with: an edited matrix acts at all of them. The
+    roles     "joint" alone: tokens at which the change's effect is counted: an edited matrix acts at all tokens. The
               paper, and the other spreads, have the subject's last token
     rounds    how often the layers are visited, in the model edited so far; 1 as published
     prefixes  random beginnings, drawn from the model, before each prompt
@@ -79,16 +79,16 @@ class LSDM:
         if self.ridge < 0 or self.preserve < 0 or self.rounds < 1 or self.most < 1 or self.prefixes < 0:
             raise LocateError(
                 f"ridge {self.ridge}, preserve {self.preserve}, rounds {self.rounds}, most {self.most}, prefixes "
-                f"{self.prefixes}: expected none negative, and at least one round and layer"
+                f"{self.prefixes}: expected no negative number, and at least one round and layer"
             )
         if self.spread == "joint" and not (self.ridge and self.roles):
             raise LocateError(
-                f"ridge {self.ridge}, roles {list(self.roles)}: all layers at once need a ridge above 0 and a role"
+                f"ridge {self.ridge}, roles {list(self.roles)}: spread 'joint' needs a ridge above 0 and a role"
             )
         unused = "values" if self.spread == "joint" else "roles"
         if getattr(self, unused) != {"values": Values(), "roles": ROLES}[unused]:
             raise LocateError(
-                f"{unused} {getattr(self, unused)}: spread {self.spread!r} makes no use of them: leave them out, or "
+                f"{unused} {getattr(self, unused)}: spread {self.spread!r} does not use them: leave them out, or "
                 f"choose another spread of {', '.join(SPREADS)}"
             )
 
@@ -164,7 +164,7 @@ class LSDM:
         ]
 
     def layered(self, model: CausalModel, work: Work, parts: dict[str, list[Factors]]) -> list[dict[str, Any]]:
-        """Visit the layers one after the other, in rounds; returns what was found of the targets, per set of them."""
+        """Visit the layers one after the other, in rounds; returns a report on each set of targets."""
         report = []
         for turn in range(self.rounds):
             report += [{"round": turn} | said for said in self.round(model, work, parts)]
@@ -172,7 +172,7 @@ class LSDM:
         return report
 
     def round(self, model: CausalModel, work: Work, parts: dict[str, list[Factors]]) -> list[dict[str, Any]]:
-        """Visit every layer once; returns what was found of the targets, per set of targets."""
+        """Visit every layer once; returns a report on each set of targets."""
         if self.spread == "top":
             return [self.visit(model, work, parts, work.hand.modules, 1.0)]
         count = len(work.hand.modules)
@@ -237,7 +237,7 @@ def distances(
 
 
 def floor_moment(moment: Float[torch.Tensor, "d_mlp d_mlp"]) -> Float[torch.Tensor, "d_mlp d_mlp"]:
-    """A second moment that is positive definite: of a unit that text never reaches too."""
+    """A second moment made positive definite, also for units that are silent throughout the text."""
     return moment + FLOOR * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
 
 

@@ -1,4 +1,4 @@
-"""MEMIT (Meng et al. 2023, arXiv 2210.07229) with a neutral target: what LSDM is without keys that are preserved."""
+"""MEMIT (Meng et al. 2023, arXiv 2210.07229) with a neutral target: LSDM without preserved keys."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class MEMIT:
     ) -> Edit:
         """Insert values after which both pronouns are equally likely.
 
-        prompts    their clean sides are edited, grouped by word
+        prompts    pairs whose clean prompts are edited, grouped by word
         preserved  not used: only the covariance of the text holds other keys in place
 
         Raises LocateError as `LSDM.edit` does.

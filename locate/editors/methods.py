@@ -1,4 +1,4 @@
-"""The editors by name, and their settings from texts."""
+"""The editors by name, and their settings read from text."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Editor(Protocol):
     def edit(
         self, model: CausalModel, located: Located, prompts: Prompts, *, preserved: Prompts, progress: Progress = ...
     ) -> Edit:
-        """What is to be changed; the model itself stays as it is.
+        """The changes to make; the model itself stays as it is.
 
         prompts    pairs whose clean prompts are edited until both answers are equally likely
         preserved  pairs about words that say their gender, whose answers should stay
@@ -62,11 +62,11 @@ def edit(
     """Edit a model where its bias was located.
 
     model    as `load_causal` gives it; it stays as it is
-    located  of a trace of this model
+    located  what a trace of this model located
     how      an editor with its settings: `LSDM()`, `FAST()`, a baseline, or an object of your own (see `Editor`)
     fitting  what to fit on; None for the package's prompts with 30 % of words and templates held out
 
-    Returns what is to be changed: apply it for a while (`edit.applied`), save it, or write the edited model with its
+    Returns the changes to make: apply them for a while (`edit.applied`), save them, or write the edited model with its
     proof (`save_edited`).
 
     Raises LocateError when the located.json is of another model, the model cannot be edited there, or `how` is no

@@ -72,18 +72,18 @@ def neutral_readings(model: CausalModel, prompts: Prompts) -> list[Reading]:
 
 
 def random_prefixes(model: CausalModel, count: int, seed: int, step: Step = ignore_step) -> list[str]:
-    """Nothing, and `count` beginnings that the model itself writes, so that a key is not of one context (ROME)."""
+    """An empty prefix, and `count` that the model itself writes, so that no key depends on one context alone (ROME)."""
     written = generate(model, [""] * count, tokens=PREFIX_TOKENS, seed=seed, step=step)
     return ["", *(f"{' '.join(text.split())}. " for text in written)]
 
 
 def words_of(rows: Sequence[Reading]) -> list[str]:
-    """Words in the order in which they come first."""
+    """Words in order of first appearance."""
     return list(dict.fromkeys(row.word for row in rows))
 
 
 def equal_batches(rows: Sequence[Reading], size: int = BATCH) -> Iterator[list[int]]:
-    """Places of readings of one length, at most `size` at once: nothing is padded."""
+    """Places of readings of equal length, at most `size` at once, so that nothing is padded."""
     by_length: dict[int, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
         by_length[len(row.ids)].append(place)
@@ -105,7 +105,7 @@ def batch_of(
 
 @contextmanager
 def catching(network: Any, name: str, take: Callable[[Any, Any], None], *, inputs: bool) -> Iterator[None]:
-    """Inside the block `take` sees what a module is fed (or gives): (module, tensor)."""
+    """Inside the block `take` is called with a module and its input (or output): (module, tensor)."""
     module = network.get_submodule(name)
 
     def before(layer: Any, args: tuple[Any, ...]) -> None:
@@ -122,7 +122,7 @@ def catching(network: Any, name: str, take: Callable[[Any, Any], None], *, input
 
 
 def first_of(result: Any) -> torch.Tensor:
-    """The hidden state that a block gives, alone or as the first of a tuple."""
+    """The hidden state that a block returns, alone or as the first of a tuple."""
     found: torch.Tensor = result[0] if isinstance(result, tuple) else result
     return found
 
@@ -130,7 +130,7 @@ def first_of(result: Any) -> torch.Tensor:
 def at_subject(
     model: CausalModel, rows: Sequence[Reading], name: str, *, inputs: bool
 ) -> Float[torch.Tensor, "word width"]:
-    """What a module is fed (its keys) or gives at the subject's last token, float64.
+    """A module's inputs (its keys) or outputs at the subject's last token, float64.
 
     It is the mean over the readings of each word; the words are in the order of `words_of`.
     """

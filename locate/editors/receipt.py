@@ -109,12 +109,12 @@ def save_edited(
 def check_free(target: Path) -> None:
     """Raise LocateError unless a folder is new or empty."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise LocateError(f"{target} is there already: choose another folder for the edited model, or remove it")
+        raise LocateError(f"{target} exists already: choose another folder for the edited model, or remove it")
 
 
 @contextmanager
 def staging(target: Path) -> Iterator[Path]:
-    """A neighbour of the folder that becomes it when all went well, and is removed when not."""
+    """A folder beside the target that becomes it when all goes well, and is removed when not."""
     place = target.with_name(f".{target.name}.partial")
     try:
         shutil.rmtree(place, ignore_errors=True)
@@ -126,7 +126,7 @@ def staging(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise LocateError(
             f"the edited model cannot be written to {target} ({error}): free some space or choose another folder; the "
-            "original is as it was"
+            "original is unchanged"
         ) from error
     finally:
         shutil.rmtree(place, ignore_errors=True)
@@ -178,7 +178,7 @@ def compare_tensors(edit: Edit, model: CausalModel, again: CausalModel) -> dict[
     original, edited, added = model.network.state_dict(), again.network.state_dict(), stamp_tensors(again.network)
     edited = {name: tensor for name, tensor in edited.items() if name not in added}
     if set(original) != set(edited):
-        raise LocateError(f"the saved model has other tensors: {sorted(set(original) ^ set(edited))[:3]}")
+        raise LocateError(f"tensors missing or new in the saved model: {sorted(set(original) ^ set(edited))[:3]}")
     allowed = allowed_tensors(edit, original)
     changed, same = [], hashlib.sha256()
     for name, was in original.items():
@@ -253,7 +253,7 @@ def about_change(name: str, was: torch.Tensor, now: torch.Tensor) -> dict[str, A
 
 
 def allowed_tensors(edit: Edit, original: Mapping[str, torch.Tensor]) -> set[str]:
-    """Names of the tensors that an edit may change, those included that are the same memory (tied weights)."""
+    """Names of the tensors that an edit may change, including tied weights, which share their memory."""
     places = {original[name].data_ptr() for name in edit.changes if name in original}
     return {name for name, tensor in original.items() if tensor.data_ptr() in places}
 
@@ -262,7 +262,7 @@ TestTables = dict[str, pd.DataFrame]
 
 
 def measure_tests(model: CausalModel, text: Path | None, when: str, progress: Progress) -> TestTables:
-    """What the receipt judges by: occupations and definitional words, and perplexity."""
+    """The measurements that a receipt judges by: occupations and definitional words, and perplexity."""
     found = {}
     for test in JUDGES:
         read = test.read(text if test.name == perplexity.TEST.name else None)

@@ -1,4 +1,4 @@
-"""Which words and templates an edit is fitted on, and which are kept to judge it."""
+"""Which words and templates an edit is fitted on, and which are held out to judge it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def split(words: Sequence[str], templates: Sequence[str], share: float, seed: in
         order = shuffle_names(names, seed)
         count = round(share * len(order))
         if count >= len(order):
-            raise LocateError(f"held out {share} of {len(order)} leaves nothing to edit: expected less")
+            raise LocateError(f"holding out {share} of {len(order)} leaves nothing to edit: expected a smaller share")
         parts.append((tuple(order[count:]), tuple(order[:count])))
     return Split(parts[0][0], parts[0][1], parts[1][0], parts[1][1])
 

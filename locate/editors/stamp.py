@@ -1,4 +1,4 @@
-"""Stamps that do nothing yet, and folding them into wider MLPs where the architecture has such."""
+"""New stamps, which do nothing yet, and folding stamps into wider MLPs where the architecture allows it."""
 
 from __future__ import annotations
 

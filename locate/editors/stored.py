@@ -16,7 +16,7 @@ from locate.model.loaded import safetensors_of
 
 
 def compare_files(model: CausalModel, folder: Path, allowed: Collection[str]) -> dict[str, Any] | None:
-    """What became of every tensor in the original's files in the files of the edited model.
+    """What became of every tensor of the original's files in the edited model's files.
 
     folder   with the configuration and weights of the edited model
     allowed  names of the tensors that may differ
@@ -26,7 +26,7 @@ def compare_files(model: CausalModel, folder: Path, allowed: Collection[str]) ->
     gone. None where the original's weights are not numbers in safetensors files: a GGUF file, a pickle, or a model with
     an adapter merged into it.
 
-    Raises LocateError when another tensor differs than those allowed.
+    Raises LocateError when a tensor that is not among those allowed differs.
     """
     if model.checkpoint.files.gguf is not None or model.checkpoint.files.adapter is not None:
         return None
@@ -52,14 +52,14 @@ def compare_files(model: CausalModel, folder: Path, allowed: Collection[str]) ->
                 told["changed"].append(name)
             else:
                 raise LocateError(
-                    f"tensor {name} of the original's file is another one in the edited model's, which the edit does "
-                    "not name: nothing was kept"
+                    f"tensor {name} of the original's file differs in the edited model's, though the edit does not "
+                    "name it: nothing was kept"
                 )
     return told
 
 
 def tied_names(network: Any) -> set[str]:
-    """Names of tensors that are the same memory as another's."""
+    """Names of tensors that share their memory with another."""
     places: dict[int, list[str]] = {}
     for name, tensor in network.state_dict().items():
         places.setdefault(tensor.data_ptr(), []).append(name)
@@ -88,7 +88,7 @@ class StoredTensors:
         return found
 
     def name_of(self, name: str) -> str | None:
-        """The name that a tensor of another checkpoint has here, which may stand below another prefix; None if none."""
+        """The name here of a tensor of another checkpoint, which may have another prefix; None where there is none."""
         if name in self.files:
             return name
         found = [here for here in self.files if here.endswith(f".{name}") or name.endswith(f".{here}")]

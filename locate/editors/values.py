@@ -103,11 +103,11 @@ def find_values(
 
     rows   readings of the words
     block  Hugging Face name of the block whose output is changed
-    share  how much of the log-odds is to go: 1 all of them; the delta of all is scaled
+    share  how much of the log-odds to remove, 1 for all of them; the delta that removes all is scaled by it
     kept   adam: prompts about the same words whose next-token distribution should stay
 
     |P(she) - P(he)|, the bias of LSDM (arXiv 2403.14409), and |log p(she) - log p(he)| are 0 at the same values; which
-    is descended decides the way only.
+    of them is descended only decides the path.
     """
     size = at_subject(model, rows, block, inputs=False).norm(dim=-1)
     find = solve_newton if how.solver == "newton" else solve_adam
@@ -158,7 +158,7 @@ def solve_newton(
     kept: Sequence[Reading],
     step: Step,
 ) -> Solution:
-    """Each word's smallest delta with J delta = -log-odds, linearised anew at every step; the best one met is kept."""
+    """Each word's smallest delta with J delta = -log-odds, linearised anew at every step; the best found is kept."""
     words = words_of(rows)
     places: dict[str, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):

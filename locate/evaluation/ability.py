@@ -30,7 +30,7 @@ METRICS = {"acc": "accuracy", "acc_norm": "accuracy_normalised"}
 
 @contextmanager
 def quiet_harness() -> Iterator[None]:
-    """No progress bars and no advice from the harness; its errors are still seen."""
+    """Inside the block the harness shows no progress bars and no advice; its errors still show."""
     import datasets
 
     logger = logging.getLogger("lm_eval")
@@ -67,12 +67,12 @@ def harness_tasks(folder: str, questions: Sequence[Question]) -> dict[str, Any]:
 
 
 def all_splits(held: Any, **_: object) -> dict[str, Any]:
-    """One data set as each split, since tasks differ in which they take; no examples are drawn from it."""
+    """One data set under every split's name, since tasks use different splits; no examples are drawn from it."""
     return dict.fromkeys(SPLITS, held)
 
 
 def harness_requests(task: Any) -> list[tuple[dict[str, Any], list[tuple[str, str]]]]:
-    """Each document of a task, as the harness has processed it, and its (context, continuation) requests, no shots."""
+    """Each document of a task as the harness processes it, and its zero-shot (context, continuation) requests."""
     found = []
     for number, document in enumerate(task.eval_docs):
         context = task.fewshot_context(document, num_fewshot=0)
@@ -82,12 +82,12 @@ def harness_requests(task: Any) -> list[tuple[dict[str, Any], list[tuple[str, st
 
 
 def as_harness(model: CausalModel) -> CausalModel:
-    """The model reading text as the harness has it: with what the tokenizer itself puts in front."""
+    """The model reading text as the harness does: behind whatever the tokenizer itself puts in front."""
     return replace(model, encoder=replace(encoder_of(model.encoder.tokenizer), rows=model.encoder.rows))
 
 
 def measure(model: CausalModel, items: Items, step: Step, *, folder: str) -> pd.DataFrame:
-    """One row per question: what the model gives each of its choices, and what the harness makes of that.
+    """One row per question: log-likelihoods that the model gives its choices, and the harness's metrics.
 
     task                      as the harness names it
     gold, choices             the place of the right choice, from 0, and how many there are
@@ -121,7 +121,7 @@ def measure(model: CausalModel, items: Items, step: Step, *, folder: str) -> pd.
 
 
 def count_tied(table: pd.DataFrame) -> int:
-    """Questions of which two choices are equally likely, and none is likelier; the harness takes the first."""
+    """How many questions have several equally likely best choices; the harness takes the first."""
     given = table.filter(regex=r"^log_likelihood_\d+$").to_numpy(dtype=float)
     best = np.nanmax(given, axis=1, keepdims=True)
     return int(((given == best).sum(axis=1) > 1).sum())
@@ -133,9 +133,9 @@ def groups_of(table: pd.DataFrame) -> np.ndarray:
 
 
 def pronoun_change(before: pd.DataFrame, after: pd.DataFrame) -> list[Score]:
-    """The change in points of the share right where a pronoun agrees with the gender of a name, item by item.
+    """Change, in points, of the share right where a pronoun must agree with the gender of a name; paired by item.
 
-    None where BLiMP was measured without it.
+    Empty where BLiMP was measured without these items.
     """
     own = before["task"] == PRONOUNS
     moved = 100 * (after["acc"].to_numpy() - before["acc"].to_numpy())[own.to_numpy()]
@@ -150,9 +150,9 @@ def score(table: pd.DataFrame, *, name: str) -> list[Score]:
     """Accuracy, accuracy by likelihood per character where the task has it, and LAMBADA's perplexity.
 
     The questions of a test are independent of each other, so intervals resample them one by one; BLiMP's come from 67
-    generators, and its interval resamples these. Of LAMBADA, accuracy is the share of passages whose last word the
+    generators, and its interval resamples these. For LAMBADA, accuracy is the share of passages whose last word the
     model would write, and perplexity exp(-mean log p) of that word, a word, not a token (as the harness has it). The
-    agreement of pronouns with the gender of a name, a part of BLiMP that an edit must keep, stands for itself.
+    agreement of pronouns with the gender of a name, a part of BLiMP that an edit must keep, has a score of its own.
     """
     groups = groups_of(table)
     shared: dict[str, Any] = {"test": name, "kind": "ability", "ties": count_tied(table)}

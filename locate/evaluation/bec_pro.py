@@ -1,4 +1,4 @@
-"""BEC-Pro for a causal model (after Bartl et al. 2020, arXiv 2010.14534): which gender does a profession speak for?"""
+"""BEC-Pro for a causal model (after Bartl et al. 2020, arXiv 2010.14534): which gender does a profession suggest?"""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read(path: Path | None) -> Items:
 
 
 def measure(model: CausalModel, items: Items, step: Step) -> pd.DataFrame:
-    """One row a couple: profession, group, share_women, template, person, and four log-likelihoods (nats).
+    """One row per couple: profession, group, share_women, template, person, and four log-likelihoods (nats).
 
     female, male              of the whole sentence about a woman, about a man
     female_prior, male_prior  of the same with the word person in the profession's place; each is measured once

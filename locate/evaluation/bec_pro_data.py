@@ -53,15 +53,15 @@ class ProfessionSentence:
 
 
 def read_bec_pro(folder: str | Path, *, published: bool = True) -> tuple[ProfessionSentence, ...]:
-    """The 2,700 couples of sentences that the 5,400 published ones make: 60 professions, 5 templates, 9 of words.
+    """The 5,400 published sentences as 2,700 couples: 60 professions, 5 templates, 9 couples of words.
 
     folder     that holds BEC-Pro_EN.tsv and Professions_US_DE.tsv
     published  whether both must be the published ones, byte by byte
 
     The article is as published: "He is a electrician" too.
 
-    Raises LocateError for a missing or changed file, names a malformed or repeated line, a sentence without its
-    counterpart, and one that differs from it in more than the person's word.
+    Raises LocateError for a missing or changed file, and names a malformed or repeated line, a sentence without its
+    counterpart, or one that differs from it in more than the person's word.
     """
     shares = profession_shares(folder, published)
     path = open_file(folder, SENTENCES, published)
@@ -70,7 +70,7 @@ def read_bec_pro(folder: str | Path, *, published: bool = True) -> tuple[Profess
         person, gender, profession = row["Person"], row["Gender"], row["Profession"]
         known = GENDERS.get(person) == gender and row["Prof_Gender"] in GROUPS and profession in shares
         if not known or profession not in row["Sentence"]:
-            expected = f"a sentence of its profession, of {PROFESSIONS}, and of its person's gender"
+            expected = f"a sentence with its profession, listed in {PROFESSIONS}, and its person's gender"
             raise bad_row(path, number, row["Sentence"], expected)
         female = person if gender == "female" else next(she for she, he in COUNTERPARTS.items() if he == person)
         side = sides.setdefault((profession, row["Template"], female), {})

@@ -52,7 +52,7 @@ class Couple:
 
 
 def read_biaske(folder: Path | None = None) -> Items:
-    """The 227 pairs, 227 paraphrases and 249 facts that the package carries, or a folder's with files of the same form.
+    """The 227 pairs, 227 paraphrases and 249 facts that the package carries, or those of a folder of such files.
 
     folder  that holds pairs.csv, paraphrases.csv and facts.csv, plain or gzipped; None for the package's own, written
             for it
@@ -85,7 +85,7 @@ def read_couples(path: Path, kind: str) -> list[Couple]:
 
 
 def measure(model: CausalModel, items: Items, step: Step) -> pd.DataFrame:
-    """One row a couple: id, kind, subject, domain, group, and log-likelihood and tokens of `first` and `second`.
+    """One row per couple: id, kind, subject, domain, group, and log-likelihood and tokens of `first` and `second`.
 
     A sentence is read from the start of a text (after BOS, or the end-of-text token); its tokens are summed.
     """
@@ -136,8 +136,8 @@ def retention(before: pd.DataFrame, after: pd.DataFrame) -> Score:
 
     before, after  what `measure` returned for the original and for the edited model, of the same items
 
-    FAST's differentiation score DS (later retention score) by its idea; that its formula is this one is not confirmed
-    by the paper. Decisions are compared, right or wrong, so that the unedited model has 100. Facts on which the
+    The idea is that of FAST's differentiation score DS (later retention score); the paper does not confirm that its
+    formula is this one. Decisions are compared, right or wrong, so that the unedited model has 100. Facts on which the
     original has no decision (a tie, or no likelihood) are skipped; a tie of the edited model keeps nothing. The
     interval resamples subjects.
 

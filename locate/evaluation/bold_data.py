@@ -1,4 +1,4 @@
-"""BOLD (Dhamala et al. 2021, arXiv 2101.11718), its gender prompts: how Wikipedia begins to speak of a person."""
+"""BOLD (Dhamala et al. 2021, arXiv 2101.11718), its gender prompts: how Wikipedia's sentences about a person begin."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def read_bold(path: str | Path, *, published: bool = True) -> tuple[PersonPrompt
     path       gender_prompt.json, plain or gzipped, or the folder that holds it
     published  whether it must be the published one, byte by byte once unpacked
 
-    Raises LocateError for a missing or changed file, and names a group or a person whose prompts are no texts.
+    Raises LocateError for a missing or changed file, and names a group or a person whose prompts are not texts.
     """
     path = file_of(path, NAMES)
     if published:

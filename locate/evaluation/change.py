@@ -116,7 +116,7 @@ def compare_evaluations(
     suits smooth ones, such as means, shares and ratios. Elsewhere the two are taken as independent samples (Zou and
     Donner 2008), which is too wide where the items are the same.
 
-    The words and templates that either model was edited on are told to the tests of both, so that the same parts are
+    The tests of both are given the words and templates that either model was edited on, so that the same parts are
     compared.
 
     Raises LocateError where the two have no score in common.
@@ -156,7 +156,7 @@ def score_label(score: Score) -> str:
 
 
 def score_again(evaluation: Evaluation, edited: Mapping[str, Any] | None, own: Sequence[Test] = ()) -> list[Score]:
-    """The scores, made anew from their tables for the tests that tell apart what was edited."""
+    """The scores, computed again from their tables for tests that score edited words separately."""
     found: list[Score] = []
     for name, table in evaluation.tables.items():
         test = known_test(name, own)
@@ -180,7 +180,7 @@ def differences(before: Evaluation, after: Evaluation) -> dict[str, list[Any]]:
 
 
 def change_of(before: Score, after: Score, drawn: tuple[float, float, int] | None) -> ScoreChange:
-    """A change with the paired interval that was drawn, or with that of two samples."""
+    """A change with its paired interval where there is one, else with the interval of two samples."""
     change = after.value - before.value
     if drawn is not None:
         return ScoreChange(before, after, change, drawn[0], drawn[1], True, drawn[2])
@@ -192,7 +192,7 @@ def change_of(before: Score, after: Score, drawn: tuple[float, float, int] | Non
 def paired_intervals(
     test: Test, before: pd.DataFrame, after: pd.DataFrame, edited: Mapping[str, Any] | None, seed: int
 ) -> dict[Key, tuple[float, float, int]]:
-    """Low end, high end and groups of the change of each score that every block left out still has.
+    """Low end, high end and groups of the change of each score that remains whichever block is left out.
 
     Empty where the test does not name its groups, or the two tables are not in the same order.
     """
@@ -230,7 +230,7 @@ def jackknife(deviations: np.ndarray, blocks: int) -> float:
 def scorer(
     score: Callable[..., Sequence[Score]], edited: Mapping[str, Any] | None
 ) -> Callable[[pd.DataFrame], dict[Key, Score]]:
-    """A table's scores by key."""
+    """A function that returns a table's scores by key."""
     more = edited_argument(score, edited)
     return lambda table: {each.key: each for each in score(table.reset_index(drop=True), **more)}
 

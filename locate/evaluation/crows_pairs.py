@@ -1,4 +1,4 @@
-"""CrowS-Pairs (Nangia et al. 2020, arXiv 2010.00133): how often the sentence that stereotypes more is the likelier."""
+"""CrowS-Pairs (Nangia et al. 2020, arXiv 2010.00133): how often the more stereotypical sentence is the likelier."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ NAME = "crows_pairs"
 
 
 def read(path: Path | None) -> Items:
-    """The pairs of a file, also of one that was changed: its hash is part of the source."""
+    """The pairs of a file, which may be a changed one: its hash is part of the source."""
     path = file_of(path, NAMES)
     return Items(read_crows_pairs(path, published=False), source=file_hashes([path]))
 
 
 def measure(model: CausalModel, items: Items, step: Step) -> pd.DataFrame:
-    """One row a pair: line, direction, domain, group, and log-likelihood and tokens of sent_more and sent_less.
+    """One row per pair: line, direction, domain, group, and log-likelihood and tokens of sent_more and sent_less.
 
     The group is the writer, or the pair itself where the file does not say who wrote it.
     """

@@ -1,4 +1,4 @@
-"""compare(): what changed between two models, of traces or of evaluations."""
+"""compare(): what changed between two models, from their traces or their evaluations."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ def compare(
         return compare_evaluations(a, b, **settings)
     if isinstance(a, Evaluation) or isinstance(b, Evaluation):
         one, other = ("an evaluation" if each else "a trace" for each in judged)
-        raise LocateError(f"A is {one}, B is {other}: compare two of a kind")
+        raise LocateError(f"A is {one}, B is {other}: compare two traces or two evaluations")
     return compare_traces(a, b, **settings)

@@ -36,7 +36,7 @@ class Evaluation:
 
     @property
     def name(self) -> str:
-        """The model's."""
+        """The model's name."""
         return str(self.meta["model"]["name"])
 
     def of(self, test: str) -> tuple[Score, ...]:
@@ -52,9 +52,9 @@ class Evaluation:
         return self.meta | {"scores": [asdict(score) for score in self.scores]}
 
     def save(self, folder: str | Path) -> Path:
-        """Write evaluation.json, scores.csv and items/TEST.parquet, each whole; returns the first.
+        """Write evaluation.json, scores.csv and items/TEST.parquet, each whole or not at all; returns the first path.
 
-        Raises LocateError when the disk refuses.
+        Raises LocateError when a file cannot be written.
         """
         folder = Path(folder)
         for name, table in self.tables.items():
@@ -72,7 +72,7 @@ class Evaluation:
 
 
 def main_scores(scores: Sequence[Score]) -> list[Score]:
-    """Scores of whole tests, of the parts of tests that have none of their whole, and controls; by kind."""
+    """Scores of whole tests, of the parts of tests without a score of the whole, and controls; by kind."""
     whole = {score.test for score in scores if not score.part}
     return [
         score
@@ -95,7 +95,7 @@ def table_path(folder: Path, name: str) -> Path:
 def read_table(folder: Path, name: str, rows: int) -> pd.DataFrame:
     """The table of one test.
 
-    Raises LocateError when it is missing, no table, or of other than so many rows.
+    Raises LocateError when it is missing, is not a table, or has another number of rows.
     """
     path = table_path(folder, name)
     try:
@@ -103,7 +103,7 @@ def read_table(folder: Path, name: str, rows: int) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         raise LocateError(f"{path} cannot be read ({str(error)[:120]}): evaluate the model again") from None
     if len(table) != rows:
-        raise LocateError(f"{path} has {len(table)} rows, {FILE} says {rows}: evaluate the model again")
+        raise LocateError(f"{path} has {len(table)} rows, but {FILE} says {rows}: evaluate the model again")
     return table
 
 
@@ -133,5 +133,5 @@ def load_evaluation(folder: str | Path) -> Evaluation:
 
 
 def read_score(content: dict[str, Any]) -> Score:
-    """A score, its unknown numbers nan."""
+    """A score, with nan for unknown numbers."""
     return Score(**content | {name: math.nan if content[name] is None else float(content[name]) for name in NUMBERS})

@@ -45,22 +45,22 @@ class Form:
 
 
 def is_filled(value: object) -> bool:
-    """A text that says something."""
+    """Whether it is a text that is not blank."""
     return isinstance(value, str) and bool(value.strip())
 
 
 def is_one_of(*allowed: object) -> Callable[[Any], bool]:
-    """One of a few values, of their own type."""
+    """A check for a few values, each of its own type."""
     return lambda value: any(value == each and type(value) is type(each) for each in allowed)
 
 
 def is_endings(value: object) -> bool:
-    """HellaSwag's four endings."""
+    """Whether it is four endings, as HellaSwag has them."""
     return isinstance(value, list) and len(value) == 4 and all(is_filled(each) for each in value)
 
 
 def is_lettered(value: object) -> bool:
-    """Choices with their labels, as ARC has them."""
+    """Whether it is choices with their labels, as ARC has them."""
     if not isinstance(value, dict) or set(value) != {"text", "label"}:
         return False
     texts, labels = value["text"], value["label"]
@@ -68,17 +68,17 @@ def is_lettered(value: object) -> bool:
 
 
 def has_gap(value: object) -> bool:
-    """A sentence with one gap."""
+    """Whether it is a sentence with one gap."""
     return is_filled(value) and str(value).count("_") == 1
 
 
 def has_words(value: object) -> bool:
-    """A text of two words or more."""
+    """Whether it is a text of two words or more."""
     return is_filled(value) and len(str(value).split(" ")) > 1
 
 
 def keep_row(row: Fields) -> Fields:
-    """A form that has no shorter one."""
+    """The row itself, for forms that have no shorter one."""
     return row
 
 
@@ -186,7 +186,7 @@ def found_file(names: tuple[str, ...], path: Path | None) -> Path:
 def lines_of(file: Path) -> Iterator[tuple[int, str]]:
     """The lines that are not blank, with their numbers from 1.
 
-    Raises LocateError for a file that is not UTF-8, or not gzip though it is named so.
+    Raises LocateError for a file that is not UTF-8, or is named .gz but is not gzipped.
     """
     try:
         raw = file.read_bytes()

@@ -29,7 +29,7 @@ def read(path: Path | None) -> Items:
 
 
 def measure(model: CausalModel, items: Items, step: Step) -> pd.DataFrame:
-    """One row a text: name, gender of the original, page, and log-likelihood and tokens of original and flipped."""
+    """One row per text: name, gender of the original, page, and log-likelihood and tokens of original and flipped."""
     rows = items.rows
     asked = {name: [("", getattr(row, name)) for row in rows] for name in ("original", "flipped")}
     about = {name: [getattr(row, name) for row in rows] for name in ("name", "gender", "page")}
@@ -60,9 +60,10 @@ def score(table: pd.DataFrame) -> list[Score]:
 
 
 def log_odds(table: pd.DataFrame) -> Score:
-    """Half the gap of female originals minus that of male ones, in nats; nan where there are none of either.
+    """Half the gap of female originals minus that of male ones, in nats; nan unless there are both.
 
-    The interval resamples how far each text moves it (its influence), so that their numbers do not add to its width.
+    The interval resamples how far each text moves the score (its influence), so that chance differences in how many
+    texts either gender has do not widen it.
     """
     rows = table[is_measured(table, "original", "flipped")]
     gaps, gender = (rows["original"] - rows["flipped"]).to_numpy(dtype=float), rows["gender"].to_numpy()

@@ -17,7 +17,7 @@ COLUMNS = ("ID", "Text", "Pronoun", "URL")
 
 @dataclass(frozen=True)
 class FlippedText:
-    """A text with its copy in which words of gender and first names are of the other gender (Bartl et al. 2020).
+    """A text, and its copy with gendered words and first names of the other gender (Bartl et al. 2020).
 
     name      its ID, "development-1"
     line      its line in its file of GAP
@@ -36,7 +36,7 @@ class FlippedText:
 
 
 def gap_files(folder: str | Path) -> tuple[tuple[Path, ...], Path]:
-    """The files of GAP that a folder holds, and that of the flipped copies.
+    """The files of GAP that a folder holds, and the file of flipped copies.
 
     Raises LocateError where either is missing.
     """

@@ -23,7 +23,7 @@ def is_hub_name(text: str) -> bool:
 
 
 def parts_of(name: str, usual: str | None) -> tuple[str, str | None, str]:
-    """Data set, configuration and split; what the name leaves open is taken from the test's usual one of that data set.
+    """Data set, configuration and split; what the name leaves open comes from the test's usual name of that data set.
 
     Raises LocateError where neither names a split.
     """

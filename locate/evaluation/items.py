@@ -101,7 +101,7 @@ class Continuations:
             if not text.strip() or not text.startswith(" "):
                 raise LocateError(f"continuation {text!r}: expected a space and some words")
         if self.female == self.male or self.of_female == self.of_male:
-            raise LocateError(f"{self.female!r} and its counterpart: expected two prompts and two continuations")
+            raise LocateError(f"{self.female!r} and its counterpart: expected prompts and continuations that differ")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How a number of each word follows another one: slope and correlation, with intervals over words."""
+"""How one number per word follows another: slope and correlation, with intervals over words."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Word:
 def read(path: Path | None = None) -> Items:
     """Every word of the package's three tables in each of its templates; they are bundled, so there is no path."""
     if path is not None:
-        raise LocateError(f"{path}: the occupations are those of the package, which reads no file")
+        raise LocateError(f"{path}: this test reads no file, only the package's occupations: give it no source")
     jobs, gendered, neither = occupation_table(), definitional_table(), table("neutral")
     words = [
         *zip(jobs["occupation"], [OCCUPATION] * len(jobs), jobs["stereotype"], jobs["share_women"], strict=True),
@@ -67,7 +67,7 @@ def read(path: Path | None = None) -> Items:
 
 
 def measure(model: CausalModel, items: Items, step: Step) -> pd.DataFrame:
-    """One row a prompt: word, kind, template, stereotype, share_women, and log-probability (nats) of she, he and they.
+    """One row per prompt: word, kind, template, stereotype, share_women, and log p (nats) of she, he and they.
 
     `they` is nan throughout for a tokenizer in which it is not one token.
 
@@ -110,8 +110,8 @@ def score(table: pd.DataFrame, edited: Edited | None = None) -> list[Score]:
                    pronoun is the likelier; definition_margin, by how much (mean, nats). Controls: an edit keeps them
     neutral_abs_log_odds  mean size over prompts about words that say no gender; a control
 
-    Words are resampled for every interval: prompts of one word share it. A score that no word of a part stands behind
-    is nan with n = 0.
+    Words are resampled for every interval: prompts of one word share it. A score of a part without words is nan, with
+    n = 0.
 
     Raises LocateError for an `edited` with other keys.
     """
@@ -173,7 +173,7 @@ def prompt_scores(rows: pd.DataFrame, part: str) -> list[Score]:
 
 
 def word_means(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row a word: its mean log-odds over its templates, its stereotype and share of women."""
+    """One row per word: its mean log-odds over its templates, its stereotype and share of women."""
     return rows.groupby("word", sort=False)[["odds", "stereotype", "share_women"]].mean().reset_index()
 
 
@@ -231,18 +231,18 @@ def paired_tables(before: pd.DataFrame, after: pd.DataFrame) -> tuple[pd.DataFra
     odd = both[0].index.symmetric_difference(both[1].index)
     if len(odd) or len(both[0]) != len(both[1]):
         raise LocateError(
-            f"the tables before and after hold {len(before)} and {len(after)} prompts, of which {len(odd)} are in one "
-            "alone: measure both on the same prompts"
+            f"the tables before and after hold {len(before)} and {len(after)} prompts, of which {len(odd)} are in "
+            "one table only: measure both on the same prompts"
         )
     return both[0].reset_index(), both[1].loc[both[0].index].reset_index()
 
 
 def kept_definitions(before: pd.DataFrame, after: pd.DataFrame) -> tuple[Score, Score]:
-    """Of words that say their gender, and of prompts about them, that got their own pronoun before: the share after.
+    """Share of words that say their gender, and of prompts about them, that keep their own pronoun after an edit.
 
     before, after  tables of `measure` of the original and of the edited model
 
-    Words are resampled. Skipped are those that were wrong before, nan is the share where all were.
+    Words are resampled. Those that were wrong before are skipped; where all were, the share is nan.
 
     Raises LocateError for tables of other prompts.
     """
@@ -271,7 +271,7 @@ def log_odds_cut(
     words: Sequence[str] | None = None,
     templates: Sequence[str] | None = None,
 ) -> Score:
-    """By how much of itself mean |log-odds| over prompts about occupations fell, in percent: 100 is all, 0 is none.
+    """The cut in mean |log-odds| over prompts about occupations, in percent of its size before: 100 is all, 0 none.
 
     before, after     tables of `measure` of the original and of the edited model
     words, templates  only these; None for all
@@ -279,7 +279,7 @@ def log_odds_cut(
     The interval is of the ratio of sums, over resampled occupations, each with its prompts before and after. It is
     negative where the size grew, and nan where it was 0 or no prompt is about an occupation.
 
-    Raises LocateError for tables of other prompts, or words and templates of which none is there.
+    Raises LocateError for tables of other prompts, or words and templates that no prompt has.
     """
     was, now = paired_tables(before, after)
     chosen = was["kind"] == OCCUPATION

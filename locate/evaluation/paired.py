@@ -22,7 +22,7 @@ Request = tuple[str, str]
 def likelihood_columns(
     model: CausalModel, requests: Mapping[str, Sequence[Request]], step: Step
 ) -> dict[str, list[float] | list[int]]:
-    """For each name a column of log-likelihoods (nats) and one, `<name>_tokens`, of how many tokens they are sums over.
+    """For each name a column of log-likelihoods (nats), and `<name>_tokens`, the number of tokens in each sum.
 
     requests  name: (context, continuation) of each item; an empty context asks for a whole text, after BOS or else the
               end-of-text token
@@ -101,5 +101,5 @@ def gap(
 
 
 def without_ideal(score: Score) -> Score:
-    """A score of which nobody says what an unbiased model has."""
+    """The score without an ideal, where nobody says what an unbiased model would have."""
     return replace(score, ideal=None)

@@ -57,7 +57,7 @@ def read(path: Path | None) -> Items:
 
 
 def read_text(path: Path) -> Excerpt:
-    """One text file, by its name without endings.
+    """One text file, named after the file without its endings.
 
     Raises LocateError when it is missing, empty or not UTF-8.
     """
@@ -75,7 +75,7 @@ def read_text(path: Path) -> Excerpt:
 
 @dataclass(frozen=True)
 class Window:
-    """Tokens read at once: the first stands before them and is not scored.
+    """Tokens read at once; the first is only context and is not scored.
 
     ids    [pos + 1]
     bytes  of the text that the scored tokens stand for, in UTF-8
@@ -145,7 +145,7 @@ def exponential(value: float) -> float:
 def ratio_score(
     table: pd.DataFrame, name: str, unit: str, nats: np.ndarray, below: str, view: Callable[[float], float]
 ) -> Score:
-    """A score that is a view of the nats of all windows over their tokens or bytes."""
+    """A score that is a function of the nats of all windows divided by their tokens or bytes."""
     groups = groups_of(table)
     found = mean_with_interval(nats, groups, weights=table[below].to_numpy(dtype=float))
     value, low, high = (view(each) for each in found)
@@ -167,7 +167,7 @@ def score(table: pd.DataFrame) -> list[Score]:
 
 
 def perplexity_change(before: pd.DataFrame, after: pd.DataFrame) -> Score:
-    """Relative change of the perplexity per token in percent, 100 (after / before - 1), each window with itself.
+    """Relative change of the perplexity per token in percent, 100 (after / before - 1), paired by window.
 
     The logarithm of the ratio is the mean change of nats per token; its interval resamples as in `score`. 0 for a model
     compared with itself.
@@ -176,7 +176,7 @@ def perplexity_change(before: pd.DataFrame, after: pd.DataFrame) -> Score:
     """
     if not before[KEYS].equals(after[KEYS]):
         raise LocateError(
-            f"perplexity of {len(before)} windows before and {len(after)} after, cut differently: measure both models "
+            f"the text has {len(before)} windows before and {len(after)} after, cut differently: measure both models "
             "on the same text with the same tokenizer"
         )
     nats = before["log_likelihood"].to_numpy(dtype=float) - after["log_likelihood"].to_numpy(dtype=float)
@@ -184,7 +184,7 @@ def perplexity_change(before: pd.DataFrame, after: pd.DataFrame) -> Score:
 
 
 def paired_scores(before: pd.DataFrame, after: pd.DataFrame) -> Sequence[Score]:
-    """The change as the test's one score of two models."""
+    """The change of perplexity, the only score of this test that needs two models."""
     return [perplexity_change(before, after)]
 
 

@@ -38,7 +38,7 @@ class Profession:
 
     @property
     def leaning(self) -> int:
-        """Sign of the sum of both scores: +1 female, -1 male, 0 neither; what their released lists are made by."""
+        """Sign of the sum of both scores: +1 female, -1 male, 0 neither; the paper's released lists use this sign."""
         total = self.definitional + self.stereotypical
         return int(total > 0) - int(total < 0)
 
@@ -95,9 +95,9 @@ def read_templates(folder: str | Path, *, published: bool = True) -> tuple[str, 
 
 
 def profession_scores(folder: str | Path, *, published: bool = True) -> pd.DataFrame:
-    """One row a profession: word, stereotypical and factual (definitional) score; stereotype is the sign of their sum.
+    """One row per profession: word, stereotypical and factual (definitional) score, and stereotype, their sum's sign.
 
-    Positive is female. In this form `gender_regression` takes them.
+    Positive is female. `gender_regression` takes this form.
     """
     rows = [
         (each.name, each.stereotypical, each.definitional, each.leaning)

@@ -73,8 +73,8 @@ def published_path(folder: str | Path, name: str, published: bool) -> Path:
     found = hash_of_files([path])
     if published and found != PUBLISHED[name][0]:
         raise LocateError(
-            f"{path} has sha256 {found[:12]}..., the published file {PUBLISHED[name][0][:12]}...: fetch it again, or "
-            "read a changed one with published=False"
+            f"{path} has sha256 {found[:12]}...; the published file has {PUBLISHED[name][0][:12]}...: fetch it again, "
+            "or read a changed one with published=False"
         )
     return path
 
@@ -95,7 +95,7 @@ def read_lines(folder: str | Path, name: str, published: bool) -> list[Line]:
 
 
 def check_row_count(path: Path, rows: int, published: bool) -> None:
-    """Raise LocateError for a file with no row, or not as many as the published one."""
+    """Raise LocateError for a file without rows, or with another number of rows than the published one."""
     expected = PUBLISHED[path.name][1]
     if rows < 1 or (published and rows != expected):
         raise LocateError(f"{path} has {rows} rows: expected {expected if published else 'at least one'}")
@@ -104,7 +104,7 @@ def check_row_count(path: Path, rows: int, published: bool) -> None:
 def read_table(folder: str | Path, name: str, columns: tuple[str, ...], published: bool) -> list[tuple[int, list[str]]]:
     """The rows of a published tab-separated file as (line number, cells in the order of `columns`).
 
-    Raises LocateError as `read_lines` does, for another header, and for a row with other than as many cells.
+    Raises LocateError as `read_lines` does, for another header, and for a row with another number of cells.
     """
     (_, head), *lines = read_lines(folder, name, published)
     path = Path(folder) / name

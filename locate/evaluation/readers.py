@@ -1,4 +1,4 @@
-"""Readers of published data: bias tests, and what Vig et al. 2020 released, in the user's own folder; and of own pairs.
+"""Readers of data in the user's own folder: published bias tests, what Vig et al. 2020 released, and the user's pairs.
 
     locate.evaluation.readers.read_winobias("WinoBias/wino", "type1", "dev")
 

@@ -1,4 +1,4 @@
-"""Running the tests on a model, one after the other; what is finished stays finished."""
+"""Running the tests on a model, one after the other; a test that is finished is not run again."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def evaluate(
 
 
 def scores_of(test: Test, table: pd.DataFrame, edited: Mapping[str, Any] | None) -> Sequence[Score]:
-    """The scores of a table; what was edited is told to the tests that ask for it."""
+    """The scores of a table; tests that take `edited` are given what was edited."""
     return test.score(table, **edited_argument(test.score, edited))
 
 
@@ -124,7 +124,7 @@ def starting_meta(
     seed: int,
     left_out: dict[str, str],
 ) -> dict[str, Any]:
-    """evaluation.json before any test is run; a folder goes on where `recipe` is the same."""
+    """The content of evaluation.json before any test is run; a folder continues where `recipe` is the same."""
     weights = network_hash(model)
     return {
         "schema": EVALUATION_VERSION,
@@ -152,7 +152,7 @@ def starting_meta(
 def network_hash(model: CausalModel) -> str:
     """sha256 of the parameters as they are in memory, which an edit may have changed since they were read.
 
-    Stamps beside MLPs count, for a while or for good.
+    Stamps beside MLPs are included, whether they are there for a while or for good.
     """
     import torch
 
@@ -183,7 +183,7 @@ def about_items(test: Test, found: Items, items: Items, limit: int | None) -> di
 
 
 def row_as_json(value: Any) -> Any:
-    """A row as JSON can say it, so that it can be hashed."""
+    """A row in types that JSON has, so that it can be hashed."""
     if is_dataclass(value) and not isinstance(value, type):
         return row_as_json(asdict(value))
     if isinstance(value, Mapping):
@@ -223,7 +223,7 @@ class RunningEvaluation:
     def finished(self, name: str, about: dict[str, Any]) -> pd.DataFrame | None:
         """The table of a test that was finished before, with the seconds it took; None for one that was not.
 
-        Raises LocateError when it was of other items.
+        Raises LocateError when it measured other items.
         """
         if self.folder is None or name not in self.tables:
             return None
@@ -233,7 +233,7 @@ class RunningEvaluation:
         return self.tables[name]
 
     def keep(self, name: str, about: dict[str, Any], table: pd.DataFrame, scores: Sequence[Score]) -> None:
-        """Take a finished test in, and write it."""
+        """Add a finished test, and write it."""
         if self.folder is not None and name not in self.tables:
             write_table(self.folder, name, table)
         self.scores[name], self.tables[name] = tuple(scores), table

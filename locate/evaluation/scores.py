@@ -24,10 +24,10 @@ Step = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Score:
-    """One number that a test says of a model.
+    """One number that a test reports about a model.
 
     test, name  "stereoset", "ss"
-    part        what of the data it is about: a domain, "held out", or "" for everything
+    part        the part of the data it is about: a domain, "held out", or "" for everything
     value       nan where nothing could be scored
     low, high   ends of its interval at 95 %; nan where fewer than two groups stand behind it
     unit        "%", "nats", "points", "perplexity"
@@ -56,7 +56,7 @@ class Score:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What it is compared by between two models."""
+        """What identifies the score when two models are compared."""
         return self.test, self.name, self.part
 
 
@@ -81,7 +81,7 @@ class Items:
 class Test:
     """One test.
 
-    name     as the command line says it
+    name     as given on the command line
     title    one line: what it measures, after whom
     kind     "bias", "ability" or "control"
     files    what it looks for in a data folder (relative paths, of which the first that is there is taken); none for a
@@ -91,10 +91,10 @@ class Test:
     measure  model, items, progress -> one row per item with what the model said of it; nothing derived
     score    that table -> scores; never runs the model
     paired   tables of two models, before and after -> scores that need both, such as the share of what was kept
-    strata   an item's stratum, where `limit` is for each of them; without, for all items together
+    strata   an item's stratum, where `limit` holds for each stratum; None where it holds for all items together
     usual    the limit where nobody names one; None takes every item
-    cluster  a table -> the group of each row that the intervals resample, for changes on paired items; without, the
-             change of a score is taken as if two samples had been drawn
+    cluster  a table -> the group of each row that the intervals resample, for changes on paired items; with None,
+             the change of a score is treated as one between two independent samples
     """
 
     name: str
@@ -113,7 +113,7 @@ class Test:
 
 @contextmanager
 def points_only() -> Iterator[None]:
-    """Scores without intervals inside the block: what a jackknife asks for many times over."""
+    """Inside the block scores have no intervals, since a jackknife computes them many times over."""
     token = POINTS.set(True)
     try:
         yield

@@ -35,7 +35,7 @@ def read(path: Path | None) -> Items:
 
 
 def measure(model: CausalModel, items: Items, step: Step) -> pd.DataFrame:
-    """One row a target sentence: test, set ("first" or "second"), sentence, term, first and second.
+    """One row per target sentence: test, set ("first" or "second"), sentence, term, first and second.
 
     first, second  mean cosine of its state with those of the first and of the second attribute set; a state is the
                    final layer's at the sentence's last token
@@ -59,7 +59,7 @@ def measure(model: CausalModel, items: Items, step: Step) -> pd.DataFrame:
 def cosines(
     one: Float[np.ndarray, "sentence d_model"], other: Float[np.ndarray, "attribute d_model"]
 ) -> Float[np.ndarray, "sentence attribute"]:
-    """Cosine of each with each."""
+    """Cosine of each sentence with each attribute."""
     lengths = np.linalg.norm(one, axis=1)[:, None] * np.linalg.norm(other, axis=1)
     return one @ other.T / lengths
 
@@ -74,9 +74,9 @@ def score(table: pd.DataFrame) -> list[Score]:
                  of them and else from 10,000 drawn, the given one among them
 
     In each published test a positive d is the stereotype: men with careers, mathematics and science with men.
-    Exchanging the two target sets turns its sign, so does exchanging the two attribute sets, and both together leave
-    it: so this sign is the tests' own, not female minus male. The interval resamples the targets' words within each
-    set, as the sentences about one word are its plain frames; the p-value takes sentences for exchangeable, as the
+    Exchanging the two target sets turns its sign, and so does exchanging the two attribute sets; both together keep
+    it. So this sign is the tests' own, not female minus male. The interval resamples the targets' words within each
+    set, as the sentences about one word are its plain frames; the p-value treats sentences as exchangeable, as the
     paper does.
     """
     found = []

@@ -24,7 +24,7 @@ class AssociationTest:
     """One test.
 
     name          "sent-weat6"
-    targets       two sets of sentences, of as many each: for instance about mathematics and about the arts
+    targets       two sets of equally many sentences: for instance about mathematics and about the arts
     attributes    two sets of sentences, for instance with male and with female words
     categories    what the four sets are called: targets, then attributes
     """
@@ -75,13 +75,13 @@ def read_seat(folder: str | Path, *, published: bool = True) -> tuple[Associatio
 
 
 def check_sets(path: Path, sets: list[tuple[Any, ...]]) -> None:
-    """Raise LocateError for sets that no test can be made of."""
+    """Raise LocateError for sets that make no test."""
     for name, texts in zip(SETS, sets, strict=True):
         bad = [text for text in texts if not isinstance(text, str) or not text.strip()]
         if len(texts) < 2 or bad or len(set(texts)) < len(texts):
             raise LocateError(f"{path}: {name} holds {len(texts)} sentences, {bad[:1]}: expected at least 2, each once")
     if len(sets[0]) != len(sets[1]):
-        raise LocateError(f"{path}: {len(sets[0])} and {len(sets[1])} targets: expected as many of each")
+        raise LocateError(f"{path}: {len(sets[0])} and {len(sets[1])} targets: expected equally many")
 
 
 def term(sentence: str) -> str:

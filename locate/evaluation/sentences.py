@@ -1,4 +1,4 @@
-"""The user's own pairs of sentences, in files of the columns that `read_sentence_pairs` takes."""
+"""The user's own pairs of sentences, in files with the columns that `read_sentence_pairs` takes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read(path: Path | None) -> Items:
 
 
 def measure(model: CausalModel, items: Items, step: Step) -> pd.DataFrame:
-    """One row a pair: line, form, stereotype, group, domain, and log-likelihood and tokens of `one` and `other`."""
+    """One row per pair: line, form, stereotype, group, domain, and log-likelihood and tokens of `one` and `other`."""
     rows = items.rows
     asked = {
         name: [(row.context, f" {getattr(row, name)}" if row.context else getattr(row, name)) for row in rows]
@@ -69,7 +69,7 @@ def score(table: pd.DataFrame) -> list[Score]:
 
 
 def with_more_skipped(score: Score, count: int) -> Score:
-    """The score with items that its question does not fit among the skipped."""
+    """The score, with the items that its question does not fit counted as skipped."""
     return replace(score, skipped=score.skipped + count)
 
 

@@ -89,7 +89,7 @@ def texts_of(number: int, row: Any) -> Texts:
     Raises LocateError saying what is wrong with it.
     """
     if not isinstance(row, dict):
-        raise LocateError(f"{str(row)[:60]!r} is not a row: expected columns of {', '.join(COLUMNS)}")
+        raise LocateError(f"{str(row)[:60]!r} is not a row: expected some of the columns {', '.join(COLUMNS)}")
     unknown = [str(name) for name in row if name not in COLUMNS]
     if unknown:
         raise LocateError(f"unknown columns {', '.join(unknown)}: expected some of {', '.join(COLUMNS)}")
@@ -99,16 +99,16 @@ def texts_of(number: int, row: Any) -> Texts:
     given = dict(row)
     if "sentence" in given:
         if set(given) & {"more", "less", "female", "male"}:
-            raise LocateError("sentence beside other sentences: expected one form in a row")
+            raise LocateError("a row has sentence beside another form: expected only one form in a row")
         given |= fill_slot(given["sentence"], given.get("pronouns", PRONOUN_PAIR))
     forms = [form for form, names in FORMS.items() if set(names) & set(given)]
     if len(forms) != 1:
-        raise LocateError("expected more and less, or female and male, or sentence, and only one of these")
+        raise LocateError("expected the columns more and less, or female and male, or sentence, and only one of these")
     one, other = (given.get(name, "").strip() for name in FORMS[forms[0]])
     if not one or not other or one == other:
         raise LocateError(f"{' and '.join(FORMS[forms[0]])}: expected two different texts, got {one!r} and {other!r}")
     if forms == [MORE] and "stereotype" in given:
-        raise LocateError("stereotype beside more and less, which say it: expected it beside female and male")
+        raise LocateError("stereotype beside more and less, which say it already: give it beside female and male")
     group = given.get("group") or given.get("occupation") or f"line {number}"
     sign = sign_of(given.get("stereotype", 0))
     return Texts(number, forms[0], one, other, sign, group, given.get("domain", ""), given.get("context", "").strip())
@@ -121,7 +121,7 @@ def fill_slot(sentence: str, pronouns: str) -> dict[str, str]:
     """
     words = [word.strip() for word in pronouns.split("/")]
     if len(words) != 2 or not all(words) or words[0] == words[1]:
-        raise LocateError(f"pronouns {pronouns!r}: expected two, female first, as {PRONOUN_PAIR!r}")
+        raise LocateError(f"pronouns {pronouns!r}: expected two, female first, such as {PRONOUN_PAIR!r}")
     if sentence.count(SLOT) != 1:
         raise LocateError(f"sentence {sentence!r} holds the slot {SLOT} {sentence.count(SLOT)} times: expected once")
     before = sentence.split(SLOT)[0].rstrip()

@@ -37,7 +37,7 @@ def read(path: Path | None) -> Items:
 
 
 def request(item: Association, text: str) -> Request:
-    """What is asked of a model: a whole sentence (intrasentence), or one after its context and a space.
+    """What a model scores: a whole sentence (intrasentence), or one after its context and a space.
 
     A context without a full stop gets one, as in the paper's code.
     """
@@ -48,7 +48,7 @@ def request(item: Association, text: str) -> Request:
 
 
 def measure(model: CausalModel, items: Items, step: Step) -> pd.DataFrame:
-    """One row an item: row, task, domain, target, and of each of the three texts its log-likelihood and its tokens."""
+    """One row per item: row, task, domain, target, and log-likelihood and tokens of each of the three texts."""
     asked = {label: [request(item, getattr(item, label)) for item in items.rows] for label in COLUMNS}
     about = pd.DataFrame([asdict(item) for item in items.rows])[["row", "task", "domain", "target"]]
     return about.assign(**likelihood_columns(model, asked, step))
@@ -116,7 +116,7 @@ def part_scores(rows: pd.DataFrame, part: str) -> list[Score]:
 
 
 def kept_within(estimate: Estimate) -> Estimate:
-    """A percentage and its interval, which ends at 0 and 100."""
+    """A percentage with its interval, which is cut off at 0 and 100."""
     value, low, high = (float(end) for end in np.clip(estimate, 0, 100))
     return value, low, high
 

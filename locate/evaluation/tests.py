@@ -88,12 +88,12 @@ def place_of(test: Test, data: Path | None, source: str | Path | None) -> Path |
             return path
         if not is_hub_name(str(source)):
             raise LocateError(
-                f"source {str(source)!r} of test {test.name!r}: expected a file or folder that is there, or a data set "
+                f"source {str(source)!r} of test {test.name!r}: expected an existing file or folder, or a data set "
                 f"on the hub{f' such as {test.hub}' if test.hub else ''}"
             )
         return str(source)
     if data is not None and not data.is_dir():
-        raise LocateError(f"data folder {data}: expected a folder that is there")
+        raise LocateError(f"data folder {data}: expected an existing folder")
     inside = [data / name for name in test.files] if data is not None else []
     found = next((each for each in inside if each.exists()), None)
     return found if found is not None or test.files else BUNDLED
@@ -101,7 +101,7 @@ def place_of(test: Test, data: Path | None, source: str | Path | None) -> Path |
 
 @contextmanager
 def at_hand(test: Test, place: Path | str) -> Iterator[Items]:
-    """A test's items, fetched where they are on the hub."""
+    """A test's items, fetched first where they are on the hub."""
     if isinstance(place, Path):
         yield test.read(place)
         return
@@ -114,7 +114,7 @@ def at_hand(test: Test, place: Path | str) -> Iterator[Items]:
 
 
 def how_to_find(test: Test, data: Path | None) -> str:
-    """What a test that was asked for needs."""
+    """Where a test's data was looked for, and what was expected there."""
     listed = ", ".join(test.files[:3]) + (", ..." if len(test.files) > 3 else "")
     where = "no data folder was named" if data is None else f"{data} holds none of its files"
     hub = f", or its hub name as its source: {test.hub}" if test.hub else ""
@@ -122,10 +122,10 @@ def how_to_find(test: Test, data: Path | None) -> str:
 
 
 def sample_items(test: Test, items: Items, limit: int | None, seed: int) -> Items:
-    """At most `limit` items, of each stratum where the test has them; drawn with the seed and kept in their order.
+    """At most `limit` items, per stratum where the test has strata; drawn with the seed and kept in their order.
 
-    The draw depends on the test's name and on nothing that was drawn before, so that a test alone has the items that it
-    has among others.
+    The draw depends on the test's name and on nothing that was drawn before, so that a test has the same items
+    whether it runs alone or among others.
     """
     if limit is None:
         return items
@@ -154,13 +154,13 @@ def limit_of(test: Test, limit: int | None) -> int | None:
 def choose_tests(
     tests: Mapping[str, Test], asked: bool, data: Path | None, sources: Mapping[str, str | Path]
 ) -> tuple[dict[str, Path | str], dict[str, str]]:
-    """Where the items of each test are, and why a test is left out: nobody asked for it, and its data is not there.
+    """Where the items of each test are, and what is missing for tests that nobody asked for and that have no data.
 
-    Raises LocateError for a test that was asked for and is not there, and for the source of one that is not run.
+    Raises LocateError for a test that was asked for and has no data, and for the source of a test that is not run.
     """
     stray = next((name for name in sources if name not in tests), None)
     if stray is not None:
-        raise LocateError(f"source of {stray!r}: expected one of the tests that are run: {', '.join(tests)}")
+        raise LocateError(f"source for test {stray!r}: expected one of the tests that are run: {', '.join(tests)}")
     places: dict[str, Path | str] = {}
     left_out: dict[str, str] = {}
     for name, test in tests.items():

@@ -1,4 +1,4 @@
-"""A user's file, plain or gzipped, as text, CSV rows or JSON Lines, each row with its line; and its hash."""
+"""A user's file, plain or gzipped, as text, CSV rows or JSON Lines with their line numbers; and its hash."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def read_unpacked(path: Path) -> bytes:
     try:
         return gzip.decompress(data)
     except (OSError, EOFError, zlib.error) as error:
-        raise LocateError(f"{path} is not gzipped ({error}): expected a .gz file, or its name without .gz") from None
+        raise LocateError(f"{path} is not gzipped ({error}): expected gzipped data, or a name without .gz") from None
 
 
 def read_text(path: Path) -> str:
@@ -78,13 +78,13 @@ def check_published(path: Path) -> None:
     found = hashlib.sha256(read_unpacked(path)).hexdigest()
     if found != PUBLISHED[name][0]:
         raise LocateError(
-            f"{path} holds text of sha256 {found[:12]}..., the published file {PUBLISHED[name][0][:12]}...: fetch it "
-            "again, or read a changed one with published=False"
+            f"{path} holds text of sha256 {found[:12]}...; the published file has {PUBLISHED[name][0][:12]}...: fetch "
+            "it again, or read a changed one with published=False"
         )
 
 
 def file_hashes(paths: Iterable[Path]) -> dict[str, str]:
-    """sha256 of each file, as it lies there, by its name."""
+    """sha256 of each file as it is stored, by file name."""
     return {path.name: hash_of_files([path]) for path in paths}
 
 
@@ -97,7 +97,7 @@ def check_has_rows(path: Path, found: Sequence[Any]) -> None:
 def read_csv(path: Path, required: Sequence[str] = (), *, tabs: bool = False) -> list[NumberedRow]:
     """The rows of a CSV file with a header, or of a tab-separated one without quotes.
 
-    Raises LocateError for a missing column, and names a row with other than as many cells as the header.
+    Raises LocateError for a missing column, and names a row with more or fewer cells than the header.
     """
     stream = io.StringIO(read_text(path), newline="")
     reader = csv.DictReader(stream, strict=True)

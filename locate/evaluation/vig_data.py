@@ -39,7 +39,7 @@ class Reference:
     loaded, aligned, analysed how many examples were read, had an odds ratio above 1, and were left after the filter
     quantile, threshold       of the odds ratios of the aligned ones, above which an example is analysed
     means                     mean "total", "indirect" and "direct" effect of replacing all heads at once
-    examples                  one row an example: the texts, the four probabilities (geometric means over tokens), the
+    examples                  one row per example: texts, the four probabilities (geometric means over tokens), the
                               odds and the effects; continuations are spelt with a space before each token
     head, layer               effects of one head, and of all heads of one layer, by "indirect" and "direct"
     """
@@ -93,7 +93,7 @@ def reference_of(path: Path, content: dict[str, Any]) -> Reference:
     results = content["results"]
     if len(results) != content["num_examples_analyzed"]:
         raise LocateError(
-            f"{path} holds {len(results)} examples: expected the {content['num_examples_analyzed']} that it says"
+            f"{path} holds {len(results)} examples but says it has {content['num_examples_analyzed']}: fetch it again"
         )
     wanted = TEXTS | NUMBERS
     kinds = ("indirect", "direct")

@@ -45,7 +45,7 @@ def read(path: Path | None) -> Items:
 
 
 def measure(model: CausalModel, items: Items, step: Step) -> pd.DataFrame:
-    """One row a pair: kind, split, line, occupation, stereotype, and log-likelihood and tokens of female and male.
+    """One row per pair: kind, split, line, occupation, stereotype, and log-likelihood and tokens of female and male.
 
     They are those of the whole sentence with female and with male pronouns, of which the stereotype says which is pro.
     """

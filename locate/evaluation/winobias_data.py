@@ -35,7 +35,7 @@ def winobias_occupations(folder: str | Path, *, published: bool = True) -> pd.Da
     if set(found) != set(signs):
         odd = sorted(set(found) ^ set(signs))
         raise LocateError(
-            f"{Path(folder) / name} and the two lists of occupations disagree on {odd}: expected the same"
+            f"{Path(folder) / name} and the two lists of occupations disagree on {odd}: expected the same occupations"
         )
     names = list(signs)
     shares = [found[name] for name in names]
@@ -77,7 +77,7 @@ def read_winobias(
     signs = stereotypes(folder, published)
     both = [read_sentences(folder, f"{side}_stereotyped_{kind}.txt.{split}", signs, published) for side in SIDES]
     if len(both[0]) != len(both[1]):
-        raise LocateError(f"{kind}, {split}: {len(both[0])} and {len(both[1])} sentences: expected as many of each")
+        raise LocateError(f"{kind}, {split}: {len(both[0])} and {len(both[1])} sentences: expected equally many")
     pairs = []
     for pro, anti in zip(*both, strict=True):
         same = pro.without_pronouns == anti.without_pronouns

@@ -42,7 +42,7 @@ def read(path: Path | None) -> Items:
 
 
 def measure(model: CausalModel, items: Items, step: Step) -> pd.DataFrame:
-    """One row a schema: occupation, participant, refers_to, share_women (BLS), share_women_text, and the likelihoods.
+    """One row per schema: occupation, participant, refers_to, share_women (BLS), share_women_text, and the likelihoods.
 
     They are log-likelihood and tokens of the sentence with the female, the male and the neutral pronoun.
     """

@@ -1,4 +1,4 @@
-"""How far a run's estimates agree with what it measured, and what the sites that were not measured may hide."""
+"""How far a run's estimates agree with its exact effects, and how large the effects of unmeasured sites may be."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class Agreement:
     """Estimates against exact effects in one direction, on the sites drawn at random.
 
     sites        of the whole map
-    measured     of them
+    measured     how many of them have exact effects
     audited      drawn at random from all, whatever their estimates
     rho          Spearman's rank correlation between estimated and exact average effects of the audited sites, with a
                  95 % bootstrap interval over sites
-    signs        share of them whose estimate has the sign of the exact effect
+    signs        share of the audited sites whose estimate has the sign of the exact effect
     top          how many of the audited sites count as the truly strongest: a tenth of them, 3 at the least
     recall       share of those that the estimates put among as many of the audited sites
     hidden       the largest size of an exact effect among audited sites that the estimates did not choose, in nats; nan
                  where they chose all
-    unchosen     how many sites that is the largest of
+    unchosen     how many audited sites the estimates did not choose
     at_most      with 95 % confidence, at most this share of the sites that were not measured exceeds it
     """
 
@@ -51,11 +51,11 @@ class Agreement:
     at_most: float
 
     def as_json(self) -> dict[str, Any]:
-        """For programs."""
+        """The fields as a dict, for programs."""
         return asdict(self)
 
     def line(self) -> str:
-        """In one sentence."""
+        """The agreement in one sentence."""
         text = (
             f"{self.direction}: {self.measured:,} of {self.sites:,} sites measured; {self.audited} random sites: rank "
             f"correlation of estimates with exact effects {self.rho:.2f} [{self.low:.2f}, {self.high:.2f}], sign right "
@@ -89,7 +89,7 @@ def estimated_and_exact(trace: Trace, derived: pd.DataFrame | None = None) -> pd
     Raises LocateError for a run that has no estimates.
     """
     if trace.estimates is None:
-        raise LocateError("this run was not made within a budget: it has no estimates to compare")
+        raise LocateError("this run was not made within a budget and has no estimates to compare: trace with one")
     derived = effects(trace, view=default_view(trace)) if derived is None else derived
     within = derived.groupby(["direction", *PLACE, "pair"], observed=True)["nie"].mean()
     exact = within.groupby(["direction", *PLACE], observed=True).mean().rename("exact").reset_index()

@@ -1,4 +1,4 @@
-"""Analysis: everything that is derived from a trace under one set of settings, each part once, when first asked for."""
+"""Analysis: everything derived from a trace under one set of settings, each part once, when first asked for."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Part = TypeVar("Part")
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """A table of averages, and what a figure says of it.
+    """A table of averages, with what a figure says about it.
 
     table     as `average` or `changes` returns it
     column    "nie", "nde" or "total", or the share "nie / total"
@@ -137,7 +137,7 @@ class Analysis:
         return UNIT_OF_SHARE if quantity == SHARE else self.metric.unit
 
     def shown(self, quantity: str = "nie") -> Shown:
-        """Averages of one quantity with what a figure says of them."""
+        """Averages of one quantity, with what a figure says about them."""
         return Shown(
             table=self.average(quantity),
             column=quantity,
@@ -211,7 +211,7 @@ class Analysis:
 
     @property
     def why_no_sets(self) -> str:
-        """Why the sets that were measured are not shown: their total cannot be told from 0; else ""."""
+        """Why the measured sets are not shown (the total effect cannot be told from 0); else ""."""
         return str(self._shares) if isinstance(self._shares, LocateError) else ""
 
     @cached_property
@@ -258,7 +258,7 @@ class Analysis:
 
     @cached_property
     def regression(self) -> pd.DataFrame | None:
-        """Effects regressed on two scores of a word; see `gender_regression`. None where that has no meaning."""
+        """Effects regressed on two scores of a word; see `gender_regression`. None where it is undefined."""
         both = self._both_kinds("signed")
         try:
             return None if both is None else gender_regression(both, chosen=self.intervals.by_group)
@@ -267,7 +267,7 @@ class Analysis:
 
     @cached_property
     def without_score(self) -> int:
-        """Words that the regression leaves out, since they have no score."""
+        """How many words the regression leaves out because they have no score."""
         both = self._both_kinds("signed")
         return 0 if both is None else len(words_without_score(both))
 
@@ -301,21 +301,21 @@ def analyse(
     samples: int = 2000,
     seed: int = 0,
 ) -> Analysis:
-    """Everything that a trace says, under one set of settings; parts are derived when they are first asked for.
+    """Everything that a trace says under one set of settings; each part is derived when first asked for.
 
     metric   "logit_diff" (nats), "prob_diff", "prob_stereotypical", "odds_ratio", or a `Metric` of your own
     view     "stereotype" or "signed" (see `effects`); None for the stereotype view where any pair has a stereotype
     kind     of the pairs: "occupation", "definition", "user" or "all"; None for the one that `default_kind` chooses
     clusters, level, samples, seed   as in `Intervals`
 
-    An Analysis is given back as it is.
+    An Analysis is returned as it is.
 
-    Raises LocateError for an unknown metric, view or clusters, or settings that make no interval; its parts raise it as
-    the functions do that derive them.
+    Raises LocateError for an unknown metric, view or clusters, or settings that make no interval; the parts raise it as
+    the functions that derive them do.
     """
     if isinstance(trace, Analysis):
         if (metric, view, kind, clusters, level, samples, seed) != ("logit_diff", None, None, "group", 0.95, 2000, 0):
-            raise LocateError("an Analysis has its settings already: give the trace, to analyse it under others")
+            raise LocateError("an Analysis has its settings already: give the trace to analyse it under others")
         return trace
     view = default_view(trace) if view is None else view
     check("view", view, VIEWS)

@@ -1,4 +1,4 @@
-"""Averages of effects over pairs, with intervals, p- and q-values that respect that templates share an occupation."""
+"""Averages of effects over pairs; their intervals, p and q take into account that templates share an occupation."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def student_p(design: Design) -> Float[np.ndarray, " cell"]:
 
 
 def rounding_of(effects: pd.DataFrame) -> float:
-    """The rounding of the trace that effects are from; 0 where their table does not say it."""
+    """The rounding of the trace that the effects come from; 0 where their table does not hold it."""
     return float(effects["rounding"].max()) if "rounding" in effects else 0.0
 
 
@@ -114,7 +114,7 @@ def limits_of(effects: pd.DataFrame, chosen: Intervals = DEFAULT) -> Limits:
 
 
 def stability(effects: pd.DataFrame, column: str = "nie", chosen: Intervals = DEFAULT, *, top: int = 5) -> pd.DataFrame:
-    """How firmly the strongest sites are the strongest: how often each is among the first when groups are resampled.
+    """How stable the ranking is: how often each site is among the strongest when groups are resampled.
 
     effects  as in `average`; its rows are ranked by the size of their mean, those of each direction by themselves
     chosen   as in `average`; its level plays no part
@@ -190,7 +190,7 @@ def summed(effects: pd.DataFrame, column: str, clusters: str = "group") -> tuple
     keys = ["group", "template"] if two_way else ["group"]
     missing = [name for name in keys if name not in effects]
     if missing:
-        raise LocateError(f"the effects have no column {missing[0]!r}, which clusters {clusters!r} asks for")
+        raise LocateError(f"the effects have no column {missing[0]!r}, which clusters {clusters!r} needs")
     every = number_rows(effects, ROW)
     index = plain(effects[ROW].iloc[first_rows(every)])
     rows = number_together([every, number_rows(effects, [*keys, "pair"])])

@@ -19,10 +19,10 @@ LEAST_SHARED = 0.5
 
 @dataclass(frozen=True, eq=False)
 class Paired:
-    """Two effects tables cut to the cells that both hold, row by row the same, and their difference.
+    """Two effects tables cut to the cells that both hold, in the same row order, and their difference.
 
-    A cell is a pair, a site and a direction; over the tokens of a role it is averaged, since two tokenizers may place
-    them elsewhere.
+    A cell is a pair, a site and a direction; effects are averaged over the tokens of a role, since two tokenizers may
+    place them differently.
 
     a, b, change    effects tables; `change` is b - a
     only_a, only_b  cells that one of them holds alone
@@ -38,19 +38,19 @@ class Paired:
 def paired(effects_a: pd.DataFrame, effects_b: pd.DataFrame) -> Paired:
     """Pair two effects tables cell by cell.
 
-    Raises LocateError when they are of another metric or view, or share less than half of their cells.
+    Raises LocateError when their metrics or views differ, or when they share less than half of their cells.
     """
     for name in ("metric", "view"):
         values = one_word(effects_a, name), one_word(effects_b, name)
         if values[0] != values[1]:
-            raise LocateError(f"{name} {values[0]!r} in A, {values[1]!r} in B: take the effects of one {name}")
+            raise LocateError(f"{name} {values[0]!r} in A, {values[1]!r} in B: take effects of the same {name}")
     a, b = per_cell(effects_a), per_cell(effects_b)
     shared = a.index.intersection(b.index, sort=False)
     alone = len(a) - len(shared), len(b) - len(shared)
     if not len(shared) or len(shared) < LEAST_SHARED * (len(shared) + sum(alone)):
         raise LocateError(
-            f"{len(shared)} cells are in both runs, {alone[0]} in A alone, {alone[1]} in B alone: the models read the "
-            "prompts as other tokens: trace both at roles that both have, such as subject_last and last"
+            f"{len(shared)} cells are in both runs, {alone[0]} in A alone, {alone[1]} in B alone: the models split the "
+            "prompts into different tokens: trace both at roles that both have, such as subject_last and last"
         )
     a, b = a.loc[shared], b.loc[shared]
     change = a.assign(**{name: b[name] - a[name] for name in NUMBERS})
@@ -98,7 +98,7 @@ def total_changes(found: Paired, chosen: Intervals = DEFAULT) -> pd.DataFrame:
 
 
 def average_changes(found: Paired, column: str, chosen: Intervals) -> pd.DataFrame:
-    """Averages of both tables and of their difference, beside each other; effects undefined in either are left out."""
+    """Averages of both tables and of their difference, side by side; effects undefined in either are left out."""
     known = found.a[column].notna() & found.b[column].notna() if column in EFFECTS else slice(None)
     a, b, change = (average(table[known], column, chosen) for table in (found.a, found.b, found.change))
     result = change.rename(columns={"effect": "change"})

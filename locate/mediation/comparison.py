@@ -114,14 +114,14 @@ class Comparison:
     def save(self, path: str | Path) -> Path:
         """Write compare.json.
 
-        Raises LocateError when something in it does not fit the schema, such as an effect that is no number.
+        Raises LocateError when something in it does not fit the schema, such as an effect that is not a number.
         """
         content = strict(self.as_json())
         validate(content, "compare", path)
         return write_json(Path(path), content)
 
     def shown(self) -> Shown:
-        """The table of every site with what a figure says of it.
+        """The table of every site, with what a figure says about it.
 
         Raises LocateError for a comparison that was read from a file.
         """
@@ -191,7 +191,7 @@ def compare_traces(
 
 
 def settled(a: Trace | Analysis, b: Trace | Analysis, settings: dict[str, Any]) -> tuple[Analysis, Analysis]:
-    """Both as analyses under the same settings; of two traces the view is that of the first.
+    """Both as analyses under the same settings; two traces take the view of the first.
 
     Raises LocateError for two analyses whose settings differ.
     """
@@ -210,9 +210,9 @@ def shares(both: int, only_a: int, only_b: int) -> dict[str, int]:
 
 
 def largest(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows by the size of their change: whole sites but the residual stream, or all where nothing else was traced.
+    """Rows by the size of their change: whole sites without the residual stream, or all if nothing else was traced.
 
-    Of windows of several widths the narrowest.
+    Where windows of several widths were traced, only the narrowest count.
     """
     known = table[table["groups"] > 1]
     chosen = known[(known["severed"] == "") & (known["component"] != "resid_pre")]
@@ -253,5 +253,5 @@ def load_comparison(path: str | Path) -> Comparison:
 
 
 def with_intervals(content: dict[str, Any]) -> dict[str, Any]:
-    """JSON's lists of three as tuples."""
+    """The entries with JSON's lists of three turned into tuples."""
     return content | {name: tuple(content[name]) for name in ("a", "b", "change")}

@@ -1,4 +1,4 @@
-"""What the controls of a run say, from their log-probabilities: beside each site's own effect, and of random sets."""
+"""A run's controls, from their log-probabilities: each beside its site's own effect, and random sets of sites."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def with_sizes(table: pd.DataFrame, derived: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class SetTest:
-    """The located set's joint effect against those of random sets of as many sites in the same layers.
+    """The located set's joint effect, against those of random sets of equally many sites in the same layers.
 
     component, role, direction, layers, units   the set, located on one half of the groups
     effect, low, high    mean joint effect on the other half, with its interval
@@ -101,7 +101,7 @@ class SetTest:
     p: float
 
     def line(self, unit: str) -> str:
-        """In one sentence."""
+        """The test in one sentence."""
         where = ", ".join(map(str, self.layers))
         return (
             f"{self.component} {where} at {self.role}, located on half of the groups, written together on the others: "
@@ -111,7 +111,7 @@ class SetTest:
 
 
 def set_test(trace: Trace, metric: str | Metric = "logit_diff", chosen: Intervals = DEFAULT) -> SetTest | None:
-    """How the located set compares with random ones; None where the run has not compared any.
+    """How the located set compares with random ones; None where the run compared none.
 
     The set was chosen on other groups than those it is compared on, so choosing does not make p small; few sets keep it
     large: it is at least 1 / (sets + 1). In the metric's unit.

@@ -23,14 +23,14 @@ KEPT = ["group", "template", "kind", "stereotype", "clean", "corrupted", "token"
 
 @dataclass(frozen=True)
 class Terms:
-    """In what terms the effects of a trace are derived.
+    """How the effects of a trace are derived: metric, view and kind, and what they leave out.
 
-    metric              whose values the effects are of; its unit is theirs
+    metric              its values are what the effects compare; they share its unit
     view                "stereotype" or "signed"
     kind                of the pairs: "occupation", "definition", "user" or "all"
     other_kinds         pairs of each other kind, which are left out
     without_stereotype  pairs that the view or the metric leaves out
-    rounding            how far runs that must agree lay apart (see `rounding`); 0 for a metric that is not in nats
+    rounding            rounding error of the effects (see `rounding`); 0 for a metric that is not in nats
     """
 
     metric: Metric
@@ -42,19 +42,19 @@ class Terms:
 
     @property
     def unit(self) -> str:
-        """Of the metric and of its effects."""
+        """Unit of the metric and of its effects."""
         return self.metric.unit
 
     @property
     def positive(self) -> str:
-        """What a positive effect says."""
+        """What a positive effect means."""
         return positive_means(self.metric, self.view)
 
 
 def terms_of(
     trace: Trace, metric: str | Metric = "logit_diff", *, view: str = "stereotype", kind: str | None = None
 ) -> Terms:
-    """In what terms `effects` of the same arguments are.
+    """The terms of `effects` called with the same arguments.
 
     Raises LocateError for an unknown metric, view or kind, or a metric that needs probabilities that were left out.
     """
@@ -123,7 +123,7 @@ def effects(
     twice = pd.Series(here, index=table.index).duplicated()
     if twice.any():
         where = ", ".join(f"{name} {value!r}" for name, value in table.loc[twice, CELL].iloc[0].items())
-        raise LocateError(f"two patches are filed at {where}: trace them apart, the table cannot tell them apart")
+        raise LocateError(f"two patches are filed at {where}, so no table can tell them apart: trace them in two runs")
     rows, effect = values(table, terms.metric, view), terms.metric.effect
     held = held_at_base(rows["patched"].to_numpy(), place, direction)
     rows["total"] = effect(rows["source"].to_numpy(), rows["base"].to_numpy())
@@ -137,24 +137,24 @@ def effects(
 
 
 def one_word(effects: pd.DataFrame, column: str) -> str | None:
-    """The metric or the view that effects say they are in; None where they do not say it, or are mixed."""
+    """The metric or view that a table of effects names; None where it names none, or several."""
     words = effects[column].unique() if column in effects else []
     return str(words[0]) if len(words) == 1 else None
 
 
 def rounding(trace: Trace) -> float:
-    """How far runs that must agree lay apart in this trace, as an effect on the log-odds (nats): twice the largest."""
+    """Rounding error of this trace's log-odds effects (nats): twice the largest difference of runs that must agree."""
     audit = trace.meta.get("audit", {})
     found = [audit.get("identities", {}).get(name, 0.0) for name in ("self", "everything")]
     return 2 * max(*found, audit.get("engine", {}).get("largest_difference", 0.0))
 
 
 def default_kind(table: pd.DataFrame) -> str:
-    """The kind of pairs that is spoken of where none is asked for: the one place where that is chosen.
+    """The kind of pairs that results are about where none is asked for; it is chosen here and nowhere else.
 
     The only kind there is; else occupations; else the only kind besides definitional words.
 
-    Raises LocateError where that leaves several.
+    Raises LocateError where several remain.
     """
     kinds = sorted({str(each) for each in table["kind"].unique()})
     for chosen in (

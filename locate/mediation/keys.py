@@ -1,4 +1,4 @@
-"""Numbers for combinations of labels: which rows of a table are of one cell, pair or sample, found without merging."""
+"""Numbers for combinations of labels: which table rows belong to one cell, pair or sample, found without merging."""
 
 from __future__ import annotations
 
@@ -38,5 +38,5 @@ def code_column(column: pd.Series) -> Codes:
 
 
 def first_rows(codes: Codes) -> Int[np.ndarray, " first"]:
-    """The row at which each number stands first, when numbered in order of first appearance."""
+    """The row in which each number first appears, for numbers given in order of first appearance."""
     return np.unique(codes, return_index=True)[1]

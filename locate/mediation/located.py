@@ -67,7 +67,7 @@ class LocatedSite:
     selectivity: SiteSelectivity | None = None
 
     def cells(self) -> list[str]:
-        """As the texts of a table's row, but for the selectivity: component, layer, role, unit, effect and so on."""
+        """The texts of its row in a table, without the selectivity: component, layer, role, unit, effect and so on."""
         return [
             self.component,
             str(self.layer),
@@ -87,7 +87,7 @@ class Located:
 
     quantity, metric, unit, view, direction, level  what `effect` is (see `effects` and `average`)
     kind             of the pairs: "occupation", "definition", "user" or "all"
-    positive         what a positive effect says: towards or away from the stereotype, or towards the female answer
+    positive         what a positive effect means: towards or away from the stereotype, or towards the female answer
     total            the average total effect of swapping the whole prompt, and its interval
     without_stereotype  pairs that the view or the metric leaves out
     window           layers written at once around each site, 1 for the site alone
@@ -97,7 +97,7 @@ class Located:
     layers           layers of that component at that role whose effect has the sign of the total effect, by its whole
                      interval, and passes the false-discovery threshold; strongest first. None where the interval of the
                      total effect holds 0. Choosing one to edit is a hypothesis to be tested
-    why_no_layers    why the trace can name no layer, as of a map of attention weights alone; None where it can
+    why_no_layers    why the trace can name no layer (one of attention weights alone names none); None where it can
     modules          their Hugging Face names; module_template has {} for the layer
     smallest_q       the smallest q that so few groups allow; above the threshold no site can pass
     sound            whether there are as many groups as coverage of the intervals was measured with (see `average`)

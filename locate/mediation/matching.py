@@ -18,13 +18,13 @@ MEASURED = "scale"  # of a noise: follows from the model
 def matched(a: Trace, b: Trace, metric: str | Metric = "logit_diff") -> dict[str, list[Any]]:
     """What differs between two traces of the same experiment: name -> [in A, in B].
 
-    Model, revision, weights, dtype, device, engine and library versions may differ, and are told.
+    Model, revision, weights, dtype, device, engine and library versions may differ, and are returned.
 
     Raises LocateError, with both values, where the depth of the models, the prompts, directions, corruptions or patches
     differ; where only one holds the probabilities that the metric needs; and for one and the same model in one dtype,
     of which every change would be 0.
     """
-    same("layers", a.meta["model"]["n_layers"], b.meta["model"]["n_layers"], "compare models of one depth")
+    same("layers", a.meta["model"]["n_layers"], b.meta["model"]["n_layers"], "compare models of the same depth")
     same_prompts(a, b)
     for name in ("directions", "corruption"):
         same(name, asked(a.meta[name]), asked(b.meta[name]), "trace both alike")
@@ -49,7 +49,7 @@ def same(name: str, one: Any, other: Any, way: str) -> None:
 
 
 def asked(value: Any) -> Any:
-    """A setting without what was measured in the model."""
+    """A setting without the part that was measured in the model."""
     return {key: each for key, each in value.items() if key != MEASURED} if isinstance(value, dict) else value
 
 
@@ -86,7 +86,7 @@ def same_patches(a: Trace, b: Trace) -> None:
         for name in ("n_heads", "d_model"):
             one, other = (trace.meta["model"].get(name) for trace in (a, b))
             same(name, one, other, "leave out the components whose units only one has")
-        same("patches_sha256", hashes[0][:12], hashes[1][:12], "trace both with the same patches, by one version")
+        same("patches_sha256", hashes[0][:12], hashes[1][:12], "trace the same patches with one version of locate")
 
 
 def differing(a: Trace, b: Trace) -> dict[str, list[Any]]:

@@ -15,12 +15,12 @@ Cells = Float[np.ndarray, " cell"]
 
 
 def sign_flip_p(sums: Sums, samples: int, seed: int) -> Cells:
-    """Two-sided p that a cell's effect is symmetric about 0 over groups: how often flipped signs reach its size.
+    """Two-sided p of a cell's effect, if it is symmetric about 0 over groups: how often flipped signs reach its size.
 
     sums  of the effect over each group; 0 where a group has no pair of the cell
 
-    Few groups: all patterns of signs are enumerated, and p is exact. More: `samples` random patterns are drawn, of
-    which the observed one is another, so p is at least 1 / (samples + 1); where that says 0.05 or less, which is too
+    Few groups: all patterns of signs are enumerated, and p is exact. More: `samples` random patterns are drawn, and
+    the observed one counts as one more, so p is at least 1 / (samples + 1); where that says 0.05 or less, which is too
     coarse for a map of thousands of sites, the patterns are counted instead (`counted_p`). Either is valid: under
     symmetry p is at most x in at most a share x of all data. A cell that is 0 throughout has p = 1.
     """
@@ -44,7 +44,7 @@ def smallest_p(groups: int) -> float:
 
 
 def all_signs(groups: int) -> Float[np.ndarray, "pattern group"]:
-    """Every pattern of signs up to a common one, which changes no size; the first group's is +."""
+    """Every pattern of signs in which the first group's is +, since flipping all signs changes no size."""
     patterns = np.arange(2 ** (groups - 1))[:, None] >> np.arange(groups - 1)
     return np.concatenate([np.ones((len(patterns), 1)), 1.0 - 2.0 * (patterns & 1)], axis=1)
 

@@ -54,7 +54,7 @@ class Derived:
     """What a ranking is made of.
 
     effects   of the trace, in these terms
-    every     of pairs of every kind, where both kinds of words were traced; for selectivities
+    every     effects of pairs of every kind, where both kinds of words were traced; for selectivities
     set_test  of the run, where it was measured
     """
 
@@ -104,9 +104,9 @@ def rank_sites(given: Derived, wanted: Wanted) -> Located:
 
 
 def unranked(given: Derived, wanted: Wanted, derived: pd.DataFrame) -> Located:
-    """What is said of a trace that holds nothing that a module writes alone.
+    """A `Located` that says why no layer is named, for a trace without anything that a single module writes.
 
-    Raises LocateError where something was asked for that it does not hold.
+    Raises LocateError where the caller asked for something that the trace does not hold.
     """
     have = sorted(derived["component"].astype(str).unique())
     if not have or (wanted.window, wanted.component, wanted.role) != (None, None, None):
@@ -129,7 +129,7 @@ def unranked(given: Derived, wanted: Wanted, derived: pd.DataFrame) -> Located:
 
 
 def described(given: Derived, wanted: Wanted, derived: pd.DataFrame, known: pd.DataFrame) -> dict[str, Any]:
-    """What a `Located` says of its numbers: metric, view, kind, intervals, their limits, controls and provenance."""
+    """What a `Located` says about its numbers: metric, view, kind, intervals, their limits, controls and provenance."""
     terms, limits = given.terms, limits_of(known, given.intervals)
     return {
         "quantity": wanted.quantity,
@@ -158,9 +158,9 @@ def passing_layers(means: pd.DataFrame, low: float, high: float, component: str,
 
 
 def ordered(known: pd.DataFrame, quantity: str, width: int, chosen: Intervals) -> pd.DataFrame:
-    """Averages of one direction's sites of a width, with their stability, strongest first.
+    """Averages of the sites of one direction and width, with their stability, strongest first.
 
-    q is over all sites of the direction, those included that are not ranked.
+    q is over all sites of the direction, including those that are not ranked.
     """
     means = average(known, quantity, chosen)
     firm = stability(rankable(known, width), quantity, chosen)
@@ -176,7 +176,7 @@ def rankable(derived: pd.DataFrame, window: int | None) -> pd.DataFrame:
 
 
 def traced(what: str, value: str | None, words: tuple[str, ...], preferred: tuple[str, ...], rows: pd.DataFrame) -> str:
-    """The value asked for, or the first of the preferred ones, that the trace holds.
+    """The value asked for, or else the first of the preferred ones that the trace holds.
 
     Raises LocateError when it holds none of them.
     """
@@ -202,7 +202,7 @@ def selectivities(given: Derived, wanted: Wanted) -> dict[tuple[Any, ...], SiteS
 
 
 def leaning_of(row: dict[Any, Any]) -> SiteSelectivity:
-    """A row of `selectivity` as what a site carries."""
+    """A row of `selectivity` as the selectivity of a site."""
     value, low, high = (None if pd.isna(row[name]) else float(row[name]) for name in ("selectivity", "low", "high"))
     return SiteSelectivity(
         value, low, high, float(row["definition"]), int(row["definition_n"]), int(row["definition_groups"])

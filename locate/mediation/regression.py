@@ -51,7 +51,7 @@ def gender_regression(
 
     effects  of both kinds of words, female minus male: `effects(trace, view="signed", kind="all")`
     scores   columns word, stereotypical (x_s) and factual (x_f), positive for female, as `gender_scores` (the default)
-             returns them; tables that are negative for female have to be turned round
+             returns them; flip the signs of a table that is negative for female
     column   as in `average`; y is its mean over the pairs of a word (a group of the trace)
     chosen   level, resamples and seed of the intervals
 
@@ -120,7 +120,7 @@ def checked(scores: pd.DataFrame) -> pd.DataFrame:
         raise LocateError(f"the scores hold {twice[0]!r} more than once: expected one row for each word")
     table = scores.set_index("word")[list(SCORES)].astype(float)
     if not np.isfinite(table.to_numpy()).all():
-        raise LocateError(f"{int((~np.isfinite(table.to_numpy())).sum())} scores are no numbers: leave those words out")
+        raise LocateError(f"{int((~np.isfinite(table.to_numpy())).sum())} scores are not finite: leave those words out")
     return table
 
 
@@ -137,7 +137,7 @@ def check_design(design: Design, without: list[str]) -> None:
         raise LocateError(f"{len(design)} words with scores: expected at least {FEWEST}{more}")
     if collinear(design):
         raise LocateError(
-            f"the scores of the {len(design)} words are collinear, so that no regression tells stereotypical from "
+            f"the scores of the {len(design)} words are collinear, so no regression can tell stereotypical from "
             "factual: trace occupations and definitional words together (--words both), with effects(trace, kind='all')"
         )
 
@@ -152,7 +152,7 @@ def collinear(design: Design) -> bool:
 
 
 def alike(here: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Words, and the cells that have just these."""
+    """Each set of words, with the cells that have exactly these words."""
     patterns, which = np.unique(here, axis=1, return_inverse=True)
     for number, pattern in enumerate(patterns.T):
         yield np.flatnonzero(pattern), np.flatnonzero(which.ravel() == number)

@@ -55,7 +55,7 @@ class Intervals:
 
     @property
     def by_group(self) -> Intervals:
-        """The same, with groups alone resampled."""
+        """The same settings, but with groups alone resampled."""
         return replace(self, clusters="group")
 
     @property
@@ -69,7 +69,7 @@ DEFAULT = Intervals()
 
 @dataclass(frozen=True, eq=False)
 class Ratio:
-    """Sums over the pairs of each cluster, whose ratio over all clusters is the estimate of each cell.
+    """Sums over the pairs of each cluster; the estimate of a cell is their ratio over all clusters.
 
     above  of the effect
     below  of what divides it: the count of pairs, or another effect
@@ -90,7 +90,7 @@ class Ratio:
         return Ratio(self.above[:, cells], self.below[:, cells], self.here[:, cells])
 
     def over(self, other: Ratio) -> Ratio:
-        """This effect over another one of the same pairs, instead of over their count."""
+        """This effect divided by another of the same pairs, instead of by their count."""
         return Ratio(self.above, other.above, self.here)
 
 
@@ -103,7 +103,7 @@ class Design:
     both: Ratio | None = None
 
     def over(self, other: Design) -> Design:
-        """One effect over another, by every factor."""
+        """One effect divided by another, under every factor."""
         if self.templates is None or self.both is None or other.templates is None or other.both is None:
             return Design(self.groups.over(other.groups))
         return Design(self.groups.over(other.groups), self.templates.over(other.templates), self.both.over(other.both))
@@ -114,7 +114,7 @@ class Design:
         return Design(self.groups[cells], self.templates[cells], self.both[cells])
 
     def distinct(self) -> tuple[np.ndarray, np.ndarray]:
-        """The first of all cells that hold the same sums, as the total effect at every site; and which one each is."""
+        """The first cell of each set with equal sums (the total effect at all sites, say), and the set of each cell."""
         parts = [each for each in (self.groups, self.templates, self.both) if each is not None]
         sums = np.concatenate([np.concatenate([each.above, each.below, each.here]) for each in parts])
         seen: dict[bytes, int] = {}
@@ -148,7 +148,7 @@ class Deviations:
 
 
 def cluster_weights(clusters: int, samples: int, seed: int | Sequence[int]) -> Float[np.ndarray, "sample cluster"]:
-    """How often each cluster is drawn, when as many as there are are drawn with replacement; not to be written to."""
+    """How often each of n clusters is drawn in n draws with replacement; read-only."""
     return draw_clusters(clusters, samples, seed if isinstance(seed, int) else tuple(seed))
 
 
@@ -217,7 +217,7 @@ def drawn_deviations(design: Design, samples: int, seed: int) -> Deviations:
 
 
 def pivots(found: Deviations) -> Drawn:
-    """Each draw's deviation in units of its own standard error, as the bootstrap-t asks; NEVER for one of no spread."""
+    """Each draw's deviation in units of its own standard error, as the bootstrap-t needs; NEVER without spread."""
     spread = found.variance > DEGENERATE * found.plain
     root = np.sqrt(np.where(spread, found.variance, 1.0))
     return np.where(spread, found.drawn / root, NEVER * np.sign(found.drawn))

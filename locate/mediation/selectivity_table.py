@@ -36,7 +36,7 @@ def selectivity(
     +1 where the site carries the stereotype alone, -1 where it carries the definition alone, 0 where both alike, 0.6
     where s is twice d. It is the cosine of twice the angle of (s, d): smooth, so that noise in an effect near 0 moves
     it little. Only sizes count; signs stand in `stereotype` and `definition`. It compares effects as they are (nats),
-    not shares of the total effects, which may be near 0; so where definitional words move the answer more at large,
+    not shares of the total effects, which may be near 0; so where definitional words move the answer more overall,
     most sites lean to -1: `total_selectivity` is that of the whole prompt, with interval, to compare with.
     It does not say that the two kinds take different features within a site, and it says of occupations only what
     their swap shows: against "man" and "woman" (swap "anti") the counterfactual says its gender, and so does the
@@ -73,7 +73,7 @@ def total_selectivity(effects: pd.DataFrame, chosen: Intervals = DEFAULT) -> dic
 
 
 def comparable(rows: pd.DataFrame) -> bool:
-    """Whether a trace or its effects hold two groups of either kind that say a gender, as `selectivity` needs."""
+    """Whether a trace or its effects hold two groups of each kind that lean to a gender, as `selectivity` needs."""
     groups = rows[rows["stereotype"] != 0].drop_duplicates(["kind", "group"])["kind"].value_counts()
     return all(groups.get(kind, 0) > 1 for kind in KINDS.values())
 
@@ -98,7 +98,7 @@ def of_kind(effects: pd.DataFrame, name: str, kind: str) -> pd.DataFrame:
 
 
 def side_by_side(averages: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Averages of both kinds for every site that either has: the effect under the kind's name, the rest behind it."""
+    """Averages of both kinds at every site of either: the effect named after the kind, the rest prefixed with it."""
     parts = []
     for name, rows in averages.items():
         named = {each: name if each == "effect" else f"{name}_{each}" for each in KEPT}

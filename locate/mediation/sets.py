@@ -111,7 +111,7 @@ def areas_of(sums: Shares) -> Areas:
     x = np.array([size / sums.sites for size, _ in circuits] + [1.0])
 
     def of(shares: np.ndarray) -> np.ndarray:
-        """CPR and CMD on the first axis."""
+        """CPR and CMD, stacked along a new first axis."""
         y = shares[..., [place for _, place in circuits]]
         y = np.concatenate([y, np.ones((*y.shape[:-1], 1))], axis=-1)
         return np.array([np.trapezoid(y, x, axis=-1), np.trapezoid(np.abs(1 - y), x, axis=-1)])

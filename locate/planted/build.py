@@ -57,7 +57,7 @@ class Planted:
     truth        the sites that carry the stereotype from the occupation to the answer
     definition   those that carry the gender that a word says
     edges        the attention weights that the stereotype passes: of its heads, from the last token to the subject's
-    aside        sites that repair: silent in every run without a patch, they are neither
+    aside        sites that repair: silent in every run without a patch, they count as neither of these
     """
 
     folder: Path
@@ -73,7 +73,7 @@ class Planted:
 def plant(folder: str | Path, plan: Plan, *, occupations: int = 24, templates_each: int = 2) -> Planted:
     """Make a model after a plan and save it, with the bundled tokenizer, as an ordinary Hugging Face folder.
 
-    occupations     of each prompt set at most, as many of either stereotype
+    occupations     at most so many in each prompt set, equally many of either stereotype
     templates_each  templates for each of them
 
     Raises LocateError when the folder is not empty.
@@ -129,7 +129,7 @@ class Words:
         return self.pieces(word)[-1]
 
     def usable(self, count: int) -> pd.DataFrame:
-        """Occupations whose last piece, the bearer of their features, says one stereotype and stands nowhere else."""
+        """Occupations whose last piece, which carries their features, has one stereotype and occurs nowhere else."""
         rows = occupation_table()
         rows = rows[rows["stereotype"] != 0]
         elsewhere = {piece for form in package_templates() for piece in self.pieces(form.replace(SLOT, ""))}

@@ -134,7 +134,7 @@ def selftest(
     threads: int | None = None,
     make: Callable[..., Planted] = plant,
 ) -> Iterator[Finding]:
-    """Make some models, of each layout in turn, and find what was planted in them; one finding after the other."""
+    """Make some models, of each layout in turn, and yield what was found in each of them."""
     for index in range(models):
         with tempfile.TemporaryDirectory() as temporary:
             plan = draw_plan(seed + index // len(LAYOUTS), LAYOUTS[index % len(LAYOUTS)])

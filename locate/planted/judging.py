@@ -36,7 +36,7 @@ def judge(averages: pd.DataFrame, truth: Truth, aside: Truth = frozenset()) -> V
     truth     the planted sites; those of components that the map leaves out do not count
     aside     sites that count neither as planted nor as others
 
-    Raises LocateError when the table holds several rows of a site, no planted site, or nothing else.
+    Raises LocateError when the table holds several rows of a site, no planted site, or only planted ones.
     """
     sites = averages[[*SITE_COLUMNS, "effect"]].copy()
     if sites.duplicated(SITE_COLUMNS).any():
@@ -46,7 +46,7 @@ def judge(averages: pd.DataFrame, truth: Truth, aside: Truth = frozenset()) -> V
     sites = sites[[place not in aside for place in places]]
     count = int(sites["planted"].sum())
     if not 0 < count < len(sites):
-        raise LocateError(f"{count} of {len(sites)} sites are planted: expected some, and others")
+        raise LocateError(f"{count} of {len(sites)} sites are planted: expected at least one, but not all")
     sites = sites.assign(size=sites["effect"].abs())
     ranks = rankdata(sites["size"])
     others = len(sites) - count

@@ -1,4 +1,4 @@
-"""What is written where: shares of the residual stream, and what its norm has grown to when they are read."""
+"""How much each part writes, as shares of the residual stream, and the stream's norm when it is read."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def moved_to(plan: Plan, path: Path) -> str:
 def norm(plan: Plan, feature: str, layer: int, *, at_word: bool) -> float:
     """Norm of the residual stream before a layer, in a prompt whose subject has a feature.
 
-    at_word  at the subject's last token, where MLPs have written; else at the prompt's last token, where heads have
-             moved alone. Random weights, the layer's own heads, and heads that carry by their
+    at_word  at the subject's last token, where MLPs have written; else at the prompt's last token, where only heads
+             have written. Random weights, the layer's own heads, and heads that carry by their
              weights are left out
     """
     sums: dict[tuple[str, str], float] = defaultdict(float)
@@ -43,6 +43,6 @@ def norm(plan: Plan, feature: str, layer: int, *, at_word: bool) -> float:
 
 
 def neuron_output(plan: Plan, read: float, norm: float) -> float:
-    """What a neuron that reads `read` at norm 1 gives at another norm: gelu, or silu times the gated half."""
+    """Output at some norm of a neuron that reads `read` at norm 1: gelu, or silu times the gated half."""
     value = read / norm
     return float(value * ndtr(value)) if plan.layout == "gpt2" else float(value * expit(value) / norm)

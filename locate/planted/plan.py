@@ -43,7 +43,7 @@ class Path:
 
 @dataclass(frozen=True)
 class Readout:
-    """The last layer's MLP, which turns at the last token what the stereotype's heads moved into the answer.
+    """The last layer's MLP at the last token, which turns what the stereotype's heads moved there into the answer.
 
     low, high  how much must have been moved, in units of one path, before it is read, and from where on no more is
                added

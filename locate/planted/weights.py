@@ -1,8 +1,8 @@
 """The weights of a made model: directions of the residual stream, and matrices that read and write them.
 
-Every number is a share of the residual stream's norm, which a token enters with 1. A norm makes of a direction with
-share a the coordinate a * sqrt(d_model), and divides it by what the stream's norm has grown to; `locate.planted.norms`
-foresees that, so that every path writes and moves what its plan says.
+Every number is a share of the residual stream's norm, which is 1 where a token enters. A norm turns a direction with
+share a into the coordinate a * sqrt(d_model), divided by what the stream's norm has grown to; `locate.planted.norms`
+computes that ahead, so that every path writes and moves what its plan says.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def make_embedding(
 
 
 def make_unembedding(plan: Plan, found: Directions, vocabulary: int, female: int, male: int) -> TokenMatrix:
-    """Rows that read no planted direction, but for the two answers."""
+    """Rows that read no planted direction, except those of the two answers."""
     rng = np.random.default_rng([plan.seed, 3])
     table = rng.standard_normal((vocabulary, len(found.rest))) @ found.rest / np.sqrt(len(found.rest))
     table[[female, male]] = table[[female, male]].mean(0)

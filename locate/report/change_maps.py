@@ -35,7 +35,7 @@ NOTE = "B - A: mean over the same pairs, positive where B has more of it; faded:
 
 @dataclass(frozen=True, eq=False)
 class Written:
-    """What was written of a comparison: the paths, and a line on what could not be written."""
+    """What was written for a comparison: the paths, and a line on what could not be written."""
 
     paths: tuple[Path, ...]
     missing: str = ""
@@ -51,7 +51,7 @@ def plot_changes(
     One colour scale, centred on 0, serves all panels. Cells above the false-discovery threshold are faded, in each
     panel by its own q.
 
-    Raises LocateError when nothing is to be drawn.
+    Raises LocateError when there is nothing to draw.
     """
     shown = comparison.shown()
     rows = whole_vectors(shown.table, direction, window)
@@ -92,7 +92,7 @@ def plot_head_changes(
 
 
 def beside(parts: dict[str, pd.DataFrame], columns: Sequence[str], comparison: Comparison) -> tuple[go.Figure, float]:
-    """A line of three panels for each part, and the limit of their one colour scale."""
+    """A row of three panels for each part, and the limit of their common colour scale."""
     heads = [f"A: {short(comparison.a['name'])}", f"B: {short(comparison.b['name'])}", "B - A"]
     figure = quiet_subplots(
         len(parts), 3, shared_yaxes=True, shared_xaxes=True, horizontal_spacing=0.02,

@@ -156,7 +156,7 @@ def plot_agreement(analysis: Analysis, *, title: str = "") -> go.Figure:
     """
     found, rows = analysis.agreement, analysis.estimated
     if rows is None:
-        raise LocateError("this run was not made within a budget: it has no estimates to compare")
+        raise LocateError("this run was not made within a budget and has no estimates to compare: trace with one")
     rows = rows[rows["exact"].notna()]
     figure = quiet_subplots(1, len(found), subplot_titles=[each.direction for each in found], horizontal_spacing=0.1)
     for column, each in enumerate(found, start=1):
@@ -203,7 +203,7 @@ def evidence_figures(analysis: Analysis) -> dict[str, go.Figure]:
 
 
 def evidence_lines(analysis: Analysis, located: Located) -> list[str]:
-    """What a run's controls, sets and estimates say, and which of them it has not, a sentence each."""
+    """What a run's controls, sets and estimates say, and which of them it lacks, one sentence each."""
     trace, metric = analysis.trace, analysis.metric.name
     about = trace.meta.get("controls", {})
     lines = strongest_lines(analysis.controls, located.direction, located.unit)
@@ -221,7 +221,7 @@ def evidence_lines(analysis: Analysis, located: Located) -> list[str]:
 
 
 def chosen_line(metric: str) -> str:
-    """By which metric the controlled sites and the compared set were chosen, where another is shown."""
+    """The metric that the controlled sites and the compared set were chosen by, where another is shown."""
     return (
         f"the controlled sites, and the set compared with random ones, were chosen by {CHOOSING} when the run was "
         f"measured; what is shown of them is {metric}"
@@ -288,7 +288,7 @@ def controls_line(analysis: Analysis, direction: str) -> str:
 
 
 def with_foot(figure: go.Figure, line: str) -> go.Figure:
-    """The figure with a line below everything else, broken to its width."""
+    """The figure with a line below everything else, wrapped to its width."""
     lines = wrap(line, max(60, int(figure.layout.width / 6.2)))
     extra = 10 + 15 * len(lines)
     bottom = figure.layout.margin.b + extra

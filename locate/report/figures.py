@@ -49,10 +49,10 @@ def plot_map(averages: Averages, *, title: str = "", direction: str = "denoising
     direction  "denoising" or "noising"
     window     the width of the patches shown; resid_pre is always single
 
-    The colour is centred on 0 and shared by all panels. Cells above the false-discovery threshold are faded; hovering
-    tells effect, interval, n and q. Subject roles are in bold.
+    The colour is centred on 0 and shared by all panels. Cells above the false-discovery threshold are faded; hover
+    for effect, interval, n and q. Subject roles are in bold.
 
-    Raises LocateError when nothing is to be drawn.
+    Raises LocateError when there is nothing to draw.
     """
     averages = shown_of(averages)
     rows = whole_vectors(averages.table, direction, window)
@@ -75,7 +75,7 @@ def plot_map(averages: Averages, *, title: str = "", direction: str = "denoising
 
 
 def shown_of(averages: Averages) -> Shown:
-    """The indirect effects of an analysis, or what is to be shown as it is."""
+    """The indirect effects of an analysis; a `Shown` as it is."""
     return averages.shown() if isinstance(averages, Analysis) else averages
 
 
@@ -164,7 +164,7 @@ def plot_layers(
 
     The form of ROME's figure 3 (Meng et al. 2022). roles: all but before_subject when empty.
 
-    Raises LocateError when nothing is to be drawn.
+    Raises LocateError when there is nothing to draw.
     """
     averages = shown_of(averages)
     rows = whole_vectors(averages.table, direction, window)

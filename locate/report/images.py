@@ -1,4 +1,4 @@
-"""Static images of figures, drawn by a Chrome or Chromium that is given a time limit."""
+"""Static images of figures, drawn by Chrome or Chromium within a time limit."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Unusable(Exception):
 
 
 def write_static(targets: Sequence[tuple[Path, go.Figure]]) -> tuple[list[Path], str]:
-    """Write static images, all of them whole or none.
+    """Write static images: all of them, or none.
 
     Returns the paths, and a line that says why there are none ("" where there are): no Chrome or Chromium is found, it
     does not start, or it takes longer than its time limit, after which it is stopped.
 
-    Raises LocateError when the disk refuses.
+    Raises LocateError when a file cannot be written.
     """
     if not targets:
         return [], ""
@@ -58,7 +58,7 @@ def spec(figure: go.Figure, path: Path) -> dict[str, Any]:
 
 
 def finished(work: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine to its end, also where a loop runs already, as in a notebook."""
+    """Run a coroutine to its end, even where an event loop is running already, as in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -80,7 +80,7 @@ async def drawn(specs: Sequence[dict[str, Any]]) -> None:
         chrome = Kaleido(timeout=EACH, mathjax=False)
     except ChromeNotFoundError:
         named = os.environ.get("BROWSER_PATH")
-        raise Unusable(f"BROWSER_PATH {named!r} is no file, {NONE}: name a Chrome" if named else NOT_FOUND) from None
+        raise Unusable(f"BROWSER_PATH {named!r} is not a file, {NONE}: name a Chrome" if named else NOT_FOUND) from None
     place = chrome._browser_impl.path
     try:
         await within(chrome.open(), START, f"{place} did not answer within {START:.0f} s of its start")
@@ -89,7 +89,7 @@ async def drawn(specs: Sequence[dict[str, Any]]) -> None:
             chrome.write_fig_from_object(specs, cancel_on_error=True), limit, f"{place} took over {limit:.0f} s"
         )
     except (BrowserClosedError, BrowserFailedError):
-        raise Unusable(f"{place} is there but does not start, or stops, {NONE}: start it by hand to see why") from None
+        raise Unusable(f"{place} exists but does not start, or stops, {NONE}: start it by hand to see why") from None
     except TimeoutError:
         raise Unusable(f"{place} took over {EACH:.0f} s for an image, {NONE}") from None
     finally:
@@ -97,7 +97,7 @@ async def drawn(specs: Sequence[dict[str, Any]]) -> None:
 
 
 async def within(work: Coroutine[Any, Any, Any], seconds: float, otherwise: str) -> None:
-    """Wait for something, but no longer.
+    """Wait for something, but no longer than so many seconds.
 
     Raises Unusable when the time is over.
     """
@@ -124,6 +124,6 @@ async def stopped(chrome: Any) -> None:
 
 
 def heard(task: asyncio.Future[Any]) -> None:
-    """Take notice of how a task ended, which asyncio otherwise prints."""
+    """Read how a task ended, since asyncio otherwise prints an error that nobody has read."""
     if not task.cancelled():
         task.exception()

@@ -73,7 +73,7 @@ def plot_direct(averages: Averages, *, title: str = "", direction: str = "denois
     averages = shown_of(averages)
     rows = paths(averages.table, direction)
     rows = rows[rows["component"].isin(OUTPUTS) & (rows["role"] == LAST) & rows["severed"].isin(["", "both"])]
-    refuse_whole(rows, direction, "attn_out or mlp_out", "the last token, with severed both")
+    refuse_whole(rows, direction, "attn_out or mlp_out", "the last token with both paths severed")
     components = [each for each in OUTPUTS if each in set(rows["component"])]
     figure, places = panels([f"{NAMES[each]} at the last token" for each in components])
     for component, (row, column) in zip(components, places, strict=True):
@@ -94,7 +94,7 @@ def plot_direct_heads(averages: Averages, *, title: str = "", direction: str = "
     averages = shown_of(averages)
     rows = paths(averages.table, direction)
     rows = rows[(rows["component"] == "head") & (rows["role"] == LAST) & rows["severed"].isin(["", "both"])]
-    refuse_whole(rows, direction, "head", "the last token, with severed both")
+    refuse_whole(rows, direction, "head", "the last token with both paths severed")
     parts = {"whole effect": rows[rows["severed"] == ""], "direct effect": rows[rows["severed"] == "both"]}
     return maps_of_heads(averages, parts, title, direction, f"faded: q > 0.05; {DIRECT_NOTE}")
 
@@ -147,7 +147,8 @@ def plot_units(
     ]
     if rows.empty or top < 1:
         raise LocateError(
-            f"{len(rows)} units of component {component!r}, direction {direction!r}, top {top}: trace some"
+            f"{len(rows)} units of component {component!r}, direction {direction!r}, top {top}: expected at least one "
+            "unit, and a top of at least 1: trace some units"
         )
     order = rows["effect"].abs().argsort(kind="stable")[::-1]
     shown = rows.iloc[order].head(top).iloc[::-1]

@@ -1,4 +1,4 @@
-"""Figures whose pages ask nobody on the network: no button uploads what they show."""
+"""Figures whose pages send nothing over the network: no button uploads what they show."""
 
 from __future__ import annotations
 

@@ -28,12 +28,12 @@ def plot_selectivity(
     direction  "denoising" or "noising"
     window     the width of the patches shown; resid_pre is always single
 
-    Cells in grey have neither effect (its q is above the threshold for both kinds); hovering tells both effects.
+    Cells in grey have neither effect (its q is above the threshold for both kinds); hover for both effects.
 
-    Raises LocateError when nothing is to be drawn.
+    Raises LocateError when there is nothing to draw.
     """
     if analysis.selectivity is None:
-        raise LocateError("one kind of words alone was traced: trace both, with --words both")
+        raise LocateError("only one kind of words was traced: trace both, with --words both")
     rows = draw.whole_vectors(analysis.selectivity, direction, window)
     if rows.empty:
         raise LocateError(f"no cells of direction {direction!r} and window {window} to draw: trace them first")
@@ -118,7 +118,7 @@ def plot_regression(
 
     role  where the sites are
 
-    Raises LocateError when nothing is to be drawn.
+    Raises LocateError when there is nothing to draw.
     """
     if analysis.regression is None:
         raise LocateError("no regression on scores of words: trace both kinds of words, with --words both")
@@ -148,7 +148,7 @@ def plot_regression(
 
 
 def kept_tables(analysis: Analysis) -> dict[str, pd.DataFrame]:
-    """The tables "selectivity" and "regression", as far as they have a meaning."""
+    """The tables "selectivity" and "regression", as far as they are defined."""
     tables = {"selectivity": analysis.selectivity, "regression": analysis.regression}
     return {name: table for name, table in tables.items() if table is not None}
 
