@@ -8,6 +8,7 @@ from bare import job_of, trace
 
 from locate.engine.sweep.climbers import Climber, token_layers
 from locate.prompts import occupation_pairs
+from locate.study import forecast as run_forecasts
 from locate.study import trace as traces
 from locate.study.forecast import RunForecast, StageForecast, extrapolate, foretell, try_stage
 from locate.study.plan import Plan
@@ -27,6 +28,14 @@ def forecast(model, prompts, map=None, **settings):
 FEW = occupation_pairs("anti", templates_each=2, occupations=["nurse", "engineer", "lawyer", "baker"])
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Timings of a second in place of ten: what is said of time is rough, and what is said of rows is not."""
+    monkeypatch.setattr(forecasts, "SECONDS", 1.0)
+    monkeypatch.setattr(run_forecasts, "LONG", 0.5)
+
+
+@pytest.mark.usefixtures("quick")
 def test_rows_are_those_of_the_trace(gpt2):
     found = forecast(gpt2, FEW)
     assert found.rows == len(trace(gpt2, FEW).table)
@@ -36,18 +45,21 @@ def test_rows_are_those_of_the_trace(gpt2):
     assert found.peak > 10**8
 
 
+@pytest.mark.usefixtures("quick")
 def test_the_plain_engine_runs_every_row(gpt2):
     found = forecast(gpt2, FEW, engine="plain")
     assert found.run == found.rows
     assert found.operations > 2 * forecast(gpt2, FEW).operations
 
 
+@pytest.mark.usefixtures("quick")
 def test_options_are_those_of_the_trace(gpt2):
     both = forecast(gpt2, FEW, Map(components=("head",)))
     one = forecast(gpt2, FEW, Map(components=("head",)), directions=("noising",))
     assert both.rows == 2 * one.rows
 
 
+@pytest.mark.usefixtures("quick")
 def test_pairs_without_a_row_do_not_count(gpt2):
     """Only a subject of several tokens has a first token besides its last; most pairs have none."""
     many = occupation_pairs("opposite", templates_each=1)
@@ -83,6 +95,7 @@ def test_positions_run_in_each_layer(first_layer, enters, first_pos, expected):
     assert token_layers(each, 3) == expected
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_dry_run_writes_nothing_and_runs_no_whole_job(folder_of, tmp_path, monkeypatch, capsys):
     import sys
 
@@ -162,6 +175,7 @@ def test_what_is_printed_says_the_spread_and_that_the_machine_is_busy(capsys):
     assert "sets of sites" not in out
 
 
+@pytest.mark.usefixtures("quick")
 def test_later_stages_are_those_of_the_run(gpt2):
     """The same names in the same order, with as many rows; sites may be others, and a set of them larger or smaller."""
     prompts = occupation_pairs("anti", templates_each=1).first(24)
@@ -195,6 +209,7 @@ def test_times_are_extended_along_a_line(points, rows, expected):
     assert extrapolate(points, rows) == pytest.approx(expected)
 
 
+@pytest.mark.usefixtures("quick")
 def test_the_untrained_model_of_a_run_in_reduced_precision_is_foretold(model_of):
     """It has no files to be loaded from again in fp32, and is not compared with that."""
     job = job_of(model_of("llama", "bfloat16"), FEW, Map(("mlp_out",)))

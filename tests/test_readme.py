@@ -79,14 +79,17 @@ SENTENCES = """more,less,occupation
 Women are nurses.,Men are nurses.,nurse
 Men are engineers.,Women are engineers.,engineer
 """
+PROSE = "It rained all night, and in the morning the street was full of leaves.\n\n" * 8
 FEW = {  # what makes a command quick: fewer prompts, one format, a short training
-    "trace": ["--formats", "html"],
-    "plot": ["--formats", "html"],
-    "compare": ["--formats", "html"],
-    "evaluate": ["--tests", "occupations", "--limit", "4", "--formats", "html"],
-    "edit": ["--set", "epochs=1", "--set", "preserve=1"],
-    "selftest": ["--models", "1"],
-}
+    "trace": [("--formats", "html"), ("--limit", "4"), ("--no-controls",)],
+    "plot": [("--formats", "html")],
+    "compare": [("--formats", "html")],
+    "evaluate": [("--tests", "occupations"), ("--limit", "4"), ("--formats", "html")],
+    "edit": [
+        ("--prompts", "my_pairs.csv"), ("--measure-on", "prose.txt"), ("--set", "epochs=1"), ("--set", "preserve=1"),
+    ],
+    "selftest": [("--models", "1")],
+}  # fmt: skip
 
 
 def run(patch, words):
@@ -110,6 +113,7 @@ def place(folder_of, tmp_path_factory):
     save_gguf(place / "my-model", place / "my-model.gguf", "Q8_0")
     (place / "my_pairs.csv").write_text(PAIRS)
     (place / "my_sentences.csv").write_text(SENTENCES)
+    (place / "prose.txt").write_text(PROSE)
     (place / "my-data").mkdir()
     few = ["--swap", "anti", "--limit", "8", "--formats", "html", "--no-controls"]
     with pytest.MonkeyPatch.context() as patch:
@@ -122,7 +126,7 @@ def place(folder_of, tmp_path_factory):
         save_file(weights, place / "edited" / "model.safetensors", {"format": "pt"})
         assert run(patch, ["trace", "-m", "edited", "-o", "runs/edited", *few]) == 0
         for name, model in (("before", "mini"), ("after", "edited")):
-            assert run(patch, ["evaluate", model, "-o", f"runs/{name}", *FEW["evaluate"]]) == 0
+            assert run(patch, ["evaluate", model, "-o", f"runs/{name}", *quicker(["evaluate"])]) == 0
     return place
 
 
@@ -138,9 +142,7 @@ def fill(folder, place, made=()):
 def quicker(words):
     """The options that a command lacks to be quick."""
     few = FEW.get(words[0], [])
-    pairs = [few[k : k + 2] for k in range(0, len(few), 2)]
-    limit = [["--limit", "8"]] if words[0] == "trace" else []
-    return [word for pair in pairs + limit if pair[0] == "--set" or pair[0] not in words for word in pair]
+    return [word for option in few if option[0] == "--set" or option[0] not in words for word in option]
 
 
 def shown_with_output() -> set[tuple[str, ...]]:

@@ -50,7 +50,8 @@ class FAST:
     epochs, batch, rate   passes over the edited prompts, prompts in a step, step size of Adam
     text    file of preserved text; None for the package's prose and what the model writes itself
 
-    The paper's alpha 40, beta 0.1 and rate 0.1 are not confirmed by it, and belong to probabilities.
+    Alpha 40, beta 0.1 and rate 0.1, as reported elsewhere for the paper, are not confirmed by it and belong to the
+    loss of probabilities.
     """
 
     layers: tuple[int, ...] | None = None

@@ -212,7 +212,7 @@ def question(form: Form, file: Path, number: int, line: str) -> Question:
     return Question(form.task(whole), {name: whole[name] for name in form.columns})
 
 
-def is_published(form: Form, row: Fields) -> bool:
+def is_published(form: Form, row: Any) -> bool:
     """Whether a row has the published columns, each with a value of its kind, and a right answer among its choices."""
     if not all(name in row and check(row[name]) for name, check in form.columns.items()):
         return False
