@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from families import FAMILIES
@@ -12,7 +13,7 @@ from locate import LocateError, load_located, occupation_pairs
 from locate.editors import covariance
 from locate.editors.covariance import covariances, windows
 from locate.editors.edit import Edit, ParameterChange, load_edit, product_change
-from locate.editors.fast import FAST, divergence, merge_answers
+from locate.editors.fast import FAST, divergence, merge_answers, rise_and_fall
 from locate.editors.fit import fitting_prompts
 from locate.editors.handoff import block_of, hand_off
 from locate.editors.lsdm import LSDM, least_squares
@@ -420,3 +421,23 @@ def test_an_editor_moves_the_words_and_leaves_the_model(how, mini, tmp_path, mon
     assert right[1] >= 0.9 * right[0]
     assert set(made.edited["words"]) == {*words, *(pair.group for pair in kept)}
     assert made.located["edited_layers"] == list(how.layers)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 8, 9, 10, 19, 20, 100])
+def test_the_step_size_rises_to_its_rate_and_falls_in_any_number_of_steps(steps):
+    optimiser = torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+    schedule = rise_and_fall(optimiser, 0.5, steps)
+    sizes = []
+    for _ in range(steps):
+        sizes.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        schedule.step()
+    top = int(np.argmax(sizes))
+    assert sizes[: top + 1] == sorted(sizes[: top + 1])
+    assert sizes[top:] == sorted(sizes[top:], reverse=True)
+    if steps == 1:
+        assert sizes[0] < 0.5
+    else:
+        assert 1 <= top <= max(1, 0.1 * steps)
+        assert max(sizes) == pytest.approx(0.5, rel=0.02)
+        assert sizes[-1] < 0.5 or steps == 2

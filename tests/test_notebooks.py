@@ -12,6 +12,7 @@ NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 sys.path.insert(0, str(NOTEBOOKS))
 ALL = sorted(NOTEBOOKS.glob("*.ipynb"))
 FEW = list(occupation_table()["occupation"])[::12]
+TRAINING = {"epochs": 1, "batch": 256}
 
 
 def code_of(notebook):
@@ -27,10 +28,11 @@ def pictures_of(notebook):
 def test_the_notebook_runs(path, tmp_path):
     from run import executed
 
-    prose = tmp_path / "prose.txt"
-    prose.write_text("It rained all night, and in the morning the street was full of leaves.\n\n" * 8)
+    for name in ("rain", "snow", "wind"):
+        text = f"There was {name} all night, and in the morning the street was full of leaves.\n\n"
+        (tmp_path / f"{name}.txt").write_text(text * 8)
     tagged = any("parameters" in cell.metadata.get("tags", ()) for cell in nbformat.read(path, 4).cells)
-    notebook = executed(path, f"jobs, epochs, prose = {FEW}, 1, {str(prose)!r}" if tagged else "")
+    notebook = executed(path, f"jobs, training, prose = {FEW}, {TRAINING}, {str(tmp_path)!r}" if tagged else "")
     assert len(code_of(notebook)) >= 8
     assert len(pictures_of(notebook)) >= 4
     assert not [out for cell in code_of(notebook) for out in cell.outputs if out.output_type == "error"]

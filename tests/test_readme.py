@@ -81,15 +81,19 @@ Men are engineers.,Women are engineers.,engineer
 """
 PROSE = "It rained all night, and in the morning the street was full of leaves.\n\n" * 8
 FEW = {  # what makes a command quick: fewer prompts, one format, a short training
-    "trace": [("--formats", "html"), ("--limit", "4"), ("--no-controls",)],
+    "trace": [("--formats", "html"), ("--limit", "8"), ("--no-controls",)],
     "plot": [("--formats", "html")],
     "compare": [("--formats", "html")],
     "evaluate": [("--tests", "occupations"), ("--limit", "4"), ("--formats", "html")],
     "edit": [
-        ("--prompts", "my_pairs.csv"), ("--measure-on", "prose.txt"), ("--set", "epochs=1"), ("--set", "preserve=1"),
+        ("--prompts", "my_pairs.csv"),
+        ("--measure-on", "prose.txt"),
+        ("--set", "epochs=1"),
+        ("--set", "preserve=1"),
+        ("--set", "batch=256"),
     ],
     "selftest": [("--models", "1")],
-}  # fmt: skip
+}
 
 
 def run(patch, words):

@@ -134,13 +134,16 @@ def test_shares_of_nothing_are_refused():
         set_table(map_trace())
 
 
-def test_heads_stand_for_their_attention_and_too_few_groups_are_refused(gpt2):
+def test_heads_stand_for_their_attention_and_too_few_groups_are_refused(gpt2, tmp_path):
     found = bare.trace(gpt2, ONE_LENGTH, Map(("attn_out", "mlp_out", "head")))
     sites = rank_sites(found, [str(each) for each in found.table["group"].unique()])
     assert {site.component for site in sites} == {"head", "mlp_out"}
     assert len(sites) == len(set(sites))
     with pytest.raises(LocateError, match="3 groups: expected at least 8 for sets of sites"):
-        trace(gpt2, Prompts(ONE_LENGTH.pairs[:3]), Map(("mlp_out",)), controls=None, sets=Sets())
+        trace(
+            gpt2, Prompts(ONE_LENGTH.pairs[:3]), Map(("mlp_out",)), controls=None, sets=Sets(), output=tmp_path / "run"
+        )
+    assert not (tmp_path / "run").exists()  # before anything is measured
     with pytest.raises(LocateError, match="expected at least 1 of each"):
         Sets(largest=0)
 

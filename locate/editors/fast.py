@@ -130,7 +130,7 @@ class FAST:
         stream = torch.Generator().manual_seed(self.seed)
         batches = [list(equal_batches(each, self.batch)) for each in (pools.edited, pools.neutral, pools.preserved)]
         total = self.epochs * len(batches[0])
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.rate, total_steps=total + 1, pct_start=0.1)
+        schedule = rise_and_fall(optimiser, self.rate, total)
         neutral, preserved = (shuffle_forever(each, stream) for each in batches[1:])
         passages = shuffle_forever([[i] for i in range(len(pools.text))], stream)
         seen: list[dict[str, float]] = []
@@ -227,6 +227,15 @@ def text_loss(model: CausalModel, stamp: Stamp, rows: Sequence[Sequence[int]]) -
 def shuffle_once(batches: Sequence[list[int]], stream: torch.Generator) -> list[list[int]]:
     """The batches in another order."""
     return [batches[i] for i in torch.randperm(len(batches), generator=stream)]
+
+
+def rise_and_fall(optimiser: torch.optim.Optimizer, rate: float, steps: int) -> torch.optim.lr_scheduler.OneCycleLR:
+    """The step size over a training: it rises to `rate` in a tenth of the steps, at least one, and falls to nearly 0.
+
+    Smith and Topin 2018 ("super-convergence"), with cosines in place of lines.
+    """
+    every = steps + 1  # the schedule steps once more than the optimiser
+    return torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=every, pct_start=max(0.1, 2 / every))
 
 
 def shuffle_forever(batches: Sequence[list[int]], stream: torch.Generator) -> Iterator[list[int]]:

@@ -20,6 +20,7 @@ from locate.editors.fast import (
     Pools,
     divergence,
     merge_answers,
+    rise_and_fall,
     shuffle_forever,
     shuffle_once,
     thin_log,
@@ -138,7 +139,7 @@ class FineTune:
         )
         others = [shuffle_forever(each, stream) for each in (neutral, preserved, [[i] for i in range(len(pools.text))])]
         order = [places for _ in range(self.epochs) for places in shuffle_once(edited, stream)]
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.rate, total_steps=len(order) + 1, pct_start=0.1)
+        schedule = rise_and_fall(optimiser, self.rate, len(order))
         seen = []
         for done, places in enumerate(order, start=1):
             passages = [pools.text[next(others[2])[0]] for _ in range(PASSAGES)]

@@ -40,7 +40,12 @@ LIBRARIES = ("torch", "transformers", "safetensors")
 
 
 def save_edited(
-    edit: Edit, model: CausalModel, folder: str | Path, *, text: Path | None = None, progress: Progress = no_progress
+    edit: Edit,
+    model: CausalModel,
+    folder: str | Path,
+    *,
+    text: str | Path | None = None,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Write the edited model as an ordinary checkpoint with its receipt; returns the receipt.
 
@@ -62,7 +67,8 @@ def save_edited(
     check_unstamped(model)
     reason = unfoldable(model.network, edit.stamps)
     started = time.perf_counter()
-    before = measure_tests(model, text, "before", progress)
+    prose = None if text is None else Path(text)
+    before = measure_tests(model, prose, "before", progress)
     with staging(target) as place:
         with edit.applied(model):
             said = probe(model)
@@ -81,7 +87,7 @@ def save_edited(
                 f"the reloaded model differs from the edited one by {apart:.2g} nats, expected at most {SAME:g}: "
                 "nothing was kept; edit in a dtype that the checkpoint keeps (float32)"
             )
-        after = measure_tests(again, text, "after", progress)
+        after = measure_tests(again, prose, "after", progress)
         receipt = {
             "schema": RECEIPT_VERSION,
             "locate": locate_version(),

@@ -204,6 +204,8 @@ def question(form: Form, file: Path, number: int, line: str) -> Question:
     expected = f"a JSON object with {', '.join(form.columns)}, or its shorter form"
     try:
         row = json.loads(line)
+        if not isinstance(row, dict):
+            raise TypeError
         whole = row if is_published(form, row) else form.shorter(row)
     except (ValueError, KeyError, TypeError, IndexError):
         raise bad_row(file, number, line, expected) from None
@@ -212,7 +214,7 @@ def question(form: Form, file: Path, number: int, line: str) -> Question:
     return Question(form.task(whole), {name: whole[name] for name in form.columns})
 
 
-def is_published(form: Form, row: Any) -> bool:
+def is_published(form: Form, row: Fields) -> bool:
     """Whether a row has the published columns, each with a value of its kind, and a right answer among its choices."""
     if not all(name in row and check(row[name]) for name, check in form.columns.items()):
         return False

@@ -46,6 +46,14 @@ class Sets:
             )
 
 
+def check_groups(groups: int) -> None:
+    """Raise LocateError with fewer groups than sets are chosen and measured on."""
+    if groups < LEAST_GROUPS:
+        raise LocateError(
+            f"{groups} groups: expected at least {LEAST_GROUPS} for sets of sites: give prompts about more words"
+        )
+
+
 def measure_sets(prompts: Prompts, trace: Trace, wanted: Sets) -> Stages[Trace]:
     """Ask for sets of a trace's sites on groups that they were not chosen on; return the trace with them.
 
@@ -60,8 +68,7 @@ def measure_sets(prompts: Prompts, trace: Trace, wanted: Sets) -> Stages[Trace]:
     Raises LocateError with fewer than 8 groups, or where no outputs or heads were traced.
     """
     first, second = halves(trace, wanted.seed)
-    if len(first) < LEAST_GROUPS / 2:
-        raise LocateError(f"{len(first) + len(second)} groups: expected at least {LEAST_GROUPS} for sets of sites")
+    check_groups(len(first) + len(second))
     ranked = rank_sites(trace, first)
     learning, telling = (sample_pairs(prompts, trace, wanted.pairs, wanted.seed, groups) for groups in (first, second))
     greedy = yield from search_greedily(trace, learning, ranked[: wanted.pool], wanted.largest)

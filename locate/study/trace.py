@@ -23,7 +23,7 @@ from locate.study.budget import Budget, choose_sites, describe
 from locate.study.controls import Controls, control
 from locate.study.expected import expected_stages
 from locate.study.plan import USUAL, Plan
-from locate.study.sets import Sets, measure_sets
+from locate.study.sets import Sets, check_groups, measure_sets
 from locate.tracing.corrupt import Corruption, Swap
 from locate.tracing.folder import RunFolder
 from locate.tracing.measure import Executor, Outcome, Stages, here, measure
@@ -104,6 +104,8 @@ def run(
     """The same for a map given as a stage; see `trace`."""
     started = time.monotonic()
     job = prepare(model, stage, settings)
+    if plan.sets is not None:
+        check_groups(len({pair.pair.group for pair in job.pairs}))
     chosen_by = None if plan.budget is None else describe(plan.budget, job.map or Map())
     meta = starting_meta(job, chosen_by)
     folder = None if output is None else RunFolder.open(output, meta)
