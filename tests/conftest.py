@@ -86,10 +86,12 @@ def gpt2(folder_of) -> Model:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory):
-    """A cache of its own, so that what an earlier version has unpacked is not read."""
+def cache(tmp_path_factory, worker_id):
+    """A cache of this run of the tests, so that what an earlier version has unpacked is not read."""
     before = os.environ.get("XDG_CACHE_HOME")
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    own = tmp_path_factory.getbasetemp()
+    shared_by_all = own if worker_id == "master" else own.parent
+    os.environ["XDG_CACHE_HOME"] = str(shared_by_all / "cache")
     yield
     if before is None:
         del os.environ["XDG_CACHE_HOME"]

@@ -372,7 +372,7 @@ def test_bad_settings_are_refused(make, message):
 
 def test_edits_refuse_too_few_words_and_other_models(mini, located, prompts, words, gpt2):
     few = Prompts(words.pairs[:3])
-    with pytest.raises(LocateError, match="expected at least 4 of either"):
+    with pytest.raises(LocateError, match="expected at least 4 of each"):
         Erase().edit(mini, located, prompts, preserved=few)
     other = load_causal(gpt2.name, device="cpu")
     with pytest.raises(LocateError, match="weights_sha256"):

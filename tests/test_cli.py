@@ -296,7 +296,7 @@ def test_another_models_run_is_refused_and_kept(run, traced, folder_of):
 def test_a_stopped_run_continues_where_it_was(folder_of, tmp_path, blow):
     """A real process, stopped by Ctrl-C or killed after its first chunks, then run again to the end."""
     command = [sys.executable, "-m", "locate", "trace", "--model", str(folder_of("gpt2")), "--batch-size", "8"]
-    command += ["--components", "mlp_out,attn_out", "--roles", "subject_last,last"]
+    command += ["--components", "mlp_out,attn_out", "--roles", "subject_last,last", "--no-controls"]
     command += ["-o", str(tmp_path / "run"), *FAST]
     heeding = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "  # a shell's background job
     heeding += "os.execv(sys.argv[1], sys.argv[1:])"  # is started with Ctrl-C ignored, and so are these tests

@@ -1,6 +1,7 @@
 """The checks of annotations that all tests run under refuse what they should, also within functions of a moment."""
 
 from collections.abc import Callable  # noqa: F401, an annotation names it
+from dataclasses import dataclass
 
 import beartype
 import jaxtyping
@@ -87,3 +88,23 @@ def test_functions_that_name_no_shapes_are_checked_always():
 )  # fmt: skip
 def test_annotations_that_name_shapes_are_told(hint, names_shapes):
     assert typechecker.shaped(typechecker.read(hint, globals())) == names_shapes
+
+
+def test_the_fields_of_a_dataclass_are_checked():
+    @jaxtyping.jaxtyped(typechecker=typechecker.check)
+    @dataclass(frozen=True)
+    class Plain:
+        number: float
+
+    @jaxtyping.jaxtyped(typechecker=typechecker.check)
+    @dataclass
+    class WithShapes:
+        one: Row
+        other: Row
+
+    assert Plain(2).number == 2
+    with pytest.raises((jaxtyping.TypeCheckError, beartype.roar.BeartypeCallHintViolation)):
+        Plain("2")
+    assert len(WithShapes(torch.ones(3), torch.ones(3)).one) == 3
+    with pytest.raises(jaxtyping.TypeCheckError):
+        WithShapes(torch.ones(3), torch.ones(2))

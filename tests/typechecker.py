@@ -9,6 +9,7 @@ checks would take twice as long as the work. So:
 - a function that is defined within another is made anew each time the outer one runs; its checks are compiled once.
 """
 
+import dataclasses
 import functools
 import inspect
 import threading
@@ -30,6 +31,10 @@ def jaxtyped(*, typechecker):
     """What jaxtyping's import hook decorates with."""
 
     def decorate(item):
+        if inspect.isclass(item):
+            if dataclasses.is_dataclass(item):
+                item.__init__ = decorate(item.__init__)
+            return item
         if not inspect.isfunction(item):
             return with_shapes(item, typechecker=typechecker)
         read = hints(item)

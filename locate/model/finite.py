@@ -24,11 +24,16 @@ def check_finite(found: Float[torch.Tensor, "*place number"], what: str, after: 
 
     Raises LocateError where any is nan or plus infinity, or all of a place are minus infinity.
     """
-    if torch.isfinite(found.sum(-1, dtype=torch.float64)).all():  # one pass; what is masked is looked at below
+    if torch.isfinite(sums_of(found)).all():  # one pass; what is masked is looked at below
         return
     wrong = torch.isnan(found).any(-1) | torch.isposinf(found).any(-1) | torch.isneginf(found).all(-1)
     if wrong.any():
         refuse_numbers(what, bool(torch.isnan(found).any()), after)
+
+
+def sums_of(found: Float[torch.Tensor, "*place number"]) -> Float[torch.Tensor, "*place"]:
+    """Sums over the last axis, nan or infinite where any number is; an overflow costs a second look."""
+    return found.sum(-1, dtype=torch.promote_types(found.dtype, torch.float32))
 
 
 def check_finite_rows(
@@ -38,8 +43,7 @@ def check_finite_rows(
 
     lengths  of what stands before the padding of each row; None where there is none
     """
-    sums = found.sum(-1, dtype=torch.float64)
-    if torch.isfinite(sums).all():
+    if torch.isfinite(sums_of(found)).all():
         return
     for place, row in enumerate(found):
         check_finite(row if lengths is None else row[: lengths[place]], what, text(place))

@@ -104,6 +104,17 @@ def batches(rows: Sequence[Sequence[int]], tokens: int) -> Iterator[list[int]]:
         order = order[size:]
 
 
+def equal_batches(rows: Sequence[Sequence[int]], tokens: int) -> Iterator[list[int]]:
+    """The same of rows of one length each, which need no padding."""
+    by_length: dict[int, list[int]] = {}
+    for i, row in enumerate(rows):
+        by_length.setdefault(len(row), []).append(i)
+    for length in sorted(by_length, reverse=True):
+        places, size = by_length[length], max(1, tokens // max(1, length))
+        for first in range(0, len(places), size):
+            yield places[first : first + size]
+
+
 def row_logits(model: CausalModel, rows: Sequence[Sequence[int]]) -> Float[torch.Tensor, "row pos piece"]:
     """Logits, at least fp32, at every position of rows of ids; shorter rows are padded at the end, which none sees."""
     longest = max(len(row) for row in rows)
@@ -178,10 +189,11 @@ def next_log_probs(
     ]
     found = torch.empty(len(rows), len(words), dtype=torch.float64)
     done = 0
-    for batch in batches(rows, batch_tokens):
-        logits = row_logits(model, [rows[i] for i in batch])
-        last = torch.tensor([len(rows[i]) - 1 for i in batch], device=logits.device)
-        said = logits[torch.arange(len(batch), device=logits.device), last].log_softmax(-1)
+    for batch in equal_batches(rows, batch_tokens):
+        at = torch.tensor([rows[i] for i in batch], device=model.device)
+        with torch.inference_mode(), multiplying(model.dtype, model.device, model.threads):
+            logits = last_logits(model, at)[:, -1]
+        said = (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
         answers = said.gather(-1, torch.tensor([ids[i] for i in batch], device=said.device)).double().cpu()
         those = [prompts[i] for i in batch]
         found[torch.tensor(batch)] = torch.from_numpy(
