@@ -25,7 +25,7 @@ from locate.model.loading import load  # noqa: E402
 @pytest.fixture(autouse=True)
 def checked_at_first():
     """The first calls in each test are those that are checked."""
-    typechecker.calls.clear()
+    typechecker.begin_test()
 
 
 @pytest.fixture(scope="module")

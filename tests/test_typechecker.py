@@ -65,6 +65,10 @@ def test_the_first_calls_in_each_test_are_checked(test):
     for _ in range(typechecker.FIRST):
         function(torch.ones(3), torch.ones(3), 0)
     assert len(function(torch.ones(3), torch.ones(2), 0)) == 3
+    assert len(scaled(2, False)(torch.ones(3), torch.ones(2), 0)) == 3
+    typechecker.begin_test()
+    with pytest.raises(jaxtyping.TypeCheckError):
+        scaled(2, False)(torch.ones(3), torch.ones(2), 0)
 
 
 def test_functions_that_name_no_shapes_are_checked_always():

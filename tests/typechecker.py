@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import inspect
 import threading
-from collections import Counter, defaultdict
+from collections import defaultdict
 from typing import ForwardRef, get_args
 
 import jaxtyping
@@ -24,7 +24,7 @@ check = beartype(conf=BeartypeConf(is_pep484_tower=True))
 with_shapes = jaxtyping.jaxtyped
 checked = {}  # by a function's code and annotations, as text
 running = threading.local()  # by the same, the functions whose checks are under way
-calls = Counter()  # in this test, by a function's code
+calls = {}  # by a function's code: how many were checked in this test, as a list of one number
 
 
 def jaxtyped(*, typechecker):
@@ -37,28 +37,35 @@ def jaxtyped(*, typechecker):
             return item
         if not inspect.isfunction(item):
             return with_shapes(item, typechecker=typechecker)
-        read = hints(item)
+        count = calls.setdefault(item.__code__, [0])
         if "<locals>" in item.__qualname__:
-            if jaxtyping.config.jaxtyping_disable:  # modules keep their checks for other tests
+            if jaxtyping.config.jaxtyping_disable or count[0] >= FIRST:  # modules keep their checks for other tests
                 return item
-            return at_first(item, shared(item, read, typechecker))
-        if any(map(shaped, read.values())):
-            return at_first(item, with_shapes(item, typechecker=typechecker))
+            return at_first(item, shared(item, hints(item), typechecker), count)
+        if any(map(shaped, hints(item).values())):
+            return at_first(item, with_shapes(item, typechecker=typechecker), count)
         return typechecker(item)
 
     return decorate
 
 
-def at_first(item, with_checks):
+def at_first(item, with_checks, count):
     """The function, behind its checks in the first calls of a test."""
-    code = item.__code__
 
     @functools.wraps(item)
     def call(*arguments, **named):
-        calls[code] += 1
-        return (with_checks if calls[code] <= FIRST else item)(*arguments, **named)
+        if count[0] >= FIRST:
+            return item(*arguments, **named)
+        count[0] += 1
+        return with_checks(*arguments, **named)
 
     return call
+
+
+def begin_test():
+    """Check the next calls of every function."""
+    for count in calls.values():
+        count[0] = 0
 
 
 def hints(item):
