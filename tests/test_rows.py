@@ -280,6 +280,10 @@ def test_answers_without_a_space_are_noted_where_a_space_is_one_token(mini_encod
     french = replace(pair_of(), clean="L'avocat a dit qu'", corrupted="L'homme a dit qu'", clean_subject="avocat",
                      corrupted_subject="homme", template="L'{subject} a dit qu'", female="elle", male="il")  # fmt: skip
     assert tokenise(Prompts((french,)), mini_encoder.encode)[1].notes == {}
+    elided = replace(french, female="her", male="he")  # single tokens with and without a space
+    kept, ledger = tokenise(Prompts((elided,)), mini_encoder.encode)
+    assert len(kept) == 1
+    assert not [note for note in ledger.notes if "no space before them" in note]
     assert tokenise(Prompts((pair_of(),)), mini_encoder.encode)[1].notes == {}
 
 
