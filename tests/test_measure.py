@@ -219,7 +219,8 @@ def test_a_layout_names_the_pair_direction_and_sample_of_every_row(gpt2):
         assert clean.ids == runs.pair.clean
         assert clean.noise is None
         assert corrupted.noise is not None
-        assert (row.base == runs.clean) == (direction == "noising")
+        base, source = runs.clean, runs.corrupted[sample]
+        assert (row.base, row.source) == ((base, source) if direction == "noising" else (source, base))
     assert [runs.pair.index for runs in layout.pairs] == [each.index for each in job.pairs]
     bare = job.lay_out(job.pairs, patched=False)
     assert (len(bare.runs), bare.rows) == (len(layout.runs), [])
