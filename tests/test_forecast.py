@@ -161,6 +161,22 @@ def test_the_spread_is_that_of_the_timings(gpt2, monkeypatch):
     assert said.busy
 
 
+def test_what_larger_chunks_save_is_foretold(gpt2, monkeypatch):
+    """A chunk takes a second whatever it holds, and a second for the operations of two pairs."""
+    job = job_of(gpt2, occupation_pairs("anti", templates_each=1).first(40))
+    costs = {pair.index: cost(job, pair)[0] for pair in job.pairs}
+    each = sum(costs.values()) / 20
+
+    def timed(job, pairs):
+        seconds = 1 + sum(costs[pair.index] for pair in pairs) / each
+        return Timing(seconds, seconds)
+
+    monkeypatch.setattr(forecasts, "time_chunk", timed)
+    monkeypatch.setattr(forecasts, "audit_job", lambda job: None)
+    chunks = -(-len(job.pairs) // job.chunk)
+    assert forecast_of(job).seconds == pytest.approx(chunks + 20, rel=0.02)
+
+
 def test_what_is_printed_says_the_spread_and_that_the_machine_is_busy(capsys):
     from locate.cli.show import print_forecast
 

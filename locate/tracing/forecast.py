@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ LEAST, MOST = 3, 15  # repetitions of it
 STEADY, UNLIKE = 0.1, 0.3  # spread of the last repetitions, of their median: to stop at, and of a machine that is busy
 WAITING = 0.15  # share of the time that this thread had no core, on a machine that is busy
 COUNTED_PAIRS = 64
+LARGER = 4  # times the sample that is timed once, to see what larger chunks save
 TABLE_BYTES = 400  # of a row of the table while it is put together
 
 
@@ -61,8 +63,8 @@ class Timing:
 def forecast(job: Job) -> Forecast:
     """Count the rows and operations of a stage, and time a random sample of its pairs.
 
-    The sample is timed again and again until its time is steady. That time is scaled to the operations that remain;
-    the checks at the start of a run are made too, and their time is added.
+    The sample is timed again and again until its time is steady. That time is scaled to all operations, with what
+    larger chunks save; the checks at the start of a run are made too, and their time is added.
     """
     filled = [pair for pair in job.pairs if job.rows(pair)]
     order = np.random.default_rng(0).permutation(len(filled))
@@ -75,9 +77,10 @@ def forecast(job: Job) -> Forecast:
     audit_job(job)
     checks = time.perf_counter() - started
     walls = [each.wall for each in timings]
+    less = economy(job, counted, costs, sample, statistics.median(walls), whole)
     on_cpu = torch.device(job.model.device).type == "cpu"
     low, middle, high = (
-        seconds * whole / sum(costs[:sample]) + checks
+        less * seconds * whole / sum(costs[:sample]) + checks
         for seconds in (
             min([*walls, *(each.own for each in timings if on_cpu)]), statistics.median(walls), max(walls)
         )
@@ -100,6 +103,28 @@ def calibrate(job: Job, pairs: Sequence[TokenPair]) -> tuple[int, list[Timing]]:
     time_chunk(job, pairs[:1])
     count = max(1, min(len(pairs), job.chunk, int(SECONDS / LEAST / time_chunk(job, pairs[:1]).wall)))
     return count, repeat(lambda: time_chunk(job, pairs[:count]))
+
+
+def economy(
+    job: Job, pairs: Sequence[TokenPair], costs: Sequence[float], sample: int, seconds: float, whole: float
+) -> float:
+    """What a stage takes, as a share of what its operations would take at the pace of the sample, at most 1.
+
+    More pairs at once make larger products, which are quicker. More of them are timed once, and the time of a chunk is
+    taken as a line: some seconds whatever it holds, and some for each operation.
+
+    costs    operations of each pair
+    sample   how many pairs were timed, and `seconds` how long they took
+    whole    operations of the stage
+    """
+    more = min(LARGER * sample, len(pairs), job.chunk)
+    if more < 2 * sample:
+        return 1.0
+    few, many, larger = sum(costs[:sample]), sum(costs[:more]), time_chunk(job, pairs[:more]).wall
+    slope = max((larger - seconds) / (many - few), larger / many / 2)
+    start = max(0.0, seconds - slope * few)
+    line = start * math.ceil(len(job.pairs) / job.chunk) + slope * whole
+    return min(1.0, line / (seconds * whole / few))
 
 
 def time_chunk(job: Job, pairs: Sequence[TokenPair]) -> Timing:
