@@ -23,7 +23,7 @@ LEAST, MOST = 3, 15  # repetitions of it
 STEADY, UNLIKE = 0.1, 0.3  # spread of the last repetitions, of their median: to stop at, and of a machine that is busy
 WAITING = 0.15  # share of the time that this thread had no core, on a machine that is busy
 COUNTED_PAIRS = 64
-LARGER = 4  # times the sample that is timed once, to see what larger chunks save
+LARGER = 8  # times the sample that is timed once, to see what larger chunks save
 TABLE_BYTES = 400  # of a row of the table while it is put together
 
 
