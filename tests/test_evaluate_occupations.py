@@ -13,7 +13,7 @@ from locate.evaluation import occupations
 from locate.evaluation.occupations import kept_definitions, log_odds_cut
 from locate.evaluation.scores import Items
 from locate.model.causal import load_causal
-from locate.model.likelihood import ignore_step
+from locate.model.likelihood import ignore_step, next_log_probs
 
 COLUMNS = ["word", "kind", "template", "stereotype", "share_women", "she", "he", "they"]
 JOBS = {"nurse": (1, 90.0), "maid": (1, 80.0), "boss": (-1, 10.0), "clerk": (0, 50.0)}
@@ -201,3 +201,13 @@ def test_tables_of_other_prompts_are_not_compared():
         kept_definitions(TABLE, pd.concat([TABLE, TABLE[:1]]))
     with pytest.raises(LocateError, match="no prompt about an occupation has these words"):
         log_odds_cut(TABLE, TABLE, words=["queen"])
+
+
+def test_an_empty_prompt_is_read_after_the_start_token_and_a_batch_changes_nothing():
+    model = load_causal("mini", device="cpu", bos="no")
+    prompts = ["", "The nurse said that", "It was late when"]
+    alone = torch.cat([next_log_probs(model, [each], [" she", " he"]) for each in prompts])
+    torch.testing.assert_close(next_log_probs(model, prompts, [" she", " he"], batch_tokens=8), alone)
+    start = model.network(torch.tensor([[model.start]])).logits[0, -1].log_softmax(-1)
+    she = model.encoder.encode(" she")[0][0]
+    assert float(alone[0, 0]) == pytest.approx(float(start[she]), abs=1e-5)

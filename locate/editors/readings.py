@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from locate.errors import LocateError
 from locate.model.causal import CausalModel
-from locate.model.likelihood import Step, generate, ignore_step, last_logits
+from locate.model.likelihood import Step, generate, group_by_length, ignore_step, last_logits
 from locate.model.products import precise
 from locate.prompts import Pair, Prompts
 from locate.prompts.tokens import answer_id, roles_of, with_space
@@ -84,10 +84,7 @@ def words_of(rows: Sequence[Reading]) -> list[str]:
 
 def equal_batches(rows: Sequence[Reading], size: int = BATCH) -> Iterator[list[int]]:
     """Places of readings of equal length, at most `size` at once, so that nothing is padded."""
-    by_length: dict[int, list[int]] = defaultdict(list)
-    for place, row in enumerate(rows):
-        by_length[len(row.ids)].append(place)
-    for places in by_length.values():
+    for places in group_by_length([row.ids for row in rows]).values():
         for first in range(0, len(places), size):
             yield places[first : first + size]
 

@@ -104,11 +104,20 @@ def batches(rows: Sequence[Sequence[int]], tokens: int) -> Iterator[list[int]]:
         order = order[size:]
 
 
-def equal_batches(rows: Sequence[Sequence[int]], tokens: int) -> Iterator[list[int]]:
-    """The same of rows of one length each, which need no padding."""
+def group_by_length(rows: Sequence[Sequence[int]]) -> dict[int, list[int]]:
+    """Indices of rows by their length, in the order in which the lengths appear."""
     by_length: dict[int, list[int]] = {}
     for i, row in enumerate(rows):
         by_length.setdefault(len(row), []).append(i)
+    return by_length
+
+
+def token_batches(rows: Sequence[Sequence[int]], tokens: int) -> Iterator[list[int]]:
+    """Indices of rows of one length, longest first, without padding; a batch holds at most that many tokens.
+
+    A row that alone is longer is a batch of its own.
+    """
+    by_length = group_by_length(rows)
     for length in sorted(by_length, reverse=True):
         places, size = by_length[length], max(1, tokens // max(1, length))
         for first in range(0, len(places), size):
@@ -180,6 +189,8 @@ def next_log_probs(
 ) -> Float[torch.Tensor, "prompt word"]:
     """log-probability (nats) of each word, one token with its leading space, right after each prompt.
 
+    An empty prompt stands for BOS, or the end-of-text token where there is none.
+
     Raises LocateError for a word that is not one token after a prompt.
     """
     rows = encode_texts(model, prompts)
@@ -187,9 +198,10 @@ def next_log_probs(
         [answer_id(model.encoder.encode, prompt, row, word) for word in words]
         for prompt, row in zip(prompts, rows, strict=True)
     ]
+    rows = [row or [model.start] for row in rows]
     found = torch.empty(len(rows), len(words), dtype=torch.float64)
     done = 0
-    for batch in equal_batches(rows, batch_tokens):
+    for batch in token_batches(rows, batch_tokens):
         at = torch.tensor([rows[i] for i in batch], device=model.device)
         with torch.inference_mode(), multiplying(model.dtype, model.device, model.threads):
             logits = last_logits(model, at)[:, -1]
