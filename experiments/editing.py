@@ -8,7 +8,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import locate
 from locate.editors.dama import DAMA
 from locate.editors.erase import Erase
 from locate.editors.fast import FAST
@@ -18,7 +17,7 @@ from locate.editors.lsdm import LSDM
 from locate.editors.memit import MEMIT
 from locate.editors.split import shuffle_names
 from locate.errors import LocateError
-from locate.files import hash_of_files, write_text
+from locate.files import write_text
 from locate.prompts import Prompts
 
 EDITORS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -34,6 +33,7 @@ EDITORS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 """method: (its class, settings of its own)"""
 HELD_OUT = 0.3
+DECIDING = ("editors", "evaluation", "prompts")  # rooms whose code decides what an edit is and how it is judged
 START, END = "<!-- {} -->", "<!-- end of {} -->"
 LIGHTER = ("rounds", "prefixes", "steps", "epochs")
 
@@ -57,13 +57,6 @@ def editor_of(name: str, given: Mapping[str, Any]) -> Any:
     kind, own = EDITORS[name]
     known = {field.name for field in fields(kind)}
     return kind(**own | {key: value for key, value in given.items() if key in known and value is not None})
-
-
-def code_sha256() -> str:
-    """A hash of the code and tables that edits are prompted, made and judged by: others do not belong in one table."""
-    home = Path(locate.__file__).parent
-    rooms = (home / name for name in ("editors", "evaluation", "prompts"))
-    return hash_of_files([path for room in rooms for path in sorted(room.rglob("*")) if path.suffix in (".py", ".csv")])
 
 
 def prompts_for(seed: int, persons: int | None) -> Fitting:

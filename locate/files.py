@@ -1,14 +1,25 @@
-"""Writing files whole or not at all, and content hashes."""
+"""Writing files whole or not at all, where they are kept, and content hashes."""
+
+from __future__ import annotations
 
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from locate.errors import LocateError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def cache_folder() -> Path:
+    """Where locate keeps what is expensive to compute: $XDG_CACHE_HOME/locate or ~/.cache/locate."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "locate"
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
@@ -37,6 +48,11 @@ def write_text(path: Path, text: str) -> Path:
 def write_json(path: Path, value: object) -> Path:
     """Write strict JSON (a nan or an infinity becomes null), whole or not at all."""
     return write_text(path, json.dumps(strict(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_parquet(path: Path, table: pd.DataFrame) -> Path:
+    """Write a table as parquet, whole or not at all."""
+    return write_whole(path, lambda partial: table.to_parquet(partial, index=False))
 
 
 def read_json(path: Path) -> Any:

@@ -564,7 +564,7 @@ FAULTS = [
     fault("experiments: another recipe goes on", f"{AGAINST}/kept.py",
           "if old.get(name) != recipe.get(name):", "if name not in recipe:", *EXPERIMENTS),
     fault("experiments: edits by other code go on", f"{AGAINST}/run.py",
-          '"code_sha256": code_sha256(),', "", *EXPERIMENTS),
+          '"code_sha256": code_sha256(DECIDING),', "", *EXPERIMENTS),
     fault("experiments: rows in the order in which they were finished", f"{AGAINST}/kept.py",
           '.sort_values(KEY, kind="stable", ignore_index=True)', "", *EXPERIMENTS),
     fault("experiments: names and gendered words before the pronoun", f"{TABLE}/natural.py",

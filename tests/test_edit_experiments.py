@@ -18,6 +18,7 @@ from locate.editors.lsdm import LSDM
 from locate.errors import LocateError
 from locate.evaluation import occupations
 from locate.evaluation.change import ScoreChange
+from locate.evaluation.kept import code_sha256
 from locate.evaluation.scores import Score
 from locate.evaluation.sentences_data import read_sentence_pairs
 
@@ -216,11 +217,11 @@ def test_edits_made_by_other_code_or_settings_are_not_gone_on_with(tmp_path, mon
     home = tmp_path / "locate"
     for room in ("editors", "evaluation", "prompts"):
         (home / room).mkdir(parents=True)
-    monkeypatch.setattr(editing.locate, "__file__", str(home / "__init__.py"))
-    hashes = {editing.code_sha256()}
+    monkeypatch.setattr(locate, "__file__", str(home / "__init__.py"))
+    hashes = {code_sha256(editing.DECIDING)}
     for place in ("editors/lsdm.py", "evaluation/facts.csv", "prompts/build.py"):
         (home / place).write_text(place)
-        hashes.add(editing.code_sha256())
+        hashes.add(code_sha256(editing.DECIDING))
     assert len(hashes) == 4
     with pytest.raises(LocateError, match="holds edits with code_sha256"):
         kept.Kept.open(tmp_path, run.recipe_of(trial))

@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 
 from locate.errors import LocateError
-from locate.evaluation import hub, scores
+from locate.evaluation import hub, kept, occupations, scores
 from locate.evaluation import tests as catalogue
 from locate.evaluation.change import BLOCKS, blocks_of, change_of, compare_evaluations, paired_intervals
 from locate.evaluation.evaluation import Evaluation, load_evaluation
+from locate.evaluation.kept import measure_once
 from locate.evaluation.perplexity import TEST as PERPLEXITY
 from locate.evaluation.run import evaluate, network_hash
 from locate.evaluation.scores import Items, Score, mean_with_interval, points_only, share_with_interval
@@ -436,3 +437,44 @@ def rewrite(folder, change):
 def test_what_is_written_fits_the_schema(mini):
     found = evaluate(mini, tests=[PERPLEXITY], limit=1)
     validate(json.loads(json.dumps(found.as_json())), "evaluation", "here")
+
+
+class TestMeasuredOnce:
+    def test_the_same_model_is_measured_once(self, mini, other, tmp_path):
+        calls, items = [], Items(WORDS)
+        test = toy(calls=calls)
+        first = measure_once(mini, test, items, silent, folder=tmp_path)
+        again = measure_once(mini, test, items, silent, folder=tmp_path)
+        assert calls == ["toy"]
+        pd.testing.assert_frame_equal(first, again, check_exact=True)
+        assert not measure_once(other, test, items, silent, folder=tmp_path).equals(first)
+        assert calls == ["toy"] * 2
+
+    @pytest.mark.parametrize("part", ["items", "dtype", "code", "damage"])
+    def test_anything_that_changes_what_is_found_measures_again(self, part, mini, tmp_path, monkeypatch):
+        calls, items, model = [], Items(WORDS), mini
+        test = toy(calls=calls)
+        found = measure_once(model, test, items, silent, folder=tmp_path)
+        if part == "items":
+            items = Items(WORDS[1:])
+        elif part == "dtype":
+            model = replace(mini, dtype="tf32")
+        elif part == "code":
+            monkeypatch.setattr(kept, "code_sha256", lambda rooms: "another")
+        else:
+            (path,) = tmp_path.iterdir()
+            path.write_bytes(path.read_bytes()[:40])
+        again = measure_once(model, test, items, silent, folder=tmp_path)
+        assert calls == ["toy"] * 2
+        assert again.equals(found) == (part != "items")
+
+    def test_every_bit_of_occupations_comes_back(self, mini, tmp_path):
+        items = replace(occupations.read(), rows=occupations.read().rows[::60])
+        found = measure_once(mini, occupations.TEST, items, silent, folder=tmp_path)
+        kept_one = measure_once(mini, occupations.TEST, items, silent, folder=tmp_path)
+        pd.testing.assert_frame_equal(found, kept_one, check_exact=True)
+        pd.testing.assert_frame_equal(kept_one, occupations.measure(mini, items, silent), check_exact=True)
+
+
+def silent(done, total):
+    """Report nothing."""

@@ -135,7 +135,7 @@ def failing(mini, tmp_path, match, made=None, error=LocateError):
 @pytest.fixture
 def quick(monkeypatch):
     """Measuring left out: failures before it are under test."""
-    monkeypatch.setattr(receipt, "measure_tests", lambda *_: {})
+    monkeypatch.setattr(receipt, "measure_tests", lambda *_, **__: {})
 
 
 def test_an_edit_that_changes_no_tensor_is_an_error(mini, tmp_path, quick):

@@ -303,7 +303,7 @@ def quick(monkeypatch):
     """Measuring left out."""
     nothing = {"moved": 1, "cut": {}, "kept": [], "perplexity_change": {}, "before": [], "after": []}
     monkeypatch.setattr(receipt, "judge_edit", lambda *_: nothing)
-    monkeypatch.setattr(receipt, "measure_tests", lambda *_: {})
+    monkeypatch.setattr(receipt, "measure_tests", lambda *_, **__: {})
 
 
 @pytest.fixture

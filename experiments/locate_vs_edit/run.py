@@ -24,11 +24,12 @@ from written import correlation_table, edit_table, set_table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from editing import EDITORS, HELD_OUT, add_options, code_sha256, editor_of, lighter, put
+from editing import DECIDING, EDITORS, HELD_OUT, add_options, editor_of, lighter, put
 from making import Task, Trial, every, measured
 
 import locate
 from locate.errors import LocateError
+from locate.evaluation.kept import code_sha256
 from locate.mediation import effects
 from locate.schema import locate_version
 
@@ -89,7 +90,7 @@ def recipe_of(trial: Trial) -> dict[str, Any]:
         "located_layers": list(trial.located.layers),
         "held_out": HELD_OUT,
         "locate": locate_version(),
-        "code_sha256": code_sha256(),
+        "code_sha256": code_sha256(DECIDING),
         "editors": {name: repr(editor_of(name, lighter(trial.options))) for name in LAYERED},
     } | lighter(trial.options)
 

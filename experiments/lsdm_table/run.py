@@ -24,7 +24,7 @@ from verdicts import about_edit, verdict_table, verdicts
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from editing import EDITORS, add_options, code_sha256, editor_of, lighter, prompts_for, put
+from editing import DECIDING, EDITORS, add_options, editor_of, lighter, prompts_for, put
 
 import locate
 from locate.editors.fit import Fitting
@@ -32,6 +32,7 @@ from locate.editors.receipt import save_edited
 from locate.errors import LocateError
 from locate.evaluation.change import compare_evaluations
 from locate.evaluation.evaluation import Evaluation
+from locate.evaluation.kept import code_sha256
 from locate.evaluation.run import evaluate
 from locate.evaluation.scores import Items, Test
 from locate.evaluation.tests import find_test
@@ -71,7 +72,7 @@ def edited(options: argparse.Namespace, located: locate.Located, method: str) ->
     model = load_causal(options.model, device=options.device)
     editor = editor_of(method, lighter(options) | {"seed": options.seed})
     recipe = {"weights_sha256": model.checkpoint.weights_sha256, "editor": repr(editor), "locate": locate_version()}
-    recipe |= {"code_sha256": code_sha256()}
+    recipe |= {"code_sha256": code_sha256(DECIDING)}
     recipe |= {"persons": options.persons, "seed": options.seed, "located": list(located.layers)}
     if same_recipe(folder, recipe):
         return folder

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import torch
 from einops import rearrange
@@ -17,15 +15,16 @@ from safetensors.torch import load_file, save_file
 
 from locate.editors.readings import catching
 from locate.errors import LocateError
-from locate.files import hash_of, read_json, write_json, write_whole
+from locate.files import cache_folder, hash_of, read_json, write_json, write_whole
 from locate.model.causal import CausalModel
 from locate.model.likelihood import Step, ignore_step, last_logits
 from locate.model.products import multiplying
+from locate.model.writing import write_rows
 
 WINDOW = 256  # tokens read at once, each window on its own
 FEWEST = 2000  # tokens behind a covariance
 BATCH = 16
-OWN, OWN_BATCH = 128, 64  # windows that a model writes itself, and how many at once
+OWN = 128  # windows that a model writes itself
 
 
 def preserved_windows(
@@ -48,36 +47,13 @@ def preserved_windows(
 
 def own_windows(model: CausalModel, folder: Path, step: Step) -> list[list[int]]:
     """Windows of tokens that the model writes after its start token, sampled at temperature 1; cached by content."""
-    path = folder / f"written-{hash_of([model.checkpoint.weights_sha256, model.dtype, OWN, WINDOW])[:32]}.json"
+    path = folder / f"text-{hash_of([model.checkpoint.weights_sha256, model.dtype, OWN, WINDOW])[:32]}.json"
     if path.is_file():
         rows: list[list[int]] = read_json(path)
         return rows
-    rows = []
-    length = min(WINDOW, model.context) - 1
-    for first in range(0, OWN, OWN_BATCH):
-        start = torch.full((OWN_BATCH, 1), model.start, device=model.device)
-        with torch.inference_mode(), torch.random.fork_rng():
-            torch.manual_seed(first)
-            rows += model.network.generate(
-                start, attention_mask=torch.ones_like(start), do_sample=True, top_k=0, top_p=1.0, temperature=1.0,
-                min_new_tokens=length, max_new_tokens=length, pad_token_id=model.start,
-                stopping_criteria=[token_counter(step, first * length, OWN * length)],
-            ).tolist()  # fmt: skip
+    rows = write_rows(model, OWN, min(WINDOW, model.context), seed=0, step=step).tolist()
     write_json(path, rows)
     return rows
-
-
-def token_counter(step: Step, before: int, total: int) -> Callable[..., torch.Tensor]:
-    """A stopping criterion for transformers' generation that never stops it, but reports how many tokens are written.
-
-    before  tokens that earlier batches wrote
-    """
-
-    def criterion(ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        step(before + ids.numel() - len(ids), total)
-        return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
-
-    return criterion
 
 
 def windows(model: CausalModel, text: str) -> list[list[int]]:
@@ -162,8 +138,3 @@ def run_catching(model: CausalModel, names: Sequence[str], ids: torch.Tensor, ad
     name, *rest = names
     with catching(model.network, name, lambda _, tensor: add(name, tensor), inputs=True):  # type: ignore[operator]
         run_catching(model, rest, ids, add)
-
-
-def cache_folder() -> Path:
-    """Where locate keeps what is expensive to compute: $XDG_CACHE_HOME/locate or ~/.cache/locate."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "locate"

@@ -22,6 +22,7 @@ from locate.editors.stamp import fold, unfoldable
 from locate.editors.stored import compare_files
 from locate.errors import LocateError
 from locate.evaluation import occupations, perplexity
+from locate.evaluation.kept import measure_once
 from locate.evaluation.scores import Score
 from locate.files import strict, write_json
 from locate.model.causal import CausalModel, load_causal
@@ -68,7 +69,7 @@ def save_edited(
     reason = unfoldable(model.network, edit.stamps)
     started = time.perf_counter()
     prose = None if text is None else Path(text)
-    before = measure_tests(model, prose, "before", progress)
+    before = measure_tests(model, prose, "before", progress, once=True)
     with staging(target) as place:
         with edit.applied(model):
             said = probe(model)
@@ -267,12 +268,18 @@ def allowed_tensors(edit: Edit, original: Mapping[str, torch.Tensor]) -> set[str
 TestTables = dict[str, pd.DataFrame]
 
 
-def measure_tests(model: CausalModel, text: Path | None, when: str, progress: Progress) -> TestTables:
-    """The measurements that a receipt judges by: occupations and definitional words, and perplexity."""
+def measure_tests(
+    model: CausalModel, text: Path | None, when: str, progress: Progress, *, once: bool = False
+) -> TestTables:
+    """The measurements that a receipt judges by: occupations and definitional words, and perplexity.
+
+    once  whether those of the same model are kept and taken from the user's cache
+    """
     found = {}
     for test in JUDGES:
         read = test.read(text if test.name == perplexity.TEST.name else None)
-        found[test.name] = test.measure(model, read, partial(progress, f"{when}: {test.name}"))
+        step = partial(progress, f"{when}: {test.name}")
+        found[test.name] = measure_once(model, test, read, step) if once else test.measure(model, read, step)
     return found
 
 

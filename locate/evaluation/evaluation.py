@@ -12,7 +12,7 @@ import pandas as pd
 
 from locate.errors import LocateError
 from locate.evaluation.scores import Score
-from locate.files import read_json, write_json, write_whole
+from locate.files import read_json, write_json, write_parquet, write_whole
 from locate.schema import validate
 
 FILE, SCORES, TABLES = "evaluation.json", "scores.csv", "items"
@@ -84,7 +84,7 @@ def main_scores(scores: Sequence[Score]) -> list[Score]:
 
 def write_table(folder: Path, name: str, table: pd.DataFrame) -> Path:
     """Write the table of one test, whole or not at all."""
-    return write_whole(table_path(folder, name), lambda partial: table.to_parquet(partial, index=False))
+    return write_parquet(table_path(folder, name), table)
 
 
 def table_path(folder: Path, name: str) -> Path:

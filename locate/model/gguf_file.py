@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 from collections import Counter
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from locate.errors import LocateError
+from locate.files import cache_folder
 from locate.schema import library_version
 
 SUFFIX = ".gguf"
@@ -142,7 +142,7 @@ def unpack(path: Path, sha256: str) -> Path:
     Raises LocateError for an architecture or a tokenizer that transformers cannot read.
     """
     about = read_header(path)
-    cached = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "locate-bias" / "gguf"
+    cached = cache_folder() / "gguf"
     folder = cached / f"{sha256[:32]}-{library_version('transformers')}-{library_version('locate-bias')}"
     if (folder / "config.json").is_file():
         return folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -139,14 +140,16 @@ def pad_row(row: Sequence[int], length: int) -> list[int]:
     return [*row, *[row[-1]] * (length - len(row))] if row else [PADDING] * length
 
 
-def last_logits(model: CausalModel, ids: Int[torch.Tensor, "row pos"], keep: int = 1) -> torch.Tensor:
+def last_logits(model: CausalModel, ids: Int[torch.Tensor, "row pos"], keep: int = 1, **given: Any) -> torch.Tensor:
     """Logits at the last positions of rows of one length, as the model computes them: [row, keep, piece].
+
+    given  to the network besides: a cache of earlier positions
 
     Gradients flow.
 
     Raises LocateError where they are nan or infinite.
     """
-    logits: torch.Tensor = model.network(ids, logits_to_keep=keep).logits
+    logits: torch.Tensor = model.network(ids, logits_to_keep=keep, **given).logits
     check_finite_rows(logits.detach(), logits_of(model), lambda i: text_of(model, ids[i].tolist()))
     return logits
 

@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 
 from locate.errors import LocateError
-from locate.files import read_json, strict, write_json
+from locate.files import read_json, strict, write_json, write_parquet
 from locate.tracing.stage import Stage
-from locate.tracing.table import ESTIMATES, META_FILE, TRACE_FILE, Trace, load_trace, read_table, tidy, write_table
+from locate.tracing.table import ESTIMATES, META_FILE, TRACE_FILE, Trace, load_trace, read_table, tidy
 
 PARTS, STAGE_FILE = "parts", "stage.json"
 
@@ -88,7 +88,7 @@ class RunFolder:
 
     def keep_estimates(self, estimates: pd.DataFrame) -> None:
         """Write the estimates with the choice, then delete their parts."""
-        write_table(self.path / f"{ESTIMATES}.parquet", estimates)
+        write_parquet(self.path / f"{ESTIMATES}.parquet", estimates)
         self.forget()
 
     def keep_audit(self, audit: dict[str, Any]) -> None:
@@ -103,7 +103,7 @@ class RunFolder:
 
     def finish(self, trace: Trace) -> None:
         """Write the table of the trace itself and meta, then delete its parts."""
-        write_table(self.path / TRACE_FILE, trace.table)
+        write_parquet(self.path / TRACE_FILE, trace.table)
         write_json(self.path / META_FILE, trace.meta)
         self.forget()
 
@@ -111,7 +111,7 @@ class RunFolder:
         """Write a table beside the trace, and meta with what it says about the table, then delete their parts."""
         table = getattr(trace, name)
         if table is not None:
-            write_table(self.path / f"{name}.parquet", table)
+            write_parquet(self.path / f"{name}.parquet", table)
         write_json(self.path / META_FILE, trace.meta)
         self.forget()
 
@@ -168,7 +168,7 @@ class Parts:
 
     def write(self, chunk: int, table: pd.DataFrame) -> None:
         """Keep a chunk."""
-        write_table(self.file(chunk), table)
+        write_parquet(self.file(chunk), table)
 
 
 def slug(name: str) -> str:

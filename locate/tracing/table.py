@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from locate.errors import LocateError
-from locate.files import read_json, write_json, write_whole
+from locate.files import read_json, write_json, write_parquet
 from locate.schema import TRACE_VERSION, validate
 
 LABELS = ["group", "template", "kind", "clean", "corrupted", "direction", "component", "severed", "origin"]
@@ -60,10 +60,10 @@ class Trace:
     def save(self, folder: str | Path) -> Path:
         """Write trace.parquet, meta.json and the tables beside them into a folder."""
         folder = Path(folder)
-        write_table(folder / TRACE_FILE, self.table)
+        write_parquet(folder / TRACE_FILE, self.table)
         for name in BESIDE:
             if getattr(self, name) is not None:
-                write_table(folder / f"{name}.parquet", getattr(self, name))
+                write_parquet(folder / f"{name}.parquet", getattr(self, name))
         write_json(folder / META_FILE, self.meta)
         return folder
 
@@ -76,11 +76,6 @@ class Trace:
         return (
             f"<p><b>Trace of {escape(model['name'])}</b> ({model['architecture']}, {model['dtype']})</p><p>{facts}</p>"
         )
-
-
-def write_table(path: Path, table: pd.DataFrame) -> Path:
-    """Write a table as parquet, whole or not at all."""
-    return write_whole(path, lambda partial: table.to_parquet(partial, index=False))
 
 
 def whole_sites(rows: pd.DataFrame) -> pd.DataFrame:
