@@ -44,9 +44,18 @@ WORDS = {
     "prefixes": "generating prefixes of prompts",
     "text": "generating text to preserve",
     "before: occupations": "measuring occupations before the edit",
+    "before: unseen_forms": "measuring unseen forms before the edit",
+    "before: natural": "measuring natural sentences before the edit",
     "before: perplexity": "measuring perplexity before the edit",
     "after: occupations": "measuring occupations after the edit, as reloaded",
+    "after: unseen_forms": "measuring unseen forms after the edit, as reloaded",
+    "after: natural": "measuring natural sentences after the edit, as reloaded",
     "after: perplexity": "measuring perplexity after the edit, as reloaded",
+}
+CUTS = {
+    "held_out": "held-out occupations",
+    "unseen_forms": "held-out occupations in unseen forms",
+    "natural": "occupations in natural sentences",
 }
 WRITTEN = ("model.safetensors", "unstamped", "edit.safetensors", "receipt.json")
 MAIN = ("log_odds", "abs_log_odds", "abs_log_odds_word", "definition_words", "definition_prompts", "perplexity")
@@ -176,8 +185,11 @@ def interval(score: dict[str, Any]) -> str:
 def receipt_lines(receipt: dict[str, Any]) -> list[str]:
     """What the edit did, in sentences."""
     scores, tensors = receipt["scores"], receipt["tensors"]
-    held = scores["cut"].get("held_out")
-    lines = [] if held is None else [f"held-out occupations: mean |log-odds| cut by {interval(held)} %"]
+    lines = [
+        f"{said}: mean |log-odds| cut by {interval(scores['cut'][part])} %"
+        for part, said in CUTS.items()
+        if part in scores["cut"]
+    ]
     lines += [f"{each['name'].replace('_', ' ')}: {interval(each)} %, n {each['n']}" for each in scores["kept"]]
     lines.append(f"perplexity: {interval(scores['perplexity_change'])} %")
     layers = ", ".join(map(str, receipt["located"]["edited_layers"]))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -21,10 +23,12 @@ from locate.model.likelihood import Step, ignore_step, last_logits
 from locate.model.products import multiplying
 from locate.model.writing import write_rows
 
-WINDOW = 256  # tokens read at once, each window on its own
+WINDOW = 128  # tokens read at once, each window on its own
+PROSE = 192  # windows of the bundled prose, spread over it
 FEWEST = 2000  # tokens behind a covariance
-BATCH = 16
-OWN = 128  # windows that a model writes itself
+BATCH = 32
+SAMPLE = 16  # windows that the residual stream is measured on
+OWN = 64  # windows that a model writes itself
 
 
 def preserved_windows(
@@ -38,7 +42,7 @@ def preserved_windows(
     """
     if path is None:
         prose = files("locate").joinpath("evaluation", "text", "preserve.txt").read_text(encoding="utf-8")
-        return windows(model, prose) + own_windows(model, cache or cache_folder(), step)
+        return spread(windows(model, prose), PROSE) + own_windows(model, cache or cache_folder(), step)
     try:
         return windows(model, path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -54,6 +58,12 @@ def own_windows(model: CausalModel, folder: Path, step: Step) -> list[list[int]]
     rows = write_rows(model, OWN, min(WINDOW, model.context), seed=0, step=step).tolist()
     write_json(path, rows)
     return rows
+
+
+def spread(rows: Sequence[Sequence[int]], most: int) -> list[list[int]]:
+    """At most so many rows, spread evenly over all of them."""
+    count = min(most, len(rows))
+    return [list(rows[place * len(rows) // count]) for place in range(count)]
 
 
 def windows(model: CausalModel, text: str) -> list[list[int]]:
@@ -112,29 +122,51 @@ def read_kept(path: Path) -> torch.Tensor | None:
 def measure_moments(
     model: CausalModel, names: Sequence[str], rows: Sequence[Sequence[int]], step: Step
 ) -> dict[str, Float[torch.Tensor, "d_mlp d_mlp"]]:
-    """The second moments of several modules in one pass over the windows, fp32."""
+    """The second moments of several modules in one pass over the windows, fp32.
+
+    Products of a batch are as precise as the model, their sums float64. Nothing above the last module is run.
+    """
     sums: dict[str, torch.Tensor] = {}
     count = 0
-
-    def add(name: str, tensor: torch.Tensor) -> None:
-        keys = rearrange(tensor.detach(), "... d_mlp -> (...) d_mlp").double()
-        moment = keys.T @ keys
-        sums[name] = moment if name not in sums else sums[name] + moment
-
     for first in range(0, len(rows), BATCH):
         batch = torch.tensor(rows[first : first + BATCH], device=model.device)
         with torch.inference_mode(), multiplying(model.dtype, model.device, model.threads):
-            run_catching(model, names, batch, add)
+            for name, keys in caught(model, names, batch, inputs=True).items():
+                flat = rearrange(keys, "... d_mlp -> (...) d_mlp")
+                flat = flat if flat.dtype == torch.float64 else flat.float()
+                moment = (flat.T @ flat).double()
+                sums[name] = moment if name not in sums else sums[name] + moment
         count += batch.numel()
         step(min(first + BATCH, len(rows)), len(rows))
     return {name: (moment / count).float().cpu().contiguous() for name, moment in sums.items()}
 
 
-def run_catching(model: CausalModel, names: Sequence[str], ids: torch.Tensor, add: object) -> None:
-    """One pass that gives every module's inputs to `add`."""
-    if not names:
+def stream_sizes(model: CausalModel, blocks: Sequence[str], rows: Sequence[Sequence[int]]) -> dict[str, float]:
+    """Squared length of the residual stream that leaves each block: the median over the tokens of some windows.
+
+    The median, since the first token of a text is often a hundred times as long as any other.
+    """
+    ids = torch.tensor(spread(rows, SAMPLE), device=model.device)
+    with torch.inference_mode(), multiplying(model.dtype, model.device, model.threads):
+        found = caught(model, blocks, ids, inputs=False)
+    return {name: float(state.double().pow(2).sum(-1).median()) for name, state in found.items()}
+
+
+class AllCaught(Exception):
+    """Raised to leave the network as soon as the last module was called."""
+
+
+def caught(model: CausalModel, names: Sequence[str], ids: torch.Tensor, *, inputs: bool) -> dict[str, torch.Tensor]:
+    """The inputs (or outputs) of several modules during one pass, which ends at the last of them."""
+    found: dict[str, torch.Tensor] = {}
+
+    def taking(name: str, _: Any, tensor: torch.Tensor) -> None:
+        found[name] = tensor.detach()
+        if len(found) == len(names):
+            raise AllCaught
+
+    with ExitStack() as stack, suppress(AllCaught):
+        for name in names:
+            stack.enter_context(catching(model.network, name, partial(taking, name), inputs=inputs))
         last_logits(model, ids)
-        return
-    name, *rest = names
-    with catching(model.network, name, lambda _, tensor: add(name, tensor), inputs=True):  # type: ignore[operator]
-        run_catching(model, rest, ids, add)
+    return found

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from locate.editors.split import Split, leave_out, split
 from locate.prompts import Prompts, definitional_pairs, occupation_pairs, person_pairs, preserved_pairs, templates
-from locate.prompts.build import definitional_table, occupation_table
+from locate.prompts.build import definitional_table, forms, occupation_table
 
-EACH, PERSONS_EACH = 3, 2  # templates for each occupation and preserved word; for each other word for people
+EACH, PERSONS_EACH = 3, 1  # templates for each occupation and preserved word; for each other word for people
+FORMS_EACH = 2  # further forms for every word
 
 
 @dataclass(frozen=True)
@@ -43,18 +44,21 @@ def fitting_prompts(
     occupations  rows of the package's table to edit; None for all
 
     Beside the occupations stand other words for people (`person_pairs`), so that what is changed is said of
-    people in general and carries over; beside the definitional words stand others that say their gender.
+    people in general and carries over; beside the definitional words stand others that say their gender. Every word
+    stands in templates and in further forms (`locate.prompts.build.forms`).
     """
-    jobs = list(occupations) if occupations is not None else list(occupation_table()["occupation"])
-    words = split(jobs, templates(), held_out, seed)
+    every = list(occupations) if occupations is not None else list(occupation_table()["occupation"])
+    words = split(every, templates(), held_out, seed)
     gendered = split(list(definitional_table()["word"]), templates(), held_out, seed)
-    forms = sorted(words.templates, key=templates().index)
-    each = min(EACH, len(forms))
-    if own is None:
-        chosen = occupation_pairs("neutral", templates=forms, templates_each=each, occupations=sorted(words.words))
-    else:
-        chosen = own
-    edited = chosen + person_pairs(templates=forms, templates_each=min(PERSONS_EACH, each))
-    said = definitional_pairs(templates=forms, templates_each=each)
-    preserved = leave_out(said, gendered.held_out_words, ()) + preserved_pairs(templates=forms, templates_each=each)
-    return Fitting(edited, preserved, words, gendered)
+    fitted = sorted(words.templates, key=templates().index)
+    each = min(EACH, len(fitted))
+    names = sorted(words.words)
+    jobs = both(lambda **how: occupation_pairs("neutral", occupations=names, **how), fitted, each)
+    edited = (jobs if own is None else own) + both(person_pairs, fitted, min(PERSONS_EACH, each))
+    said = leave_out(both(definitional_pairs, fitted, each), gendered.held_out_words, ())
+    return Fitting(edited, said + both(preserved_pairs, fitted, each), words, gendered)
+
+
+def both(pairs: Callable[..., Prompts], templates: Sequence[str], each: int) -> Prompts:
+    """Pairs in so many of the templates for each word, and in `FORMS_EACH` of the further forms."""
+    return pairs(templates=templates, templates_each=each) + pairs(templates=forms(), templates_each=FORMS_EACH)

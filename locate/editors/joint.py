@@ -11,7 +11,8 @@ import torch
 from einops import einsum, rearrange, reduce, repeat
 from jaxtyping import Float
 
-from locate.editors.readings import Reading, batch_of, equal_batches
+from locate.editors.readings import BATCH, Reading, batch_of
+from locate.model.beginnings import batches_alike, run_beginning, shared_tokens
 from locate.model.causal import CausalModel
 from locate.model.likelihood import last_logits
 from locate.model.products import precise
@@ -45,18 +46,23 @@ class Slopes:
 
 
 def slopes_of(model: CausalModel, rows: Sequence[Reading], modules: Sequence[str], roles: Sequence[str]) -> Slopes:
-    """Log-odds and slopes of readings, from one pass forwards and one back for all modules."""
+    """Log-odds and slopes of readings, from one pass forwards and one back for all modules.
+
+    What prompts begin with alike, before their subjects, is run once.
+    """
     odds: dict[int, torch.Tensor] = {}
     slopes: dict[str, dict[int, torch.Tensor]] = {name: {} for name in modules}
     keys: dict[str, dict[int, torch.Tensor]] = {name: {} for name in modules}
-    for places in equal_batches(rows):
+    for places in batches_alike([row.ids for row in rows], BATCH):
         ids, subject, answers = batch_of(model, rows, places)
+        shared = shared_tokens(ids, int(subject.min()))
+        before, ids, subject = run_beginning(model, ids[:, :shared]), ids[:, shared:], subject - shared
         last = torch.full_like(subject, ids.shape[1] - 1)
         at = torch.stack([{LAST_SUBJECT: subject, LAST: last}[role] for role in roles], dim=1)
         first = torch.tensor([[row.tolist().index(each) == i for i, each in enumerate(row)] for row in at])
         with precise(model.dtype), ExitStack() as stack:
             felt = [stack.enter_context(adding_zeros(model.network, name, at)) for name in modules]
-            said = last_logits(model, ids)[:, -1].gather(-1, answers).double()
+            said = last_logits(model, ids, past_key_values=before)[:, -1].gather(-1, answers).double()
             here = said[:, 0] - said[:, 1]
             found = torch.autograd.grad(here.sum(), [each["extra"] for each in felt])
         odds |= dict(zip(places, here.detach(), strict=True))

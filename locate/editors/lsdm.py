@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from locate.editors.covariance import covariances, preserved_windows
+from locate.editors.covariance import covariances, preserved_windows, stream_sizes
 from locate.editors.edit import Edit, ParameterChange, apply_change, product_change
 from locate.editors.handoff import Handoff, hand_off
 from locate.editors.joint import ROLES, Factors, slopes_of, solve_cheapest
@@ -33,7 +33,8 @@ from locate.model.matrices import matrix
 from locate.prompts import Prompts
 from locate.sites import check
 
-SPREADS = ("joint", "each", "top")
+RIDGES = {"joint": 1.5e6, "each": 300.0, "top": 300.0}
+SPREADS = tuple(RIDGES)
 FLOOR = 1e-6  # of the mean second moment, added to each: keys that the text never has cost something too
 
 
@@ -42,8 +43,10 @@ class LSDM:
     """Settings of LSDM.
 
     layers    to be edited; None takes the strongest located ones, `most` of them
-    ridge     lambda: weight of C = E[k k^T] over the preserved text, against one prompt ("joint") or one key of an
-              edited word
+    ridge     lambda, what a change of the preserved text's values costs; None for the spread's own (`RIDGES`). "joint":
+              nats squared of one prompt, for a change as long as the residual stream that leaves the layer's block, so
+              that one number serves narrow and wide streams; the others: weight of C = E[k k^T] against one key of an
+              edited word, as published
     preserve  weight of one prompt ("joint") or one key of a preserved definitional word
     spread    over several layers. "joint", which is not of the paper: all at once, fitted to the log-odds after each
               prompt (`cheapest`). The others fit values v* that were found before, layer by layer, ascending. "top", as
@@ -60,12 +63,12 @@ class LSDM:
 
     layers: tuple[int, ...] | None = None
     most: int = 3
-    ridge: float = 300.0
+    ridge: float | None = None
     preserve: float = 1.0
     spread: str = "joint"
     roles: tuple[str, ...] = ROLES
     rounds: int = 2
-    prefixes: int = 1
+    prefixes: int = 0
     values: Values = field(default_factory=Values)
     text: Path | None = None
     seed: int = 0
@@ -76,12 +79,12 @@ class LSDM:
         check("spread", self.spread, SPREADS)
         for role in self.roles:
             check("role", role, ROLES)
-        if self.ridge < 0 or self.preserve < 0 or self.rounds < 1 or self.most < 1 or self.prefixes < 0:
+        if self.weight < 0 or self.preserve < 0 or self.rounds < 1 or self.most < 1 or self.prefixes < 0:
             raise LocateError(
                 f"ridge {self.ridge}, preserve {self.preserve}, rounds {self.rounds}, most {self.most}, prefixes "
                 f"{self.prefixes}: expected no negative number, and at least one round and layer"
             )
-        if self.spread == "joint" and not (self.ridge and self.roles):
+        if self.spread == "joint" and not (self.weight and self.roles):
             raise LocateError(
                 f"ridge {self.ridge}, roles {list(self.roles)}: spread 'joint' needs a ridge above 0 and a role"
             )
@@ -91,6 +94,11 @@ class LSDM:
                 f"{unused} {getattr(self, unused)}: spread {self.spread!r} does not use them: leave them out, or "
                 f"choose another spread of {', '.join(SPREADS)}"
             )
+
+    @property
+    def weight(self) -> float:
+        """The ridge, or the spread's own."""
+        return RIDGES[self.spread] if self.ridge is None else self.ridge
 
     def edit(
         self,
@@ -120,6 +128,7 @@ class LSDM:
             readings(model, preserved.pairs, prefixes),
             neutral,
             moments,
+            stream_sizes(model, hand.blocks, text) if self.spread == "joint" else {},
             progress,
         )
         parts: dict[str, list[Factors]] = {name: [] for name in hand.modules}
@@ -145,7 +154,10 @@ class LSDM:
         rows = [*work.behind, *(work.kept if self.preserve else [])]
         edited = len(work.behind)
         weights = torch.tensor([1.0] * edited + [self.preserve] * (len(rows) - edited)).double().to(model.device)
-        moments = {name: self.ridge * floor_moment(moment) for name, moment in work.moments.items()}
+        moments = {
+            name: self.weight / work.sizes[block] * floor_moment(work.moments[name])
+            for name, block in zip(work.hand.modules, work.hand.blocks, strict=True)
+        }
         goal, said = torch.zeros(len(rows), dtype=torch.float64, device=model.device), []
         for turn in range(self.rounds):
             with changes_written(model, parts):
@@ -199,7 +211,7 @@ class LSDM:
                 rest = (goal - at_subject(model, work.edited, top, inputs=False)) / (len(names) - place)
                 keys = at_subject(model, work.behind, name, inputs=True).T
                 fixed = at_subject(model, work.kept, name, inputs=True).T * self.preserve**0.5
-            parts[name].append(least_squares(keys, rest.T, fixed, self.ridge * work.moments[name]))
+            parts[name].append(least_squares(keys, rest.T, fixed, self.weight * work.moments[name]))
         with changes_written(model, parts):
             left = (goal - at_subject(model, work.edited, top, inputs=False)).norm() / said.delta.norm()
         return said.about() | {"modules": list(names), "residual_left": float(left)}
@@ -212,6 +224,7 @@ class Work:
     edited  prompts alone, in which targets are found
     behind  the same prompts alone and behind each prefix: what "joint" fits, and whose keys the others average
     kept    preserved prompts, alone and behind each prefix
+    sizes   "joint" alone: squared length of the residual stream that leaves each block
     """
 
     hand: Handoff
@@ -220,6 +233,7 @@ class Work:
     kept: list[Reading]
     neutral: list[Reading]
     moments: Mapping[str, torch.Tensor]
+    sizes: Mapping[str, float]
     progress: Progress
 
 

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 
 from locate.errors import LocateError
+from locate.model.beginnings import batches_alike, run_beginning, shared_tokens
 from locate.model.causal import CausalModel
 from locate.model.likelihood import Step, generate, group_by_length, ignore_step, last_logits
 from locate.model.products import precise
@@ -154,8 +155,10 @@ def answer_log_probs(model: CausalModel, rows: Sequence[Reading]) -> Float[torch
     """log-probability (nats) of the female and the male answer after each reading."""
     found = torch.empty(len(rows), 2, dtype=torch.float64)
     with torch.inference_mode(), precise(model.dtype):
-        for places in equal_batches(rows):
+        for places in batches_alike([row.ids for row in rows], BATCH):
             ids, _, answers = batch_of(model, rows, places)
-            logits = last_logits(model, ids)[:, -1].double()
+            shared = shared_tokens(ids, ids.shape[1] - 1)
+            before = run_beginning(model, ids[:, :shared])
+            logits = last_logits(model, ids[:, shared:], past_key_values=before)[:, -1].double()
             found[torch.tensor(places)] = logits.log_softmax(-1).gather(-1, answers).cpu()
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -21,7 +21,7 @@ from locate.editors.progress import Progress, no_progress
 from locate.editors.stamp import fold, unfoldable
 from locate.editors.stored import compare_files
 from locate.errors import LocateError
-from locate.evaluation import occupations, perplexity
+from locate.evaluation import elsewhere, occupations, perplexity
 from locate.evaluation.kept import measure_once
 from locate.evaluation.scores import Score
 from locate.files import strict, write_json
@@ -35,7 +35,7 @@ RECEIPT = "receipt.json"
 PROBES = ("The nurse said that", "The king was angry because", "It was late when", "Water boils at")
 SAME = 1e-4  # nats that the reloaded model may differ from the edited one in memory, fp32
 NOTHING = 1e-4  # nats: a mean change of log-odds below this is no effect
-JUDGES = (occupations.TEST, perplexity.TEST)
+JUDGES = (occupations.TEST, elsewhere.UNSEEN_FORMS, elsewhere.NATURAL_SENTENCES, perplexity.TEST)
 PLAIN, OWN = "transformers.AutoModelForCausalLM.from_pretrained", "locate.model.causal.load_stamped"
 LIBRARIES = ("torch", "transformers", "safetensors")
 
@@ -309,7 +309,8 @@ def judge_edit(edit: Edit, before: TestTables, after: TestTables) -> dict[str, A
             part: score_as_json(occupations.log_odds_cut(was, now, *names))
             for part, names in changes.items()
             if is_about(jobs, *names)
-        },
+        }
+        | cut_elsewhere(before, after, unseen),
         "kept": [score_as_json(each) for each in occupations.kept_definitions(was, now)],
         "perplexity_change": score_as_json(perplexity.perplexity_change(before["perplexity"], after["perplexity"])),
         "before": [
@@ -319,6 +320,15 @@ def judge_edit(edit: Edit, before: TestTables, after: TestTables) -> dict[str, A
             score_as_json(each) for each in (*occupations.score(now, seen), *perplexity.score(after["perplexity"]))
         ],
     }
+
+
+def cut_elsewhere(before: TestTables, after: TestTables, unseen: Sequence[str]) -> dict[str, Any]:
+    """The cut of occupations that were not edited in unseen forms, and of all in natural sentences."""
+    found = {}
+    for test, words in ((elsewhere.FORMS, unseen), (elsewhere.NATURAL, None)):
+        if test in before and (words is None or before[test]["word"].isin(words).any()):
+            found[test] = score_as_json(occupations.log_odds_cut(before[test], after[test], words, test=test))
+    return found
 
 
 def is_about(jobs: pd.DataFrame, words: list[str] | None, templates: list[str] | None) -> bool:

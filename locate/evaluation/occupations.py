@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 NAME = "occupations"
 OCCUPATION, DEFINITION, NEITHER = "occupation", "definition", "neutral"
 EDITED, HELD_OUT, BOTH_HELD_OUT = "edited words", "held-out words", "held-out words and templates"
+COLUMNS = ["word", "kind", "template", "stereotype", "share_women", "she", "he", "they"]
 POINTS = 10  # of share of women, that the slope is per
 
 Edited = Mapping[str, Sequence[str]]
@@ -85,7 +86,7 @@ def measure(model: CausalModel, items: Items, step: Step) -> pd.DataFrame:
         del words["they"]
     said = next_log_probs(model, prompts, list(words.values()), step=step).numpy()
     found = pd.DataFrame([asdict(row) for row in items.rows]).assign(they=np.nan)
-    return found.assign(**dict(zip(words, said.T, strict=True)))[[*asdict(items.rows[0]), "she", "he", "they"]]
+    return found.assign(**dict(zip(words, said.T, strict=True)))[COLUMNS]
 
 
 def score(table: pd.DataFrame, edited: Edited | None = None) -> list[Score]:
@@ -152,12 +153,13 @@ def prompt_score(
     ideal: float | None = 0.0,
     kind: str = "bias",
     size: bool = False,
+    test: str = NAME,
 ) -> Score:
     """Mean of a column over prompts, or of its size."""
     values = rows[column].to_numpy(dtype=float)
     estimate = mean_with_interval(np.abs(values) if size else values, rows["word"].to_numpy())
     words, ties = rows["word"].nunique(), int((rows["odds"] == 0).sum())
-    return Score(NAME, name, *estimate, unit, len(rows), words, part, ties=ties, ideal=ideal, kind=kind)
+    return Score(test, name, *estimate, unit, len(rows), words, part, ties=ties, ideal=ideal, kind=kind)
 
 
 def prompt_scores(rows: pd.DataFrame, part: str) -> list[Score]:
@@ -270,11 +272,14 @@ def log_odds_cut(
     after: pd.DataFrame,
     words: Sequence[str] | None = None,
     templates: Sequence[str] | None = None,
+    *,
+    test: str = NAME,
 ) -> Score:
     """The cut in mean |log-odds| over prompts about occupations, in percent of its size before: 100 is all, 0 none.
 
     before, after     tables of `measure` of the original and of the edited model
     words, templates  only these; None for all
+    test              that the tables are of
 
     The interval is of the ratio of sums, over resampled occupations, each with its prompts before and after. It is
     negative where the size grew, and nan where it was 0 or no prompt is about an occupation.
@@ -293,7 +298,7 @@ def log_odds_cut(
     group = was.loc[chosen, "word"].to_numpy()
     value, low, high = mean_with_interval(100 * (size - left), group, weights=size)
     ties = int((size == left).sum())
-    return Score(NAME, "log_odds_cut", value, low, high, "%", len(size), len(set(group)), ties=ties)
+    return Score(test, "log_odds_cut", value, low, high, "%", len(size), len(set(group)), ties=ties)
 
 
 def paired_scores(before: pd.DataFrame, after: pd.DataFrame) -> list[Score]:

@@ -16,6 +16,8 @@ from locate.files import hash_of
 
 HOME = {
     "occupations": ("occupations", "TEST"),
+    "unseen_forms": ("elsewhere", "UNSEEN_FORMS"),
+    "natural": ("elsewhere", "NATURAL_SENTENCES"),
     "biaske": ("biaske", "TEST"),
     "generation": ("generation", "GENERATION"),
     "winobias": ("winobias", "TEST"),

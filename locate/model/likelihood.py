@@ -21,6 +21,7 @@ Step = Callable[[int, int], None]
 
 TOKENS = 8192  # in one batch, padding included
 PADDING = 0
+FEW, MIXED = 8, 16  # rows of a length that make a batch of their own; rows of several lengths in a batch
 
 
 @dataclass(frozen=True)
@@ -114,15 +115,20 @@ def group_by_length(rows: Sequence[Sequence[int]]) -> dict[int, list[int]]:
 
 
 def token_batches(rows: Sequence[Sequence[int]], tokens: int) -> Iterator[list[int]]:
-    """Indices of rows of one length, longest first, without padding; a batch holds at most that many tokens.
+    """Indices of rows of one length, longest first; a batch holds at most that many tokens.
 
-    A row that alone is longer is a batch of its own.
+    A row that alone is longer is a batch of its own. Rows of lengths that few have are put together, to be padded:
+    a pass over one row takes nearly as long as one over several.
     """
     by_length = group_by_length(rows)
+    few = [i for length in by_length if len(by_length[length]) < FEW for i in by_length[length]]
     for length in sorted(by_length, reverse=True):
         places, size = by_length[length], max(1, tokens // max(1, length))
-        for first in range(0, len(places), size):
+        for first in range(0, len(places) if len(places) >= FEW else 0, size):
             yield places[first : first + size]
+    for batch in batches([rows[i] for i in few], tokens):
+        for first in range(0, len(batch), MIXED):
+            yield [few[i] for i in batch[first : first + MIXED]]
 
 
 def row_logits(model: CausalModel, rows: Sequence[Sequence[int]]) -> Float[torch.Tensor, "row pos piece"]:
@@ -149,9 +155,23 @@ def last_logits(model: CausalModel, ids: Int[torch.Tensor, "row pos"], keep: int
 
     Raises LocateError where they are nan or infinite.
     """
-    logits: torch.Tensor = model.network(ids, logits_to_keep=keep, **given).logits
+    wanted = torch.arange(ids.shape[1] - keep, ids.shape[1], device=ids.device)  # copied: a slice is multiplied slowly
+    logits: torch.Tensor = model.network(ids, logits_to_keep=wanted, **given).logits
     check_finite_rows(logits.detach(), logits_of(model), lambda i: text_of(model, ids[i].tolist()))
     return logits
+
+
+def logits_at_ends(model: CausalModel, rows: Sequence[Sequence[int]]) -> Float[torch.Tensor, "row piece"]:
+    """Logits at the last token of each row, as the model computes them; shorter rows are padded at the end."""
+    lengths = sorted({len(row) for row in rows})
+    ids = torch.tensor([pad_row(row, lengths[-1]) for row in rows], device=model.device)
+    if len(lengths) == 1:
+        return last_logits(model, ids)[:, -1]
+    ends = torch.tensor([length - 1 for length in lengths], device=model.device)
+    logits: torch.Tensor = model.network(ids, logits_to_keep=ends).logits
+    own = logits[torch.arange(len(rows)), [lengths.index(len(row)) for row in rows]]
+    check_finite_rows(own[:, None], logits_of(model), lambda i: text_of(model, rows[i]))
+    return own
 
 
 def logits_of(model: CausalModel) -> str:
@@ -205,9 +225,8 @@ def next_log_probs(
     found = torch.empty(len(rows), len(words), dtype=torch.float64)
     done = 0
     for batch in token_batches(rows, batch_tokens):
-        at = torch.tensor([rows[i] for i in batch], device=model.device)
         with torch.inference_mode(), multiplying(model.dtype, model.device, model.threads):
-            logits = last_logits(model, at)[:, -1]
+            logits = logits_at_ends(model, [rows[i] for i in batch])
         said = (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(-1)
         answers = said.gather(-1, torch.tensor([ids[i] for i in batch], device=said.device)).double().cpu()
         those = [prompts[i] for i in batch]

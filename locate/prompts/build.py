@@ -41,6 +41,15 @@ def templates() -> list[str]:
     return list(table("templates")["template"])
 
 
+def forms() -> list[str]:
+    """Further forms, each with the slot {subject}: phrases before the subject, other verbs, longer ways to a pronoun.
+
+    Editors are fitted on them beside the templates, so that what they change is not said in templates alone; traces and
+    the tests of `evaluate` do not use them.
+    """
+    return list(table("forms")["form"])
+
+
 def check_template(template: str) -> str:
     """The template itself.
 
