@@ -11,7 +11,7 @@ from families import FAMILIES
 
 from locate import LocateError, load_located, occupation_pairs
 from locate.editors import covariance
-from locate.editors.covariance import covariances, windows
+from locate.editors.covariance import caught, covariances, spread, stream_sizes, windows
 from locate.editors.edit import Edit, ParameterChange, load_edit, product_change
 from locate.editors.fast import FAST, divergence, merge_answers, rise_and_fall
 from locate.editors.fit import fitting_prompts
@@ -179,6 +179,33 @@ class TestCovariance:
         assert all(torch.equal(found[name], again[name]) for name in names)
         with pytest.raises(pytest.fail.Exception):
             covariances(tiny, names, rows[1:], cache=tmp_path)
+
+    def test_the_stream_is_the_median_over_tokens(self, tiny):
+        rows = [[5, 9, 40, 7, 12], [8, 8, 300, 2, 6], [1, 60, 5, 5, 90]]
+        blocks = ["transformer.h.0", "transformer.h.2"]
+        seen = []
+        network = tiny.network
+        hook = network.transformer.h[1].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        with torch.no_grad():
+            network(torch.tensor(rows))
+        hook.remove()
+        sizes = stream_sizes(tiny, blocks, rows)
+        assert sizes[blocks[0]] == pytest.approx(float(seen[0].double().pow(2).sum(-1).flatten().median()), rel=1e-5)
+        assert list(sizes) == blocks
+
+    def test_nothing_above_the_last_module_is_run(self, tiny):
+        called = []
+        hook = tiny.network.transformer.h[2].register_forward_pre_hook(lambda *_: called.append(1))
+        caught(tiny, [TEMPLATE.format(1), TEMPLATE.format(0)], torch.tensor([[1, 2, 3]]), inputs=True)
+        assert called == []
+        caught(tiny, [TEMPLATE.format(2)], torch.tensor([[1, 2, 3]]), inputs=True)
+        hook.remove()
+        assert called == [1]
+
+    def test_a_few_windows_are_spread_over_the_text(self):
+        rows = [[i] for i in range(10)]
+        assert spread(rows, 4) == [[0], [2], [5], [7]]
+        assert spread(rows, 20) == rows
 
     def test_a_short_text_is_refused(self, tiny):
         with pytest.raises(LocateError, match="expected at least 2000"):
@@ -396,7 +423,7 @@ def mean_size(model, prompts):
 
 @pytest.mark.parametrize(
     "how",
-    [LSDM(layers=(0, 2), ridge=30.0, prefixes=0),
+    [LSDM(layers=(0, 2), ridge=1.5e5, prefixes=0),
      LSDM(layers=(2,), ridge=100.0, preserve=4.0, spread="each", rounds=1, prefixes=0),
      LSDM(layers=(1, 2), ridge=100.0, preserve=4.0, rounds=1, prefixes=1, spread="top"),
      FAST(layers=(4,), epochs=12, width=32, rate=1e-2, batch=8)],

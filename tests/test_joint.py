@@ -1,7 +1,9 @@
 """LSDM's joint spread: slopes by finite differences, the dual solution beside the primal one, and what it does."""
 
+import copy
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ from test_editors import LOCATED, TEMPLATE, drawn, small_prompts
 
 from locate import LocateError, load_located, occupation_pairs
 from locate.editors import covariance
+from locate.editors.covariance import covariances, stream_sizes, windows
 from locate.editors.joint import ROLES, Slopes, slopes_of, solve_cheapest
-from locate.editors.lsdm import LSDM, floor_moment
+from locate.editors.lsdm import LSDM, Work, floor_moment
 from locate.editors.methods import make_editor
 from locate.editors.readings import answer_log_probs, readings
 from locate.model.causal import load_causal
@@ -179,6 +182,23 @@ class TestCheapest:
         torch.testing.assert_close(floor, dead, rtol=0, atol=1e-6)
 
 
+def written_by(block):
+    """What a Llama block writes into the stream with."""
+    return block.self_attn.o_proj, block.mlp.down_proj
+
+
+def rounds_of(model, hand, text, prompts, kept):
+    """The changes that LSDM's joint spread makes in one round, and its report."""
+    how = LSDM(rounds=1, ridge=1e4)
+    rows = windows(model, text.read_text())[:40]
+    moments = covariances(model, hand.modules, rows)
+    sizes = stream_sizes(model, hand.blocks, rows)
+    own = readings(model, prompts.pairs), readings(model, kept.pairs)
+    parts = {name: [] for name in hand.modules}
+    told = how.joint(model, Work(hand, own[0], own[0], own[1], [], moments, sizes, lambda *_: None), parts)
+    return {name: pieces[0] for name, pieces in parts.items()}, told
+
+
 class TestJoint:
     def edit(self, how, mini, small, tmp_path, monkeypatch):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -186,7 +206,7 @@ class TestJoint:
         return replace(how, text=text, prefixes=0).edit(mini, load_located(LOCATED), prompts, preserved=kept)
 
     def test_its_report_is_what_is_measured(self, mini, small, tmp_path, monkeypatch):
-        made = self.edit(LSDM(layers=(0, 2), ridge=30.0, rounds=2), mini, small, tmp_path, monkeypatch)
+        made = self.edit(LSDM(layers=(0, 2), ridge=1.5e5, rounds=2), mini, small, tmp_path, monkeypatch)
         _, prompts, kept = small
         told = made.report["rounds"]
         assert [each["round"] for each in told] == [0, 1, 2]
@@ -203,7 +223,7 @@ class TestJoint:
 
     def test_preserved_prompts_hold_the_more_the_heavier_they_are(self, mini, small, tmp_path, monkeypatch):
         moved = [
-            self.edit(LSDM(layers=(2,), ridge=30.0, rounds=1, preserve=weight), mini, small, tmp_path, monkeypatch)
+            self.edit(LSDM(layers=(2,), ridge=1.5e5, rounds=1, preserve=weight), mini, small, tmp_path, monkeypatch)
             .report["rounds"][-1]["preserved_moved"]
             for weight in (0.1, 100.0)
         ]  # fmt: skip
@@ -215,11 +235,32 @@ class TestJoint:
 
     def test_the_last_layer_reaches_the_answer_from_the_last_token_alone(self, mini, small, tmp_path, monkeypatch):
         below, both = (
-            self.edit(LSDM(layers=(5,), ridge=30.0, rounds=1, roles=roles), mini, small, tmp_path, monkeypatch)
+            self.edit(LSDM(layers=(5,), ridge=1.5e5, rounds=1, roles=roles), mini, small, tmp_path, monkeypatch)
             for roles in (("subject_last",), ROLES)
         )
         assert all(change.whole.abs().max() == 0 for change in below.changes.values())
         assert both.report["rounds"][-1]["log_odds"] < 0.6 * both.report["rounds"][0]["log_odds"]
+
+    def test_a_stream_in_other_units_has_the_same_edit_in_those_units(self, folder_of, small, tmp_path, monkeypatch):
+        """Whatever writes into the stream, times 9: behind its norms the model says the same, so its edit does too."""
+        monkeypatch.setattr(covariance, "FEWEST", 100)
+        text, prompts, kept = small
+        model = load_causal(str(folder_of("llama")), device="cpu", dtype="float64")
+        wide = copy.deepcopy(model.network)
+        writing = [wide.model.embed_tokens, *(part for each in wide.model.layers for part in written_by(each))]
+        for module in writing:
+            module.weight.data *= 9
+        found = []
+        for network in (model.network, wide):
+            monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / str(len(found))))
+            names = [f"model.layers.{layer}.mlp.down_proj" for layer in (0, 2)]
+            hand = SimpleNamespace(modules=names, blocks=["model.layers.0", "model.layers.2"])
+            found.append(rounds_of(model.with_network(network), hand, text, prompts, kept))
+        (one, told), (other, said) = found
+        assert told[-1]["log_odds"] < 0.7 * told[0]["log_odds"]
+        assert said[-1]["log_odds"] == pytest.approx(told[-1]["log_odds"], rel=1e-3)
+        for name, (left, right) in one.items():
+            torch.testing.assert_close(9 * left @ right, other[name][0] @ other[name][1], rtol=1e-2, atol=1e-6)
 
     def test_bad_settings_are_refused_in_one_line(self):
         with pytest.raises(LocateError, match="role 'first': expected one of subject_last, last"):

@@ -1,17 +1,20 @@
 """An editor of the user's own: one class in one file, taken wherever an editor of the package is."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 
 import locate
+from locate.editors import unfinished
 from locate.editors.edit import Edit, ParameterChange, load_edit
 from locate.editors.fit import Fitting, fitting_prompts
 from locate.editors.handoff import hand_off
+from locate.editors.lsdm import LSDM
 from locate.editors.methods import check_editor
 from locate.editors.split import fitted_on
+from locate.editors.unfinished import edit_or_resume, text_sha256
 from locate.model.matrices import matrix
 
 LOCATED = Path(__file__).parents[1] / "figures" / "located_opposite.json"
@@ -79,3 +82,43 @@ def test_what_is_no_editor_is_refused(wrong):
 def test_a_class_without_its_settings_is_refused(mini, located):
     with pytest.raises(locate.LocateError, match=r"editor <class .*Shrink.*>: expected an object such as LSDM\(\)"):
         locate.edit(mini, located, Shrink)
+
+
+def some(fitting, count):
+    return replace(fitting, edited=replace(fitting.edited, pairs=fitting.edited.pairs[:count]))
+
+
+@pytest.mark.parametrize("change", ["none", "settings", "prompts", "code", "damage"])
+def test_an_edit_that_was_made_but_not_proved_is_taken_up(change, mini, located, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    fitting, told = some(fitting_prompts(), 20), []
+
+    def progress(*each):
+        told.append(each)
+
+    how = Shrink(0.5, layers=(2,))
+    first, path = edit_or_resume(mini, located, how, fitting, progress=progress)
+    assert told == [("layers", 1, 1)]
+    if change == "settings":
+        how = Shrink(0.25, layers=(2,))
+    elif change == "prompts":
+        fitting = some(fitting, 19)
+    elif change == "code":
+        monkeypatch.setattr(unfinished, "code_sha256", lambda rooms: "another")
+    elif change == "damage":
+        path.write_bytes(path.read_bytes()[:100])
+    again, there = edit_or_resume(mini, located, how, fitting, progress=progress)
+    assert len(told) == (1 if change == "none" else 2)
+    assert (there == path) == (change in ("none", "damage"))
+    ((name, one),) = first.changes.items()
+    assert torch.equal(one.whole, again.changes[name].whole) == (change != "settings")
+
+
+def test_the_text_to_preserve_belongs_to_what_an_edit_is_made_of(tmp_path):
+    (tmp_path / "one.txt").write_text("It rained.")
+    (tmp_path / "other.txt").write_text("It snowed.")
+    one, other = (text_sha256(LSDM(text=tmp_path / f"{name}.txt")) for name in ("one", "other"))
+    assert one != other
+    assert text_sha256(LSDM()) is None
+    with pytest.raises(locate.LocateError, match=r"missing\.txt cannot be read"):
+        text_sha256(LSDM(text=tmp_path / "missing.txt"))

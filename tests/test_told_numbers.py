@@ -224,25 +224,22 @@ def told_replications():
 def told_edits():
     from locate.schema import validate
 
-    for name, shown in (("fast", "FAST"), ("lsdm", "LSDM"), ("lsdm_each", "LSDM, `spread=each`")):
+    for name, shown in (
+        ("lsdm_smollm2", "LSDM, SmolLM2"),
+        ("lsdm", "LSDM, `mini`"),
+        ("lsdm_each", "LSDM, `spread=each`, `mini`"),
+        ("fast", "FAST, `mini`"),
+    ):
         receipt = read(FIGURES / f"receipt_{name}.json")
         validate(receipt, "receipt", f"receipt_{name}.json")
         cut, rise = receipt["scores"]["cut"], percent(receipt["scores"]["perplexity_change"], "+.2f")
-        yield f"| {shown} | {percent(cut['held_out'])} | {percent(cut['held_out_both'])} | {rise} | [{name}]"
-        if name == "fast":
-            (kept,) = [each for each in receipt["scores"]["kept"] if each["name"] == "kept_definition_words"]
-            yield f"After FAST, {percent(kept)} of the definitional words"
-
-
-def told_edit_on_a_gpu():
-    from locate.schema import validate
-
-    there, here = (read(FIGURES / f"receipt_lsdm{name}.json") for name in ("_h100", ""))
-    validate(there, "receipt", "receipt_lsdm_h100.json")
-    assert there["settings"] == here["settings"]
-    for name, cut in here["scores"]["cut"].items():
-        assert there["scores"]["cut"][name]["value"] == pytest.approx(cut["value"], abs=1e-4)
-    yield "LSDM's edit of `mini` has the same receipt up to rounding"
+        parts = " | ".join(percent(cut[part]) for part in ("held_out", "held_out_both", "unseen_forms", "natural"))
+        (kept,) = [each for each in receipt["scores"]["kept"] if each["name"] == "kept_definition_prompts"]
+        yield f"| [{shown}](../figures/receipt_{name}.json) | {parts} | {percent(kept)} | {rise} |"
+    sizes = read(FIGURES / "receipt_lsdm_smollm2.json")["report"]["stream_sizes"]
+    low, high = min(sizes.values()), max(sizes.values())
+    assert high / low > 100
+    yield "grows a hundredfold from SmolLM2's first block to its 25th"
 
 
 def told_bundled_tests():

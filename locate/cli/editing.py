@@ -107,9 +107,9 @@ def edit(
     with Steps() as steps:
         steps.say("loading the model")
         from locate.editors.fit import fitting_prompts
-        from locate.editors.methods import edit as run_editor
         from locate.editors.methods import make_editor
         from locate.editors.receipt import check_free, save_edited
+        from locate.editors.unfinished import edit_or_resume
         from locate.mediation.located import load_located
         from locate.model.causal import load_causal
         from locate.prompts import read_pairs
@@ -127,8 +127,9 @@ def edit(
         steps.notes(plain.notes)
         fitting = fitting_prompts(held_out, seed=seed, own=own)
         progress = told(steps)
-        made = run_editor(plain, handed, how, fitting, progress=progress)
+        made, kept = edit_or_resume(plain, handed, how, fitting, progress=progress)
         receipt = save_edited(made, plain, output, text=measure_on, progress=progress)
+        kept.unlink(missing_ok=True)
     if as_json:
         print(json.dumps(receipt, indent=2, ensure_ascii=False))
         return

@@ -142,13 +142,20 @@ def measure_moments(
 
 
 def stream_sizes(model: CausalModel, blocks: Sequence[str], rows: Sequence[Sequence[int]]) -> dict[str, float]:
-    """Squared length of the residual stream that leaves each block: the median over the tokens of some windows.
+    """Squared length of the residual stream that leaves each block: the median over the tokens of some windows."""
+    return median_squares(model, blocks, rows, inputs=False)
+
+
+def median_squares(
+    model: CausalModel, names: Sequence[str], rows: Sequence[Sequence[int]], *, inputs: bool
+) -> dict[str, float]:
+    """Squared length of each module's inputs (or outputs): the median over the tokens of some windows.
 
     The median, since the first token of a text is often a hundred times as long as any other.
     """
     ids = torch.tensor(spread(rows, SAMPLE), device=model.device)
     with torch.inference_mode(), multiplying(model.dtype, model.device, model.threads):
-        found = caught(model, blocks, ids, inputs=False)
+        found = caught(model, names, ids, inputs=inputs)
     return {name: float(state.double().pow(2).sum(-1).median()) for name, state in found.items()}
 
 

@@ -31,7 +31,7 @@ from locate.sites import check
 LOSSES = ("log_odds", "probability")
 PARTS = ("edit", "same", "neutral", "preserved", "text")
 LOGGED = 20  # reports over a training run
-PASSAGES = 2  # windows of preserved text in a step
+PASSAGES = 4  # windows of preserved text in a step
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class FAST:
     alpha: float = 1.0
     beta: float = 1.0
     preserve: float = 20.0
-    gamma: float = 5.0
+    gamma: float = 20.0
     epochs: int = 6
     batch: int = 32
     rate: float = 2e-3

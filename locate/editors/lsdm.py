@@ -142,7 +142,7 @@ class LSDM:
             edited=fitted_on(prompts, preserved),
             located=hand.origin,
             settings=asdict(replace(self, text=None)) | {"text": str(self.text or "bundled")},
-            report={"rounds": report},
+            report={"rounds": report} | ({"stream_sizes": dict(work.sizes)} if work.sizes else {}),
         )
 
     def joint(self, model: CausalModel, work: Work, parts: dict[str, list[Factors]]) -> list[dict[str, Any]]:
