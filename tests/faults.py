@@ -620,7 +620,7 @@ FAULTS = [
           'for kind, forms in [("", table(FORMS)["form"].map(lambda form: "The {subject} said that"))]:',
           "tests/test_elsewhere.py"),
     fault("writing: tokens drawn one too far", "model/writing.py",
-          "wanted, right=True)[:, 0]", "wanted, right=True)[:, 0] + 1", "tests/test_writing.py"),
+          "drawn.to(below)[:, None] * below", "0.9 * drawn.to(below)[:, None] * below", "tests/test_writing.py"),
     fault("evaluation: a padded row is read at the batch's end", "model/likelihood.py",
           "[lengths.index(len(row)) for row in rows]", "[len(lengths) - 1 for row in rows]",
           "tests/test_likelihood.py"),

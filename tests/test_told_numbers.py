@@ -236,7 +236,13 @@ def told_edits():
         parts = " | ".join(percent(cut[part]) for part in ("held_out", "held_out_both", "unseen_forms", "natural"))
         (kept,) = [each for each in receipt["scores"]["kept"] if each["name"] == "kept_definition_prompts"]
         yield f"| [{shown}](../figures/receipt_{name}.json) | {parts} | {percent(kept)} | {rise} |"
-    sizes = read(FIGURES / "receipt_lsdm_smollm2.json")["report"]["stream_sizes"]
+    receipt = read(FIGURES / "receipt_lsdm_smollm2.json")
+    cut = receipt["scores"]["cut"]
+    yield f"falls by {percent(cut['held_out'])}, in forms that no edit sees by {percent(cut['unseen_forms'])}, in natural"
+    yield f"sentences by {percent(cut['natural'])}"
+    yield f"keep their pronoun in {percent(receipt['scores']['kept'][1])} of the prompts"
+    yield f"changes by {percent(receipt['scores']['perplexity_change'], '+.2f')}"
+    sizes = receipt["report"]["stream_sizes"]
     low, high = min(sizes.values()), max(sizes.values())
     assert high / low > 100
     yield "grows a hundredfold from SmolLM2's first block to its 25th"
@@ -246,6 +252,9 @@ def told_bundled_tests():
     tables = ROOT / "locate" / "evaluation" / "tables"
     pairs, paraphrases, facts = (len(pd.read_csv(tables / f"{each}.csv")) for each in ("pairs", "paraphrases", "facts"))
     yield f"{pairs} biased pairs, {paraphrases} paraphrases and {facts} facts"
+    unseen, natural = (len(pd.read_csv(tables / f"{each}.csv")) for each in ("unseen_forms", "natural"))
+    yield f"in {unseen} forms that no template has"
+    yield f"in {natural} beginnings of sentences"
     templates = len(pd.read_csv(ROOT / "locate" / "prompts" / "tables" / "templates.csv"))
     yield f"in {templates} templates"
 

@@ -34,6 +34,7 @@ from locate.prompts import Prompts
 from locate.sites import check
 
 RIDGES = {"joint": 1.5e6, "each": 300.0, "top": 300.0}
+PREFIXES = {"joint": 0, "each": 1, "top": 1}
 SPREADS = tuple(RIDGES)
 FLOOR = 1e-6  # of the mean second moment, added to each: keys that the text never has cost something too
 
@@ -56,7 +57,8 @@ class LSDM:
     roles     "joint" alone: tokens at which the change's effect is counted: an edited matrix acts at all tokens. The
               paper, and the other spreads, have the subject's last token
     rounds    how often the layers are visited, in the model edited so far; 1 as published
-    prefixes  random beginnings, drawn from the model, before each prompt
+    prefixes  random beginnings, drawn from the model, before each prompt; None for the spread's own (`PREFIXES`): the
+              joint one has further forms of prompts instead
     values    "each" and "top" alone: how v* is found
     text      file whose keys are preserved; None for the package's prose and what the model writes itself
     """
@@ -68,7 +70,7 @@ class LSDM:
     spread: str = "joint"
     roles: tuple[str, ...] = ROLES
     rounds: int = 2
-    prefixes: int = 0
+    prefixes: int | None = None
     values: Values = field(default_factory=Values)
     text: Path | None = None
     seed: int = 0
@@ -79,7 +81,7 @@ class LSDM:
         check("spread", self.spread, SPREADS)
         for role in self.roles:
             check("role", role, ROLES)
-        if self.weight < 0 or self.preserve < 0 or self.rounds < 1 or self.most < 1 or self.prefixes < 0:
+        if self.weight < 0 or self.preserve < 0 or self.rounds < 1 or self.most < 1 or self.beginnings < 0:
             raise LocateError(
                 f"ridge {self.ridge}, preserve {self.preserve}, rounds {self.rounds}, most {self.most}, prefixes "
                 f"{self.prefixes}: expected no negative number, and at least one round and layer"
@@ -100,6 +102,11 @@ class LSDM:
         """The ridge, or the spread's own."""
         return RIDGES[self.spread] if self.ridge is None else self.ridge
 
+    @property
+    def beginnings(self) -> int:
+        """The number of prefixes, or the spread's own."""
+        return PREFIXES[self.spread] if self.prefixes is None else self.prefixes
+
     def edit(
         self,
         model: CausalModel,
@@ -117,7 +124,7 @@ class LSDM:
         Raises LocateError as `hand_off` and `readings` do.
         """
         hand = hand_off(model, located, layers=self.layers, most=self.most)
-        prefixes = random_prefixes(model, self.prefixes, self.seed, lambda done, of: progress("prefixes", done, of))
+        prefixes = random_prefixes(model, self.beginnings, self.seed, lambda done, of: progress("prefixes", done, of))
         text = preserved_windows(model, self.text, step=lambda done, of: progress("text", done, of))
         moments = covariances(model, hand.modules, text, step=lambda done, of: progress("covariance", done, of))
         neutral = neutral_readings(model, prompts) if self.values.solver == "adam" else []

@@ -53,8 +53,10 @@ def readings(model: CausalModel, pairs: Sequence[Pair], prefixes: Sequence[str] 
         for prefix in prefixes:
             text = prefix + pair.clean
             ids, spans = model.encoder.encode(text)
+            first = start + len(prefix)
+            first -= text[:first].endswith(" ")  # of a subject that begins its prompt
             try:
-                roles = roles_of(spans, (start + len(prefix), end + len(prefix)))
+                roles = roles_of(spans, (first, end + len(prefix)))
                 answers = [answer_id(model.encoder.encode, text, ids, each) for each in (pair.female, pair.male)]
             except LocateError as error:
                 raise LocateError(f"prompt {text!r} cannot be edited: {error}: leave it out") from None
