@@ -33,7 +33,7 @@ from locate.model.matrices import matrix
 from locate.prompts import Prompts
 from locate.sites import check
 
-RIDGES = {"joint": 1.5e6, "each": 300.0, "top": 300.0}
+RIDGES = {"joint": 1.5e6, "each": 5000.0, "top": 300.0}
 PREFIXES = {"joint": 0, "each": 1, "top": 1}
 SPREADS = tuple(RIDGES)
 FLOOR = 1e-6  # of the mean second moment, added to each: keys that the text never has cost something too
