@@ -238,7 +238,8 @@ def told_edits():
         yield f"| [{shown}](../figures/receipt_{name}.json) | {parts} | {percent(kept)} | {rise} |"
     receipt = read(FIGURES / "receipt_lsdm_smollm2.json")
     cut = receipt["scores"]["cut"]
-    yield f"falls by {percent(cut['held_out'])}, in forms that no edit sees by {percent(cut['unseen_forms'])}, in natural"
+    held_out, unseen = percent(cut["held_out"]), percent(cut["unseen_forms"])
+    yield f"falls by {held_out}, in forms that no edit sees by {unseen}, in natural"
     yield f"sentences by {percent(cut['natural'])}"
     yield f"keep their pronoun in {percent(receipt['scores']['kept'][1])} of the prompts"
     yield f"changes by {percent(receipt['scores']['perplexity_change'], '+.2f')}"
