@@ -150,6 +150,12 @@ class TestReadings:
         assert [*behind.ids[behind.subject :]] == [*plain.ids[plain.subject :]]
         assert behind.subject > plain.subject
 
+    def test_a_subject_that_begins_its_prompt_is_read_behind_a_prefix(self, tiny):
+        pair = Pair("An engineer said that", "A person said that", "An engineer", "A person", "engineer", "x")
+        alone, behind = readings(tiny, [pair], ["", "It was late. "])
+        assert tiny.encoder.tokenizer.decode(behind.ids[: behind.subject + 1]).endswith("An engineer")
+        assert behind.subject > alone.subject
+
     def test_keys_are_means_over_the_readings_of_each_word(self, tiny):
         rows = readings(tiny, small_prompts().pairs)
         keys = at_subject(tiny, rows, TEMPLATE.format(1), inputs=True)

@@ -14,7 +14,7 @@ from locate.editors import covariance
 from locate.editors.covariance import covariances, stream_sizes, windows
 from locate.editors.handoff import Handoff
 from locate.editors.joint import ROLES, Slopes, slopes_of, solve_cheapest
-from locate.editors.lsdm import LSDM, Work, floor_moment
+from locate.editors.lsdm import LSDM, SPREADS, Work, floor_moment
 from locate.editors.methods import make_editor
 from locate.editors.readings import answer_log_probs, readings
 from locate.model.causal import load_causal
@@ -261,6 +261,11 @@ class TestJoint:
         for name, (left, right) in one.items():
             whole, wider = left @ right, other[name][0] @ other[name][1]
             assert float((9 * whole - wider).norm() / wider.norm()) < 0.02  # eps of the norms, covariances in fp32
+
+    def test_each_spread_has_a_ridge_and_prefixes_of_its_own(self):
+        found = {spread: (LSDM(spread=spread).weight, LSDM(spread=spread).beginnings) for spread in SPREADS}
+        assert found == {"joint": (1.5e6, 0), "each": (5000.0, 1), "top": (300.0, 1)}
+        assert (LSDM(ridge=7.0, prefixes=3).weight, LSDM(ridge=7.0, prefixes=3).beginnings) == (7.0, 3)
 
     def test_bad_settings_are_refused_in_one_line(self):
         with pytest.raises(LocateError, match="role 'first': expected one of subject_last, last"):

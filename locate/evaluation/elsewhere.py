@@ -48,9 +48,9 @@ def read_forms(path: Path | None = None) -> Items:
 def read_natural(path: Path | None = None) -> Items:
     """Beginnings of sentences from novels and Wikipedia in which she or he followed an occupation.
 
-    Before the pronoun stand no names and no words that say a gender; which of the two was written is not used. The
-    sentences, their sources and licences are in evaluation/tables/natural.csv. A row is as in `read_forms`; its
-    template is its text.
+    A pattern found them, and those in which the pronoun means somebody else were taken out by hand. Before the pronoun
+    stand no names and no words that say a gender; which of the two was written is not used. The sentences, their
+    sources and licences are in evaluation/tables/natural.csv. A row is as in `read_forms`; its template is its text.
     """
     check_bundled(path)
     jobs = occupation_table().set_index("occupation")
