@@ -657,8 +657,6 @@ FAULTS = [
     fault("stamps: a width that is not read is folded into", "model/matrices.py",
           "return all(matrix(built, name).shape[1] == matrix(network, name).shape[1] + more for name in names)",
           "return True", "tests/test_stamped.py", "-k", "is_no_width"),
-    fault("gguf: the tokenizer's BOS is not the file's", "model/gguf_file.py",
-          "    put_bos(tokenizer, about.add_bos)\n", "", "tests/test_gguf.py", "-k", "read_as_the_file"),
     fault("gguf: what the loader leaves out is not seen", "model/gguf_file.py",
           "    if unread:\n", "    if False:\n", "tests/test_gguf.py", "-k", "without_a_place"),
     fault("gguf: the header's settings are not followed", "model/gguf_file.py",

@@ -45,7 +45,6 @@ class Header:
     types         type of each tensor by name ("F32", "Q4_1")
     parameters    numbers stored
     pieces        the vocabulary, in order of id; empty where the file has none
-    add_bos       whether its tokenizer puts BOS in front; None where the file does not say
     settings      the architecture's numbers and words by name, as in "rope.freq_base"
     """
 
@@ -53,7 +52,6 @@ class Header:
     types: dict[str, str]
     parameters: int
     pieces: tuple[str, ...]
-    add_bos: bool | None
     settings: dict[str, Any]
 
     @property
@@ -119,12 +117,11 @@ def read_header(path: Path) -> Header:
         )
     if "general.architecture" not in fields or not types:
         raise LocateError(f"{path} names no architecture or holds no tensors: expected a language model's GGUF file")
-    add_bos = fields.get("tokenizer.ggml.add_bos_token")
     pieces = tuple(fields.get("tokenizer.ggml.tokens") or ())
     architecture = str(fields["general.architecture"])
     start = f"{architecture}."
     settings = {key.removeprefix(start): value for key, value in fields.items() if key.startswith(start)}
-    return Header(architecture, types, parameters, pieces, None if add_bos is None else bool(add_bos), settings)
+    return Header(architecture, types, parameters, pieces, settings)
 
 
 def first_line(error: BaseException) -> str:
@@ -190,7 +187,6 @@ def write_files(path: Path, about: Header, place: Path) -> None:
             "the model's safetensors"
         )
     config.save_pretrained(place)
-    put_bos(tokenizer, about.add_bos)
     tokenizer.save_pretrained(place)
 
 
@@ -225,23 +221,6 @@ def apply_header(path: Path, about: Header, config: Any) -> None:
             f"{path} sets {', '.join(lost)}, which transformers' GGUF loader does not read: its numbers would be those "
             "of another model: give the model's safetensors"
         )
-
-
-def put_bos(tokenizer: Any, wanted: bool | None) -> None:
-    """Make a tokenizer put BOS in front, or not, as the GGUF file says; leave it alone where the file does not say."""
-    from tokenizers.processors import TemplateProcessing
-
-    if wanted is None or tokenizer.bos_token is None:
-        return
-    has = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-    if has != wanted:
-        before = f"{tokenizer.bos_token} " if wanted else ""
-        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-            single=f"{before}$A", special_tokens=[(tokenizer.bos_token, tokenizer.bos_token_id)]
-        )
-    for settings in (tokenizer.init_kwargs, tokenizer.__dict__):
-        if "add_bos_token" in settings or settings is tokenizer.init_kwargs:
-            settings["add_bos_token"] = wanted
 
 
 def read_weights(path: Path, folder: Path, dtype: Any, attention: str | None) -> tuple[Any, dict[str, Any]]:
