@@ -41,6 +41,7 @@ SETS = ["tests/test_evaluate_sets.py", "-k", "not published"]
 WRITTEN = ["tests/test_evaluate_generation.py"]
 BASELINES = ["tests/test_baselines.py", "-k", "not cuts and not located_matrices"]
 SWEEP = ["tests/test_sweep.py", "-k", "(random_rows and (gpt2 or llama)) or (traces and None)"]
+QUICK = ["tests/test_sweep.py", "-k", "in_few_steps"]
 EVALUATION = ["tests/test_evaluate_run.py", "-k", "not package and not hub"]
 LOOP = ["tests/test_measure.py"]
 PERPLEXITY = ["tests/test_evaluate_perplexity.py", "-k", "not bundled"]
@@ -203,6 +204,18 @@ FAULTS = [
           "return value[:, first:end]", "return value[:, : end - first]", *SWEEP),
     fault("sweep: several positions taken for one", "engine/sweep/climbers.py",
           'write.component != "resid_pre" and write.base_pos == first', 'write.component != "resid_pre"', *SWEEP),
+    fault("few steps: mask of the first queries", "engine/sweep/replay.py",
+          '["attention_mask"][:, :, first:end, :end]', '["attention_mask"][:, :, : end - first, :end]', *QUICK),
+    fault("few steps: keys before are left empty", "engine/sweep/fused.py",
+          "all_keys[:, :, :first], all_values[:, :, :first] = before",
+          "all_keys[:, :, :first], all_values[:, :, :first] = before[0], 0 * before[1]", *QUICK),
+    fault("few steps: the first output's change forgotten", "engine/sweep/fused.py",
+          'changed("attn_out", attention, changes).add_(residual)', "attention.add_(residual)", *QUICK),
+    fault("few steps: positions of the base's first tokens", "engine/sweep/replay.py",
+          "self.tables(first, end), before, changes", "self.tables(0, end - first), before, changes", *QUICK),
+    fault("few steps: a block with other numbers is taken", "engine/sweep/replay.py",
+          "return trial if apart <=", "return trial if True or apart <=",
+          "tests/test_sweep.py", "-k", "numbers_that_are_not"),
     fault("sweep: keys of another run in front", "engine/sweep/bases.py",
           "return keys[base, :, :first], values[base, :, :first]",
           "return keys[:1, :, :first].expand(len(base), -1, -1, -1), values[base, :, :first]", *SWEEP),

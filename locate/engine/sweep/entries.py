@@ -77,6 +77,7 @@ def carry_through(
     base = torch.tensor([carrier[0].base for carrier in carriers], device=model.device)
     here = ((place, each, write) for place, each in rows for write in each.writes if write.layer == layer)
     block = bases.given[rows[0][1].n_pos][layer]
-    with torch.inference_mode(), model.hooked(Writes.of(model, bases, here).hooks(layer, first)):
+    with torch.inference_mode():
         entering = bases.activation["resid_pre", layer][base, first:end]
-        return block.run(entering, first, keys_of(bases, layer, base, first))[*where]
+        leaving = Writes.of(model, bases, here).run(block, layer, entering, first, keys_of(bases, layer, base, first))
+        return leaving[*where]

@@ -11,7 +11,7 @@ from locate.errors import LocateError
 from locate.model.hooked import Model
 from locate.model.memory import ran_out
 
-CPU_POSITIONS = 2048  # of all rows at once: more make nothing faster on a CPU, and fall out of its cache
+CPU_POSITIONS = 1024  # of all rows at once: more make nothing faster on a CPU, and fall out of its cache
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 
 from locate.engine.rows import Run, answers_in
+from locate.engine.sweep.fused import OUTPUTS, SAME, Change, FusedBlock, Keys, fused
 from locate.errors import LocateError
 from locate.model.hooked import Model
 
@@ -25,9 +26,6 @@ CACHES = ("past_key_values", "layer_past", "past_key_value")
 WITH_POSITIONS = ("attention_mask", "position_ids", "position_embeddings", "cache_position")
 BY_HEAD = ("alibi",)
 UNCUT = ("position_bias",)  # by head and distance from the last key: a block cuts it to its keys itself
-
-Keys = tuple[Float[torch.Tensor, "row kv_head key d_head"], Float[torch.Tensor, "row kv_head key d_value"]]
-"""keys and values"""
 
 
 class KeysReady(Exception):
@@ -66,12 +64,14 @@ class BlockInputs:
     arguments      by name; tensors are those of one prompt
     cache_name     which of them is the cache
     returns_tuple  whether the block's output is the first of a tuple
+    fused          the same block in few steps, where its numbers are the same
     """
 
     block: Any
     arguments: dict[str, Any]
     cache_name: str
     returns_tuple: bool
+    fused: FusedBlock | None = None
 
     @property
     def rotary(self) -> tuple[torch.Tensor, ...]:
@@ -82,11 +82,34 @@ class BlockInputs:
     def run(
         self, residual: Float[torch.Tensor, "row pos d_model"], first: int, before: Keys | None
     ) -> Float[torch.Tensor, "row pos d_model"]:
-        """The block's output at positions `first` and up, given the keys and values of those before."""
+        """The block's output at positions `first` and up, given the keys and values of those before; hooks are run."""
         return self.call(residual, first, Cache(before))
+
+    def takes(self, changes: Sequence[Change]) -> bool:
+        """Whether it can be run in few steps when this is written inside it."""
+        return self.fused is not None and all(change.component in OUTPUTS for change in changes)
+
+    def run_fused(
+        self,
+        residual: Float[torch.Tensor, "row pos d_model"],
+        first: int,
+        before: Keys | None,
+        changes: Sequence[Change] = (),
+    ) -> Float[torch.Tensor, "row pos d_model"]:
+        """The block's output at positions `first` and up in few steps, with its outputs changed; no hook is run."""
+        assert self.fused is not None
+        end = first + residual.shape[1]
+        mask = self.arguments["attention_mask"][:, :, first:end, :end]
+        return self.fused.run(residual, mask, self.tables(first, end), before, changes)
+
+    def tables(self, first: int, end: int) -> Any:
+        """Its tables of rotary positions, cut to some positions; None where it is given none."""
+        return cut_argument("position_embeddings", self.arguments.get("position_embeddings"), first, end, 1)
 
     def keys(self, residual: Float[torch.Tensor, "row pos d_model"], first: int) -> Keys:
         """Keys and values of positions `first` and up; attention and MLP are not run."""
+        if self.fused is not None:
+            return self.fused.keys(residual, self.tables(first, first + residual.shape[1]))
         cache = Cache(stop=True)
         with suppress(KeysReady):
             self.call(residual, first, cache)
@@ -99,6 +122,23 @@ class BlockInputs:
         arguments = {name: cut_argument(name, value, first, end, rows) for name, value in self.arguments.items()}
         output = self.block(residual, **arguments | {self.cache_name: cache})
         return output[0] if isinstance(output, tuple) else output
+
+
+def with_fused(
+    given: BlockInputs, residual: Float[torch.Tensor, "row pos d_model"], output: Float[torch.Tensor, "row pos d_model"]
+) -> BlockInputs:
+    """A block with itself in few steps beside it, where that gives the first of some rows the same output.
+
+    In fp32 only: in other dtypes models take norms and softmax in fp32, which few steps would not.
+    """
+    mask, quick = given.arguments.get("attention_mask"), fused(given.block)
+    if quick is None or residual.dtype != torch.float32 or len(given.rotary) not in (0, 2):
+        return given
+    if not isinstance(mask, torch.Tensor) or not mask.is_floating_point() or mask.shape[:2] != (1, 1):
+        return given
+    trial = replace(given, fused=quick)
+    apart = (trial.run_fused(residual[:1], 0, None) - output[:1]).abs().max()
+    return trial if apart <= SAME * (output - residual)[:1].abs().max() else given
 
 
 def one_prompt(name: str, value: Any, prompts: int) -> Any:
@@ -160,7 +200,8 @@ def watching(model: Model, kept: Callable[[int, BlockInputs, Keys], None]) -> It
             arguments, cache_name = given[layer]
             check_arguments(model, arguments, cache_name)
             single = {name: one_prompt(name, value, len(args[0])) for name, value in arguments.items()}
-            kept(layer, BlockInputs(block, single, cache_name, isinstance(output, tuple)), own)
+            known = BlockInputs(block, single, cache_name, isinstance(output, tuple))
+            kept(layer, with_fused(known, args[0], output[0] if known.returns_tuple else output), own)
 
         return hook
 

@@ -126,22 +126,20 @@ def climb(model: Model, bases: Bases, entered: Entries, stair: Sequence[Climber]
             writes.into_residual(residual, layer, first)
             keys = keys_of(bases, layer, base[:joined], first)
             if layer < last:
-                with model.hooked(writes.hooks(layer, first)):
-                    residual[:joined] = blocks[layer].run(residual[:joined], first, keys)
-        with model.hooked(writes.hooks(last, n_pos - 1)):
-            final = last_position(blocks[last], residual, first, keys)
+                residual[:joined] = writes.run(blocks[layer], layer, residual[:joined], first, keys)
+        before = keys_before_last(blocks[last], residual, first, keys)
+        final = writes.run(blocks[last], last, residual[:, -1:], n_pos - 1, before)
         return read_answers(model, bases, stair, final[:, 0], blocks[last])
 
 
-def last_position(
+def keys_before_last(
     given: BlockInputs, residual: Float[torch.Tensor, "row pos d_model"], first: int, before: Keys | None
-) -> Float[torch.Tensor, "row 1 d_model"]:
-    """The last block at the last position alone; the positions before it are run to their keys and values."""
-    count = residual.shape[1] - 1
-    if count:
-        own = given.keys(residual[:, :-1], first)
-        before = own if before is None else (torch.cat([before[0], own[0]], 2), torch.cat([before[1], own[1]], 2))
-    return given.run(residual[:, -1:], first + count, before)
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Keys and values of all positions but the last, of which those from `first` on are run."""
+    if residual.shape[1] == 1:
+        return before
+    own = given.keys(residual[:, :-1], first)
+    return own if before is None else (torch.cat([before[0], own[0]], 2), torch.cat([before[1], own[1]], 2))
 
 
 def read_answers(

@@ -13,6 +13,8 @@ from jaxtyping import Float, Int
 from locate.engine.rows import Key, PlacedWrite
 from locate.engine.sweep.bases import Bases
 from locate.engine.sweep.climbers import Climber
+from locate.engine.sweep.fused import Change, Keys
+from locate.engine.sweep.replay import BlockInputs
 from locate.model.hooked import Model
 from locate.sites import PATTERN, UNITS
 
@@ -69,14 +71,30 @@ class Writes:
         if here is not None:
             residual[here.row, here.pos - first] = here.value
 
-    def hooks(self, layer: int, first: int) -> list[tuple[str, Callable]]:
-        """Hooks that write inside a block that runs the positions `first` and up."""
-        hooks = []
+    def run(
+        self,
+        block: BlockInputs,
+        layer: int,
+        residual: Float[torch.Tensor, "row pos d_model"],
+        first: int,
+        before: Keys | None,
+    ) -> Float[torch.Tensor, "row pos d_model"]:
+        """What leaves a layer at the positions `first` and up, with the writes inside its block."""
+        changes = self.inside(layer, first)
+        if block.takes(changes):
+            return block.run_fused(residual, first, before, changes)
+        hooks = [(self.model.hook(each.component, layer), write_hook(each.where, each.value)) for each in changes]
+        with self.model.hooked(hooks):
+            return block.run(residual, first, before)
+
+    def inside(self, layer: int, first: int) -> list[Change]:
+        """What is written inside a block that runs the positions `first` and up."""
         ordered = sorted(self.spots.items(), key=lambda each: each[0])  # a whole output before its units, at one hook
-        for (component, at), here in ordered:
-            if at == layer and component != "resid_pre":
-                hooks.append((self.model.hook(component, layer), write_hook(here.where(first), here.value)))
-        return hooks
+        return [
+            Change(component, here.where(first), here.value)
+            for (component, at), here in ordered
+            if at == layer and component != "resid_pre"
+        ]
 
 
 def write_hook(where: tuple[torch.Tensor, ...], value: torch.Tensor) -> Callable:
