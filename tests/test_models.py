@@ -51,6 +51,14 @@ def test_the_residual_check_sees_a_wrong_tensor(family_model):
     assert residual_gap(kept, 0) > 1e-2
 
 
+def test_what_a_dtype_rounds_off_a_large_stream_is_no_gap():
+    """Beside 4,096 bfloat16 has no 0.5; 40 are more than it rounds off."""
+    stream, added = torch.tensor([4096.0, 1.0]).bfloat16(), torch.tensor([0.5, 1.0]).bfloat16()
+    kept = {("resid_pre", 0): stream, ("attn_out", 0): added, ("mlp_out", 0): 0 * added}
+    assert residual_gap(kept | {("resid_pre", 1): stream + added}, 0) == 0
+    assert residual_gap(kept | {("resid_pre", 1): stream + added + 40}, 0) > 0.1
+
+
 def test_an_architecture_that_fails_the_check_is_refused(folder_of, monkeypatch):
     """A hook that holds another tensor than its name says (here mlp_out taken before the MLP) must not pass."""
     import locate.model.hooked

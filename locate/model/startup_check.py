@@ -163,10 +163,16 @@ def logits_with_layer_written(
 
 
 def residual_gap(kept: dict[tuple[str, int], torch.Tensor], layer: int) -> float:
-    """Largest difference of resid_pre + attn_out + mlp_out to the next resid_pre, as a share of what the block adds."""
+    """Largest difference of resid_pre + attn_out + mlp_out to the next resid_pre, as a share of what the block adds.
+
+    What the dtype rounds off the residual stream does not count: streams hold a few numbers so large that in bfloat16
+    their last digit is more than most blocks add.
+    """
+    rounding = torch.finfo(kept["resid_pre", layer].dtype).eps
     before, after = kept["resid_pre", layer].double(), kept["resid_pre", layer + 1].double()
     added = kept["attn_out", layer].double() + kept["mlp_out", layer].double()
-    return float((before + added - after).abs().max() / (after - before).abs().max())
+    apart = (before + added - after).abs() - rounding * (before.abs() + after.abs())
+    return float(apart.max().clamp(min=0) / (after - before).abs().max())
 
 
 def largest_difference(a: torch.Tensor, b: torch.Tensor) -> float:

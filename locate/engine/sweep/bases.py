@@ -12,6 +12,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 
 from locate.engine.rows import Key, Limits, Run, answers_of, batches_by_length, explaining_out_of_memory, noise_hooks
+from locate.engine.sweep.fused import FusedBlock
 from locate.engine.sweep.replay import BlockInputs, Keys, watching
 from locate.model.hooked import Model
 from locate.model.memory import LEAST
@@ -68,6 +69,7 @@ def execute_bases(model: Model, runs: Sequence[Run], wanted: Iterable[Key], limi
 
         return hook
 
+    checked: dict[Any, FusedBlock | None] = {}
     working = replace(limits, memory=max(LEAST, int(limits.memory * (1 - KEPT_SHARE))))
     for batch in batches_by_length(runs, lambda run: len(run.ids), model, working):
         chosen = [runs[i] for i in batch]
@@ -80,7 +82,7 @@ def execute_bases(model: Model, runs: Sequence[Run], wanted: Iterable[Key], limi
         keepers = [(model.hook(*key), keep(key, batch)) for key in names]
         with (
             model.hooked(noise_hooks(chosen) + keepers),
-            watching(model, arrived),
+            watching(model, arrived, checked),
             explaining_out_of_memory(len(batch)),
         ):
             bases.log_probs[batch] = answers_of(model, chosen)

@@ -2,7 +2,9 @@
 
 After the attention a block treats each position by itself, so a row that is written at one position there leaves the
 layer changed at that position alone. Rows of one base run that are written at different positions can therefore share
-one run of the block, a *carrier*: each is read off at its own position.
+one run of the block, a *carrier*: each is read off at its own position. Where nothing but a block's outputs is written,
+and the block is one of few steps, not even that is needed: the stream behind the attention is known from what was kept,
+and the MLP is run for the written position alone.
 """
 
 from __future__ import annotations
@@ -45,7 +47,15 @@ def run_entries(model: Model, bases: Bases, moving: Sequence[Climber], limits: L
         {each.row: place for place, each in enumerate(entering)},
         embedded.new_empty(len(entering), embedded.shape[-1]),
     )
-    for (layer, n_pos), carriers in sorted(group_carriers(entering).items()):
+    direct, others = by_first_block(bases, entering)
+    for layer, rows in direct.items():
+
+        def step(part: Sequence[Climber], layer: int = layer) -> Any:
+            return step_through(model, bases, layer, part)
+
+        for stepped, leaving in work_in_parts(rows, rows_at_once(model, limits, 1, 0), step):
+            found.vectors[[found.place[each.row] for each in stepped]] = leaving
+    for (layer, n_pos), carriers in sorted(group_carriers(others).items()):
 
         def carry(part: Sequence[Carrier], layer: int = layer) -> Any:
             return carry_through(model, bases, layer, part)
@@ -53,6 +63,42 @@ def run_entries(model: Model, bases: Bases, moving: Sequence[Climber], limits: L
         for part, leaving in work_in_parts(carriers, rows_at_once(model, limits, n_pos, 0), carry):
             found.vectors[[found.place[each.row] for carrier in part for each in carrier]] = leaving
     return found
+
+
+def by_first_block(bases: Bases, entering: Sequence[Climber]) -> tuple[dict[int, list[Climber]], list[Climber]]:
+    """Rows of which only the MLP of their first layer has to be run, by layer; and the others."""
+    direct: dict[int, list[Climber]] = defaultdict(list)
+    others = []
+    for each in entering:
+        components = [write.component for write in each.writes if write.layer == each.first_layer]
+        if bases.given[each.n_pos][each.first_layer].takes(components):
+            direct[each.first_layer].append(each)
+        else:
+            others.append(each)
+    return direct, others
+
+
+def step_through(model: Model, bases: Bases, layer: int, rows: Sequence[Climber]) -> Float[torch.Tensor, "row d_model"]:
+    """What leaves a layer at the first position of each row: the stream behind the attention, and what the MLP adds."""
+    base, pos = torch.tensor([[each.base, each.first_pos] for each in rows], device=model.device).T
+    here = [(place, each, write) for place, each in enumerate(rows) for write in each.writes if write.layer == layer]
+    spots = Writes.of(model, bases, here).spots
+    block = bases.given[rows[0].n_pos][layer].fused
+    assert block is not None
+    with torch.inference_mode():
+        middle = bases.activation["resid_pre", layer + 1][base, pos]
+        if ("mlp_out", layer) in bases.activation:
+            middle -= bases.activation["mlp_out", layer][base, pos]
+        if (attention := spots.get(("attn_out", layer))) is not None:
+            entering = bases.activation["resid_pre", layer][base, pos]
+            middle[attention.row] = entering[attention.row] + attention.value
+        added = torch.empty_like(middle)
+        run = torch.ones(len(rows), dtype=torch.bool, device=model.device)
+        if (mlp := spots.get(("mlp_out", layer))) is not None:
+            added[mlp.row] = mlp.value
+            run[mlp.row] = False
+        added[run] = block.mlp(block.norms[1](middle[run]))
+        return middle.add_(added)
 
 
 def group_carriers(entering: Sequence[Climber]) -> dict[tuple[int, int], list[Carrier]]:

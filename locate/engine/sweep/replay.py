@@ -7,7 +7,7 @@ to the positions that are run again; a stand-in for the Hugging Face cache puts 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -85,9 +85,9 @@ class BlockInputs:
         """The block's output at positions `first` and up, given the keys and values of those before; hooks are run."""
         return self.call(residual, first, Cache(before))
 
-    def takes(self, changes: Sequence[Change]) -> bool:
-        """Whether it can be run in few steps when this is written inside it."""
-        return self.fused is not None and all(change.component in OUTPUTS for change in changes)
+    def takes(self, components: Iterable[str]) -> bool:
+        """Whether it can be run in few steps when these are written inside it."""
+        return self.fused is not None and all(component in OUTPUTS for component in components)
 
     def run_fused(
         self,
@@ -125,20 +125,29 @@ class BlockInputs:
 
 
 def with_fused(
-    given: BlockInputs, residual: Float[torch.Tensor, "row pos d_model"], output: Float[torch.Tensor, "row pos d_model"]
+    given: BlockInputs,
+    residual: Float[torch.Tensor, "row pos d_model"],
+    output: Float[torch.Tensor, "row pos d_model"],
+    checked: dict[Any, FusedBlock | None],
 ) -> BlockInputs:
     """A block with itself in few steps beside it, where that gives the first of some rows the same output.
 
     In fp32 only: in other dtypes models take norms and softmax in fp32, which few steps would not.
+
+    checked  what was found of blocks at prompts of other lengths; what is found is put there
     """
-    mask, quick = given.arguments.get("attention_mask"), fused(given.block)
-    if quick is None or residual.dtype != torch.float32 or len(given.rotary) not in (0, 2):
+    mask = given.arguments.get("attention_mask")
+    if residual.dtype != torch.float32 or len(given.rotary) not in (0, 2):
         return given
     if not isinstance(mask, torch.Tensor) or not mask.is_floating_point() or mask.shape[:2] != (1, 1):
         return given
-    trial = replace(given, fused=quick)
-    apart = (trial.run_fused(residual[:1], 0, None) - output[:1]).abs().max()
-    return trial if apart <= SAME * (output - residual)[:1].abs().max() else given
+    if given.block not in checked:
+        checked[given.block] = quick = fused(given.block)
+        if quick is not None:
+            found = replace(given, fused=quick).run_fused(residual[:1], 0, None)
+            if not (found - output[:1]).abs().max() <= SAME * (output - residual)[:1].abs().max():
+                checked[given.block] = None
+    return replace(given, fused=checked[given.block])
 
 
 def one_prompt(name: str, value: Any, prompts: int) -> Any:
@@ -173,8 +182,13 @@ def cut_argument(name: str, value: Any, first: int, end: int, rows: int) -> Any:
 
 
 @contextmanager
-def watching(model: Model, kept: Callable[[int, BlockInputs, Keys], None]) -> Iterator[None]:
-    """Inside the context every block that runs tells `kept` its layer, what it was given, and its keys and values."""
+def watching(
+    model: Model, kept: Callable[[int, BlockInputs, Keys], None], checked: dict[Any, FusedBlock | None]
+) -> Iterator[None]:
+    """Inside the context every block that runs tells `kept` its layer, what it was given, and its keys and values.
+
+    checked  see `with_fused`
+    """
     blocks = list(model.blocks)
     caches: dict[int, Cache] = {}
     given: dict[int, tuple[dict[str, Any], str]] = {}
@@ -201,7 +215,7 @@ def watching(model: Model, kept: Callable[[int, BlockInputs, Keys], None]) -> It
             check_arguments(model, arguments, cache_name)
             single = {name: one_prompt(name, value, len(args[0])) for name, value in arguments.items()}
             known = BlockInputs(block, single, cache_name, isinstance(output, tuple))
-            kept(layer, with_fused(known, args[0], output[0] if known.returns_tuple else output), own)
+            kept(layer, with_fused(known, args[0], output[0] if known.returns_tuple else output, checked), own)
 
         return hook
 

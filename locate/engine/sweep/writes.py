@@ -81,7 +81,7 @@ class Writes:
     ) -> Float[torch.Tensor, "row pos d_model"]:
         """What leaves a layer at the positions `first` and up, with the writes inside its block."""
         changes = self.inside(layer, first)
-        if block.takes(changes):
+        if block.takes(each.component for each in changes):
             return block.run_fused(residual, first, before, changes)
         hooks = [(self.model.hook(each.component, layer), write_hook(each.where, each.value)) for each in changes]
         with self.model.hooked(hooks):
