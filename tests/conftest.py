@@ -20,6 +20,9 @@ from gguf_models import network, write_gguf  # noqa: E402
 
 from locate.model.hooked import Model  # noqa: E402
 from locate.model.loading import load  # noqa: E402
+from locate.prompts import build  # noqa: E402
+
+FEWER = {"persons": 12, "gendered": 4}  # every so manieth row of the package's tables of words
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +40,15 @@ def unchecked_types():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="module")
+def few_words():
+    """For edits that are run from end to end: fitted on fewer of the words beside the occupations."""
+    whole = build.table
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "table", lambda name: whole(name).iloc[:: FEWER.get(name, 1)])
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from locate import cli
 
-pytestmark = pytest.mark.usefixtures("unchecked_types")
+pytestmark = pytest.mark.usefixtures("unchecked_types", "few_words")
 
 PYTHON = [page for page in PAGES if blocks(page, "python") and page.stem != "extending"]  # which has tests of its own
 TEXTS = (*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md")
