@@ -7,7 +7,7 @@ from pages import ROOT, blocks, run_python
 
 import locate
 
-pytestmark = pytest.mark.usefixtures("unchecked_types", "few_words")
+pytestmark = pytest.mark.usefixtures("unchecked_types")
 
 PAGE = ROOT / "docs" / "extending.md"
 SECTIONS = tuple(dict.fromkeys(block.section for block in blocks(PAGE, "python")))
