@@ -94,7 +94,7 @@ FEW = {  # what makes a command quick: fewer prompts, one format, a short traini
     ],
     "selftest": [("--models", "1")],
 }
-SMALLER = {"20000": "500"}  # of a budget
+SMALLER = {"20000": "500", "2": "1"}  # of a budget; of threads, which would wait for a core in vain
 
 
 def run(patch, words):
