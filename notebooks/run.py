@@ -16,12 +16,13 @@ MINUTES = 30  # for one cell, on a machine that is busy
 def executed(path: Path, parameters: str = "") -> nbformat.NotebookNode:
     """The notebook with fresh outputs; an error in a cell is raised.
 
-    parameters  Python that is run after the cell with the tag "parameters", to set other values
+    parameters  Python that is run after the cell with the tag "parameters", or the first one, to set other values
     """
     notebook = nbformat.read(path, as_version=4)
     if parameters:
-        (place,) = (k for k, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ()))
-        notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(parameters))
+        code = [place for place, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
+        tagged = [place for place in code if "parameters" in notebook.cells[place].metadata.get("tags", ())]
+        notebook.cells.insert((tagged or code)[0] + 1, nbformat.v4.new_code_cell(parameters))
     NotebookClient(notebook, timeout=MINUTES * 60, resources={"metadata": {"path": str(HERE)}}).execute()
     return notebook
 

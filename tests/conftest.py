@@ -1,6 +1,8 @@
 """Fixtures: small random models of many families, saved to disk and loaded through the real loader."""
 
 import os
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jaxtyping
@@ -18,8 +20,12 @@ hook = install_import_hook("locate", f"{typechecker.__name__}.check")
 from families import FAMILIES, save_family  # noqa: E402
 from gguf_models import network, write_gguf  # noqa: E402
 
+from locate.editors import receipt  # noqa: E402
 from locate.model.hooked import Model  # noqa: E402
 from locate.model.loading import load  # noqa: E402
+from locate.prompts import build  # noqa: E402
+
+FEWER = {"persons": 12, "gendered": 4}  # one in so many rows of the package's tables of words
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +43,22 @@ def unchecked_types():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="module")
+def few_words():
+    """For edits from end to end: fitted on fewer of the words beside the occupations, judged by fewer prompts."""
+    whole = build.table
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "table", lambda name: whole(name).iloc[:: FEWER.get(name, 1)])
+        patch.setattr(receipt, "JUDGES", tuple(replace(test, read=partial(thinned, test)) for test in receipt.JUDGES))
+        yield
+
+
+def thinned(test, path):
+    """Every ninth of a test's items."""
+    items = test.read(path)
+    return replace(items, rows=items.rows[::9])
 
 
 @pytest.fixture(scope="session")

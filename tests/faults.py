@@ -477,6 +477,8 @@ FAULTS = [
           *PERPLEXITY),
     fault("texts: a second BOS", "model/encoder.py",
           "if self.before and tuple(ids[: len(self.before)]) == self.before:", "if False:", *READING),
+    fault("texts: what a caller changes is remembered", "model/encoder.py",
+          "return list(ids), list(spans)", "return ids, spans", *READING),
     fault("texts: what the tokenizer puts in front left out", "model/encoder.py",
           "return Encoder(tokenizer, before, bos,", "return Encoder(tokenizer, (), bos,", *READING),
     fault("texts: the tokenizer's own file not looked at", "model/loading.py",

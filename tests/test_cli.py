@@ -12,6 +12,8 @@ import pytest
 
 from locate import cli
 
+pytestmark = pytest.mark.usefixtures("unchecked_types")
+
 FAST = ["--formats", "html", "--device", "cpu"]
 
 
@@ -293,10 +295,10 @@ def test_another_models_run_is_refused_and_kept(run, traced, folder_of):
 
 
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
-def test_a_stopped_run_continues_where_it_was(folder_of, tmp_path, blow):
-    """A real process, stopped by Ctrl-C or killed after its first chunks, then run again to the end."""
+def test_a_stopped_run_continues_where_it_was(run, folder_of, tmp_path, blow):
+    """A real process, stopped by Ctrl-C or killed after its first chunks; the same command is then run to the end."""
     command = [sys.executable, "-m", "locate", "trace", "--model", str(folder_of("gpt2")), "--batch-size", "8"]
-    command += ["--components", "mlp_out,attn_out", "--roles", "subject_last,last", "--no-controls"]
+    command += ["--components", "mlp_out", "--roles", "subject_last,last", "--direction", "denoising", "--no-controls"]
     command += ["-o", str(tmp_path / "run"), *FAST]
     heeding = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "  # a shell's background job
     heeding += "os.execv(sys.argv[1], sys.argv[1:])"  # is started with Ctrl-C ignored, and so are these tests
@@ -316,10 +318,10 @@ def test_a_stopped_run_continues_where_it_was(folder_of, tmp_path, blow):
     if blow is signal.SIGINT:
         assert "the same command continues there" in err
     command[command.index("--batch-size") + 1] = "256"
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "layers of mlp_out" in done.stdout
-    assert f"map: {rows:,} of" in done.stderr
+    code, out, err = run(*command[3:])
+    assert code == 0, err
+    assert "layers of mlp_out" in out
+    assert f"map: {rows:,} of" in err
     assert not parts.parent.exists()
 
 

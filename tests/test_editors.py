@@ -432,7 +432,7 @@ def mean_size(model, prompts):
     [LSDM(layers=(0, 2), ridge=1.5e5, prefixes=0),
      LSDM(layers=(2,), ridge=100.0, preserve=4.0, spread="each", rounds=1, prefixes=0),
      LSDM(layers=(1, 2), ridge=100.0, preserve=4.0, rounds=1, prefixes=1, spread="top"),
-     FAST(layers=(4,), epochs=12, width=32, rate=1e-2, batch=8)],
+     FAST(layers=(4,), epochs=6, width=32, rate=2e-2, batch=8)],
     ids=["lsdm", "lsdm-each", "lsdm-top", "fast"],
 )  # fmt: skip
 def test_an_editor_moves_the_words_and_leaves_the_model(how, mini, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from importlib.resources import files
 
 import pytest
@@ -12,6 +13,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from locate import LocateError, load_causal
+from locate.model import encoder
 from locate.model.encoder import CHAT_REQUEST, UNLIMITED, context_of, encoder_of, put_around
 from locate.model.likelihood import next_log_probs
 from locate.model.loading import load, load_encoder
@@ -268,3 +270,20 @@ def test_bos_settings_are_checked_without_a_model(folder_of):
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder_of("gpt2"))
     assert encoder_of(tokenizer, custom=False).notes == ()
     assert encoder_of(tokenizer, bos="yes").before == (0,)
+
+
+def test_a_text_that_was_read_before_is_read_alike(gpt2, monkeypatch):
+    """Whatever a caller did with what it was given; no more texts are remembered than may be."""
+    own = replace(gpt2.encoder)
+    ids, spans = own.encode("The nurse said that")
+    first = list(ids), list(spans)
+    ids.append(0)
+    spans.clear()
+    assert own.encode("The nurse said that") == first == gpt2.encoder.encode_anew("The nurse said that")
+    monkeypatch.setattr(encoder, "REMEMBERED", 2)
+    long = "The nurse said that " * 40
+    assert own.encode(long) == own.encode(long)
+    for word in ("nurse", "man", "engineer"):
+        assert own.encode(f"The {word} laughed") != first
+    assert len(own.read) <= 2
+    assert long not in own.read

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from locate import cli
 
-pytestmark = pytest.mark.usefixtures("unchecked_types")
+pytestmark = pytest.mark.usefixtures("unchecked_types", "few_words")
 
 PYTHON = [page for page in PAGES if blocks(page, "python") and page.stem != "extending"]  # which has tests of its own
 TEXTS = (*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md")
@@ -94,7 +94,7 @@ FEW = {  # what makes a command quick: fewer prompts, one format, a short traini
     ],
     "selftest": [("--models", "1")],
 }
-SMALLER = {"20000": "500"}  # of a budget
+SMALLER = {"20000": "500", "2": "1"}  # of a budget; of threads, which would wait for a core in vain
 
 
 def run(patch, words):

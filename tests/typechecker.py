@@ -19,7 +19,7 @@ from typing import ForwardRef, get_args
 import jaxtyping
 from beartype import BeartypeConf, beartype
 
-FIRST = 50  # calls of each function that are checked in a test
+FIRST = 10  # calls of each function that are checked in a test
 check = beartype(conf=BeartypeConf(is_pep484_tower=True))
 with_shapes = jaxtyping.jaxtyped
 checked = {}  # by a function's code and annotations, as text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ HARD = (
     'THE NURSE SAID: "I\'m 1,000.50 % sure" -- e.g. <b>x_y</b>',
 )
 UNLIMITED = 1 << 30
+REMEMBERED, SHORT = 1 << 14, 400  # texts that an encoder remembers, and their characters, at most
 UNCHECKED = "the tokenizer has no tokenizer.json: how it reads texts could not be checked against a file of its own"
 
 
@@ -40,6 +41,7 @@ class Encoder:
     chat       whether those ids are a conversation whose answer the text begins
     notes      what a reader of the numbers must know, one sentence each
     rows       of the embedding, below which every id must lie; None where that is not known
+    read       short texts that were read already: prompts are read again for each answer and each measurement
     """
 
     tokenizer: Any
@@ -48,6 +50,7 @@ class Encoder:
     chat: bool = False
     notes: tuple[str, ...] = ()
     rows: int | None = None
+    read: dict[str, tuple[list[int], list[tuple[int, int]]]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def prepend_bos(self) -> bool:
@@ -61,6 +64,15 @@ class Encoder:
 
         Raises LocateError for a text with a word that the tokenizer does not know, or an id without an embedding.
         """
+        ids, spans = self.read.get(text) or self.encode_anew(text)
+        if len(text) <= SHORT and text not in self.read:
+            if len(self.read) >= REMEMBERED:
+                self.read.clear()
+            self.read[text] = ids, spans
+        return list(ids), list(spans)
+
+    def encode_anew(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The same from the tokenizer itself."""
         coded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ids, spans = list(coded["input_ids"]), [(int(a), int(b)) for a, b in coded["offset_mapping"]]
         if self.tokenizer.unk_token_id is not None and self.tokenizer.unk_token_id in ids:

@@ -156,11 +156,14 @@ class Job:
 
     def rows(self, pair: TokenPair) -> int:
         """How many rows of the table a pair will fill."""
+        return self.cell_counts[pair.index] * len(self.stage.directions) * self.settings.corruption.samples
+
+    @cached_property
+    def cell_counts(self) -> dict[int, int]:
+        """How many cells each pair has, by its index."""
         if self.map is None or PATTERN in self.map.components:
-            cells = len(self.cells(pair))
-        else:
-            cells = sum(len(self.forms.get(token.role, ())) for token in pair.aligned)
-        return cells * len(self.stage.directions) * self.settings.corruption.samples
+            return {pair.index: len(self.cells(pair)) for pair in self.pairs}
+        return {pair.index: sum(len(self.forms.get(token.role, ())) for token in pair.aligned) for pair in self.pairs}
 
     def size(self, pairs: Sequence[TokenPair]) -> int:
         """How much of the stage some pairs make up: rows, or the pairs themselves where no rows are run."""
