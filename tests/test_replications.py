@@ -1,5 +1,6 @@
 """Replications: the engine for continuations, arithmetic against published results, rules on made tables, runs."""
 
+import functools
 import json
 import sys
 from math import comb
@@ -401,15 +402,18 @@ def mini():
     return load("mini", device="cpu")
 
 
+loaded_once = functools.cache(load)
+
+
 @pytest.fixture
-def quick(monkeypatch, mini):
+def quick(monkeypatch):
     """Fewer resamples and draws, one loaded model, no picture: for runs that only have to reach their end."""
     monkeypatch.setattr(rules, "SAMPLES", 100)
     monkeypatch.setattr(rome, "NOISE", rome.locate.Noise(samples=2))
     monkeypatch.setattr(dama, "NOISE", dama.locate.Noise(samples=1))
     monkeypatch.setattr(lsdm, "CORRUPTIONS", {"noise": (lsdm.locate.Noise(samples=2), "prob_diff")})
     monkeypatch.setattr(runner, "save_figures", lambda figures, folder, formats: ([], ""))
-    monkeypatch.setattr(runner.locate, "load", lambda name, **options: mini, raising=False)
+    monkeypatch.setattr(runner.locate, "load", loaded_once)
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -21,6 +21,7 @@ from rules import Claim, Estimate
 
 import locate
 from locate.files import write_json, write_text
+from locate.model.encoder import BOS
 from locate.model.hooked import Model
 from locate.prompts.tokens import Ledger
 from locate.report import save_figures
@@ -65,7 +66,7 @@ def options_of(study: Study, arguments: Sequence[str] | None = None) -> argparse
     parser.add_argument("--model", default="mini", help="mini, a folder, or a Hugging Face id")
     parser.add_argument("--limit", type=int, help="only the first prompts (or examples)")
     parser.add_argument("--device", help="cpu or cuda; the best there is by default")
-    parser.add_argument("--bos", choices=("family", "no"), default="family", help="no: never a BOS token in front")
+    parser.add_argument("--bos", choices=BOS, default="auto", help="whether BOS stands in front of every prompt")
     parser.add_argument("--data", type=Path, default=DATA, help="folder with winobias, winogender and vig_mediation")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder for the results")
     for name, settings in study.extra.items():
