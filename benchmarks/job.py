@@ -14,6 +14,10 @@ COMPONENTS = ("resid_pre", "attn_out", "mlp_out")
 SHAPES = {
     "gpt2-small": {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257},
     "gpt2-xl": {"model_type": "gpt2", "n_embd": 1600, "n_layer": 48, "n_head": 25, "vocab_size": 50257},
+    "smollm2-135m": {
+        "model_type": "llama", "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9,
+        "num_key_value_heads": 3, "intermediate_size": 1536, "vocab_size": 49152, "tie_word_embeddings": True,
+    },
     "llama-7b": {
         "model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
         "intermediate_size": 11008, "vocab_size": 32000, "max_position_embeddings": 2048,
@@ -86,6 +90,11 @@ def make_job(pairs: int, n_pos: int, n_layers: int, first: int, vocabulary: int 
     return Job(clean, corrupted, (5, 7), n_layers, first)
 
 
+def token_operations(d: int, kv: int, mlp: int, n_pos: int) -> int:
+    """Operations of one block at one position: queries and output, keys and values, MLP, attention to `n_pos` keys."""
+    return 4 * d * d + 4 * d * kv + mlp + 4 * n_pos * d
+
+
 def operations(shape: str, job: Job) -> float:
     """The fewest floating-point operations that give the job's log-odds exactly.
 
@@ -94,9 +103,11 @@ def operations(shape: str, job: Job) -> float:
     """
     settings = SHAPES[shape]
     d = settings.get("n_embd") or settings["hidden_size"]
+    heads = settings.get("num_attention_heads", 1)
+    kv = d * settings.get("num_key_value_heads", heads) // heads
     mlp = 16 * d * d if settings["model_type"] == "gpt2" else 6 * d * settings["intermediate_size"]
     n_pos, last = job.clean.shape[1], job.n_layers - 1
-    token = 8 * d * d + mlp + 4 * n_pos * d
+    token = token_operations(d, kv, mlp, n_pos)
     total = 0.0
     for component, layer, pos in job.cells:
         if pos < job.first or (layer == last and component != "resid_pre" and pos < n_pos - 1):
@@ -104,6 +115,6 @@ def operations(shape: str, job: Job) -> float:
         entry = {"resid_pre": 0.0, "attn_out": mlp, "mlp_out": 0.0}[component]
         below = range(layer if component == "resid_pre" else layer + 1, job.n_layers)
         whole = sum((n_pos - pos) * token for at in below if at < last)
-        end = (n_pos - pos - 1) * 4 * d * d + token if last in below else 0.0
+        end = (n_pos - pos - 1) * 4 * d * kv + token if last in below else 0.0
         total += entry + whole + end + 4 * d
     return total * len(job.clean)

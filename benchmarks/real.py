@@ -1,4 +1,4 @@
-"""How fast is the exact sweep on a real model's real job? The demo's trace, beside transformer_lens.patching, in one run.
+"""How fast is the exact sweep on a real model's job? The demo's trace beside transformer_lens.patching, in one run.
 
     python benchmarks/real.py [--model models/smollm2-135m-instruct] [--limit PAIRS] [--peer-seconds 120] [--out FOLDER]
 
@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from job import token_operations
 from sweep import EXACT, OURS, TL, WITH, machine, product_speed
 from transformer_lens import patching
 
@@ -75,38 +76,38 @@ def batched(runs: list[Run], rows: list[Row]) -> dict[Batch, list[int]]:
     return found
 
 
+def patch_batch(model: Model, runs: list[Run], rows: list[Row], component: str, layer: int) -> tuple[float, np.ndarray]:
+    """Seconds that transformer_lens.patching takes for rows of one component, layer and lengths, and their log-odds."""
+    base, source = (torch.tensor([runs[getattr(row, end)].ids for row in rows]) for end in ("base", "source"))
+    at, taken = (torch.tensor([getattr(row.writes[0], end) for row in rows]) for end in ("base_pos", "source_pos"))
+    answers = torch.tensor([runs[row.base].answers for row in rows])
+    each, name = torch.arange(len(rows)), model.hook(component, layer)
+    cache = model.bridge.run_with_cache(source, names_filter=lambda other: other == name, prepend_bos=False)[1]
+
+    def write(activation: torch.Tensor, index: object, clean: torch.Tensor) -> torch.Tensor:
+        activation[each, at] = clean[each, taken]
+        return activation
+
+    def log_odds(logits: torch.Tensor) -> torch.Tensor:
+        return logits[each, -1, answers[:, 0]] - logits[each, -1, answers[:, 1]]
+
+    one = pd.DataFrame({"layer": [layer]})
+    started = time.perf_counter()
+    found = patching.generic_activation_patch(
+        model.bridge, base, cache, log_odds, write, component, index_df=one, reduce="none"
+    )
+    seconds = time.perf_counter() - started
+    return seconds, torch.as_tensor(getattr(found, "values", found)).flatten().numpy()
+
+
 def by_peer(model: Model, limit: int | None, expected: np.ndarray, allowed: float) -> dict[str, object]:
     """Seconds that transformer_lens.patching would take for all rows, from random batches, and how far it is away."""
     runs, rows = demo(model, limit, False)
     batches = batched(runs, rows)
-    order = random.Random(0).sample(list(batches), len(batches))
     spent, done, apart = 0.0, 0, 0.0
-    for number, batch in enumerate(order):
+    for number, batch in enumerate(random.Random(0).sample(list(batches), len(batches))):
         chosen = batches[batch]
-        base, source = (torch.tensor([runs[getattr(rows[i], end)].ids for i in chosen]) for end in ("base", "source"))
-        writes = [rows[i].writes[0] for i in chosen]
-        at, taken = (torch.tensor([getattr(write, end) for write in writes]) for end in ("base_pos", "source_pos"))
-        answers = torch.tensor([runs[rows[i].base].answers for i in chosen])
-        component, layer = batch[2], batch[3]
-        names = {model.hook(component, layer)}
-        cache = model.bridge.run_with_cache(source, names_filter=lambda name: name in names, prepend_bos=False)[1]  # noqa: B023
-
-        def write(activation: torch.Tensor, index: object, clean: torch.Tensor) -> torch.Tensor:
-            each = torch.arange(len(activation))
-            activation[each, at] = clean[each, taken]  # noqa: B023
-            return activation
-
-        def log_odds(logits: torch.Tensor) -> torch.Tensor:
-            end = logits[:, -1]
-            return end.gather(1, answers[:, :1])[:, 0] - end.gather(1, answers[:, 1:2])[:, 0]  # noqa: B023
-
-        started = time.perf_counter()
-        found = patching.generic_activation_patch(
-            model.bridge, base, cache, log_odds, write, component,
-            index_df=pd.DataFrame({"layer": [layer]}), reduce="none",
-        )  # fmt: skip
-        seconds = time.perf_counter() - started
-        found = torch.as_tensor(getattr(found, "values", found)).flatten().numpy()
+        seconds, found = patch_batch(model, runs, [rows[i] for i in chosen], *batch[2:4])
         apart = max(apart, float(np.abs(found - expected[chosen]).max()))
         if number:  # the first warms up
             spent, done = spent + seconds, done + len(chosen)
@@ -125,7 +126,7 @@ def operations(model: Model, runs: list[Run], rows: list[Row]) -> float:
         same = pos == write.source_pos and ids[: pos + 1] == others[: pos + 1]
         if same or (write.layer == last and pos < n_pos - 1):
             continue
-        token = 4 * d * d + 4 * d * kv + mlp + 4 * n_pos * d
+        token = token_operations(d, kv, mlp, n_pos)
         entry = mlp if write.component == "attn_out" else 0
         above = last - write.layer
         whole = max(0, above - 1) * (n_pos - pos) * token
@@ -172,7 +173,7 @@ def main() -> None:
         times_as_fast_as_transformer_lens=result.loc[result["engine"] == TL, "seconds"].squeeze() / result["seconds"],
     )
     print(result.to_string(index=False))
-    result.to_csv(options.out / "sweep_smollm2.csv", index=False)
+    result.to_csv(options.out / "sweep_demo.csv", index=False)
     about = {
         "machine": machine("cpu"),
         "torch": torch.__version__,
@@ -181,7 +182,7 @@ def main() -> None:
         "rms of bfloat16 to fp32 (nats)": float(np.sqrt(np.square(found - expected).mean())),
         "peak memory of the sweep (MiB)": peak,
     }
-    (options.out / "sweep_smollm2.json").write_text(json.dumps(about, indent=2) + "\n")
+    (options.out / "sweep_demo.json").write_text(json.dumps(about, indent=2) + "\n")
     print(about)
 
 

@@ -175,26 +175,30 @@ def main() -> None:
         "--peers",
         nargs="+",
         choices=PEERS,
-        default=list(PEERS),
         metavar="PEER",
-        help="beside transformer_lens.patching",
+        help="beside transformer_lens.patching; by default all of them for GPT-2, whose names they use, else none",
     )
     parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--tokens", default="8,16")
     parser.add_argument("--peer-seconds", type=float, default=30.0)
+    parser.add_argument("--repeats", type=int, default=3, help="of the sweep; its seconds are their median")
+    parser.add_argument("--first", default="0,2", help="how many positions are equal in both prompts")
     parser.add_argument("--no-curves", action="store_true")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "figures")
     options = parser.parse_args()
-    kind = "_gpu" if on_gpu(options.device) else ""
+    gpt2 = options.shape.startswith("gpt2")
+    peers = [each for each in (options.peers or (PEERS if gpt2 else ())) if each != TL]
+    kind = ("" if options.shape == "gpt2-small" else f"_{options.shape}") + ("_gpu" if on_gpu(options.device) else "")
     with tempfile.TemporaryDirectory() as temporary:
         folder = make_model(options.shape, Path(temporary) / options.shape)
         depth = locate.load(str(folder), device="cpu").n_layers
         parts = []
         for n_pos in [int(each) for each in options.tokens.split(",")]:
-            for first in (0, 2):
+            for first in [int(each) for each in options.first.split(",")]:
                 job = make_job(options.pairs, n_pos, depth, first).on(options.device)
-                others = [each for each in options.peers if each != TL] if first == 0 else []
-                parts.append(measured(options.shape, folder, job, options.peer_seconds, [TL, *others], 3, True))
+                others = peers if first == 0 else []
+                repeats, allowed = options.repeats, options.peer_seconds
+                parts.append(measured(options.shape, folder, job, allowed, [TL, *others], repeats, True))
                 print(parts[-1].drop(columns=["least_operations", "product_speed"]).to_string(index=False), flush=True)
         pd.concat(parts, ignore_index=True).to_csv(options.out / f"sweep{kind}.csv", index=False)
         if not options.no_curves:

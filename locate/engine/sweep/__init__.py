@@ -10,7 +10,9 @@ A row is one patched run. Up to its first write it is its base run, which has be
     different positions there share a run of the layer;
 4.  in the last layer only the last position is read, so the others stop at their keys and values;
 5.  a row whose writes change nothing (what is written equals what stands there, or cannot reach the last token) is not
-    run.
+    run;
+6.  in fp32, blocks laid out as GPT-2's or Llama's are run in few steps over memory and without hooks where nothing but
+    their outputs is written, provided that they give a base run the model's own numbers.
 
 Nothing is approximated: in a causal model whose blocks pass on one residual stream, and nothing else but keys and
 values, each row's numbers are those of a run at full depth, up to rounding. Every trace checks some of its rows.
