@@ -355,6 +355,14 @@ FAULTS = [
     fault("first answer not named", "metrics.py",
           'f"towards the {metric.answers[0]} answer"', '"towards the female answer"',
           "tests/test_metrics.py", "-k", "positive"),
+    fault("rounding: embeddings rounded too", "../experiments/rounding/run.py",
+          'weights.ndim == 2 and ".layers." in name', "weights.ndim == 2",
+          "tests/test_smollm2_page.py", "-k", "compares"),
+    fault("rounding: the rounded model is not the one traced", "../experiments/rounding/run.py",
+          "weights[name] = round_to(tensor, kind)", "weights[name] = tensor",
+          "tests/test_smollm2_page.py", "-k", "compares"),
+    fault("rounding: a step too many in a block", "../experiments/rounding/run.py",
+          "BLOCK, STEPS = 32, 15", "BLOCK, STEPS = 32, 16", "tests/test_smollm2_page.py", "-k", "first_rounding"),
     fault("neutral answer of the user's pairs not looked for", "cli/options.py",
           "sum(pair.neutral is None for", "sum(pair.neutral is not None for", "tests/test_cli.py", "-k", "neutral"),
     fault("total effect backwards", "mediation/effect_table.py",
@@ -723,7 +731,7 @@ def copy_project(target: Path) -> None:
     shutil.copytree(ROOT / "locate", target / "locate", ignore=shutil.ignore_patterns("mini", "__pycache__"))
     (target / "locate" / "mini").symlink_to(ROOT / "locate" / "mini")
     shutil.copytree(ROOT / "tests", target / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("replications", "locate_vs_edit", "lsdm_table"):
+    for name in ("replications", "locate_vs_edit", "lsdm_table", "rounding"):
         shutil.copytree(ROOT / "experiments" / name, target / "experiments" / name)
     shutil.copy(ROOT / "experiments" / "editing.py", target / "experiments")
     shutil.copy(ROOT / "pyproject.toml", target)
