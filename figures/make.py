@@ -5,7 +5,8 @@
 
 A table is effects_NAME.csv, as `average` returns it with what it is in effects_NAME.json; controls_NAME.csv and,
 where sets were measured, sets_NAME.csv are as `control_table` and `set_table` return them.
-occupations_NAME.csv holds the log-odds of the unpatched prompts.
+occupations_NAME.csv holds the log-odds of the unpatched prompts, answers_NAME.csv the log-probabilities of the answers
+after them.
 """
 
 import json
@@ -21,6 +22,7 @@ from locate.files import write_json
 from locate.mediation import average, effects, pair_log_odds
 from locate.mediation.analysis import Shown, analyse
 from locate.mediation.sets import Areas
+from locate.metrics import ANSWERS
 from locate.report import save_figures
 from locate.report.evidence import controls_line, plot_controls, plot_sets, with_foot
 from locate.report.figures import plot_layers, plot_map
@@ -66,6 +68,14 @@ def take(run: Path, name: str) -> None:
     write_json(HERE / f"effects_{name}.json", about)
     log_odds = pair_log_odds(trace).groupby("group", observed=True)["log_odds"]
     log_odds.agg(["mean", "sem", "size"]).to_csv(HERE / f"occupations_{name}.csv", float_format="%.6g")
+    answers_of(trace).to_csv(HERE / f"answers_{name}.csv", float_format="%.6g")
+
+
+def answers_of(trace: locate.Trace) -> pd.DataFrame:
+    """Mean log-probabilities (nats) of the female, male and neutral answer after each occupation's clean prompts."""
+    clean = trace.table[trace.table["direction"] == "noising"].drop_duplicates("pair")
+    columns = {f"base_{answer}": answer for answer in ANSWERS}
+    return clean.groupby("group", observed=True)[list(columns)].mean().rename(columns=columns)
 
 
 def totals(trace: locate.Trace) -> dict[str, list[float]]:

@@ -8,6 +8,8 @@ from jaxtyping import Float
 
 from locate.errors import LocateError
 
+ANSWERS = ("female", "male", "neutral")
+
 Column = Float[np.ndarray, " row"]
 
 
@@ -16,11 +18,13 @@ class Metric:
     """y(run) from the answers' log-probabilities, and the effect that two values of y make.
 
     unit    of y and of its effects
-    value   (log p female, log p male, stereotype sign) -> y, one number a row
+    value   (log p of the first answer, log p of the second, stereotype sign) -> y, one number a row
     effect  (y of the changed run, y of the reference run) -> effect
     absolute  True where the log-probabilities themselves count, not just their difference
-    signed  True where y is female minus male, so that multiplying by the stereotype sign gives the stereotypical view
-    positive  what a positive effect means, where the view does not say it: towards the stereotype, or the female answer
+    signed  True where y is the first answer minus the second, so that multiplying by the stereotype sign gives the
+            stereotypical view
+    positive  what a positive effect means, where the view does not say it: towards the stereotype, or the first answer
+    answers   the two that are compared, of female, male and neutral; the one nearer to female comes first
 
     `Metric("name", "unit", value, difference, signed=True)` is a metric of your own: it is accepted wherever the name
     of a metric is, and files record its name.
@@ -33,6 +37,11 @@ class Metric:
     signed: bool
     absolute: bool = False
     positive: str = ""
+    answers: tuple[str, str] = ("female", "male")
+
+    def __post_init__(self) -> None:
+        if len(set(self.answers)) != 2 or not set(self.answers) <= set(ANSWERS):
+            raise LocateError(f"answers {self.answers} of metric {self.name!r}: expected two of {', '.join(ANSWERS)}")
 
     @property
     def stereotyped(self) -> bool:
@@ -40,9 +49,9 @@ class Metric:
         return not self.signed
 
 
-def logit_diff(female: Column, male: Column, stereotype: Column) -> Column:
-    """log p(female) - log p(male): the log-odds of the two answers, nats."""
-    return female - male
+def logit_diff(first: Column, second: Column, stereotype: Column) -> Column:
+    """log p(first) - log p(second): the log-odds of the two answers, nats."""
+    return first - second
 
 
 def prob_diff(female: Column, male: Column, stereotype: Column) -> Column:
@@ -84,6 +93,8 @@ METRICS = {
         Metric("prob_diff", "probability", prob_diff, difference, signed=True, absolute=True),
         Metric("prob_stereotypical", "probability", prob_stereotypical, difference, signed=False, absolute=True),
         Metric("odds_ratio", "relative odds", odds_ratio, relative, signed=False, positive="away from the stereotype"),
+        Metric("female_neutral", "nats", logit_diff, difference, signed=True, answers=("female", "neutral")),
+        Metric("neutral_male", "nats", logit_diff, difference, signed=True, answers=("neutral", "male")),
     )
 }
 
@@ -92,7 +103,7 @@ def positive_means(metric: Metric, view: str) -> str:
     """What a positive effect means: in the metric's own words, or by its view."""
     if metric.positive:
         return metric.positive
-    return "towards the stereotype" if view == "stereotype" else "towards the female answer"
+    return "towards the stereotype" if view == "stereotype" else f"towards the {metric.answers[0]} answer"
 
 
 def metric_named(name: str | Metric) -> Metric:

@@ -362,7 +362,28 @@ FAULTS = [
     fault("budget: recall of signed effects", "mediation/agreement.py",
           "np.argsort(-np.abs(values), kind", "np.argsort(values, kind", "tests/test_budget.py", "-k", "hand"),
     fault("sign of the metric", "metrics.py",
-          "return female - male", "return male - female", "tests/test_metrics.py"),
+          "return first - second", "return second - first", "tests/test_metrics.py"),
+    fault("neutral answer taken for the male one", "metrics.py",
+          'answers=("neutral", "male")', 'answers=("male", "neutral")', "tests/test_metrics.py", "-k", "hand"),
+    fault("answers of a metric not read", "mediation/effect_table.py",
+          "first, second = (table[f\"{run}_{answer}\"].to_numpy() for answer in metric.answers)",
+          'first, second = table[f"{run}_female"].to_numpy(), table[f"{run}_male"].to_numpy()',
+          "tests/test_metrics.py", "-k", "hand"),
+    fault("pairs that lack an answer counted out in silence", "mediation/effect_table.py",
+          "if missing.any():", "if missing.all():", "tests/test_metrics.py", "-k", "refused"),
+    fault("first answer not named", "metrics.py",
+          'f"towards the {metric.answers[0]} answer"', '"towards the female answer"',
+          "tests/test_metrics.py", "-k", "positive"),
+    fault("rounding: embeddings rounded too", "../experiments/rounding/run.py",
+          'weights.ndim == 2 and ".layers." in name', "weights.ndim == 2",
+          "tests/test_smollm2_page.py", "-k", "compares"),
+    fault("rounding: the rounded model is not the one traced", "../experiments/rounding/run.py",
+          "weights[name] = round_to(tensor, kind)", "weights[name] = tensor",
+          "tests/test_smollm2_page.py", "-k", "compares"),
+    fault("rounding: a step too many in a block", "../experiments/rounding/run.py",
+          "BLOCK, STEPS = 32, 15", "BLOCK, STEPS = 32, 16", "tests/test_smollm2_page.py", "-k", "first_rounding"),
+    fault("neutral answer of the user's pairs not looked for", "cli/options.py",
+          "sum(pair.neutral is None for", "sum(pair.neutral is not None for", "tests/test_cli.py", "-k", "neutral"),
     fault("total effect backwards", "mediation/effect_table.py",
           'effect(rows["source"].to_numpy(), rows["base"].to_numpy())',
           'effect(rows["base"].to_numpy(), rows["source"].to_numpy())', "tests/test_effects.py"),
@@ -731,7 +752,7 @@ def copy_project(target: Path) -> None:
     shutil.copytree(ROOT / "locate", target / "locate", ignore=shutil.ignore_patterns("mini", "__pycache__"))
     (target / "locate" / "mini").symlink_to(ROOT / "locate" / "mini")
     shutil.copytree(ROOT / "tests", target / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("replications", "locate_vs_edit", "lsdm_table"):
+    for name in ("replications", "locate_vs_edit", "lsdm_table", "rounding"):
         shutil.copytree(ROOT / "experiments" / name, target / "experiments" / name)
     shutil.copy(ROOT / "experiments" / "editing.py", target / "experiments")
     shutil.copy(ROOT / "pyproject.toml", target)

@@ -114,6 +114,10 @@ def place(folder_of, tmp_path_factory):
     for name in ("my-model", "my-chat-model"):
         shutil.copytree(folder_of("llama"), place / name)
     (place / "my-chat-model" / "chat_template.jinja").write_text(TEMPLATE)
+    for name in ("models/smollm2-135m-instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"):
+        shutil.copytree(folder_of("llama"), place / name)
+    (place / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "neighbours.csv", place / "docs")
     save_adapter(place / "my-model", place / "my-lora", named="../my-model")
     save_gguf(place / "my-model", place / "my-model.gguf", "Q8_0")
     (place / "my_pairs.csv").write_text(PAIRS)
@@ -130,6 +134,7 @@ def place(folder_of, tmp_path_factory):
         weights["transformer.h.0.mlp.c_proj.weight"] = 0.5 * weights["transformer.h.0.mlp.c_proj.weight"]
         save_file(weights, place / "edited" / "model.safetensors", {"format": "pt"})
         assert run(patch, ["trace", "-m", "edited", "-o", "runs/edited", *few]) == 0
+        shutil.copytree(place / "runs" / "edited", place / "runs" / "full")
         for name, model in (("before", "mini"), ("after", "edited")):
             assert run(patch, ["evaluate", model, "-o", f"runs/{name}", *quicker(["evaluate"])]) == 0
     return place

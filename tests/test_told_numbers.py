@@ -249,6 +249,72 @@ def told_edits():
     yield "grows a hundredfold from SmolLM2's first block to its 25th"
 
 
+def told_one_more_rounding():
+    results = EXPERIMENTS / "rounding" / "results"
+    for kind, bits, digits in (("Q8_0", 8, 3), ("Q4_0", 4, 2)):
+        about, table = read(results / f"{kind}.json"), pd.read_csv(results / f"changes_{kind}.csv")
+        table = table[table["direction"] == "denoising"].set_index(["component", "layer", "role"])
+        (total,) = (each for each in about["totals"] if each["direction"] == "denoising")
+        effect, low, high = (f"{value:+.{digits}f}" for value in total["change"])
+        r = table[["effect_a", "effect_b"]].corr().iloc[0, 1]
+        yield (
+            f"| {kind}, {bits} bits | {100 * about['rounding']:.1f} % | {effect} [{low}, {high}] | {r:.3f} | "
+            f"{table['change'].abs().max():.3f} |"
+        )
+        yield f"total effect, was {total['a'][0]:.2f} nats"
+        assert total["n"] == 104
+    yield f"blocks by {100 * about['expected_before']:.1f} % of their size"
+    strongest = [table[name].abs().sort_values(ascending=False).index[:3].tolist() for name in ("effect_a", "effect_b")]
+    assert strongest[0] == strongest[1]
+    most = table["change"].abs().idxmax()
+    assert most == ("mlp_out", 26, "last")
+    before, after = table.loc[most, ["effect_a", "effect_b"]]
+    yield f"MLP 26 at the last token, from {before:+.2f} to {after:+.2f} nats"
+
+
+def told_they():
+    from locate.mediation.located import load_located
+
+    found = [load_located(FIGURES / f"located_smollm2_{name}.json") for name in ("female_neutral", "neutral_male")]
+    totals = [each.total for each in found] + [read(FIGURES / "effects_smollm2.json")["totals"]["own"]]
+    yield f"| total effect | {' | '.join(with_ends(*each) for each in totals)} |"
+    assert sum(each[0] for each in totals[:2]) == pytest.approx(totals[2][0], abs=1e-5)
+    whole = table_of("effects_smollm2")
+    whole = whole[whole["direction"] == "denoising"].set_index(["component", "layer", "role"])
+    sites = [("mlp_out", 0, "subject_last"), ("mlp_out", 22, "subject_last"), ("attn_out", 26, "last")]
+    for place in [*sites, ("mlp_out", 29, "last")]:
+        halves = [next(s for s in each.sites if (s.component, s.layer, s.role) == place) for each in found]
+        assert all(each.q <= 0.05 for each in halves)
+        assert sum(each.effect for each in halves) == pytest.approx(whole.loc[place, "effect"], abs=1e-5)
+        cells = [with_ends(each.effect, each.low, each.high) for each in halves]
+        cells.append(with_ends(*whole.loc[place, ["effect", "low", "high"]]))
+        yield f"| {NAMES[place[0]]}, layer {place[1]}, {PLACES[place[2]]} | {' | '.join(cells)} |"
+
+
+def told_occupations_and_they():
+    odds = pd.read_csv(FIGURES / "answers_smollm2.csv").set_index("group")
+    draws = np.random.default_rng(0).integers(len(odds), size=(2000, len(odds)))
+
+    def mean(first, second):
+        each = (odds[first] - odds[second]).to_numpy()
+        return with_ends(each.mean(), *np.quantile(each[draws].mean(axis=1), [0.025, 0.975]))
+
+    assert len(odds) == 104
+    yield f"(log-odds {mean('neutral', 'male')})"
+    yield f"(*she* - *they* {mean('female', 'neutral')})"
+
+
+def told_neighbours():
+    from locate.mediation.located import load_located
+
+    found = load_located(FIGURES / "located_smollm2_neighbours.json")
+    yield f"{with_ends(*found.total)} nats against {read(FIGURES / 'effects_smollm2.json')['totals']['own'][0]:.2f}."
+    rows = table_of("effects_smollm2")
+    rows = rows[rows["direction"] == "denoising"].sort_values("effect", key=abs, ascending=False)
+    theirs = {(row["component"], row["layer"], row["role"]) for row in rows.head(3).to_dict("records")}
+    assert {(site.component, site.layer, site.role) for site in found.sites[:3]} == theirs
+
+
 def told_bundled_tests():
     tables = ROOT / "locate" / "evaluation" / "tables"
     pairs, paraphrases, facts = (len(pd.read_csv(tables / f"{each}.csv")) for each in ("pairs", "paraphrases", "facts"))
@@ -316,7 +382,7 @@ NOT_MEASURED = (  # numbers that name or define something
     r"Python 3\.\d+",
     r"q ≤ 0\.05",
     r"\(-1 male, 0, 1 female\)|\(-1 male, \+1 female\)",
-    r"\b95 % intervals|\b95 % over|30 % of the occupations|\[[^\]]*\]\([^)]*\)|`[^`]*`|CFF 1\.2\.0",
+    r"\b95 % intervals|\b95 % over|30 % of the occupations|\[[^\]]*\]\([^)]*\)|`[^`]*`|CFF 1\.2\.0|Apache-2\.0",
 )
 MEASURED = re.compile(r"[-+]?\d+\.\d+|\d+ %|\[[-+]?\d")
 

@@ -177,7 +177,12 @@ MaxDropped = Annotated[
     typer.Option(rich_help_panel=PROMPTS, help="refuse when the tokenizer makes more than this share unusable"),
 ]
 Metric = Annotated[
-    str, typer.Option(rich_help_panel=EFFECTS, help="logit_diff, prob_diff, prob_stereotypical or odds_ratio")
+    str,
+    typer.Option(
+        rich_help_panel=EFFECTS,
+        help="logit_diff (the female against the male answer), female_neutral or neutral_male (one of them against the "
+        "neutral answer), prob_diff, prob_stereotypical or odds_ratio",
+    ),
 ]
 View = Annotated[
     str | None,
@@ -293,6 +298,12 @@ def check_trace(chosen: Prompts, metric: str, kind: str | None, probabilities: b
     from locate.metrics import metric_named
 
     of_kind(chosen.frame(), kind)
+    without = sum(pair.neutral is None for pair in chosen)
+    if without and "neutral" in metric_named(metric).answers:
+        raise LocateError(
+            f"--metric {metric} needs a neutral answer, and {without} of {len(chosen)} pairs have none: give them one, "
+            "or choose logit_diff"
+        )
     if metric_named(metric).absolute and not probabilities:
         raise LocateError(f"--metric {metric} needs probabilities: leave out --no-probabilities")
     check_seed(seed)

@@ -303,7 +303,7 @@ def analyse(
 ) -> Analysis:
     """Everything that a trace says under one set of settings; each part is derived when first asked for.
 
-    metric   "logit_diff" (nats), "prob_diff", "prob_stereotypical", "odds_ratio", or a `Metric` of your own
+    metric   the name of one of METRICS ("logit_diff", in nats, is the default), or a `Metric` of your own
     view     "stereotype" or "signed" (see `effects`); None for the stereotype view where any pair has a stereotype
     kind     of the pairs: "occupation", "definition", "user" or "all"; None for the one that `default_kind` chooses
     clusters, level, samples, seed   as in `Intervals`

@@ -56,7 +56,8 @@ def terms_of(
 ) -> Terms:
     """The terms of `effects` called with the same arguments.
 
-    Raises LocateError for an unknown metric, view or kind, or a metric that needs probabilities that were left out.
+    Raises LocateError for an unknown metric, view or kind, or a metric that needs probabilities that were left out, or
+    an answer that a pair lacks.
     """
     chosen = metric_named(metric)
     check("view", view, VIEWS)
@@ -66,6 +67,7 @@ def terms_of(
             "trace again with them"
         )
     table = of_kind(trace.table, kind)
+    check_answers(table, chosen)
     others = trace.table[~trace.table["kind"].isin(table["kind"].unique())]
     counted = others.groupby("kind", observed=True)["pair"].nunique()
     signed = chosen.signed and view == "signed"
@@ -79,12 +81,23 @@ def terms_of(
     )
 
 
+def check_answers(table: pd.DataFrame, metric: Metric) -> None:
+    """Raise LocateError where a pair has no log-probability of an answer that the metric compares."""
+    missing = table[[f"base_{answer}" for answer in metric.answers]].isna().any(axis=1)
+    if missing.any():
+        pairs = table["pair"]
+        raise LocateError(
+            f"{pairs[missing].nunique()} of {pairs.nunique()} pairs have no neutral answer of one token, which metric "
+            f"{metric.name!r} compares: choose logit_diff, or trace pairs that have one"
+        )
+
+
 def effects(
     trace: Trace, metric: str | Metric = "logit_diff", *, view: str = "stereotype", kind: str | None = None
 ) -> pd.DataFrame:
     """Effects of every patch in every pair, averaged over the samples of a noise corruption.
 
-    metric  "logit_diff" (nats; the default), "prob_diff", "prob_stereotypical", "odds_ratio", or a `Metric` of yours
+    metric  the name of one of METRICS ("logit_diff", in nats, is the default), or a `Metric` of yours
     view    "stereotype": a female-minus-male metric is multiplied by the pair's stereotype sign, so that positive is
             towards the stereotype of the clean subject; "signed": it is left female minus male
     kind    only pairs of this kind ("occupation", "definition", "user"); "all" for every pair; None for the kind that
@@ -190,7 +203,8 @@ def values(table: pd.DataFrame, metric: Metric, view: str) -> pd.DataFrame:
     sign = table["stereotype"].to_numpy(dtype=float)
     rows = table[[*CELL, "sample", "direction", *KEPT]].copy()
     for run in ("base", "source", "patched"):
-        y = metric.value(table[f"{run}_female"].to_numpy(), table[f"{run}_male"].to_numpy(), sign)
+        first, second = (table[f"{run}_{answer}"].to_numpy() for answer in metric.answers)
+        y = metric.value(first, second, sign)
         rows[run] = y * sign if metric.signed and view == "stereotype" else y
     return rows
 

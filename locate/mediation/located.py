@@ -87,7 +87,7 @@ class Located:
 
     quantity, metric, unit, view, direction, level  what `effect` is (see `effects` and `average`)
     kind             of the pairs: "occupation", "definition", "user" or "all"
-    positive         what a positive effect means: towards or away from the stereotype, or towards the female answer
+    positive         towards or away from the stereotype, or towards the metric's first answer
     total            the average total effect of swapping the whole prompt, and its interval
     without_stereotype  pairs that the view or the metric leaves out
     window           layers written at once around each site, 1 for the site alone

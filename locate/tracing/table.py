@@ -11,12 +11,12 @@ import pandas as pd
 
 from locate.errors import LocateError
 from locate.files import read_json, write_json, write_parquet
+from locate.metrics import ANSWERS
 from locate.schema import TRACE_VERSION, validate
 
 LABELS = ["group", "template", "kind", "clean", "corrupted", "direction", "component", "severed", "origin"]
 LABELS += ["role", "key", "name", "token"]
 NUMBERS = ["pair", "stereotype", "sample", "layer", "unit", "window", "clean_pos", "corrupted_pos"]
-ANSWERS = ["female", "male", "neutral"]
 LOGS = [f"{run}_{answer}" for run in ("base", "source", "patched") for answer in ANSWERS]
 SITE = ["component", "layer", "unit", "window", "severed", "origin", "role", "key", "name"]
 
