@@ -383,7 +383,7 @@ FAULTS = [
     fault("rounding: a step too many in a block", "../experiments/rounding/run.py",
           "BLOCK, STEPS = 32, 15", "BLOCK, STEPS = 32, 16", "tests/test_smollm2_page.py", "-k", "first_rounding"),
     fault("neutral answer of the user's pairs not looked for", "cli/options.py",
-          "sum(pair.neutral is None for", "sum(pair.neutral is not None for", "tests/test_cli.py", "-k", "neutral"),
+          "sum(pair.neutral is None for", "sum(pair.neutral is not None for", "tests/test_cli.py", "-k", "lack"),
     fault("total effect backwards", "mediation/effect_table.py",
           'effect(rows["source"].to_numpy(), rows["base"].to_numpy())',
           'effect(rows["base"].to_numpy(), rows["source"].to_numpy())', "tests/test_effects.py"),

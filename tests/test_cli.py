@@ -172,17 +172,20 @@ def test_own_pairs_from_a_csv(run, folder_of, tmp_path):
     assert json.loads(out)["located"]["sites"][0]["n"] == 2
 
 
-def test_the_neutral_answer_of_a_run_is_ranked_and_missed_in_own_pairs(run, traced, folder_of, tmp_path):
+def test_a_run_is_ranked_by_its_neutral_answer(run, traced):
     code, out, _ = run("rank", traced, "--metric", "neutral_male", "--view", "signed")
     assert code == 0
     assert "positive is towards the neutral answer" in out
+
+
+def test_a_neutral_answer_that_own_pairs_lack_is_missed_before_the_model_is_loaded(run, tmp_path):
     pairs = tmp_path / "pairs.csv"
     pairs.write_text(
         "clean,corrupted,clean_subject,corrupted_subject,neutral\n"
         "The nurse said that,The man said that,nurse,man,-\nThe cook said that,The man said that,cook,man,\n"
         "The clerk said that,The man said that,clerk,man,\n"
     )
-    code, _, err = run("trace", "-m", folder_of("gpt2"), "--prompts", pairs, "--metric", "neutral_male", *FAST)
+    code, _, err = run("trace", "-m", tmp_path / "none", "--prompts", pairs, "--metric", "neutral_male", *FAST)
     assert code == 1
     assert err.startswith("locate-bias: --metric neutral_male needs a neutral answer, and 1 of 3 pairs have none")
 
