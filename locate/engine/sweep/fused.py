@@ -9,6 +9,7 @@ The layouts are known by their parts. Whether the numbers are the bridge's is no
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -173,16 +174,21 @@ def fused_llama(norm: Any, attention: Any, second: Any, mlp: Any) -> FusedBlock 
     """A block with RMS norms, rotary positions, grouped heads and a SiLU gate."""
     query, key, value, out = (below(getattr(attention, name)) for name in ("q_proj", "k_proj", "v_proj", "o_proj"))
     gate, up, down = (below(getattr(mlp, name)) for name in ("gate_proj", "up_proj", "down_proj"))
-    if not all(hasattr(each, "variance_epsilon") for each in (norm, second)):
+    plain = all(type(each) is torch.nn.Linear for each in (query, key, value, out, gate, up, down))
+    alike = all(len({each.bias is None for each in together}) == 1 for together in ((query, key, value), (gate, up)))
+    if not (plain and alike and all(hasattr(each, "variance_epsilon") for each in (norm, second))):
         return None
+    joint, entering = one_product(query, key, value), one_product(gate, up)
+    sizes = [each.out_features // attention.head_dim for each in (query, key, value)]
 
     def project(normed: torch.Tensor) -> Projected:
-        heads = (*normed.shape[:-1], -1, attention.head_dim)
-        return query(normed).view(heads), key(normed).view(heads), value(normed).view(heads)
+        queries, keys, values = joint(normed).unflatten(-1, (-1, attention.head_dim)).split(sizes, -2)
+        return queries, keys, values
 
     def gated(normed: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = down(torch.nn.functional.silu(gate(normed), inplace=True).mul_(up(normed)))
-        return found
+        opening, found = entering(normed).chunk(2, -1)
+        closed: torch.Tensor = down(torch.nn.functional.silu(opening, inplace=True) * found)
+        return closed
 
     return FusedBlock((rms_norm(norm), rms_norm(second)), project, out, gated, attention.scaling)
 
@@ -192,13 +198,35 @@ def fused_gpt2(norm: Any, attention: Any, second: Any, mlp: Any) -> FusedBlock:
     joint, out, first, last = (below(each) for each in (attention.c_attn, attention.c_proj, mlp.c_fc, mlp.c_proj))
 
     def project(normed: torch.Tensor) -> Projected:
-        heads = (*normed.shape[:-1], -1, attention.head_dim)
-        queries, keys, values = (each.unflatten(-1, heads[-2:]) for each in joint(normed).chunk(3, -1))
+        queries, keys, values = joint(normed).unflatten(-1, (-1, attention.head_dim)).chunk(3, -2)
         return queries, keys, values
 
     return FusedBlock(
         (norm, second), project, out, lambda normed: last(below(mlp.act)(first(normed))), attention.head_dim**-0.5
     )
+
+
+def one_product(*layers: torch.nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Linear layers of one input as one product, faster than several small ones; their outputs side by side."""
+    weight = side_by_side([layer.weight for layer in layers])
+    bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
+    return lambda x: torch.nn.functional.linear(x, weight, bias)
+
+
+def side_by_side(weights: Sequence[torch.Tensor]) -> Float[torch.Tensor, "out width"]:
+    """Matrices of one width as one; they are moved to lie there one after the other, so nothing is kept twice.
+
+    What is written into one of them afterwards is written into the whole.
+    """
+    places = [(each.untyped_storage().data_ptr(), each.data_ptr(), each.is_contiguous()) for each in weights]
+    at = itertools.accumulate((each.nbytes for each in weights[:-1]), initial=weights[0].data_ptr())
+    if places != [(places[0][0], place, True) for place in at]:
+        with torch.inference_mode(False), torch.no_grad():
+            whole = torch.cat(list(weights))
+            for each, part in zip(weights, whole.split([len(each) for each in weights]), strict=True):
+                each.data = part
+    rows = sum(len(each) for each in weights)
+    return weights[0].detach().as_strided((rows, weights[0].shape[1]), (weights[0].shape[1], 1))
 
 
 def rms_norm(norm: Any) -> Callable[[torch.Tensor], torch.Tensor]:
