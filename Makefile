@@ -47,8 +47,9 @@ notebooks: $(READY)  ## run the notebooks and keep their outputs
 figures: $(READY)  ## draw figures/ from the tables committed beside them
 	$(BIN)/python figures/make.py
 
-bench: $(BENCH)/.ready  ## measure the sweep beside its peers (about 30 minutes); tables go to figures/
+bench: $(BENCH)/.ready smollm2  ## measure the sweep beside its peers (about 40 minutes); tables go to figures/
 	$(BENCH)/bin/python benchmarks/sweep.py
+	$(BENCH)/bin/python benchmarks/real.py
 	$(BENCH)/bin/python benchmarks/trace.py
 
 clean:  ## forget the environments

@@ -17,7 +17,10 @@ pytestmark = pytest.mark.usefixtures("unchecked_types")
 
 KEPT = Path(__file__).parent / "kept"
 NEAR = {"rtol": 1e-3, "atol": 1e-4}
-IGNORED = {"locate", "schema", "seconds", "memory", "threads", "libraries", "recipe", "path", "folder"}
+NEAR_P = {"rtol": 0.1, "atol": 2e-3}
+"""of p and q, which count patterns of signs: those within fp32's rounding of the observed sum fall to either side"""
+P_VALUES = {"p", "q", "stereotype_q"}
+IGNORED = {"locate", "schema", "seconds", "memory", "threads", "products", "libraries", "recipe", "path", "folder"}
 """what differs with the machine, the version or the layout of files"""
 FEW = Controls(sites=2, pairs=12, sets=19)
 
@@ -94,7 +97,8 @@ def table_differences(old, new):
         return
     for name in old:
         if pd.api.types.is_numeric_dtype(old[name]) and pd.api.types.is_numeric_dtype(new[name]):
-            same = np.isclose(new[name], old[name], equal_nan=True, **NEAR)
+            near = NEAR_P if name in P_VALUES else NEAR
+            same = np.isclose(new[name], old[name], equal_nan=True, **near)
         else:
             same = (new[name].fillna("").astype(str) == old[name].fillna("").astype(str)).to_numpy()
         for place in np.flatnonzero(~same):

@@ -345,6 +345,28 @@ def told_speed():
     yield f"With one pair the ratio is {one:.0f}, with four {four:.0f}"
 
 
+def told_speed_on_the_demo():
+    table = table_of("sweep_demo").set_index("engine")
+    about = read(FIGURES / "sweep_demo.json")
+    ours, longer, theirs, half = (
+        table.loc[name]
+        for name in (
+            "locate, sweep",
+            "locate, sweep with probabilities",
+            "transformer_lens.patching",
+            "locate, sweep in bfloat16",
+        )
+    )
+    yield f"{ours['pairs']:.0f} pairs and {ours['rows']:,.0f} rows, takes {ours['seconds']:.0f} s"
+    yield f"{longer['seconds']:.0f} s with probabilities"
+    yield f"{ours['times_as_fast_as_transformer_lens']:.0f} times as fast as `transformer_lens.patching`"
+    yield f"{ours['times_the_limit']:.1f} times the limit"
+    yield f"the largest difference is {theirs['largest difference']:.0e} nats".replace("e-0", "e-")
+    yield f"In bfloat16 it takes {half['seconds']:.0f} s"
+    yield f"{about['rms of bfloat16 to fp32 (nats)']:.2f} nats (root mean square)"
+    yield f"{about['peak memory of the sweep (MiB)'] / 1024:.1f} GiB"
+
+
 def told_traces():
     table = table_of("traces").set_index(["trace", "engine"])
     sweep, plain = (table.loc[("mini", engine), "seconds"] for engine in ("sweep", "plain"))
