@@ -17,8 +17,10 @@ pytestmark = pytest.mark.usefixtures("unchecked_types")
 
 KEPT = Path(__file__).parent / "kept"
 NEAR = {"rtol": 1e-3, "atol": 1e-4}
-NEAR_P = {"rtol": 0.1, "atol": 2e-3}
+NEAR_P = {"rtol": 0.03, "atol": 2e-3}
 """of p and q, which count patterns of signs: those within fp32's rounding of the observed sum fall to either side"""
+FEW_GROUPS, NEAR_FEW = 8, {"rtol": 0.1, "atol": 2e-3}
+"""of p and q with fewer groups than this, where one pattern in 32 or 64 may fall so"""
 P_VALUES = {"p", "q", "stereotype_q"}
 IGNORED = {"locate", "schema", "seconds", "memory", "threads", "products", "libraries", "recipe", "path", "folder"}
 """what differs with the machine, the version or the layout of files"""
@@ -99,6 +101,8 @@ def table_differences(old, new):
         if pd.api.types.is_numeric_dtype(old[name]) and pd.api.types.is_numeric_dtype(new[name]):
             near = NEAR_P if name in P_VALUES else NEAR
             same = np.isclose(new[name], old[name], equal_nan=True, **near)
+            if name in ("p", "q"):
+                same |= (old.get("groups", np.inf) < FEW_GROUPS) & np.isclose(new[name], old[name], **NEAR_FEW)
         else:
             same = (new[name].fillna("").astype(str) == old[name].fillna("").astype(str)).to_numpy()
         for place in np.flatnonzero(~same):

@@ -1,10 +1,10 @@
 """Blocks in few steps over memory, for rows in which nothing inside a block is written but its two outputs.
 
-The bridge runs a block in many small steps, so that each can be hooked; on a CPU they cost about as much as half of the
-matrix products. Here a block of a well-known layout is run with the same weights, norms and positions, but in one step
-each for rotary positions and gate, without repeated heads, keys and values written where they are read, and no hooks.
-The layouts are known by their parts. Whether the numbers are the bridge's is not believed: every base run compares them
-(see `sweep.replay`), and where they are not, the bridge's own block is run.
+The bridge runs a block in many small steps, so that each can be hooked, and on a CPU they take much of the time. Here a
+block of a well-known layout is run with the same weights, without hooks and in fewer steps: norms, rotary positions and
+gate in place, heads that share keys as one product, keys and values written where they are read.
+A layout is recognised by its parts. Its numbers are checked: every measurement compares them with the bridge's on a
+base run (see `sweep.replay`), and where they differ, the bridge's own block is run.
 """
 
 from __future__ import annotations
