@@ -1,14 +1,22 @@
-"""Fixtures: small random models of many families, saved to disk and loaded through the real loader."""
+"""Fixtures: small random models of many families, saved to disk and loaded through the real loader.
+
+The package and its libraries are loaded by the fixtures: the process that only hands tests out needs none of them.
+"""
+
+from __future__ import annotations
 
 import os
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jaxtyping
 import pytest
 import typechecker
+from families import FAMILIES
 from jaxtyping import install_import_hook
+
+if TYPE_CHECKING:
+    from locate.model.hooked import Model
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
@@ -16,16 +24,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "disabled")
 
 hook = install_import_hook("locate", f"{typechecker.__name__}.check")
-
-from families import FAMILIES, save_family  # noqa: E402
-from gguf_models import network, write_gguf  # noqa: E402
-
-from locate.editors import receipt  # noqa: E402
-from locate.model.hooked import Model  # noqa: E402
-from locate.model.loading import load  # noqa: E402
-from locate.prompts import build  # noqa: E402
-
-FEWER = {"persons": 12, "gendered": 4}  # one in so many rows of the package's tables of words
 
 
 @pytest.fixture(autouse=True)
@@ -48,17 +46,11 @@ def unchecked_types():
 @pytest.fixture(scope="module")
 def few_words():
     """For edits from end to end: fitted on fewer of the words beside the occupations, judged by fewer prompts."""
-    whole = build.table
+    from fewer import fewer_rows
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "table", lambda name: whole(name).iloc[:: FEWER.get(name, 1)])
-        patch.setattr(receipt, "JUDGES", tuple(replace(test, read=partial(thinned, test)) for test in receipt.JUDGES))
+        fewer_rows(patch)
         yield
-
-
-def thinned(test, path):
-    """Every ninth of a test's items."""
-    items = test.read(path)
-    return replace(items, rows=items.rows[::9])
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +64,8 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def folder_of(tmp_path_factory):
     """Folder of a random model of a family, saved once."""
+    from families import save_family
+
     saved: dict[str, Path] = {}
 
     def folder(family: str) -> Path:
@@ -85,6 +79,8 @@ def folder_of(tmp_path_factory):
 @pytest.fixture(scope="session")
 def model_of(folder_of):
     """A random model of a family, loaded once for each dtype."""
+    from locate.model.loading import load
+
     loaded: dict[tuple[str, str], Model] = {}
 
     def model(family: str, dtype: str = "float32") -> Model:
@@ -104,6 +100,8 @@ def family_model(request, model_of) -> Model:
 @pytest.fixture(scope="session")
 def gpt2(folder_of) -> Model:
     """The random GPT-2, with BOS in front of every text."""
+    from locate.model.loading import load
+
     return load(str(folder_of("gpt2")), device="cpu", bos="yes")
 
 
@@ -124,4 +122,6 @@ def cache(tmp_path_factory, worker_id):
 @pytest.fixture(scope="session")
 def tiny_gguf(tmp_path_factory) -> Path:
     """A random Llama as a GGUF file."""
+    from gguf_models import network, write_gguf
+
     return write_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf", network("llama"), "Q8_0")

@@ -1,10 +1,12 @@
 """Small random models of the families that locate must trace, built in code and saved as ordinary folders."""
 
-from pathlib import Path
+from __future__ import annotations
 
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 TEXT = """The nurse said that she was tired. The man said that he was late. The woman said that she was early.
 The police officer laughed because he was happy. The engineer thought that they were right. The doctor was sad.
@@ -94,6 +96,9 @@ MORE_FAMILIES = {
 
 def save_family(family: str, folder: Path) -> Path:
     """Build a random model from a fixed seed and save it with its tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **(FAMILIES | MORE_FAMILIES)[family], **TOKENS)
     model = AutoModelForCausalLM.from_config(config)
@@ -110,6 +115,9 @@ def save_family(family: str, folder: Path) -> Path:
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE in which "nurse" is one token and "police officer" several."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()

@@ -6,16 +6,16 @@ python tests/faults.py [WORD] [--sample N]
 import argparse
 import os
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
 
-ROOT = Path(__file__).resolve().parents[1]
+from planting import ROOT, Fault, copy_project, fail_in, noticed
+
 WORKERS = min(2, os.cpu_count() or 1)
 ENGINE = ["tests/test_identities.py", "-k", "gpt2 or zero or window or sever or unit or apart"]
 HEADS = ["tests/test_replications.py", "-k", "plain_engine or itself or as_it_is"]
@@ -61,17 +61,6 @@ STAMPED = ["tests/test_editors.py", "-k", "TestStamp and (gpt2 or llama)"]
 BESIDE = ["tests/test_stamped.py", "-k", "TestBeside and not phi3"]
 LOADED = ["tests/test_loaded.py"]
 STAYING = ["tests/test_stamped.py", "-k", "TestFolder and bloom"]
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One line changed in one file, and the tests that must notice."""
-
-    name: str
-    file: str
-    line: str
-    becomes: str
-    tests: tuple[str, ...]
 
 
 def fault(name: str, file: str, line: str, becomes: str, *tests: str) -> Fault:
@@ -750,45 +739,6 @@ FAULTS = [
 ]  # fmt: skip
 
 
-def copy_project(target: Path) -> None:
-    """The package, its tests and settings; the large model files and the shared data only as links."""
-    shutil.copytree(ROOT / "locate", target / "locate", ignore=shutil.ignore_patterns("mini", "__pycache__"))
-    (target / "locate" / "mini").symlink_to(ROOT / "locate" / "mini")
-    shutil.copytree(ROOT / "tests", target / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("replications", "locate_vs_edit", "lsdm_table", "rounding"):
-        shutil.copytree(ROOT / "experiments" / name, target / "experiments" / name)
-    shutil.copy(ROOT / "experiments" / "editing.py", target / "experiments")
-    shutil.copy(ROOT / "pyproject.toml", target)
-    (target / "figures").symlink_to(ROOT / "figures")
-    shared = ROOT.parent / "shared"
-    if shared.is_dir():
-        (target.parent / "shared").symlink_to(shared)
-
-
-def noticed(target: Path, planted: Fault) -> bool:
-    """Plant a fault, run its tests, take it out again; whether any test failed."""
-    path = target / "locate" / planted.file
-    text = path.read_text()
-    if text.count(planted.line) != 1:
-        raise SystemExit(
-            f"fault {planted.name!r}: {planted.file} holds its line {text.count(planted.line)} times, expected once"
-        )
-    path.write_text(text.replace(planted.line, planted.becomes))
-    red = failing(target, planted.tests)
-    path.write_text(text)
-    return red
-
-
-def failing(target: Path, tests: tuple[str, ...]) -> bool:
-    """Whether any of some tests fails in a copy."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-    environment = os.environ | {"PYTHONPATH": str(target), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=target, env=environment, capture_output=True, text=True)
-    if done.returncode not in (0, 1):
-        raise SystemExit(f"pytest {' '.join(tests)} ended with {done.returncode}\n{done.stdout[-2000:]}")
-    return done.returncode == 1
-
-
 def main() -> None:
     """Plant every fault; exit code 1 when one stays unseen."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -806,7 +756,7 @@ def main() -> None:
             copy_project(target)
             copies.put(target)
         selections = list(dict.fromkeys(planted.tests for planted in chosen))
-        red = pool.map(lambda tests: failing(target, tests), selections)
+        red = pool.map(lambda tests: with_copy(copies, lambda target: fail_in(target, tests)), selections)
         for selection in [tests for tests, failed in zip(selections, red, strict=True) if failed]:
             sys.exit(f"{' '.join(selection)} is red without any fault: mend that first")
         found = sum(pool.map(lambda planted: tried(copies, planted), chosen))
@@ -820,12 +770,19 @@ def commit() -> str:
 
 
 def tried(copies: Queue[Path], planted: Fault) -> bool:
-    """Whether a fault is found, in whichever copy is free."""
-    target = copies.get()
-    found = noticed(target, planted)
-    copies.put(target)
+    """Whether a fault is found."""
+    found = with_copy(copies, lambda target: noticed(target, planted))
     print(f"{'found ' if found else 'UNSEEN'}  {planted.name}", flush=True)
     return found
+
+
+def with_copy(copies: Queue[Path], check: Callable[[Path], bool]) -> bool:
+    """What a check says in whichever copy is free."""
+    target = copies.get()
+    try:
+        return check(target)
+    finally:
+        copies.put(target)
 
 
 if __name__ == "__main__":
