@@ -81,14 +81,14 @@ def run(request, mini, tmp_path_factory):
 
 
 def of_located(old, new):
-    """Every place where two located.json differ by more than rounding; settings may have keys that are new."""
+    """Every place where two located.json differ by more than rounding; settings and the audit may have new keys."""
     return differences(
         old,
         new,
         "located",
         ignored=IGNORED,
         near=lambda one, other: bool(np.isclose(other, one, **NEAR)),
-        may_be_new=lambda where, key: key == "settings" or where.endswith(".settings"),
+        may_be_new=lambda where, key: key == "settings" or where.endswith((".settings", ".audit.engine")),
     )
 
 

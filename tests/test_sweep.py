@@ -1,5 +1,6 @@
 """The sweep equals the plain engine, whatever is patched and whichever the architecture."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -447,6 +448,30 @@ def test_a_trace_compares_some_of_its_rows_with_the_plain_engine(gpt2):
     assert 0 <= audit["engine"]["largest_difference"] < 1e-5
     assert audit["engine"]["rms_effect"] > 0.01
     assert set(trace(gpt2, PROMPTS, engine="plain").meta["audit"]) == {"identities"}
+
+
+@pytest.mark.parametrize(("family", "quick"), [("gpt2", True), ("gpt_neox", False)])
+def test_a_trace_says_how_many_blocks_ran_in_few_steps(model_of, family, quick, tmp_path):
+    """It is no setting: a run folder without it, as earlier versions wrote them, is taken up."""
+    model, map = model_of(family), Map(("mlp_out",))
+    folder = tmp_path / "run"
+    told = trace(model, PROMPTS, map, output=folder, controls=None).meta["audit"]["engine"]
+    assert (told["few_steps"], told["layers"]) == (model.n_layers if quick else 0, model.n_layers)
+    meta = json.loads((folder / "meta.json").read_text())
+    for name in ("few_steps", "layers"):
+        del meta["audit"]["engine"][name]
+    (folder / "meta.json").write_text(json.dumps(meta))
+    assert "few_steps" not in trace(model, PROMPTS, map, output=folder, controls=None).meta["audit"]["engine"]
+
+
+def test_a_block_that_is_not_the_bridges_at_one_length_is_not_counted(model_of):
+    model = model_of("gpt2")
+    runs = [Run(tuple(model.encode(text)[0]), ANSWERS) for text in ("The nurse said", "The nurse said that she")]
+    made = bases.execute_bases(model, runs, [], LIMITS)
+    assert made.few_steps == model.n_layers
+    length = len(runs[1].ids)
+    made.given[length][1] = replace(made.given[length][1], fused=None)
+    assert made.few_steps == model.n_layers - 1
 
 
 @pytest.mark.parametrize("engine", ["sweep", "plain"])

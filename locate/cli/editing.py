@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,11 +30,12 @@ from locate.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from rich.table import Table
 
     from locate.cli.show import Steps
+    from locate.editors.pace import Part
     from locate.mediation.located import Located
 
 
@@ -43,6 +45,15 @@ EDITOR = "Editor"
 WORDS = {
     "prefixes": "generating prefixes of prompts",
     "text": "generating text to preserve",
+    "covariance": "measuring the covariance of text",
+    "slopes": "measuring slopes of the log-odds",
+    "solve": "solving for the change",
+    "check": "measuring what the change does",
+    "targets": "finding targets",
+    "keys": "reading keys and fitting the layers",
+    "values": "finding values of she and he",
+    "stamp": "training the stamp",
+    "proof": "writing the edited model and loading it again",
     "before: occupations": "measuring occupations before the edit",
     "before: unseen_forms": "measuring unseen forms before the edit",
     "before: natural": "measuring natural sentences before the edit",
@@ -108,8 +119,8 @@ def edit(
         steps.say("loading the model")
         from locate.editors.fit import fitting_prompts
         from locate.editors.methods import make_editor
-        from locate.editors.receipt import check_free, save_edited
-        from locate.editors.unfinished import edit_or_resume
+        from locate.editors.receipt import check_free, receipt_parts, save_edited
+        from locate.editors.unfinished import edit_or_resume, edit_parts
         from locate.mediation.located import load_located
         from locate.model.causal import load_causal
         from locate.prompts import read_pairs
@@ -126,7 +137,7 @@ def edit(
         plain = load_causal(model, device=device, dtype=dtype, revision=revision, threads=count, **trusted)
         steps.notes(plain.notes)
         fitting = fitting_prompts(held_out, seed=seed, own=own)
-        progress = told(steps)
+        progress = told(steps, [*edit_parts(plain, handed, how, fitting), *receipt_parts(plain, measure_on)])
         made, kept = edit_or_resume(plain, handed, how, fitting, progress=progress)
         receipt = save_edited(made, plain, output, text=measure_on, progress=progress)
         kept.unlink(missing_ok=True)
@@ -148,15 +159,15 @@ def reading_of(located: Located, bos: Bos, chat: bool) -> dict[str, Any]:
     return {"bos": bos.value, "chat": chat}
 
 
-def told(steps: Steps) -> Callable[[str, int, int], None]:
-    """Progress that names each part of the work when it begins, and estimates its time."""
-    current = ""
+def told(steps: Steps, parts: Sequence[Part]) -> Callable[[str, int, int], None]:
+    """Progress that names each part of the work, and estimates the time left for all of them."""
+    from locate.editors.pace import EditPace
+
+    pace = EditPace(parts)
 
     def step(what: str, done: int, total: int) -> None:
-        nonlocal current
-        if what != current:
-            current, steps.started, steps.shown = what, 0.0, 0.0
-        steps.rows(done, total, WORDS.get(what, what), "")
+        found = pace.tell(what, done, total)
+        steps.progress(replace(found, stage=WORDS.get(what, what)))
 
     return step
 

@@ -41,6 +41,7 @@ class Steps:
         self.started = self.shown = 0.0
         self.first = 0
         self.stage = ""
+        self.timed = False
 
     def __enter__(self) -> Steps:
         if self.console.is_terminal:
@@ -66,31 +67,38 @@ class Steps:
             self.console.print(f"note: {each}", markup=False, soft_wrap=True)
 
     def progress(self, found: Progress) -> None:
-        """How far a run is; a line for each stage at the least."""
-        now = time.monotonic()
+        """How far a run is; a line for each stage at the least, and one as soon as the time left is known."""
+        now, timed = time.monotonic(), found.left is not None
         every = TERMINAL_EVERY if self.console.is_terminal else PLAIN_EVERY
-        if found.stage == self.stage and now - self.shown < every:
+        if found.stage == self.stage and timed <= self.timed and now - self.shown < every:
             return
-        self.stage, self.shown = found.stage, now
+        self.stage, self.timed, self.shown = found.stage, timed, now
         self.say(progress_line(found))
 
-    def rows(self, done: int, planned: int, what: str = "measuring", of: str = " rows") -> None:
-        """Rows (or other things) done so far, the rate, and an estimate of the time left."""
+    def rows(self, done: int, planned: int) -> None:
+        """Rows done so far, the rate, and an estimate of the time left."""
         now = time.monotonic()
         if not self.started:
             self.started, self.first = now, done
         if now - self.shown < (TERMINAL_EVERY if self.console.is_terminal else PLAIN_EVERY) and done < planned:
             return
         self.shown = now
-        self.say(rows_line(done, planned, done - self.first, now - self.started, what, of))
+        self.say(rows_line(done, planned, done - self.first, now - self.started))
 
 
 def progress_line(found: Progress) -> str:
-    """One line on the stage that is measured, its rate, and the time left for it and all that follows."""
+    """One line on the stage that is measured, its rate, and the time left for it and all that follows.
+
+    Where nothing is known of what follows, the time left is that of the stage.
+    """
     line = f"{found.stage}: {found.done:,} of {found.planned:,}"
     if found.rate is not None:
         line += f", {pace(found.rate)} a second"
-    return line if found.left is None else f"{line}; about {duration(found.left)} left in all"
+    if found.left is not None:
+        return f"{line}; about {duration(found.left)} left in all"
+    if found.rate is None:
+        return line
+    return f"{line}; about {duration((found.planned - found.done) / found.rate)} left of this part"
 
 
 def pace(rate: float) -> str:
@@ -103,11 +111,9 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
 
 
-def rows_line(
-    done: int, planned: int, measured: int, seconds: float, what: str = "measuring", of: str = " rows"
-) -> str:
+def rows_line(done: int, planned: int, measured: int, seconds: float) -> str:
     """One line on the rows done; the rate counts only what was measured now, not what a resumed run found."""
-    line = f"{what}: {done:,} of {planned:,}{of}"
+    line = f"measuring: {done:,} of {planned:,} rows"
     if measured and seconds > 1:
         rate = measured / seconds
         line += f", {pace(rate)} a second, about {duration((planned - done) / rate)} left"

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from locate.editors.pace import WRITTEN, Part
 from locate.editors.readings import catching
 from locate.errors import LocateError
 from locate.files import cache_folder, hash_of, read_json, write_json, write_whole
@@ -51,13 +52,35 @@ def preserved_windows(
 
 def own_windows(model: CausalModel, folder: Path, step: Step) -> list[list[int]]:
     """Windows of tokens that the model writes after its start token, sampled at temperature 1; cached by content."""
-    path = folder / f"text-{hash_of([model.checkpoint.weights_sha256, model.dtype, OWN, WINDOW])[:32]}.json"
+    path = own_path(model, folder)
     if path.is_file():
         rows: list[list[int]] = read_json(path)
         return rows
     rows = write_rows(model, OWN, min(WINDOW, model.context), seed=0, step=step).tolist()
     write_json(path, rows)
     return rows
+
+
+def own_path(model: CausalModel, folder: Path) -> Path:
+    """The file that keeps a model's own text, by content."""
+    return folder / f"text-{hash_of([model.checkpoint.weights_sha256, model.dtype, OWN, WINDOW])[:32]}.json"
+
+
+def preserved_parts(
+    model: CausalModel, path: Path | None, modules: Sequence[str] = (), *, cache: Path | None = None
+) -> list[Part]:
+    """The parts of `preserved_windows`, and of `covariances` where modules are named; none that is kept.
+
+    Raises LocateError as `preserved_windows` does.
+    """
+    folder, size = cache or cache_folder(), min(WINDOW, model.context)
+    if path is None and not own_path(model, folder).is_file():
+        text = Part("text", WRITTEN * OWN * (size - 1))
+        return [text, Part("covariance", (PROSE + OWN) * size)] if modules else [text]
+    rows = preserved_windows(model, path, cache=folder) if modules else []
+    if all(moment_path(model, name, rows, folder).is_file() for name in modules):
+        return []
+    return [Part("covariance", sum(map(len, rows)))]
 
 
 def spread(rows: Sequence[Sequence[int]], most: int) -> list[list[int]]:
@@ -95,7 +118,7 @@ def covariances(
     Nothing is read twice: all modules that are not in the cache share the passes.
     """
     folder = cache or cache_folder()
-    paths = {name: folder / f"covariance-{key_of(model, name, rows)}.safetensors" for name in names}
+    paths = {name: moment_path(model, name, rows, folder) for name in names}
     found = {name: read_kept(path) for name, path in paths.items()}
     lacking = [name for name in names if found[name] is None]
     if lacking:
@@ -106,9 +129,10 @@ def covariances(
     return {name: moment.double().to(model.device) for name, moment in found.items() if moment is not None}
 
 
-def key_of(model: CausalModel, name: str, rows: Sequence[Sequence[int]]) -> str:
-    """The cache key of a covariance: a hash of weights, module, tokens and dtype."""
-    return hash_of([model.checkpoint.weights_sha256, name, list(rows), model.dtype])[:32]
+def moment_path(model: CausalModel, name: str, rows: Sequence[Sequence[int]], folder: Path) -> Path:
+    """The file that keeps a covariance, named by a hash of weights, module, tokens and dtype."""
+    key = hash_of([model.checkpoint.weights_sha256, name, list(rows), model.dtype])[:32]
+    return folder / f"covariance-{key}.safetensors"
 
 
 def read_kept(path: Path) -> torch.Tensor | None:

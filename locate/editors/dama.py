@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 
-from locate.editors.covariance import covariances, preserved_windows
+from locate.editors.covariance import covariances, preserved_parts, preserved_windows
 from locate.editors.edit import Edit, ParameterChange, product_change
 from locate.editors.handoff import hand_off
+from locate.editors.pace import FELT, Part, tokens_in
 from locate.editors.progress import Progress, no_progress
 from locate.editors.readings import Reading, at_subject, batch_of, equal_batches, neutral_readings, readings, words_of
 from locate.editors.split import fitted_on
@@ -86,13 +87,15 @@ class DAMA:
         moments = covariances(model, hand.modules, text, step=lambda done, of: progress("covariance", done, of))
         changes: dict[str, ParameterChange] = {}
         report = []
-        for name in hand.modules:
+        for place, name in enumerate(hand.modules):
             layer = matrix(model.network, name)
+
+            def step(done: int, of: int, place: int = place) -> None:
+                progress("values", place * of + done, len(hand.modules) * of)
+
             with Edit(self.method, model.provenance(), changes).applied(model):
                 keys = at_subject(model, rows, name, inputs=True)
-                values, losses = answer_values(
-                    model, rows, neutral, name, self.values, lambda done, of: progress("values", done, of)
-                )
+                values, losses = answer_values(model, rows, neutral, name, self.values, step)
                 heard = whiten_keys(keys, self.ridge * moments[name]) @ layer.weight.T
                 basis = pls_directions(heard.cpu(), (values[1] - values[0]).cpu(), self.dims, self.centred)
             changes |= {layer.parameter: project_off(layer, basis)}
@@ -106,6 +109,19 @@ class DAMA:
             settings=asdict(replace(self, text=None)) | {"text": str(self.text or "bundled")},
             report={"values": report},
         )
+
+    def expected_parts(
+        self, model: CausalModel, located: Located, prompts: Prompts, *, preserved: Prompts
+    ) -> list[Part]:
+        """What the edit consists of (see `Part`); what is kept is left out.
+
+        Raises LocateError as `edit` does.
+        """
+        modules = hand_off(model, located, layers=self.layers, most=self.most).modules
+        rows = tokens_in(model, [pair.clean for pair in prompts])
+        neutral = sum(len(each.ids) for each in neutral_readings(model, prompts))
+        finding = 2 * FELT * self.values.steps * (rows + neutral) + 2 * rows + neutral
+        return [*preserved_parts(model, self.text, modules), Part("values", len(modules) * finding)]
 
 
 def answer_values(

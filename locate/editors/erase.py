@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from locate.editors.edit import Edit, ParameterChange, product_change
 from locate.editors.handoff import hand_off
+from locate.editors.pace import Part, tokens_in
 from locate.editors.progress import Progress, no_progress
 from locate.editors.readings import at_subject, readings
 from locate.editors.split import fitted_on
@@ -83,6 +84,17 @@ class Erase:
             settings=asdict(self),
             report={"erased": report, "female": int(labels.sum()), "male": int((1 - labels).sum())},
         )
+
+    def expected_parts(
+        self, model: CausalModel, located: Located, prompts: Prompts, *, preserved: Prompts
+    ) -> list[Part]:
+        """What the edit consists of (see `Part`).
+
+        Raises LocateError as `hand_off` does.
+        """
+        modules = hand_off(model, located, layers=self.layers, most=self.most).modules
+        rows = tokens_in(model, [pair.clean for pair in preserved if pair.stereotype])
+        return [Part("layers", len(modules) * rows)]
 
 
 def genders(preserved: Prompts) -> Float[torch.Tensor, " word"]:

@@ -12,9 +12,10 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 
-from locate.editors.covariance import preserved_windows
+from locate.editors.covariance import WINDOW, preserved_parts, preserved_windows
 from locate.editors.edit import Edit
 from locate.editors.handoff import hand_off
+from locate.editors.pace import SCORED, TRAINED, Part, tokens_in
 from locate.editors.progress import Progress, no_progress
 from locate.editors.readings import Reading, batch_of, equal_batches, neutral_readings, readings
 from locate.editors.split import fitted_on
@@ -117,6 +118,13 @@ class FAST:
             report={"losses": history},
         )
 
+    def expected_parts(
+        self, model: CausalModel, located: Located, prompts: Prompts, *, preserved: Prompts
+    ) -> list[Part]:
+        """What the edit consists of (see `Part`); text that is kept is left out."""
+        training = training_cost(model, prompts, self.epochs, self.batch)
+        return [*preserved_parts(model, self.text), Part("stamp", training)]
+
     def train(
         self,
         model: CausalModel,
@@ -160,6 +168,13 @@ class FAST:
         pair = after.gather(-1, answers)
         gap = pair[:, 0] - pair[:, 1] if self.loss == "log_odds" else pair[:, 0].exp() - pair[:, 1].exp()
         return gap.abs().mean(), self.alpha * divergence(merge_answers(before, answers), merge_answers(after, answers))
+
+
+def training_cost(model: CausalModel, prompts: Prompts, epochs: int, batch: int) -> float:
+    """About how many tokens a training reads: in each step as many of all three sorts of prompts, and passages."""
+    rows = tokens_in(model, [pair.clean for pair in prompts])
+    passages = SCORED * PASSAGES * WINDOW * len(prompts) / batch
+    return TRAINED * epochs * (3 * rows + passages)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch.func import functional_call
 
-from locate.editors.covariance import preserved_windows
+from locate.editors.covariance import preserved_parts, preserved_windows
 from locate.editors.edit import Edit, ParameterChange, apply_change
 from locate.editors.fast import (
     LOSSES,
@@ -24,8 +24,10 @@ from locate.editors.fast import (
     shuffle_forever,
     shuffle_once,
     thin_log,
+    training_cost,
 )
 from locate.editors.handoff import hand_off
+from locate.editors.pace import Part
 from locate.editors.progress import Progress, no_progress
 from locate.editors.readings import Reading, batch_of, equal_batches, neutral_readings, readings
 from locate.editors.split import fitted_on
@@ -126,6 +128,13 @@ class FineTune:
             settings=asdict(replace(self, text=None)) | {"text": str(self.text or "bundled")},
             report={"losses": history},
         )
+
+    def expected_parts(
+        self, model: CausalModel, located: Located, prompts: Prompts, *, preserved: Prompts
+    ) -> list[Part]:
+        """What the edit consists of (see `Part`); text that is kept is left out."""
+        training = training_cost(model, prompts, self.epochs, self.batch)
+        return [*preserved_parts(model, self.text), Part("training", training)]
 
     def train(
         self, model: CausalModel, trained: dict[str, torch.Tensor], pools: Pools, progress: Progress

@@ -14,11 +14,12 @@ from jaxtyping import Float
 from locate.editors.readings import BATCH, Reading, batch_of
 from locate.model.beginnings import batches_alike, run_beginning, shared_tokens
 from locate.model.causal import CausalModel
-from locate.model.likelihood import last_logits
+from locate.model.likelihood import Step, ignore_step, last_logits
 from locate.model.products import precise
 from locate.sites import LAST, LAST_SUBJECT
 
 ROLES = (LAST_SUBJECT, LAST)
+DOUBLE = 2.0  # how much longer a product takes in float64 than in float32
 Factors = tuple[torch.Tensor, torch.Tensor]
 """two factors [d_model, site], [site, d_mlp] of a change of an output matrix; a site is a role of a prompt"""
 
@@ -45,7 +46,13 @@ class Slopes:
         return total
 
 
-def slopes_of(model: CausalModel, rows: Sequence[Reading], modules: Sequence[str], roles: Sequence[str]) -> Slopes:
+def slopes_of(
+    model: CausalModel,
+    rows: Sequence[Reading],
+    modules: Sequence[str],
+    roles: Sequence[str],
+    step: Step = ignore_step,
+) -> Slopes:
     """Log-odds and slopes of readings, from one pass forwards and one back for all modules.
 
     What prompts begin with alike, before their subjects, is run once.
@@ -70,6 +77,7 @@ def slopes_of(model: CausalModel, rows: Sequence[Reading], modules: Sequence[str
         for name, each, slope in zip(modules, felt, found, strict=True):
             slopes[name] |= dict(zip(places, slope.double() * counts.to(slope.device), strict=True))
             keys[name] |= dict(zip(places, each["keys"].double(), strict=True))
+        step(len(odds), len(rows))
     return Slopes(
         stack_in_order(odds), *({name: stack_in_order(own) for name, own in of.items()} for of in (slopes, keys))
     )
@@ -106,6 +114,7 @@ def solve_cheapest(
     wanted: Float[torch.Tensor, " reading"],
     weights: Float[torch.Tensor, " reading"],
     moments: Mapping[str, Float[torch.Tensor, "d_mlp d_mlp"]],
+    step: Step = ignore_step,
 ) -> dict[str, Factors]:
     """The changes Delta of the matrices that minimise sum w (wanted - sum s Delta k)^2 + sum tr(Delta C Delta^T).
 
@@ -122,13 +131,21 @@ def solve_cheapest(
     by_site = "reading role width -> (reading role) width"
     slopes = {name: rearrange(each, by_site) for name, each in here.slopes.items()}
     gram = torch.diag(1 / weights)
-    solved = {}
+    solved: dict[str, torch.Tensor] = {}
     for name, moment in moments.items():
+        step(len(solved), len(moments))
         keys = rearrange(here.keys[name], by_site)
         solved[name] = torch.cholesky_solve(keys.T, torch.linalg.cholesky(moment)).T
         products = (slopes[name] @ slopes[name].T) * (solved[name] @ keys.T)
         gram = gram + reduce(
             products, "(reading role) (other other_role) -> reading other", "sum", role=roles, other_role=roles
         )
+    step(len(solved), len(moments))
     shares = repeat(torch.linalg.solve(gram, wanted), "reading -> 1 (reading role)", role=roles)
     return {name: (slopes[name].T * shares, right) for name, right in solved.items()}
+
+
+def solving_cost(network: Any, modules: Sequence[str], sites: int) -> float:
+    """About how many tokens could be read while `solve_cheapest` multiplies the slopes and keys of so many sites."""
+    widths = sum(sum(network.get_submodule(name).weight.shape) for name in modules)
+    return DOUBLE * sites**2 * widths / sum(each.numel() for each in network.parameters())

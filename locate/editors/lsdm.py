@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 
-from locate.editors.covariance import covariances, preserved_windows, stream_sizes
+from locate.editors.covariance import covariances, preserved_parts, preserved_windows, stream_sizes
 from locate.editors.edit import Edit, ParameterChange, apply_change, product_change
 from locate.editors.handoff import Handoff, hand_off
-from locate.editors.joint import ROLES, Factors, slopes_of, solve_cheapest
+from locate.editors.joint import ROLES, Factors, slopes_of, solve_cheapest, solving_cost
+from locate.editors.pace import FELT, Part, tokens_in
 from locate.editors.progress import Progress, no_progress
 from locate.editors.readings import (
+    PREFIX_TOKENS,
     Reading,
     answer_log_probs,
     at_subject,
@@ -29,6 +32,7 @@ from locate.editors.values import Values, find_values
 from locate.errors import LocateError
 from locate.mediation.located import Located
 from locate.model.causal import CausalModel
+from locate.model.likelihood import Step
 from locate.model.matrices import matrix
 from locate.prompts import Prompts
 from locate.sites import check
@@ -152,6 +156,34 @@ class LSDM:
             report={"rounds": report} | ({"stream_sizes": dict(work.sizes)} if work.sizes else {}),
         )
 
+    def expected_parts(
+        self, model: CausalModel, located: Located, prompts: Prompts, *, preserved: Prompts
+    ) -> list[Part]:
+        """What the edit consists of (see `Part`); what is kept is left out.
+
+        Raises LocateError as `hand_off` and `preserved_windows` do.
+        """
+        modules = hand_off(model, located, layers=self.layers, most=self.most).modules
+        parts = [Part("prefixes", self.beginnings * PREFIX_TOKENS**2 / 2)] if self.beginnings else []
+        parts += preserved_parts(model, self.text, modules)
+        edited, fixed = (tokens_in(model, [pair.clean for pair in some]) for some in (prompts, preserved))
+        behind, kept = (
+            tokens + self.beginnings * (tokens + PREFIX_TOKENS * len(some))
+            for tokens, some in ((edited, prompts), (fixed, preserved))
+        )
+        if self.spread == "joint":
+            rows = behind + (kept if self.preserve else 0)
+            count = (1 + self.beginnings) * (len(prompts) + (len(preserved) if self.preserve else 0))
+            solving = Part("solve", solving_cost(model.network, modules, count * len(self.roles)))
+            return [*parts, *self.rounds * [Part("slopes", FELT * rows), solving], Part("check", rows)]
+        neutral = neutral_readings(model, prompts) if self.values.solver == "adam" else []
+        each = edited + sum(len(reading.ids) for reading in neutral)
+        targets = Part("targets", FELT * (self.values.steps * each + 3 * edited))
+        keys = edited + behind + kept
+        if self.spread == "top":
+            return [*parts, *self.rounds * [targets, Part("keys", len(modules) * keys)]]
+        return [*parts, *self.rounds * len(modules) * [targets, Part("keys", keys)]]
+
     def joint(self, model: CausalModel, work: Work, parts: dict[str, list[Factors]]) -> list[dict[str, Any]]:
         """Find all changes at once, anew from the slopes of the model edited so far; returns how far each round came.
 
@@ -168,15 +200,15 @@ class LSDM:
         goal, said = torch.zeros(len(rows), dtype=torch.float64, device=model.device), []
         for turn in range(self.rounds):
             with changes_written(model, parts):
-                here = slopes_of(model, rows, work.hand.modules, self.roles)
+                here = slopes_of(model, rows, work.hand.modules, self.roles, work.step("slopes"))
             if turn == 0:
                 goal[edited:] = here.odds[edited:]
             said.append({"round": turn, "modules": list(parts)} | distances(here.odds, goal, edited))
-            found = solve_cheapest(here, goal - here.odds + here.response(current_changes(parts)), weights, moments)
+            wanted = goal - here.odds + here.response(current_changes(parts))
+            found = solve_cheapest(here, wanted, weights, moments, work.step("solve"))
             parts |= {name: [pieces] for name, pieces in found.items()}
-            work.progress("rounds", turn + 1, self.rounds)
         with changes_written(model, parts):
-            pair = answer_log_probs(model, rows).to(model.device)
+            pair = answer_log_probs(model, rows, work.step("check")).to(model.device)
         return [
             *said,
             {"round": self.rounds, "modules": list(parts)} | distances(pair[:, 0] - pair[:, 1], goal, edited),
@@ -184,20 +216,14 @@ class LSDM:
 
     def layered(self, model: CausalModel, work: Work, parts: dict[str, list[Factors]]) -> list[dict[str, Any]]:
         """Visit the layers one after the other, in rounds; returns a report on each set of targets."""
+        modules = work.hand.modules
+        visits = [modules] if self.spread == "top" else [(name,) for name in modules]
         report = []
         for turn in range(self.rounds):
-            report += [{"round": turn} | said for said in self.round(model, work, parts)]
-            work.progress("rounds", turn + 1, self.rounds)
+            for place, names in enumerate(visits):
+                said = self.visit(model, work, parts, names, 1 / (len(visits) - place))
+                report.append({"round": turn} | said)
         return report
-
-    def round(self, model: CausalModel, work: Work, parts: dict[str, list[Factors]]) -> list[dict[str, Any]]:
-        """Visit every layer once; returns a report on each set of targets."""
-        if self.spread == "top":
-            return [self.visit(model, work, parts, work.hand.modules, 1.0)]
-        count = len(work.hand.modules)
-        return [
-            self.visit(model, work, parts, (name,), 1 / (count - place)) for place, name in enumerate(work.hand.modules)
-        ]
 
     def visit(
         self, model: CausalModel, work: Work, parts: dict[str, list[Factors]], names: Sequence[str], share: float
@@ -209,11 +235,11 @@ class LSDM:
         top = dict(zip(work.hand.modules, work.hand.blocks, strict=True))[names[-1]]
         with changes_written(model, parts):
             said = find_values(
-                model, work.edited, top, self.values, share=share, kept=work.neutral,
-                step=lambda done, of: work.progress("targets", done, of),
-            )  # fmt: skip
+                model, work.edited, top, self.values, share=share, kept=work.neutral, step=work.step("targets")
+            )
             goal = at_subject(model, work.edited, top, inputs=False) + said.delta.to(model.device)
         for place, name in enumerate(names):
+            work.progress("keys", place, len(names))
             with changes_written(model, parts):
                 rest = (goal - at_subject(model, work.edited, top, inputs=False)) / (len(names) - place)
                 keys = at_subject(model, work.behind, name, inputs=True).T
@@ -221,6 +247,7 @@ class LSDM:
             parts[name].append(least_squares(keys, rest.T, fixed, self.weight * work.moments[name]))
         with changes_written(model, parts):
             left = (goal - at_subject(model, work.edited, top, inputs=False)).norm() / said.delta.norm()
+        work.progress("keys", len(names), len(names))
         return said.about() | {"modules": list(names), "residual_left": float(left)}
 
 
@@ -242,6 +269,10 @@ class Work:
     moments: Mapping[str, torch.Tensor]
     sizes: Mapping[str, float]
     progress: Progress
+
+    def step(self, what: str) -> Step:
+        """Reports of a part."""
+        return partial(self.progress, what)
 
 
 def current_changes(parts: Mapping[str, Sequence[Factors]]) -> dict[str, Factors]:

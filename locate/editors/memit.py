@@ -7,6 +7,7 @@ from pathlib import Path
 
 from locate.editors.edit import Edit
 from locate.editors.lsdm import LSDM
+from locate.editors.pace import Part
 from locate.editors.progress import Progress, no_progress
 from locate.editors.split import fitted_on
 from locate.editors.values import Values
@@ -79,3 +80,9 @@ class MEMIT:
         """
         made = self.machinery().edit(model, located, prompts, preserved=preserved, progress=progress)
         return replace(made, method=self.method, edited=fitted_on(prompts, Prompts(())))
+
+    def expected_parts(
+        self, model: CausalModel, located: Located, prompts: Prompts, *, preserved: Prompts
+    ) -> list[Part]:
+        """What the edit consists of, as of `LSDM`."""
+        return self.machinery().expected_parts(model, located, prompts, preserved=preserved)

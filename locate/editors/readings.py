@@ -76,7 +76,7 @@ def neutral_readings(model: CausalModel, prompts: Prompts) -> list[Reading]:
 
 def random_prefixes(model: CausalModel, count: int, seed: int, step: Step = ignore_step) -> list[str]:
     """An empty prefix, and `count` that the model itself writes, so that no key depends on one context alone (ROME)."""
-    written = generate(model, [""] * count, tokens=PREFIX_TOKENS, seed=seed, step=step)
+    written = generate(model, [""] * count, tokens=PREFIX_TOKENS, seed=seed, step=step) if count else []
     return ["", *(f"{' '.join(text.split())}. " for text in written)]
 
 
@@ -153,9 +153,12 @@ def at_subject(
     return torch.stack([torch.stack(by_word[word]).mean(0) for word in words_of(rows)])
 
 
-def answer_log_probs(model: CausalModel, rows: Sequence[Reading]) -> Float[torch.Tensor, "reading answer"]:
+def answer_log_probs(
+    model: CausalModel, rows: Sequence[Reading], step: Step = ignore_step
+) -> Float[torch.Tensor, "reading answer"]:
     """log-probability (nats) of the female and the male answer after each reading."""
     found = torch.empty(len(rows), 2, dtype=torch.float64)
+    done = 0
     with torch.inference_mode(), precise(model.dtype):
         for places in batches_alike([row.ids for row in rows], BATCH):
             ids, _, answers = batch_of(model, rows, places)
@@ -163,4 +166,6 @@ def answer_log_probs(model: CausalModel, rows: Sequence[Reading]) -> Float[torch
             before = run_beginning(model, ids[:, :shared])
             logits = last_logits(model, ids[:, shared:], past_key_values=before)[:, -1].double()
             found[torch.tensor(places)] = logits.log_softmax(-1).gather(-1, answers).cpu()
+            done += len(places)
+            step(done, len(rows))
     return found

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,15 @@ import torch
 
 from locate.editors.edit import Edit
 from locate.editors.handoff import check_unstamped
+from locate.editors.pace import SCORED, Part, tokens_in
 from locate.editors.progress import Progress, no_progress
 from locate.editors.stamp import fold, unfoldable
 from locate.editors.stored import compare_files
 from locate.errors import LocateError
 from locate.evaluation import elsewhere, occupations, perplexity
-from locate.evaluation.kept import measure_once
-from locate.evaluation.scores import Score
+from locate.evaluation.kept import kept_path, measure_once
+from locate.evaluation.run import network_hash
+from locate.evaluation.scores import Items, Score, Test
 from locate.files import strict, write_json
 from locate.model.causal import CausalModel, load_causal
 from locate.model.checkpoint import EDIT, UNSTAMPED, tokenizer_files_of
@@ -36,6 +39,14 @@ PROBES = ("The nurse said that", "The king was angry because", "It was late when
 SAME = 1e-4  # nats that the reloaded model may differ from the edited one in memory, fp32
 NOTHING = 1e-4  # nats: a mean change of log-odds below this is no effect
 JUDGES = (occupations.TEST, elsewhere.UNSEEN_FORMS, elsewhere.NATURAL_SENTENCES, perplexity.TEST)
+TEXTS: dict[str, Callable[[Any], str]] = {
+    occupations.NAME: attrgetter("prompt"),
+    elsewhere.FORMS: itemgetter(-1),
+    elsewhere.NATURAL: itemgetter(-1),
+    perplexity.TEST.name: attrgetter("text"),
+}
+"""test: what the model reads of one of its items"""
+PROOF = 5000  # tokens that could be read while a small model is written, loaded again and compared
 PLAIN, OWN = "transformers.AutoModelForCausalLM.from_pretrained", "locate.model.causal.load_stamped"
 LIBRARIES = ("torch", "transformers", "safetensors")
 
@@ -70,6 +81,7 @@ def save_edited(
     started = time.perf_counter()
     prose = None if text is None else Path(text)
     before = measure_tests(model, prose, "before", progress, once=True)
+    progress("proof", 0, 3)
     with staging(target) as place:
         with edit.applied(model):
             said = probe(model)
@@ -78,16 +90,14 @@ def save_edited(
             else:
                 write_checkpoint(model.network, model, place / UNSTAMPED)
         edit.save(place / EDIT)
+        progress("proof", 1, 3)
         reading: dict[str, Any] = {"bos": model.encoder.bos, "chat": model.encoder.chat, "threads": model.threads}
         again = load_causal(str(place), device=model.device, dtype=model.dtype, **reading)
+        progress("proof", 2, 3)
         tensors = compare_tensors(edit, model, again)
         tensors["files"] = compare_files(model, again.checkpoint.folder, tensors["allowed"])
-        apart = float((probe(again) - said).abs().max())
-        if apart > SAME:
-            raise LocateError(
-                f"the reloaded model differs from the edited one by {apart:.2g} nats, expected at most {SAME:g}: "
-                "nothing was kept; edit in a dtype that the checkpoint keeps (float32)"
-            )
+        apart = difference_after_reload(again, said)
+        progress("proof", 3, 3)
         after = measure_tests(again, prose, "after", progress)
         receipt = {
             "schema": RECEIPT_VERSION,
@@ -165,6 +175,20 @@ def probe(model: CausalModel) -> torch.Tensor:
     logits = row_logits(model, rows)
     last = torch.tensor([len(row) - 1 for row in rows], device=logits.device)
     return logits[torch.arange(len(rows), device=logits.device), last].log_softmax(-1).cpu()
+
+
+def difference_after_reload(again: CausalModel, said: torch.Tensor) -> float:
+    """Largest difference (nats) of the reloaded model's log-probabilities from those of the edited one in memory.
+
+    Raises LocateError where it is beyond rounding.
+    """
+    apart = float((probe(again) - said).abs().max())
+    if apart > SAME:
+        raise LocateError(
+            f"the reloaded model differs from the edited one by {apart:.2g} nats, expected at most {SAME:g}: "
+            "nothing was kept; edit in a dtype that the checkpoint keeps (float32)"
+        )
+    return apart
 
 
 def digest(tensor: torch.Tensor) -> str:
@@ -276,11 +300,36 @@ def measure_tests(
     once  whether those of the same model are kept and taken from the user's cache
     """
     found = {}
+    network = network_hash(model) if once else None
     for test in JUDGES:
-        read = test.read(text if test.name == perplexity.TEST.name else None)
-        step = partial(progress, f"{when}: {test.name}")
-        found[test.name] = measure_once(model, test, read, step) if once else test.measure(model, read, step)
+        items, step = read_items(test, text), partial(progress, f"{when}: {test.name}")
+        found[test.name] = (
+            measure_once(model, test, items, step, network=network) if once else test.measure(model, items, step)
+        )
     return found
+
+
+def read_items(test: Test, text: Path | None) -> Items:
+    """The items of one of the measurements; only perplexity has another text than the package's."""
+    return test.read(text if test.name == perplexity.TEST.name else None)
+
+
+def receipt_parts(model: CausalModel, text: str | Path | None = None) -> list[Part]:
+    """The parts of `save_edited`, and about what each costs; measurements of the original that are kept are left out.
+
+    The edited model is measured at the pace of the original.
+
+    Raises LocateError where the text cannot be read.
+    """
+    network, before, after = network_hash(model), [], []
+    for test in JUDGES:
+        items = read_items(test, None if text is None else Path(text))
+        cost = tokens_in(model, [TEXTS[test.name](item) for item in items.rows])
+        cost *= SCORED if test.name == perplexity.TEST.name else 1
+        if not kept_path(model, test, items, network).is_file():
+            before.append(Part(f"before: {test.name}", cost))
+        after.append(Part(f"after: {test.name}", cost, like=f"before: {test.name}"))
+    return [*before, Part("proof", PROOF), *after]
 
 
 def judge_edit(edit: Edit, before: TestTables, after: TestTables) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from locate.editors.edit import Edit, load_edit
 from locate.editors.fit import Fitting
-from locate.editors.methods import Editor, edit
+from locate.editors.methods import Editor, check_editor, edit
+from locate.editors.pace import Part
 from locate.editors.progress import Progress, no_progress
 from locate.errors import LocateError
 from locate.evaluation.kept import code_sha256
@@ -22,9 +23,28 @@ DECIDING = ("editors", "evaluation", "model", "prompts")  # the rooms whose code
 def edit_or_resume(
     model: CausalModel, located: Located, how: Editor, fitting: Fitting, *, progress: Progress = no_progress
 ) -> tuple[Edit, Path]:
-    """What `edit` makes, or what it made before, and the file that keeps it: to be removed once the edit is proved.
+    """What `edit` makes, or what it made before, and the file that keeps it: to be removed once the edit is proved."""
+    path = kept_path(model, located, how, fitting)
+    with suppress(LocateError):
+        return load_edit(path), path
+    made = edit(model, located, how, fitting, progress=progress)
+    made.save(path)
+    return made, path
 
-    It is kept under a hash of the weights, located.json, editor with its settings, prompts, dtype, device and locate's
+
+def edit_parts(model: CausalModel, located: Located, how: Editor, fitting: Fitting) -> list[Part]:
+    """The parts of `edit_or_resume`: none where the edit is kept, or where the editor does not say what it expects."""
+    check_editor(how)
+    expect = getattr(how, "expected_parts", None)
+    if expect is None or kept_path(model, located, how, fitting).is_file():
+        return []
+    return list(expect(model, located, fitting.edited, preserved=fitting.preserved))
+
+
+def kept_path(model: CausalModel, located: Located, how: Editor, fitting: Fitting) -> Path:
+    """The file that keeps an edit until it is proved.
+
+    It is named by a hash of the weights, located.json, editor with its settings, prompts, dtype, device and locate's
     code.
     """
     about = {
@@ -36,12 +56,7 @@ def edit_or_resume(
         "text": text_sha256(how),
         "code": code_sha256(DECIDING),
     }
-    path = cache_folder() / f"edit-{hash_of(about)[:32]}.safetensors"
-    with suppress(LocateError):
-        return load_edit(path), path
-    made = edit(model, located, how, fitting, progress=progress)
-    made.save(path)
-    return made, path
+    return cache_folder() / f"edit-{hash_of(about)[:32]}.safetensors"
 
 
 def text_sha256(how: Editor) -> str | None:

@@ -92,10 +92,14 @@ class Limits:
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """Log-probabilities (nats) of each run's answers, or their logits, without a patch and patched."""
+    """Log-probabilities (nats) of each run's answers, or their logits, without a patch and patched.
+
+    few_steps  layers whose blocks the sweep may run in few steps (see `sweep.fused`); None by the plain engine
+    """
 
     runs: Float[np.ndarray, "run answer"]
     rows: Float[np.ndarray, "row answer"]
+    few_steps: int | None = None
 
 
 def noise_hooks(runs: Sequence[Run]) -> list[tuple[str, Callable]]:

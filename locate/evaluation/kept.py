@@ -19,16 +19,34 @@ MEASURES = ("evaluation", "model", "prompts")  # the rooms whose code says what 
 
 
 def measure_once(
-    model: CausalModel, test: Test, items: Items, step: Step, *, folder: Path | None = None
+    model: CausalModel,
+    test: Test,
+    items: Items,
+    step: Step,
+    *,
+    network: str | None = None,
+    folder: Path | None = None,
 ) -> pd.DataFrame:
     """What `test.measure` finds, kept under a hash of everything that it depends on.
 
-    These are the parameters in memory, tokenizer, what stands before a text, dtype, device, items and locate's code.
+    network  the model's `network_hash`, where it is known; None to take it
+    folder   where it is kept; None for the user's cache
+    """
+    path = kept_path(model, test, items, network or network_hash(model), folder=folder)
+    found = read_kept(path)
+    if found is None:
+        found = test.measure(model, items, step)
+        write_parquet(path, found)
+    return found
 
-    folder  where it is kept; None for the user's cache
+
+def kept_path(model: CausalModel, test: Test, items: Items, network: str, *, folder: Path | None = None) -> Path:
+    """The file that keeps a measurement, named by a hash of everything that it depends on.
+
+    These are the parameters in memory, tokenizer, what stands before a text, dtype, device, items and locate's code.
     """
     about = {
-        "network": network_hash(model),
+        "network": network,
         "tokenizer": model.checkpoint.tokenizer_sha256,
         "dtype": model.dtype,
         "device": model.device,
@@ -36,12 +54,7 @@ def measure_once(
         "code": code_sha256(MEASURES),
         **model.encoder.provenance(),
     }
-    path = (folder or cache_folder()) / f"measured-{test.name}-{hash_of(about)[:32]}.parquet"
-    found = read_kept(path)
-    if found is None:
-        found = test.measure(model, items, step)
-        write_parquet(path, found)
-    return found
+    return (folder or cache_folder()) / f"measured-{test.name}-{hash_of(about)[:32]}.parquet"
 
 
 def read_kept(path: Path) -> pd.DataFrame | None:

@@ -46,12 +46,15 @@ def audit_job(job: Job) -> dict[str, dict[str, float]]:
 def audit_engine(model: Model, runs: Sequence[Run], rows: Sequence[Row], limits: Limits) -> dict[str, float]:
     """Largest difference (nats) of some rows between the sweep and the plain engine, and how many were compared.
 
+    Also in how many of the layers the block gave a base run the bridge's numbers in few steps, and was run so where
+    nothing but its outputs is written ("few_steps" of "layers"). It tells how a run was made, and decides nothing.
+
     Raises LocateError when they differ by more than rounding, or by more than half of what the patches do: then this
     architecture is not swept exactly.
     """
     sample = sample_rows(runs, rows, model.n_layers)
     try:
-        fast = measure(model, runs, sample, limits=limits).rows
+        fast = measure(model, runs, sample, limits=limits)
     except (ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
         if isinstance(error, LocateError):
             raise
@@ -60,7 +63,7 @@ def audit_engine(model: Model, runs: Sequence[Run], rows: Sequence[Row], limits:
             f"model {model.name!r} ({model.checkpoint.architecture}) cannot be swept ({reason}): choose --engine plain"
         ) from error
     slow = plain.measure(model, runs, sample, limits=limits)
-    apart = np.abs(fast - slow.rows)
+    apart = np.abs(fast.rows - slow.rows)
     effect = rms(slow.rows - slow.runs[[row.base for row in sample]])
     if not (apart.max() <= LIMIT[model.dtype] and rms(apart) <= max(effect / 2, FLOOR[model.dtype])):
         raise LocateError(
@@ -68,7 +71,14 @@ def audit_engine(model: Model, runs: Sequence[Run], rows: Sequence[Row], limits:
             f"{apart.max():.2g} nats, expected at most {LIMIT[model.dtype]:.2g} in {model.dtype}, and by "
             f"{rms(apart):.2g} on average, where patches move answers by {effect:.2g}: choose --engine plain"
         )
-    return {"rows": len(sample), "largest_difference": float(apart.max()), "rms": rms(apart), "rms_effect": effect}
+    return {
+        "rows": len(sample),
+        "largest_difference": float(apart.max()),
+        "rms": rms(apart),
+        "rms_effect": effect,
+        "few_steps": fast.few_steps or 0,
+        "layers": model.n_layers,
+    }
 
 
 def audit_identities(

@@ -37,6 +37,12 @@ class Bases:
     keys: dict[int, Keys] = field(default_factory=dict)
     given: dict[int, dict[int, BlockInputs]] = field(default_factory=dict)
 
+    @property
+    def few_steps(self) -> int:
+        """Number of layers whose blocks may be run in few steps, at all of the lengths."""
+        every = list(self.given.values())
+        return sum(all(given[layer].fused is not None for given in every) for layer in every[0])
+
     def same_positions(self, one: int, other: int) -> bool:
         """Whether prompts of two lengths number their common positions alike; some rotary tables do not."""
         common = min(one, other)

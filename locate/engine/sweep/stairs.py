@@ -42,12 +42,15 @@ def measure(
         raise LocateError(f"model {model.name!r} has hooks at {others[0]}: take them off, or choose --engine plain")
     plain = np.empty((len(runs), len(runs[0].answers)))
     out = np.empty((len(rows), plain.shape[1]))
+    few_steps = model.n_layers
     for part, used in portions(model, runs, rows, limits):
         place = {run: index for index, run in enumerate(used)}
         moved = [Row(place[rows[i].base], place[rows[i].source], rows[i].writes) for i in part]
         with multiplying(model.dtype, model.device, model.threads):
-            plain[used], out[part] = measure_portion(model, [runs[i] for i in used], moved, limits, progress)
-    return Measurement(plain, out)
+            found = measure_portion(model, [runs[i] for i in used], moved, limits, progress)
+        plain[used], out[part] = found.runs, found.rows
+        few_steps = min(few_steps, found.few_steps or 0)
+    return Measurement(plain, out, few_steps)
 
 
 def portions(
@@ -72,8 +75,8 @@ def portions(
 
 def measure_portion(
     model: Model, runs: Sequence[Run], rows: Sequence[Row], limits: Limits, progress: Callable[[int], None] | None
-) -> tuple[Float[np.ndarray, "run answer"], Float[np.ndarray, "row answer"]]:
-    """Log-probabilities (nats) of runs and of rows whose runs' activations are kept together."""
+) -> Measurement:
+    """The same of runs and of rows whose runs' activations are kept together."""
     wanted = {(write.component, write.layer) for row in rows for write in row.writes}
     bases = execute_bases(model, runs, wanted, limits)
     moving = find_climbers(model.n_layers, runs, rows, bases.same_positions)
@@ -84,7 +87,7 @@ def measure_portion(
         out[[each.row for each in stair]] = found
         if progress is not None:
             progress(len(stair))
-    return bases.log_probs, out
+    return Measurement(bases.log_probs, out, bases.few_steps)
 
 
 def climb_stairs(
