@@ -3,7 +3,8 @@
     python experiments/lsdm_table/run.py --data DATA [--model mini] [--methods lsdm fast ...] [--limit 100]
 
 DATA is a folder with the data sets, as `locate-bias evaluate --data` takes it. Edited models and evaluations are kept
-in --work, where the same command goes on; tables and figures go to --out, and into the README if it is results/mini.
+in --work, where the same command goes on; tables and figures go to --out, and where that is in
+results/, into the README too.
 """
 
 from __future__ import annotations
@@ -220,11 +221,20 @@ def run(options: argparse.Namespace) -> None:
     found = verdicts(table, edits)
     save(found, options.out / "verdicts.csv")
     draw(table, options.out / "table.png")
-    if options.out == HERE / "results" / "mini":
-        put(HERE / "README.md", "verdicts", verdict_table(found))
-        put(HERE / "README.md", "bias", markdown(table, BIAS))
-        put(HERE / "README.md", "ability", markdown(table, ABILITY))
+    if options.out.parent == HERE / "results":
+        tell(table, found, options.out.name)
     maps(options, options.maps)
+
+
+def tell(table: pd.DataFrame, found: pd.DataFrame, model: str) -> None:
+    """Put the tables of a model into the README, between the marks that name it.
+
+    Raises LocateError where the README has no such marks.
+    """
+    for name, text in (
+        ("verdicts", verdict_table(found)), ("bias", markdown(table, BIAS)), ("ability", markdown(table, ABILITY))
+    ):  # fmt: skip
+        put(HERE / "README.md", f"{name} of {model}", text)
 
 
 def main() -> None:
