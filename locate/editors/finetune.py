@@ -16,7 +16,6 @@ from locate.editors.edit import Edit, ParameterChange, apply_change
 from locate.editors.fast import (
     LOSSES,
     PARTS,
-    PASSAGES,
     Pools,
     divergence,
     merge_answers,
@@ -39,6 +38,7 @@ from locate.prompts import Prompts
 from locate.sites import check
 
 SCOPES = ("located", "everything")
+PASSAGES = 4  # windows of preserved text in a step
 
 
 @dataclass(frozen=True)
