@@ -228,6 +228,7 @@ def told_edits():
         ("lsdm_smollm2", "LSDM, SmolLM2"),
         ("lsdm", "LSDM, `mini`"),
         ("lsdm_each", "LSDM, `spread=each`, `mini`"),
+        ("fast_smollm2", "FAST, SmolLM2"),
         ("fast", "FAST, `mini`"),
     ):
         receipt = read(FIGURES / f"receipt_{name}.json")

@@ -65,7 +65,7 @@ class FAST:
     beta: float = 1.0
     preserve: float = 5.0
     gamma: float = 10.0
-    epochs: int = 3
+    epochs: int = 2
     batch: int = 32
     passages: int = 2
     rate: float = 5e-3
