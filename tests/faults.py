@@ -61,7 +61,7 @@ STAMPED = ["tests/test_editors.py", "-k", "TestStamp and (gpt2 or llama)"]
 BESIDE = ["tests/test_stamped.py", "-k", "TestBeside and not phi3"]
 LOADED = ["tests/test_loaded.py"]
 STAYING = ["tests/test_stamped.py", "-k", "TestFolder and bloom"]
-TRAINED = ["tests/test_fast.py", "-k", "not opt and not bloom and not mpt and not gemma2"]
+TRAINED = ["tests/test_fast.py", "-k", "not opt and not bloom and not gemma2"]
 
 
 @dataclass(frozen=True)
