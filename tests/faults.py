@@ -61,6 +61,7 @@ STAMPED = ["tests/test_editors.py", "-k", "TestStamp and (gpt2 or llama)"]
 BESIDE = ["tests/test_stamped.py", "-k", "TestBeside and not phi3"]
 LOADED = ["tests/test_loaded.py"]
 STAYING = ["tests/test_stamped.py", "-k", "TestFolder and bloom"]
+TRAINED = ["tests/test_fast.py", "-k", "not opt and not bloom and not gemma2"]
 
 
 def fault(name: str, file: str, line: str, becomes: str, *tests: str) -> Fault:
@@ -714,6 +715,24 @@ FAULTS = [
     fault("edits: KL of the wrong way", "editors/fast.py",
           "found = (before.exp() * (before - after)).sum(-1)", "found = (after.exp() * (after - before)).sum(-1)",
           "tests/test_editors.py", "-k", "divergence"),
+    fault("fast: keys in the model's own numbers", "editors/stamp.py",
+          "keys=stamp.keys / self.inputs,", "keys=stamp.keys,", *TRAINED),
+    fault("fast: the factor in the model's own numbers", "editors/stamp.py",
+          "else stamp.linear / self.inputs", "else stamp.linear", *TRAINED),
+    fault("fast: values in the model's own numbers", "editors/stamp.py",
+          "values=stamp.values * self.outputs,", "values=stamp.values,", *TRAINED),
+    fault("fast: units are mean squares", "editors/stamp.py",
+          "return Units(read**0.5, written**0.5)", "return Units(read, written)", *TRAINED),
+    fault("fast: what other tokens left below is taken", "editors/below.py",
+          "ids.shape, ids.cpu().numpy().tobytes()", 'ids.shape, b""', *TRAINED),
+    fault("fast: the stamped block is left out too", "editors/fast.py",
+          "for each in range(layer)]", "for each in range(layer + 1)]", *TRAINED),
+    fault("fast: blocks stay left out", "editors/below.py",
+          "            del module.forward\n", "            pass\n", *TRAINED),
+    fault("fast: the lowest of the strongest layers", "editors/handoff.py",
+          "chosen[-1:] if highest", "chosen[:1] if highest", *TRAINED),
+    fault("fast: the last windows are in no batch", "editors/fast.py",
+          "for first in places[::passages]]", "for first in places[:-passages:passages]]", *TRAINED),
     fault("edits: a stale located.json is taken", "editors/handoff.py",
           'SAME = ("weights_sha256", "tokenizer_sha256", "prepend_bos")', 'SAME = ("tokenizer_sha256", "prepend_bos")',
           "tests/test_editors.py", "-k", "HandOff"),

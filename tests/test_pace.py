@@ -194,7 +194,7 @@ EDITORS = {
     "lsdm": (LSDM(layers=(0, 2)), {"covariance": 1.0, "slopes": pace.FELT, "check": 1.0}),
     "lsdm-each": (LSDM(layers=(1, 2), spread="each", rounds=1), {"targets": pace.FELT, "keys": 1.0}),
     "memit": (MEMIT(layers=(1, 2), steps=3), {"targets": pace.FELT, "keys": 1.0}),
-    "fast": (FAST(layers=(4,), epochs=2, width=8, batch=8), {"stamp": pace.TRAINED / 2}),
+    "fast": (FAST(layers=(4,), epochs=2, width=8, batch=8), {"stamp": pace.TRAINED / 2 * (1 - 4 / 6)}),
     "dama": (DAMA(layers=(1, 2), dims=2, values=Values("adam", steps=2)), {"covariance": 1.0, "values": pace.FELT}),
     "finetune": (FineTune(layers=(1,), epochs=2, batch=8), {"training": pace.TRAINED / 2}),
     "leace": (Erase(layers=(1, 2)), {"layers": 1.0}),

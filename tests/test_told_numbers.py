@@ -228,6 +228,7 @@ def told_edits():
         ("lsdm_smollm2", "LSDM, SmolLM2"),
         ("lsdm", "LSDM, `mini`"),
         ("lsdm_each", "LSDM, `spread=each`, `mini`"),
+        ("fast_smollm2", "FAST, SmolLM2"),
         ("fast", "FAST, `mini`"),
     ):
         receipt = read(FIGURES / f"receipt_{name}.json")
@@ -247,6 +248,10 @@ def told_edits():
     low, high = min(sizes.values()), max(sizes.values())
     assert high / low > 100
     yield "grows a hundredfold from SmolLM2's first block to its 25th"
+    stamped = [read(FIGURES / f"receipt_{name}.json") for name in ("fast_smollm2", "fast")]
+    assert [each["located"]["edited_layers"] for each in stamped] == [[24], [4]]
+    first, second = (each["report"]["units"]["inputs"] for each in stamped)
+    yield f"SmolLM2's 25th MLP reads numbers of {first:.2f}, `mini`'s fifth of {second:.2f}"
 
 
 def told_one_more_rounding():

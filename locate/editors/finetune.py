@@ -16,7 +16,6 @@ from locate.editors.edit import Edit, ParameterChange, apply_change
 from locate.editors.fast import (
     LOSSES,
     PARTS,
-    PASSAGES,
     Pools,
     divergence,
     merge_answers,
@@ -41,6 +40,7 @@ from locate.prompts import Prompts
 from locate.sites import check
 
 SCOPES = ("located", "everything")
+PASSAGES = 4  # windows of preserved text in a step
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class FineTune:
         self, model: CausalModel, located: Located, prompts: Prompts, *, preserved: Prompts
     ) -> list[Part]:
         """What the edit consists of (see `Part`); text that is kept is left out."""
-        training = training_cost(model, prompts, self.epochs, self.batch)
+        training = training_cost(model, prompts, self.epochs, self.batch, PASSAGES)
         return [*preserved_parts(model, self.text), Part("training", training)]
 
     def train(

@@ -41,11 +41,14 @@ class Handoff:
         return tuple(block_of(self.template, layer) for layer in self.layers)
 
 
-def hand_off(model: CausalModel, located: Located, *, layers: Sequence[int] | None = None, most: int) -> Handoff:
+def hand_off(
+    model: CausalModel, located: Located, *, layers: Sequence[int] | None = None, most: int, highest: bool = False
+) -> Handoff:
     """The layers that an editor changes.
 
-    layers  chosen by the user, located or not; None takes the strongest that were located
-    most    how many of those at most
+    layers   chosen by the user, located or not; None takes the strongest that were located
+    most     how many of those at most
+    highest  whether only the highest of them is taken
 
     Raises LocateError when the located.json is of other weights, names no layer, is not about MLPs, or names modules
     that the model lacks, and for a model with a stamp.
@@ -66,6 +69,7 @@ def hand_off(model: CausalModel, located: Located, *, layers: Sequence[int] | No
             "trace with another swap or more prompts"
         )
     chosen = sorted(set(layers if layers is not None else located.layers[:most]))
+    chosen = chosen[-1:] if highest else chosen
     for layer in chosen:
         matrix(model.network, template.format(layer))
     origin = {

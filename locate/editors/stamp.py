@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
 
+from locate.editors.covariance import median_squares
 from locate.errors import LocateError
+from locate.model.causal import CausalModel
 from locate.model.matrices import WIDTHS, has_config_width, matrix, widen, wider_config
 from locate.model.stamp import Stamp, inputs_of
 
@@ -20,6 +23,41 @@ def empty_stamp(network: Any, template: str, layer: int, width: int, seed: int) 
     device, stream = inputs[0].module.weight.device, torch.Generator().manual_seed(seed)
     drawn = [(torch.randn(width, fed, generator=stream) * fed**-0.5).to(device) for _ in inputs]
     return Stamp(layer, template, drawn[0], torch.zeros(into, width, device=device), *drawn[1:])
+
+
+@dataclass(frozen=True)
+class Units:
+    """How large a number is in what an MLP reads and in what it writes: the rms of a token, the median over tokens.
+
+    One model's MLP reads numbers of 0.1, another's of 1, and what a stamp can learn in so many steps of a given size
+    would depend on that: its hidden units answer to the product of key and input, twice so beside a gated MLP.
+    """
+
+    inputs: float
+    outputs: float
+
+    def write(self, stamp: Stamp) -> Stamp:
+        """A stamp for inputs and outputs of size 1 as one for the model's own, which computes the same.
+
+        Gradients flow.
+        """
+        linear = None if stamp.linear is None else stamp.linear / self.inputs
+        return replace(stamp, keys=stamp.keys / self.inputs, values=stamp.values * self.outputs, linear=linear)
+
+
+def units_of(model: CausalModel, module: str, text: Sequence[Sequence[int]]) -> Units:
+    """The units of one MLP, over windows of text.
+
+    module  name of its output matrix
+
+    Raises LocateError where it reads or writes zeros alone.
+    """
+    output, fed = matrix(model.network, module), inputs_of(model.network, module)[0]
+    read = median_squares(model, [fed.name], text, inputs=True)[fed.name] / fed.shape[1]
+    written = median_squares(model, [module], text, inputs=False)[module] / output.shape[0]
+    if not (read > 0 and written > 0):
+        raise LocateError(f"the MLP of {module} reads or writes zeros alone: stamp another layer (--layers)")
+    return Units(read**0.5, written**0.5)
 
 
 def fold(network: Any, stamps: Sequence[Stamp]) -> Any:
