@@ -31,6 +31,8 @@ ESTIMATE = ["tests/test_gradients.py", "-k", "not planted and not bad"]
 EDGES = ["tests/test_gradients.py", "-k", "slopes or edges_add or silent or (batches and pattern)"]
 PLANTED = ["tests/test_planted.py", "-k", "(gpt2 or hand or aside) and not command"]
 VARIANTS = ["tests/test_variants.py"]
+ENTANGLEMENT = "../experiments/entanglement"
+TAKEN = ["tests/test_entanglement.py", "-k", "hand or ablated"]
 OVERLAPS = ["tests/test_overlaps.py", "-k", "hand or loop or halves or drawn"]
 LEANING = ["tests/test_selectivity.py", "-k", "not planted and not cover"]
 INTERVALS = ["tests/test_resampling.py"]
@@ -434,6 +436,10 @@ FAULTS = [
           "np.where(holds(0.0), 1.0, ends.max(0))", "ends.max(0)", *LEANING),
     fault("definition's error left out", "mediation/selectivity_table.py",
           "d**2 - (c * second.error) ** 2", "d**2 - (0 * second.error) ** 2", *LEANING),
+    fault("neurons ablated at the last token alone", f"{ENTANGLEMENT}/measuring.py",
+          "changed[rows, :, units] = 0", "changed[rows, -1, units] = 0", *TAKEN),
+    fault("ablation: the corrupted prompt as it was", f"{ENTANGLEMENT}/tables.py",
+          'own["clean_ablated"] - own["corrupted_ablated"]', 'own["clean_ablated"] - own["corrupted"]', *TAKEN),
     fault("overlap of the weakest sites", "mediation/overlaps.py",
           "np.argpartition(-sizes", "np.argpartition(sizes", *OVERLAPS),
     fault("a half compared with itself", "mediation/overlaps.py",

@@ -126,6 +126,31 @@ def test_means_by_role_count_pairs_without_the_role():
     assert (found["n"] == 2).all()
 
 
+def test_templates_are_told_apart_by_their_clause_and_data_sets_two_by_two():
+    rows = pd.DataFrame(
+        {
+            "kind": ["occupation", "occupation", "definition"],
+            "template": ["The {subject} said that", "X because", "X because"],
+        }
+    )
+    found = list(tables.compared("head", {("head", name): rows for name in measuring.DATA_SETS}))
+    assert [(question, len(first), len(second)) for question, _, _, first, second in found] == [
+        ("meaning", 2, 1),
+        ("templates", 1, 1),
+        *[("data", 2, 3)] * 2,
+        ("data", 3, 3),
+    ]
+    assert found[1][3]["template"].tolist() == ["The {subject} said that"]
+
+
+def test_estimates_stand_beside_exact_effects_of_the_same_prompts():
+    exact = pd.DataFrame(
+        {"kind": "occupation", "clean": ["a", "b"], "corrupted": ["x", "y"], "unit": [1, 1], "nie": [1.0, 3.0]}
+    )
+    estimated = pd.concat([exact.assign(nie=[2.0, 6.0]), exact.assign(clean="c", nie=9.0), exact.assign(unit=2)])
+    assert tables.estimated_beside(exact, estimated).to_dict("list") == {"nie": [2.0], "estimate": [4.0]}
+
+
 def test_strongest_sites_by_size_and_towards_the_stereotype():
     rows = pd.DataFrame(
         {"component": "neuron", "layer": 0, "role": "subject_last", "unit": [0, 1, 2, 2], "nie": [-3.0, 1.0, 2.0, 4.0]}

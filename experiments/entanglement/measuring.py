@@ -60,7 +60,7 @@ class Work:
 def couple_of(pair: Pair) -> str:
     """The female word of a pair: *nurse* of nurse against mechanic and of mechanic against nurse.
 
-    Both pairs make the same two runs, so that intervals resample couples.
+    Both are about the same two words, so that intervals resample couples.
     """
     return (pair.clean_subject if pair.stereotype > 0 else pair.corrupted_subject).lower()
 

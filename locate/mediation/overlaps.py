@@ -81,7 +81,8 @@ def overlap(
     `share` beside what halves of the same groups share: `across` as large as `within_a` and `within_b` means that A and
     B differ by no more than their words do; a low `within` means that the set itself does not hold for other words.
     These are means over 100 random halves, of half as many groups as `share` has. Groups that are each other's
-    counterparts make the same runs: give both one name.
+    counterparts (*actress*, *actor*) are about the same two words, and one may stand in each half: halves then agree a
+    little too well; give both one name to keep them together.
 
     The interval is the wider, on either side, of the percentile interval of resampled shares and of its reflection
     about the share (the basic bootstrap), cut to [0, 1]. In simulations with normal noise it covers the share of the
