@@ -86,8 +86,9 @@ def overlap(
 
     The interval is the wider, on either side, of the percentile interval of resampled shares and of its reflection
     about the share (the basic bootstrap), cut to [0, 1]. In simulations with normal noise it covers the share of the
-    true sets in over 90 % where halves share more than half. It is too low where noise decides who is among the
-    strongest, and says nothing of other words where each site's effect comes from a few groups: see `within_a`.
+    true sets in over 90 % where these differ and halves share more than half. Sets that are the same in truth share
+    less than 1 by noise, and the interval need not reach 1; nor does it speak of other words where each site's effect
+    comes from a few groups. Both show in `across` and `within_a`.
 
     Raises LocateError for a k that is not from 1 to the number of sites, and as `average` does.
     """
