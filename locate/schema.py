@@ -12,7 +12,7 @@ import jsonschema
 from locate.errors import LocateError
 
 TRACE_VERSION = 2
-COMPARE_VERSION = 1
+COMPARE_VERSION = 2
 EDIT_VERSION = 1
 RECEIPT_VERSION = 2
 LOCATED_VERSION = 3

@@ -31,6 +31,9 @@ ESTIMATE = ["tests/test_gradients.py", "-k", "not planted and not bad"]
 EDGES = ["tests/test_gradients.py", "-k", "slopes or edges_add or silent or (batches and pattern)"]
 PLANTED = ["tests/test_planted.py", "-k", "(gpt2 or hand or aside) and not command"]
 VARIANTS = ["tests/test_variants.py"]
+ENTANGLEMENT = "../experiments/entanglement"
+TAKEN = ["tests/test_entanglement.py", "-k", "hand or ablated"]
+OVERLAPS = ["tests/test_overlaps.py", "-k", "hand or loop or halves or drawn"]
 LEANING = ["tests/test_selectivity.py", "-k", "not planted and not cover"]
 INTERVALS = ["tests/test_resampling.py"]
 PAIRS = ["tests/test_evaluate_pairs.py", "-k", "hand or line or context or means or stop"]
@@ -435,6 +438,18 @@ FAULTS = [
           "np.where(holds(0.0), 1.0, ends.max(0))", "ends.max(0)", *LEANING),
     fault("definition's error left out", "mediation/selectivity_table.py",
           "d**2 - (c * second.error) ** 2", "d**2 - (0 * second.error) ** 2", *LEANING),
+    fault("neurons ablated at the last token alone", f"{ENTANGLEMENT}/measuring.py",
+          "changed[rows, :, units] = 0", "changed[rows, -1, units] = 0", *TAKEN),
+    fault("ablation: the corrupted prompt as it was", f"{ENTANGLEMENT}/tables.py",
+          'own["clean_ablated"] - own["corrupted_ablated"]', 'own["clean_ablated"] - own["corrupted"]', *TAKEN),
+    fault("overlap of the weakest sites", "mediation/overlaps.py",
+          "np.argpartition(-sizes", "np.argpartition(sizes", *OVERLAPS),
+    fault("a half compared with itself", "mediation/overlaps.py",
+          "(1 - halves[0], 1 - halves[1])", "(halves[0], halves[1])", *OVERLAPS),
+    fault("groups of both tables drawn apart", "mediation/overlaps.py",
+          "both = [name for name in first if name in set(second)]", "both: list[str] = []", *OVERLAPS),
+    fault("shared sites of opposite signs not counted", "mediation/overlaps.py",
+          "opposite=int((signs[0] != signs[1]).sum())", "opposite=0", *OVERLAPS),
     fault("ranked sites carry another site's selectivity", "mediation/ranking.py",
           "leanings.get(tuple(row[name] for name in ROW))", "next(iter(leanings.values()), None)", *LEANING),
     fault("scores swapped", "mediation/regression.py",

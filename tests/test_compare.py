@@ -1,6 +1,7 @@
 """Changes from one model to another: arithmetic with planted changes, refusals, files, figures, the command line."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -285,6 +286,17 @@ def test_a_comparison_is_read_as_it_was_written(comparison, tmp_path):
         write_comparison(load_comparison(tmp_path / "out"), tmp_path / "again")
 
 
+def test_the_overlap_of_the_strongest_sites_stands_in_the_file(a, b, comparison, tmp_path):
+    path = comparison.save(tmp_path / "compare.json")
+    assert [each.direction for each in comparison.overlaps] == ["denoising", "noising"]
+    assert {(each.k, each.n) for each in comparison.overlaps} == {(6, 12)}
+    assert {each.k for each in compare(a, b, samples=200, k=2).overlaps} == {2}
+    content = json.loads(path.read_text())
+    del content["overlaps"]
+    path.write_text(json.dumps(content | {"schema": 1}))
+    assert load_comparison(path) == replace(comparison, overlaps=())
+
+
 def test_a_folder_with_a_run_is_not_written_into(a, comparison, tmp_path):
     a.save(tmp_path)
     with pytest.raises(LocateError, match="holds a run: choose another"):
@@ -295,7 +307,7 @@ def test_a_folder_with_a_run_is_not_written_into(a, comparison, tmp_path):
 @pytest.mark.parametrize(
     ("edit", "place"),
     [
-        (lambda content: content.update(schema=2), "at schema"),
+        (lambda content: content.update(schema=3), "at schema"),
         (lambda content: content["sites"][0].update(change=[0.1, 0.2]), "at sites/0/change"),
         (lambda content: content["totals"][0].update(p=2), "at totals/0/p"),
         (lambda content: content["a"].pop("dtype"), "at a: 'dtype' is a required property"),
@@ -388,6 +400,7 @@ def test_the_command_line_compares(run, runs, tmp_path):  # noqa: F811
     assert "total effect, denoising" in out
     assert "largest changes of nie of logit_diff (nats)" in out
     assert "change, 95% interval" in out
+    assert re.search(r"denoising: \d+ of the 10 strongest of 24 sites are shared", " ".join(out.split()))
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"changes.csv", "compare.json", "figures"}
     arguments = [runs / "before", runs / "after", "-o", tmp_path / "out", "--formats", "html", "--json", "--top", 3]
     code, out, _ = run("compare", *arguments, "--direction", "noising")

@@ -277,6 +277,33 @@ def told_one_more_rounding():
     yield f"MLP 26 at the last token, from {before:+.2f} to {after:+.2f} nats"
 
 
+def told_entanglement():
+    results = EXPERIMENTS / "entanglement" / "results"
+    overlaps = pd.read_csv(results / "overlaps.csv").set_index(["unit", "k"])
+    heads, neurons = overlaps.loc[("head", 10)], overlaps.loc[("neuron", 10)]
+    row = only(heads[heads["question"] == "meaning"])
+    yield f"are the same ({row['share']:.2f} [{row['low']:.2f}, {row['high']:.2f}], by chance {row['chance']:.2f})"
+    assert (row["shared"], row["opposite"]) == (7, 0)
+    data = heads[heads["question"] == "data"]
+    yield f"{data['share'].min():.2f} to {data['share'].max():.2f} of the 10 strongest are shared between"
+    within = data[["within_a", "within_b"]]
+    yield f"{within.min(axis=None):.2f} to {within.max(axis=None):.2f} between two halves of the words"
+    half = only(neurons[neurons["question"] == "meaning"])["within_a"]
+    yield f"Two halves of the occupations share {half:.2f} of the 10 strongest"
+    sets = pd.read_csv(results / "head_sets.csv").set_index(["kind", "size"]).loc[("top", 3)]
+    yield f"carry {unsigned(*sets[['faithfulness', 'low', 'high']])} of the"
+    through = pd.read_csv(results / "through_heads.csv", keep_default_na=False).set_index(["set", "held"])
+    yield f"goes {unsigned(*through.loc[('MLP', 'all'), ['taken', 'low', 'high']])} of what the"
+    taken = pd.read_csv(results / "ablations.csv").set_index(["set", "kind"])[["taken", "low", "high"]] * 100
+    few = taken[taken.index.get_level_values("set").str.contains(r"random.*\|10$")]["taken"]
+    assert len(few) == 32
+    assert few.max() < 4
+    yield "take less than 4 %"
+    for kind, said in (("occupation", "of it in"), ("definition", "of what tells")):
+        value, low, high = taken.loc[("all layers|occupation|10", kind)]
+        yield f"{value:.0f} % [{low:.0f}, {high:.0f}] {said}"
+
+
 def told_they():
     from locate.mediation.located import load_located
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -47,6 +47,17 @@ def compare(
         str | None,
         typer.Option(rich_help_panel=EFFECTS, help="denoising or noising; default: all that were traced"),
     ] = None,
+    overlap: Annotated[
+        bool,
+        typer.Option(
+            "--overlap",
+            rich_help_panel=EFFECTS,
+            help="say only how many of the strongest sites both share; the prompts of the runs may differ",
+        ),
+    ] = False,
+    strongest: Annotated[
+        int | None, typer.Option(rich_help_panel=EFFECTS, help="sites of each set whose overlap is told; default: 10")
+    ] = None,
     seed: IntervalSeed = 0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", rich_help_panel=OUTPUT, help="folder; default: runs/A-to-B")
@@ -66,9 +77,13 @@ def compare(
     if any((run / EVALUATION).is_file() for run in (run_a, run_b)):
         from locate.cli.judging import compare_judged
 
-        if (metric, view, quantity, direction) != ("logit_diff", None, "nie", None):
+        if (metric, view, quantity, direction, overlap) != ("logit_diff", None, "nie", None, False):
             raise LocateError(f"{run_a} or {run_b} holds an evaluation: leave the options of traces out")
         compare_judged(run_a, run_b, folder, formats, seed, as_json)
+        return
+    if overlap:
+        settings = {"metric": metric, "view": view, "quantity": quantity, "direction": direction, "seed": seed}
+        show_overlap(run_a, run_b, settings | {"k": strongest}, as_json)
         return
     from locate.mediation import compare_traces
     from locate.report.change_maps import write_comparison
@@ -85,10 +100,27 @@ def compare(
             quantity=quantity,
             direction=direction,
             top=top,
+            k=strongest,
             seed=seed,
         )
         written = write_comparison(found, folder, formats=wanted, step=steps.say)
     print_comparison(found, written, as_json)
+
+
+def show_overlap(run_a: Path, run_b: Path, settings: dict[str, Any], as_json: bool) -> None:
+    """How many of the strongest sites two runs share; nothing is written."""
+    from dataclasses import asdict
+
+    from locate.cli.show import stdout
+    from locate.mediation.comparison import overlap_traces
+    from locate.tracing import load_trace
+
+    found = overlap_traces(load_trace(run_a), load_trace(run_b), **settings)
+    if as_json:
+        print(json.dumps([asdict(each) for each in found], indent=2))
+        return
+    for each in found:
+        stdout().print(f"{each.direction}: {each.text()}")
 
 
 def print_comparison(found: Comparison, written: Written, as_json: bool) -> None:
@@ -118,6 +150,8 @@ def print_comparison(found: Comparison, written: Written, as_json: bool) -> None
             f"{interval(total.change)} {found.unit}, n {total.n}"
         )
     console.print(f"positive is {found.positive}; a positive change is more so in B")
+    for each in found.overlaps:
+        console.print(f"{each.direction}: {each.text()}")
     console.print(change_table(found))
     print_paths(written.paths, written.missing)
 

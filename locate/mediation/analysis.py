@@ -26,10 +26,11 @@ from locate.mediation.effect_table import (
     terms_of,
 )
 from locate.mediation.located import Located
+from locate.mediation.overlaps import Overlap, overlap
 from locate.mediation.ranking import TOP, Derived, Wanted, rank_sites
 from locate.mediation.regression import gender_regression, words_without_score
 from locate.mediation.resampling import Intervals
-from locate.mediation.selectivity_table import comparable, selectivity, total_selectivity
+from locate.mediation.selectivity_table import KINDS, comparable, of_kind, selectivity, total_selectivity
 from locate.mediation.sets import Areas, Shares, areas_of, resample_shares, table_of
 from locate.metrics import Metric, difference, metric_named
 from locate.sites import check
@@ -72,7 +73,8 @@ class Analysis:
     intervals  level, resamples, seed and clusters
 
     Each part is a property that is derived when it is first asked for, and kept: `effects`, `averages`, `located`,
-    `controls`, `set_test`, `sets`, `areas`, `agreement`, `selectivity`, `regression`, `log_odds`, `stability`.
+    `controls`, `set_test`, `sets`, `areas`, `agreement`, `selectivity`, `overlap`, `regression`, `log_odds`,
+    `stability`.
     """
 
     trace: Trace
@@ -255,6 +257,18 @@ class Analysis:
         """Selectivity of the whole prompt by direction; empty without both kinds of words."""
         both = self._both_kinds("stereotype")
         return {} if both is None else total_selectivity(both, self.intervals.by_group)
+
+    @cached_property
+    def overlap(self) -> list[Overlap]:
+        """Located sets of the stereotype (A) and of the definition (B), by direction; empty without both kinds.
+
+        See `locate.mediation.overlaps.overlap`.
+        """
+        both = self._both_kinds("stereotype")
+        if both is None:
+            return []
+        first, second = (of_kind(both, name, kind) for name, kind in KINDS.items())
+        return overlap(first, second, "nie", self.intervals)
 
     @cached_property
     def regression(self) -> pd.DataFrame | None:

@@ -143,9 +143,13 @@ def drawn_sizes(design: Design, samples: int, seed: int) -> Float[np.ndarray, "s
     if design.templates is not None:
         found: Deviations = drawn_deviations(design, samples, seed)
         return np.abs(design.groups.estimate + np.nan_to_num(found.drawn))
-    weights = cluster_weights(len(design.groups.above), samples, seed)
-    drawn = weights @ design.groups.below
-    means = np.divide(weights @ design.groups.above, drawn, out=np.zeros(drawn.shape), where=drawn > 0)
+    return mean_sizes(design.groups, cluster_weights(len(design.groups.above), samples, seed))
+
+
+def mean_sizes(sums: Ratio, weights: Float[np.ndarray, "sample cluster"]) -> Float[np.ndarray, "sample cell"]:
+    """Size of the mean of each cell when clusters are drawn so often; -1 where a draw holds no pair of it."""
+    drawn = weights @ sums.below
+    means = np.divide(weights @ sums.above, drawn, out=np.zeros(drawn.shape), where=drawn > 0)
     return np.where(drawn > 0, np.abs(means), -1.0)
 
 

@@ -15,7 +15,8 @@ from locate.mediation.analysis import Analysis, Shown, analyse
 from locate.mediation.averages import ROW
 from locate.mediation.change_table import average_changes, paired, total_changes
 from locate.mediation.effect_table import EFFECTS
-from locate.mediation.matching import matched
+from locate.mediation.matching import matched, same
+from locate.mediation.overlaps import Overlap, overlap
 from locate.schema import COMPARE_VERSION, locate_version, validate
 from locate.sites import DIRECTIONS, check
 from locate.tracing.table import Trace
@@ -84,6 +85,7 @@ class Comparison:
     totals           the total effect by direction
     sites            largest change first, by size, of the narrowest window; the residual stream and severed patches
                      only where nothing else was traced. All are in `table`
+    overlaps         of the strongest sites of A and of B, by direction (see `overlap`)
     table            every site, as `changes` returns it; None when read from a file, beside which changes.csv has it
     """
 
@@ -103,12 +105,13 @@ class Comparison:
     without_stereotype: int
     totals: tuple[TotalChange, ...]
     sites: tuple[SiteChange, ...]
+    overlaps: tuple[Overlap, ...] = ()
     table: pd.DataFrame | None = field(default=None, compare=False, repr=False)
 
     def as_json(self) -> dict[str, Any]:
         """The content of compare.json."""
         content = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "table"}
-        content |= {name: [asdict(each) for each in content[name]] for name in ("totals", "sites")}
+        content |= {name: [asdict(each) for each in content[name]] for name in ("totals", "sites", "overlaps")}
         return {"schema": COMPARE_VERSION, "locate": locate_version()} | content
 
     def save(self, path: str | Path) -> Path:
@@ -141,6 +144,7 @@ def compare_traces(
     quantity: str = "nie",
     direction: str | None = None,
     top: int = TOP,
+    k: int | None = None,
     **settings: Any,
 ) -> Comparison:
     """Compare the same trace of two models: base and instruct, before and after an edit, two checkpoints.
@@ -148,6 +152,7 @@ def compare_traces(
     quantity   "nie", "nde" or "total"
     direction  "denoising" or "noising" alone; None for all that were traced
     top        how many sites to list
+    k          size of the sets whose overlap is told, as in `overlap`
     settings   of `analyse`, where traces are given; two analyses must have the same ones
 
     Raises LocateError when the traces do not match (see `matched`), or share less than half of their cells.
@@ -169,6 +174,7 @@ def compare_traces(
     totals = total_changes(found, ours.intervals)
     sides = [{name: each.trace.meta["model"].get(name) for name in SIDE} for each in (ours, theirs)]
     pairs = [set(each["pair"]) for each in derived]
+    first, second = (known(each, quantity) for each in derived)
     return Comparison(
         quantity=quantity,
         metric=ours.metric.name,
@@ -186,8 +192,44 @@ def compare_traces(
         without_stereotype=ours.terms.without_stereotype,
         totals=tuple(TotalChange(direction=str(row["direction"]), **numbers(row)) for row in totals.to_dict("records")),
         sites=tuple(site_change(row) for row in largest(table).head(top).to_dict("records")),
+        overlaps=tuple(overlap(first, second, quantity, ours.intervals, k=k)),
         table=table,
     )
+
+
+def overlap_traces(
+    a: Trace | Analysis,
+    b: Trace | Analysis,
+    *,
+    quantity: str = "nie",
+    direction: str | None = None,
+    k: int | None = None,
+    **settings: Any,
+) -> list[Overlap]:
+    """Overlap of the strongest sites of two runs, by direction; other prompts, answers and weights are no hindrance.
+
+    quantity, direction, settings  as in `compare_traces`
+    k                              as in `overlap`
+
+    Raises LocateError where the depth of the models differs, for analyses under different settings, where no site is in
+    both runs, and as `overlap` does.
+    """
+    check("quantity", quantity, tuple(EFFECTS))
+    ours, theirs = settled(a, b, settings)
+    for name in ("n_layers", "n_heads", "d_model"):
+        one, other = (each.trace.meta["model"].get(name) for each in (ours, theirs))
+        same(name, one, other, "the sites of such models do not correspond")
+    first, second = (known(each.effects, quantity) for each in (ours, theirs))
+    found = overlap(first, second, quantity, ours.intervals, k=k)
+    found = [each for each in found if direction in (None, each.direction)]
+    if not found:
+        raise LocateError("no two sites are in both runs: trace the same components, layers and roles in one direction")
+    return found
+
+
+def known(effects: pd.DataFrame, quantity: str) -> pd.DataFrame:
+    """The rows whose effect is defined."""
+    return effects[effects[quantity].notna()]
 
 
 def settled(a: Trace | Analysis, b: Trace | Analysis, settings: dict[str, Any]) -> tuple[Analysis, Analysis]:
@@ -245,11 +287,14 @@ def load_comparison(path: str | Path) -> Comparison:
     path = Path(path)
     path = path / "compare.json" if path.is_dir() else path
     content = read_json(path)
+    if isinstance(content, dict) and content.get("schema") == COMPARE_VERSION - 1:
+        content |= {"schema": COMPARE_VERSION, "overlaps": []}
     validate(content, "compare", path)
-    known = {key: value for key, value in content.items() if key not in ("schema", "locate")}
-    totals = tuple(TotalChange(**with_intervals(each)) for each in known.pop("totals"))
-    sites = tuple(SiteChange(**with_intervals(each)) for each in known.pop("sites"))
-    return Comparison(**known, totals=totals, sites=sites)
+    entries = {key: value for key, value in content.items() if key not in ("schema", "locate")}
+    totals = tuple(TotalChange(**with_intervals(each)) for each in entries.pop("totals"))
+    sites = tuple(SiteChange(**with_intervals(each)) for each in entries.pop("sites"))
+    overlaps = tuple(Overlap(**each) for each in entries.pop("overlaps"))
+    return Comparison(**entries, totals=totals, sites=sites, overlaps=overlaps)
 
 
 def with_intervals(content: dict[str, Any]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def plot_selectivity(
     figure.update_layout(
         draw.layout(shown, caption(analysis, rows, direction, window), 190 + 300 * len(components), height)
     )
-    figure.update_layout(margin={"t": 145}, coloraxis=draw.colour_axis(1.0, "selectivity"))
+    figure.update_layout(margin_t=figure.layout.margin.t + 20, coloraxis=draw.colour_axis(1.0, "selectivity"))
     ticks = {"tickvals": [-1, 0, 1], "ticktext": ["-1 definition", "0 both alike", "+1 stereotype"]}
     figure.update_layout(coloraxis={"colorbar": ticks})
     return figure
@@ -103,11 +103,16 @@ def caption(analysis: Analysis, rows: pd.DataFrame, direction: str, window: int)
         rows[f"{kind}_{count}"].max() for kind in ("stereotype", "definition") for count in ("n", "groups")
     )
     wide = "" if window == 1 else f"{window} layers written at once; "
+    shared = "".join(
+        f";<br>A the stereotype, B the definition: {each.text()}"
+        for each in analysis.overlap
+        if each.direction == direction
+    )
     return (
         f"{direction} ({draw.meaning(direction)}); (s² - d²) / (s² + d²) of the effects s of occupations and d of "
         f"words that say their gender, {analysis.metric.name} in {analysis.metric.unit};<br>{wide}n = {pairs} pairs of "
         f"{jobs} occupations and {more} pairs of {words} words; whole prompt {value:+.2f} [{low:+.2f}, {high:+.2f}] "
-        f"({analysis.intervals.level:.0%});<br>grey: neither effect has q ≤ {THRESHOLD:g}"
+        f"({analysis.intervals.level:.0%});<br>grey: neither effect has q ≤ {THRESHOLD:g}{shared}"
     )
 
 
