@@ -41,7 +41,7 @@ class FAST:
     """Settings of the fairness stamp.
 
     layers  the one to stamp; None takes the highest of the three strongest located ones. The paper takes the strongest
-            alone. Higher up, a stamp reads what the whole prompt made of the word, and is trained in fewer blocks
+            alone. Higher up, a stamp reads what the whole prompt made of the word, and is trained through fewer blocks
     width   rows of K' and V'; 1024 as the paper has it (not confirmed) is more than a small model needs
     loss    L_e: "log_odds", mean |log p(she) - log p(he)|, or "probability", mean |P(she) - P(he)| as in the paper
     alpha   weight of L_s1, KL(before || after) on the edited prompts with both answers taken as one event: everything
