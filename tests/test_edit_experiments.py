@@ -423,6 +423,41 @@ def test_a_model_edited_in_another_way_is_not_taken_up(tmp_path):
         run.same_recipe(folder, {"editor": "LSDM(rounds=2)"})
 
 
+def test_public_sets_are_judged_by_their_items_about_gender(shared, tmp_path):
+    import gender_items
+
+    from locate.evaluation.readers import read_crows_pairs, read_stereoset
+
+    run = script("lsdm_table")
+    files = gender_items.gender_items(shared / "data", tmp_path)
+    assert set(files) < set(run.SETS)
+    associations = read_stereoset(files["stereoset"])
+    pairs = read_crows_pairs(files["crows_pairs"], published=False)
+    assert {each.domain for each in (*associations, *pairs)} == {"gender"}
+    whole = read_stereoset(shared / "data" / "stereoset")
+    assert [each.context for each in associations] == [each.context for each in whole if each.domain == "gender"]
+    told = pd.read_csv(EXPERIMENTS / "lsdm_table" / "results" / "mini" / "table.csv").set_index(["test", "score"])
+    assert len(associations) == told.loc[("stereoset", "ss"), "n"].iloc[0]
+    assert len(pairs) == told.loc[("crows_pairs", "pct_stereotype"), "n"].iloc[0]
+
+
+def test_evaluations_ask_for_what_evaluate_takes(shared, tmp_path, monkeypatch):
+    from locate.evaluation.tests import wanted_tests
+
+    run, asked = script("lsdm_table"), []
+    monkeypatch.setattr(run, "load_causal", lambda model, device: model)
+    monkeypatch.setattr(run, "evaluate", lambda model, **given: asked.append(given))
+    options = SimpleNamespace(data=shared / "data", work=tmp_path, device=None, limit=2, bias_limit=2, seed=0)
+    (tmp_path / run.NATURAL).write_text("more,less\n")
+    run.evaluations(options, "original", "mini")
+    assert {line.test for line in (*assembly.BIAS, *assembly.ABILITY)} == {
+        name for each in asked for name in wanted_tests(each["tests"])
+    }
+    own = {name: path for each in asked for name, path in each["sources"].items()}
+    assert set(own) == {"stereoset", "crows_pairs", "sentences"}
+    assert all(path.is_file() for path in own.values())
+
+
 def test_a_table_is_put_between_its_marks_and_nowhere_else(tmp_path):
     path = tmp_path / "README.md"
     path.write_text("a\n<!-- bias -->\nold\n<!-- end of bias -->\nb\n")

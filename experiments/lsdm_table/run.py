@@ -19,6 +19,7 @@ from typing import Any
 
 import pandas as pd
 from assembly import ABILITY, BIAS, ORIGINAL, markdown, rows_of, table_of
+from gender_items import gender_items
 from natural import natural_sentences
 from panels import draw
 from verdicts import about_edit, verdict_table, verdicts
@@ -35,8 +36,6 @@ from locate.evaluation.change import compare_evaluations
 from locate.evaluation.evaluation import Evaluation
 from locate.evaluation.kept import code_sha256
 from locate.evaluation.run import evaluate
-from locate.evaluation.scores import Items, Test
-from locate.evaluation.tests import find_test
 from locate.files import read_json, write_json, write_whole
 from locate.model.causal import load_causal
 from locate.prompts import occupation_table
@@ -48,20 +47,8 @@ OWN = ("occupations", "biaske", "perplexity")
 SETS = ("winobias", "winogender", "stereoset", "crows_pairs")
 OTHERS = ("bec_pro", "sentences")
 KNOWLEDGE = ("lambada", "hellaswag", "piqa", "arc_easy", "openbookqa", "winogrande", "blimp")
-GENDER = ("stereoset", "crows_pairs")  # of which only the items about gender are taken
 NATURAL = "sentences.csv"
 MAPPED = ("mlp_out", "attn_out")
-
-
-def gender_only(name: str) -> Test:
-    """A test of several domains with its items about gender alone."""
-    test = find_test(name)
-
-    def read(path: Path | None) -> Items:
-        found = test.read(path)
-        return replace(found, rows=tuple(row for row in found.rows if row.domain == "gender"))
-
-    return replace(test, read=read)
 
 
 def edited(options: argparse.Namespace, located: locate.Located, method: str) -> Path:
@@ -109,20 +96,20 @@ def same_recipe(folder: Path, recipe: dict[str, object]) -> bool:
 
 def evaluations(options: argparse.Namespace, name: str, model: str) -> list[Evaluation]:
     """Evaluations of a model: the package's own sets whole, bias sets and knowledge tests each with their limit."""
-    sets: list[str | Test] = [gender_only(each) if each in GENDER else each for each in SETS]
-    asked: dict[str, tuple[Sequence[str | Test], int | None]] = {
+    asked: dict[str, tuple[Sequence[str], int | None]] = {
         "own": (OWN, None),
-        "bias": (sets, options.bias_limit),
+        "bias": (SETS, options.bias_limit),
         "others": (OTHERS, options.bias_limit),
         "knowledge": (KNOWLEDGE[:-1], options.limit),
         "blimp": (KNOWLEDGE[-1:], None),  # its limit is for each of its 67 paradigms
     }
     found = []
     loaded = load_causal(model, device=options.device)
+    files = gender_items(options.data, options.work / "gender") | {"sentences": options.work / NATURAL}
     for kind, (tests, limit) in asked.items():
         started = time.monotonic()
         folder = options.work / "evaluations" / name / kind
-        own = {"sentences": options.work / NATURAL} if "sentences" in tests else {}
+        own = {test: files[test] for test in tests if test in files}
         done = evaluate(
             loaded, tests=tests, data=options.data, sources=own, limit=limit, seed=options.seed, folder=folder
         )
