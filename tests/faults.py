@@ -512,6 +512,8 @@ FAULTS = [
     fault("judged: a token scored twice", "evaluation/perplexity.py",
           "piece = ids[first : first + length + 1]", "piece = ids[max(first - 1, 0) : first + length + 1]",
           *PERPLEXITY),
+    fault("judged: batches of any number of logits", "model/likelihood.py",
+          "return min(TOKENS, max(1, LOGITS //", "return max(TOKENS, max(1, LOGITS //", *PERPLEXITY),
     fault("judged: perplexity turned round", "evaluation/perplexity.py",
           'before["log_likelihood"].to_numpy(dtype=float) - after',
           '2 * after["log_likelihood"].to_numpy(dtype=float) - before["log_likelihood"].to_numpy(dtype=float) - after',

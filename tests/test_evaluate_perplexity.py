@@ -15,6 +15,7 @@ import torch
 from locate.errors import LocateError
 from locate.evaluation.perplexity import TEST, Excerpt, perplexity_change, windows
 from locate.evaluation.scores import Items
+from locate.model import likelihood
 from locate.model.causal import load_causal
 
 PROSE = (
@@ -67,6 +68,21 @@ def test_perplexity_equals_that_of_the_plain_network_window_by_window(mini):
     assert bits.value == pytest.approx(float(torch.cat(losses).sum()) / math.log(2) / len(text.encode()), rel=1e-5)
     assert perplexity.low < perplexity.value < perplexity.high
     assert perplexity.groups == len(table) == perplexity.n
+
+
+def test_a_batch_holds_as_many_logits_as_it_may(mini, monkeypatch):
+    """The vocabulary is read out at every token, so that a large one leaves room for fewer tokens."""
+    pieces, sizes = mini.network.config.vocab_size, []
+    texts = [PROSE[: 40 + 5 * i] for i in range(8)]
+    whole = measured(mini, *texts)
+    monkeypatch.setattr(likelihood, "LOGITS", 100 * pieces)
+    hook = mini.network.register_forward_pre_hook(lambda _, args: sizes.append(args[0].numel()))
+    table = measured(mini, *texts)
+    likelihood.log_likelihoods(mini, [("", text) for text in texts])
+    hook.remove()
+    assert len(sizes) > 4
+    assert max(sizes) <= 100
+    pd.testing.assert_frame_equal(table, whole, rtol=1e-5)
 
 
 @pytest.mark.parametrize("length", [1, 7, 256])

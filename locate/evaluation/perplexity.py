@@ -107,13 +107,13 @@ def windows(model: CausalModel, excerpt: Excerpt, length: int) -> list[Window]:
 
 def measure(model: CausalModel, items: Items, step: Step) -> pd.DataFrame:
     """One row per window: the sum of its tokens' log-likelihoods (nats), its tokens and bytes."""
-    from locate.model.likelihood import TOKENS, batches, row_logits
+    from locate.model.likelihood import batches, row_logits, scored_tokens
 
     length = min(model.context, LONGEST)
     cut = [window for excerpt in items.rows for window in windows(model, excerpt, length)]
     sums = np.empty(len(cut))
     done = 0
-    for batch in batches([window.ids[1:] for window in cut], TOKENS):
+    for batch in batches([window.ids[1:] for window in cut], scored_tokens(model)):
         logits = row_logits(model, [cut[i].ids[:-1] for i in batch])
         for place, i in enumerate(batch):
             ids = cut[i].ids[1:]

@@ -20,6 +20,7 @@ Step = Callable[[int, int], None]
 """progress: (how many are done, of how many)"""
 
 TOKENS = 8192  # in one batch, padding included
+LOGITS = 2**27  # numbers of a batch whose logits are wanted at every token: half a gigabyte in fp32
 PADDING = 0
 FEW, MIXED = 8, 16  # rows of a length that make a batch of their own; rows of several lengths in a batch
 
@@ -82,7 +83,7 @@ def log_likelihoods(
         rows.append((before + after)[-(model.context + 1) :][:-1])
     found: list[Likelihood | None] = [None] * len(rows)
     done = 0
-    for batch in batches(rows, batch_tokens):
+    for batch in batches(rows, min(batch_tokens, scored_tokens(model))):
         logits = row_logits(model, [rows[i] for i in batch])
         for place, index in enumerate(batch):
             ids = torch.tensor(parts[index][1], device=logits.device)
@@ -104,6 +105,11 @@ def batches(rows: Sequence[Sequence[int]], tokens: int) -> Iterator[list[int]]:
         size = max(1, tokens // max(1, len(rows[order[0]])))
         yield order[:size]
         order = order[size:]
+
+
+def scored_tokens(model: CausalModel) -> int:
+    """How many tokens a batch holds at most where each reads out the whole vocabulary: the memory is in its logits."""
+    return min(TOKENS, max(1, LOGITS // int(model.network.get_output_embeddings().weight.shape[0])))
 
 
 def group_by_length(rows: Sequence[Sequence[int]]) -> dict[int, list[int]]:
