@@ -512,6 +512,8 @@ FAULTS = [
     fault("judged: a token scored twice", "evaluation/perplexity.py",
           "piece = ids[first : first + length + 1]", "piece = ids[max(first - 1, 0) : first + length + 1]",
           *PERPLEXITY),
+    fault("forecast: attention stands for the located set", "study/expected.py",
+          "return depth, not low, str(site)", "return depth, low, str(site)", *LOOP),
     fault("judged: batches of any number of logits", "model/likelihood.py",
           "return min(TOKENS, max(1, LOGITS //", "return max(TOKENS, max(1, LOGITS //", *PERPLEXITY),
     fault("judged: perplexity turned round", "evaluation/perplexity.py",

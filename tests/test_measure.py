@@ -327,3 +327,16 @@ def test_sites_that_stand_for_those_to_be_chosen(gpt2):
     assert first >= {("mlp_out", 0, "subject_last"), ("attn_out", 2, "last")}
     assert len(set(sites)) == len(sites)
     assert Site("mlp_out", 2, "last") in sites
+    assert sites[0] == Site("mlp_out", 0, "subject_last")  # whose kind is the located set of a run
+
+
+def test_the_set_that_stands_for_the_located_one_is_of_mlps(gpt2):
+    """Attention at the last token of the top layers would take a fraction of the time."""
+    from locate.study.expected import likely_random_sets, likely_sites
+
+    job = job_of(gpt2, PROMPTS, Map(("attn_out", "mlp_out")))
+    (stage,) = likely_random_sets(job, Controls(), likely_sites(job))
+    located, *random = ([write.site for write in patch.writes] for patch in stage.patches)
+    assert {(site.component, site.position) for site in located} == {("mlp_out", "subject_last")}
+    assert random
+    assert all(len(sites) == len(located) and sites != located for sites in random)

@@ -87,11 +87,11 @@ def likely_sites(job: Job) -> list[Site]:
     ]
     top = max(layers)
 
-    def rank(site: Site) -> tuple[float, str]:
+    def rank(site: Site) -> tuple[float, bool, str]:
         low = site.component in ("mlp_out", "neuron", "mlp_out_unit") and site.position == LAST_SUBJECT
         high = site.component in ("attn_out", "head") and site.position == "last"
         depth = site.layer if low else top - site.layer if high else top + abs(site.layer - top / 2)
-        return depth, str(site)
+        return depth, not low, str(site)  # low MLPs first: they are the set that random ones are compared with
 
     return sorted(found, key=rank)
 
