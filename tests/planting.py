@@ -31,7 +31,7 @@ def copy_project(target: Path) -> None:
     shutil.copytree(ROOT / "locate", target / "locate", ignore=shutil.ignore_patterns("mini", "__pycache__"))
     (target / "locate" / "mini").symlink_to(ROOT / "locate" / "mini")
     shutil.copytree(ROOT / "tests", target / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("replications", "locate_vs_edit", "lsdm_table", "rounding"):
+    for name in ("replications", "locate_vs_edit", "lsdm_table", "rounding", "entanglement"):
         shutil.copytree(ROOT / "experiments" / name, target / "experiments" / name)
     shutil.copy(ROOT / "experiments" / "editing.py", target / "experiments")
     shutil.copy(ROOT / "pyproject.toml", target)
