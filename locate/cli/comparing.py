@@ -77,7 +77,7 @@ def compare(
     if any((run / EVALUATION).is_file() for run in (run_a, run_b)):
         from locate.cli.judging import compare_judged
 
-        if (metric, view, quantity, direction, overlap) != ("logit_diff", None, "nie", None, False):
+        if (metric, view, quantity, direction, overlap, strongest) != ("logit_diff", None, "nie", None, False, None):
             raise LocateError(f"{run_a} or {run_b} holds an evaluation: leave the options of traces out")
         compare_judged(run_a, run_b, folder, formats, seed, as_json)
         return
