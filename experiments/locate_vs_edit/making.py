@@ -29,27 +29,29 @@ Task = tuple[str, tuple[int, ...], int, bool]
 """Editor, layers, seed, and whether the layers are the located set."""
 Made = tuple[Task, dict[str, Any], pd.DataFrame]
 """A task, its row of scores, and its rows of words."""
+TESTS = {occupations.NAME: occupations.TEST, "perplexity": perplexity.TEST, biaske.NAME: biaske.TEST}
 
 
 @dataclass
 class Trial:
     """What an edit is made on and judged by.
 
+    items   of each test
     before  the tests' tables of the model without an edit
     """
 
     model: CausalModel
-    located: locate.Located
     options: argparse.Namespace
-    tests: dict[str, tuple[Any, Items]]
+    located: locate.Located
+    items: dict[str, Items]
     before: Tables = field(default_factory=dict)
 
     @staticmethod
     def of(options: argparse.Namespace, located: locate.Located) -> Trial:
-        """Load the model and the tests."""
+        """Load the model and read the tests."""
         splits = [prompts_for(seed, options.persons).words for seed in options.seeds]
-        tests = tests_of({word for each in splits for word in each.held_out_words})
-        return Trial(load_causal(options.model, device=options.device), located, options, tests)
+        items = items_of({word for each in splits for word in each.held_out_words})
+        return Trial(load_causal(options.model, device=options.device), options, located, items)
 
     def make(self, task: Task) -> Made:
         """Edit, measure with the edit on, and take it off."""
@@ -60,7 +62,7 @@ class Trial:
         made = editor.edit(self.model, self.located, fitting.edited, preserved=fitting.preserved)
         fitted = time.monotonic() - started
         with made.applied(self.model):
-            after = measured(self.model, self.tests)
+            after = measured(self.model, self.items)
         row: dict[str, Any] = {"size": len(layers), "located": own, "fit_seconds": round(fitted, 1)}
         row |= row_of(scores_of(self.before, after, fitting))
         row["seconds"] = round(time.monotonic() - started, 1)
@@ -70,11 +72,11 @@ class Trial:
 OWN: list[Trial] = []  # what a process of several works on: its own model, loaded once, for all tasks it is given
 
 
-def begin(options: argparse.Namespace, located: locate.Located, before: Tables) -> None:
-    """Set up one of several processes, which has one thread."""
+def begin(options: argparse.Namespace, *others: Any) -> None:
+    """Set up one of several processes, which has one thread and a model of its own; the rest of its Trial is given."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback of its own
     torch.set_num_threads(1)
-    OWN.append(replace(Trial.of(options, located), before=before))
+    OWN.append(Trial(load_causal(options.model, device=options.device), options, *others))
 
 
 def take(task: Task) -> Made:
@@ -90,7 +92,7 @@ def every(trial: Trial, tasks: Iterable[Task], jobs: int) -> Iterator[Made]:
     if jobs == 1:
         yield from map(trial.make, tasks)
         return
-    given = (trial.options, trial.located, trial.before)
+    given = (trial.options, trial.located, trial.items, trial.before)
     start = multiprocessing.get_context("spawn")  # a fork would share CUDA and the threads of torch
     left, failed = iter(tasks), None
     with ProcessPoolExecutor(jobs, mp_context=start, initializer=begin, initargs=given) as pool:
@@ -110,25 +112,20 @@ def every(trial: Trial, tasks: Iterable[Task], jobs: int) -> Iterator[Made]:
         )
 
 
-def tests_of(words: set[str]) -> dict[str, tuple[Any, Items]]:
+def items_of(words: set[str]) -> dict[str, Items]:
     """What an edit is judged by: these occupations and words that say their gender, perplexity, BiasKE-style facts."""
-    chosen: dict[str, tuple[Any, Callable[[Any], bool]]] = {
-        occupations.NAME: (
-            occupations.TEST, lambda row: row.kind == occupations.DEFINITION or row.word in words
-        ),
-        "perplexity": (perplexity.TEST, lambda row: True),
-        biaske.NAME: (biaske.TEST, lambda row: row.kind == "facts"),
-    }  # fmt: skip
-    found = {}
-    for name, (test, wanted) in chosen.items():
-        items = test.read(None)
-        found[name] = test, Items(tuple(filter(wanted, items.rows)), source=items.source)
-    return found
+    chosen: dict[str, Callable[[Any], bool]] = {
+        occupations.NAME: lambda row: row.kind == occupations.DEFINITION or row.word in words,
+        "perplexity": lambda row: True,
+        biaske.NAME: lambda row: row.kind == "facts",
+    }
+    read = {name: test.read(None) for name, test in TESTS.items()}
+    return {name: replace(items, rows=tuple(filter(chosen[name], items.rows))) for name, items in read.items()}
 
 
-def measured(model: CausalModel, tests: dict[str, tuple[Any, Items]]) -> Tables:
-    """The tables of one model."""
-    return {name: test.measure(model, items, lambda done, of: None) for name, (test, items) in tests.items()}
+def measured(model: CausalModel, items: dict[str, Items]) -> Tables:
+    """The tests' tables of one model."""
+    return {name: TESTS[name].measure(model, each, lambda done, of: None) for name, each in items.items()}
 
 
 def scores_of(before: Tables, after: Tables, fitting: Fitting) -> dict[str, Score]:

@@ -110,7 +110,7 @@ def run(options: argparse.Namespace) -> None:
     tasks = plan(options, located, int(trace.meta["model"]["n_layers"]))
     todo = [each for each in tasks if not kept.has(*each[:3])]
     if todo:
-        trial.before = measured(trial.model, trial.tests)
+        trial.before = measured(trial.model, trial.items)
         for done, ((name, layers, seed, _), row, words) in enumerate(every(trial, todo, options.jobs), start=1):
             kept.add(name, layers, seed, row, words)
             said = f"{name} {label(layers)} seed {seed}: cut {row['cut']:.1f} %, {row['seconds']:.0f} s"
