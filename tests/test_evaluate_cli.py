@@ -140,8 +140,9 @@ def test_compare_tells_evaluations_from_traces(run, judged, tmp_path):
 
 def test_compare_refuses_what_it_cannot_do(run, judged, tmp_path):
     folders, found = judged
-    code, _, err = run("compare", folders["mini"], folders["small"], "--quantity", "total")
-    assert (code, "holds an evaluation: leave the options of traces out" in err) == (1, True)
+    for options in (["--quantity", "total"], ["--overlap"], ["--strongest", 5], ["--view", "signed"]):
+        code, _, err = run("compare", folders["mini"], folders["small"], *options)
+        assert (code, "holds an evaluation: leave the options of traces out" in err) == (1, True), options
     code, _, err = run("compare", folders["mini"], tmp_path)
     assert (code, f"no file {tmp_path / 'evaluation.json'}" in err) == (1, True)
     with pytest.raises(LocateError, match="holds an evaluation: choose another"):
