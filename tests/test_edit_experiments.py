@@ -38,7 +38,7 @@ import verdicts  # noqa: E402
 pytestmark = pytest.mark.usefixtures("unchecked_types")
 
 WORDS = [f"job {number}" for number in range(30)]
-FEWER = {"occupations": 7, "perplexity": 5, "biaske": 10}  # one in so many items is judged by
+FEWER = 7  # one in so many items is judged by; not a divisor of the templates a word has, so that each template stays
 
 
 def script(folder: str):
@@ -209,7 +209,7 @@ def test_edits_made_by_other_code_or_settings_are_not_gone_on_with(tmp_path, mon
     model = SimpleNamespace(checkpoint=SimpleNamespace(weights_sha256="abc"))
     located = SimpleNamespace(trace={"prompts": {"sha256": "def"}}, layers=(0, 2))
     options = SimpleNamespace(persons=3, rounds=1, prefixes=0, steps=None, epochs=None)
-    trial = making.Trial(model, options, located, {})
+    trial = making.Trial(model, located, options, {})
     kept.Kept.open(tmp_path, run.recipe_of(trial))
     kept.Kept.open(tmp_path, run.recipe_of(trial))
     with monkeypatch.context() as patch:
@@ -238,7 +238,7 @@ def test_several_processes_make_the_edits_that_one_makes_also_beside_one_that_fa
         model=model, device="cpu", seeds=[0], persons=0, rounds=1, prefixes=0, steps=None, epochs=None
     )
     trial = making.Trial.of(options, located)
-    trial.items = {name: replace(items, rows=items.rows[:: FEWER[name]]) for name, items in trial.items.items()}
+    trial.items = {name: replace(items, rows=items.rows[::FEWER]) for name, items in trial.items.items()}
     trial.before = making.measured(trial.model, trial.items)
     tasks = [("leace", (0,), 0, False), ("leace", (1,), 0, True)]
     one = {task[1]: (row, words) for task, row, words in making.every(trial, tasks, 1)}

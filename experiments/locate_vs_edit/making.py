@@ -41,8 +41,8 @@ class Trial:
     """
 
     model: CausalModel
-    options: argparse.Namespace
     located: locate.Located
+    options: argparse.Namespace
     items: dict[str, Items]
     before: Tables = field(default_factory=dict)
 
@@ -51,7 +51,7 @@ class Trial:
         """Load the model and read the tests."""
         splits = [prompts_for(seed, options.persons).words for seed in options.seeds]
         items = items_of({word for each in splits for word in each.held_out_words})
-        return Trial(load_causal(options.model, device=options.device), options, located, items)
+        return Trial(load_causal(options.model, device=options.device), located, options, items)
 
     def make(self, task: Task) -> Made:
         """Edit, measure with the edit on, and take it off."""
@@ -72,11 +72,11 @@ class Trial:
 OWN: list[Trial] = []  # what a process of several works on: its own model, loaded once, for all tasks it is given
 
 
-def begin(options: argparse.Namespace, *others: Any) -> None:
-    """Set up one of several processes, which has one thread and a model of its own; the rest of its Trial is given."""
+def begin(located: locate.Located, options: argparse.Namespace, items: dict[str, Items], before: Tables) -> None:
+    """Set up one of several processes, which has one thread and loads a model of its own."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback of its own
     torch.set_num_threads(1)
-    OWN.append(Trial(load_causal(options.model, device=options.device), options, *others))
+    OWN.append(Trial(load_causal(options.model, device=options.device), located, options, items, before))
 
 
 def take(task: Task) -> Made:
@@ -92,7 +92,7 @@ def every(trial: Trial, tasks: Iterable[Task], jobs: int) -> Iterator[Made]:
     if jobs == 1:
         yield from map(trial.make, tasks)
         return
-    given = (trial.options, trial.located, trial.items, trial.before)
+    given = (trial.located, trial.options, trial.items, trial.before)
     start = multiprocessing.get_context("spawn")  # a fork would share CUDA and the threads of torch
     left, failed = iter(tasks), None
     with ProcessPoolExecutor(jobs, mp_context=start, initializer=begin, initargs=given) as pool:
