@@ -9,13 +9,13 @@ def differences(
     where: str,
     *,
     ignored: Set[str],
-    near: Callable[[float, float], bool],
+    near: Callable[[str, float, float], bool],
     may_be_new: Callable[[str, str], bool] = lambda where, key: False,
 ) -> Iterator[str]:
     """A line for every place where two contents of JSON files differ.
 
     ignored     keys that are not compared
-    near        whether two numbers are equal but for rounding
+    near        whether two numbers at a place are equal but for rounding
     may_be_new  whether a key at a place may be in the new one alone
     """
     more = {"ignored": ignored, "near": near, "may_be_new": may_be_new}
@@ -31,7 +31,7 @@ def differences(
         for place, (one, other) in enumerate(zip(old, new, strict=False)):
             yield from differences(one, other, f"{where}[{place}]", **more)
     elif {type(old), type(new)} <= {int, float} and float in (type(old), type(new)):
-        if not near(old, new):
+        if not near(where, old, new):
             yield f"{where}: {old} and {new}"
     elif old != new:
         yield f"{where}: {old!r} and {new!r}"

@@ -87,7 +87,9 @@ def of_located(old, new):
         new,
         "located",
         ignored=IGNORED,
-        near=lambda one, other: bool(np.isclose(other, one, **NEAR)),
+        near=lambda where, one, other: bool(
+            np.isclose(other, one, **(NEAR_P if where.rpartition(".")[2] in P_VALUES else NEAR))
+        ),
         may_be_new=lambda where, key: key == "settings" or where.endswith((".settings", ".audit.engine")),
     )
 
@@ -144,6 +146,10 @@ def test_a_changed_number_of_located_is_seen():
     old = {"a": [1.0, {"b": "x"}], "n": 3, "seconds": 3.0, "settings": {"seed": 1}}
     same = {"a": [1.0001, {"b": "x"}], "n": 3, "seconds": 9.0, "settings": {"seed": 1, "later": 2}}
     assert list(of_located(old, same)) == []
+    assert list(of_located({"q": 0.7116, "low": 0.7116}, {"q": 0.7156, "low": 0.7156})) == [
+        "located.low: 0.7116 and 0.7156"
+    ]
+    assert list(of_located({"q": 0.712}, {"q": 0.752})) == ["located.q: 0.712 and 0.752"]
     assert list(of_located({"a": 1}, {"a": 1, "settings": {"seed": 1}})) == []
     assert list(of_located({"a": 1, "settings": {}}, {"a": 1})) == ["located.settings is in one alone"]
     changed = {"a": [1.1, {"b": "y", "c": 0}], "n": 4, "settings": {"seed": 2}, "seconds": 1.0}

@@ -224,6 +224,16 @@ def test_counted_p_counts_ties_and_leaves_groups_without_an_effect_out():
     assert counted_p(np.array([1.0, -1.0])) == 1
 
 
+@pytest.mark.parametrize("groups", [6, 27])
+def test_rounding_moves_no_p(groups):
+    """A group without an effect is measured as a little above or below 0; equal effects as a little apart."""
+    sums = np.repeat([1.0, 0.0], [4, groups - 4])[:, None]
+    noise = np.random.default_rng(0).normal(0, 1e-7, size=(groups, 200))
+    (exact,) = sign_flip_p(sums, 2000, 0)
+    assert exact == pytest.approx(2 / 16, rel=0.1)
+    assert set(sign_flip_p(sums + noise, 2000, 0)) == {exact}
+
+
 def test_p_is_fine_enough_for_a_map_of_thousands_of_sites():
     """One strong neuron among 3,000 idle ones passes; 1,000 flips alone give it 1 / 1001, and q = 1."""
     values, group = grouped("normal", (1,), 40, cells=3000)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 BLOCK = 1 << 22  # flipped sums held at once
 COARSE = 0.05  # drawn p-values up to here are counted instead
 STEPS = 2048  # of the scale on which sums are counted
-TIES = 1e-12  # share of the scale within which two sums are one
+TIES = 1e-5  # share of the scale within which two sums are one: effects are differences of float32's log-odds
 
 Sums = Float[np.ndarray, "group cell"]
 Cells = Float[np.ndarray, " cell"]
@@ -22,7 +22,8 @@ def sign_flip_p(sums: Sums, samples: int, seed: int) -> Cells:
     Few groups: all patterns of signs are enumerated, and p is exact. More: `samples` random patterns are drawn, and
     the observed one counts as one more, so p is at least 1 / (samples + 1); where that says 0.05 or less, which is too
     coarse for a map of thousands of sites, the patterns are counted instead (`counted_p`). Either is valid: under
-    symmetry p is at most x in at most a share x of all data. A cell that is 0 throughout has p = 1.
+    symmetry p is at most x in at most a share x of all data. A cell that is 0 throughout has p = 1. Sums as near to
+    each other as rounding brings them count as equal, so that p is the same on every machine, and no smaller for it.
     """
     if 2.0 ** (len(sums) - 1) <= samples:
         signs = all_signs(len(sums))
