@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+from fewer import fewer_judged
 from pages import ROOT, blocks, run_python
 
 import locate
@@ -36,5 +37,6 @@ def test_the_example_runs_as_written(section, runs, monkeypatch, capsys):
     assert using
     monkeypatch.chdir(runs)
     monkeypatch.syspath_prepend(str(runs))
+    fewer_judged(monkeypatch, whole=("occupations",))  # which the page shows a score of
     run_python(found, capsys)
     sys.modules.pop(file.file.removesuffix(".py"))

@@ -574,8 +574,8 @@ def test_a_full_disk_while_images_are_written_is_one_line_and_leaves_nothing(ave
 @pytest.mark.parametrize(
     ("script", "said"),
     [
-        ("#!/bin/sh\nexec /bin/sleep 977\n", r"chrome did not answer within 2 s of its start and was stopped"),
-        ("#!/bin/sh\n/bin/sleep 977 &\nexec /bin/sleep 977\n", r"chrome did not answer within 2 s"),
+        ("#!/bin/sh\nexec /bin/sleep 977\n", r"chrome did not answer within 1 s of its start and was stopped"),
+        ("#!/bin/sh\n/bin/sleep 977 &\nexec /bin/sleep 977\n", r"chrome did not answer within 1 s"),
         ("#!/bin/sh\nexit 127\n", r"chrome exists but does not start"),
         ("no program\n", r"chrome exists but does not start"),
     ],
@@ -585,8 +585,8 @@ def test_a_chrome_that_hangs_or_does_not_start_is_named_and_gone(averages, tmp_p
     chrome.write_text(script)
     chrome.chmod(0o644 if script.startswith("no") else 0o755)
     monkeypatch.setenv("BROWSER_PATH", str(chrome))
-    monkeypatch.setattr(images, "START", 2.0 if "sleep" in script else 60.0)
-    monkeypatch.setattr(images, "STOP", 2.0)
+    monkeypatch.setattr(images, "START", 1.0 if "sleep" in script else 60.0)
+    monkeypatch.setattr(images, "STOP", 0.5)
     paths, missing = save_figures({"map": plot_map(averages)}, tmp_path / "figures", ["html", "png"])
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["map.html"]
     assert paths == [tmp_path / "figures" / "map.html"]

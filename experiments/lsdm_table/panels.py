@@ -12,6 +12,7 @@ from plotly.subplots import make_subplots
 from locate.report import save_figures
 
 COLUMNS = 4
+ABOVE, BELOW, BETWEEN = 110, 80, 60  # pixels: margins, and for ticks and title between two rows of panels
 PLAIN, MOVED, SAME = "#000000", "#D55E00", "#0072B2"
 
 
@@ -27,28 +28,29 @@ def colours(rows: pd.DataFrame) -> list[str]:
 def draw(table: pd.DataFrame, path: Path) -> None:
     """Write the figure beside the table."""
     lines = [line for line in (*BIAS, *ABILITY) if len(rows_at(table, line.key))]
-    height = -(-len(lines) // COLUMNS)
+    methods = list(dict.fromkeys([ORIGINAL, *table["method"]]))
+    rows = -(-len(lines) // COLUMNS)
+    height = rows * (20 + 16 * len(methods)) + (rows - 1) * BETWEEN
     figure = make_subplots(
-        height, COLUMNS, shared_yaxes=True, horizontal_spacing=0.03, vertical_spacing=0.045,
+        rows, COLUMNS, shared_yaxes=True, horizontal_spacing=0.03, vertical_spacing=BETWEEN / height,
         subplot_titles=[line.title for line in lines],
     )  # fmt: skip
     for place, line in enumerate(lines):
-        rows = rows_at(table, line.key)
+        scores = rows_at(table, line.key)
         where = {"row": place // COLUMNS + 1, "col": place % COLUMNS + 1}
         figure.add_trace(
             go.Scatter(
-                x=rows["value"], y=rows["method"], mode="markers", showlegend=False,
-                marker={"size": 8, "color": colours(rows)},
+                x=scores["value"], y=scores["method"], mode="markers", showlegend=False,
+                marker={"size": 8, "color": colours(scores)},
                 error_x={
-                    "type": "data", "symmetric": False, "array": rows["high"] - rows["value"],
-                    "arrayminus": rows["value"] - rows["low"], "thickness": 1, "color": "#555555",
+                    "type": "data", "symmetric": False, "array": scores["high"] - scores["value"],
+                    "arrayminus": scores["value"] - scores["low"], "thickness": 1, "color": "#555555",
                 },
             ),
             **where,
         )  # fmt: skip
         if line.ideal and float(line.ideal) in (0.0, 50.0):
             figure.add_vline(x=float(line.ideal), line={"width": 1, "dash": "dot", "color": "grey"}, **where)
-    methods = list(dict.fromkeys([ORIGINAL, *table["method"]]))
     figure.update_yaxes(categoryorder="array", categoryarray=methods[::-1], dtick=1, tickfont_size=11)
     figure.update_annotations(font_size=11)
     figure.update_layout(
@@ -56,8 +58,8 @@ def draw(table: pd.DataFrame, path: Path) -> None:
         title="Before and after each edit<br><sup>95 % intervals; orange: the paired change leaves out 0; dotted: what "
         "an unbiased model has</sup>",
         width=1400,
-        height=120 + (70 + 16 * len(methods)) * height,
-        margin={"t": 110},
+        height=ABOVE + height + BELOW,
+        margin={"t": ABOVE, "b": BELOW},
     )
     save_figures({path.stem: figure}, path.parent, ("png",))
 
