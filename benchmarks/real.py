@@ -5,8 +5,9 @@
 The job is that of `make demo`: every pair of the default prompts, attention and MLP outputs of every layer at the last
 token of the occupation and of the prompt, both directions; prompts have several lengths. The peer patches all prompts
 whose lengths are the same in one batch, each at its own positions; it is given random batches for --peer-seconds, and
-its time is theirs for as many rows as the job has. What it found is compared with the sweep. Both read log-odds; the
-sweep is measured with the probabilities that a trace keeps by default, and in bfloat16, too.
+its time is theirs for as many rows as the job has. Where the sweep takes oneDNN's products, the peer is timed with them
+too. What it found is compared with the sweep. Both read log-odds; the sweep is measured with the probabilities that a
+trace keeps by default, and in bfloat16, too.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import random
 import resource
 import time
 from collections import defaultdict
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +31,11 @@ from locate.engine import sweep
 from locate.engine.rows import Limits, Row, Run
 from locate.model.hooked import Model
 from locate.model.memory import default_memory
-from locate.model.products import product_library
+from locate.model.products import multiplying, product_library
 from locate.tracing.stage import Settings, Stage, prepare
 
 HALF = "locate, sweep in bfloat16"
+TL_FASTER = f"{TL}, products by oneDNN"
 COMPONENTS = ("attn_out", "mlp_out")
 ROLES = ("subject_last", "last")
 
@@ -100,8 +103,17 @@ def patch_batch(model: Model, runs: list[Run], rows: list[Row], component: str, 
     return seconds, torch.as_tensor(getattr(found, "values", found)).flatten().numpy()
 
 
-def by_peer(model: Model, limit: int | None, expected: np.ndarray, allowed: float) -> dict[str, object]:
+def by_peer(
+    name: str, within: AbstractContextManager, model: Model, limit: int | None, expected: np.ndarray, allowed: float
+) -> dict[str, object]:
     """Seconds that transformer_lens.patching would take for all rows, from random batches, and how far it is away."""
+    with within:
+        found = patch_batches(model, limit, expected, allowed)
+    return {"engine": name} | found
+
+
+def patch_batches(model: Model, limit: int | None, expected: np.ndarray, allowed: float) -> dict[str, object]:
+    """What `by_peer` tells of the peer, as the products are computed now."""
     runs, rows = demo(model, limit, False)
     batches = batched(runs, rows)
     spent, done, apart = 0.0, 0, 0.0
@@ -113,7 +125,7 @@ def by_peer(model: Model, limit: int | None, expected: np.ndarray, allowed: floa
             spent, done = spent + seconds, done + len(chosen)
         if spent > allowed:
             break
-    return {"engine": TL, "seconds": spent / done * len(rows), "rows run": done, "largest difference": apart}
+    return {"seconds": spent / done * len(rows), "rows run": done, "largest difference": apart}
 
 
 def operations(model: Model, runs: list[Run], rows: list[Row]) -> float:
@@ -150,11 +162,14 @@ def main() -> None:
     peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     longer, found = by_locate(model, options.limit, 1, probabilities=True)
     speed = product_speed(model.d_model, "cpu")
-    rows = len(expected)
+    rows, library = len(expected), product_library("float32", "cpu", model.threads)
+    peers: dict[str, AbstractContextManager] = {TL: nullcontext()}
+    if library == "oneDNN":  # how much of the ratio is the library's
+        peers[TL_FASTER] = multiplying("float32", "cpu", model.threads)
     table = [
         {"engine": OURS, "seconds": seconds, "rows run": rows, "largest difference": 0.0},
         {"engine": WITH, "seconds": longer, "rows run": rows, "largest difference": np.abs(found - expected).max()},
-        by_peer(model, options.limit, expected, options.peer_seconds),
+        *(by_peer(*each, model, options.limit, expected, options.peer_seconds) for each in peers.items()),
     ]
     assert max(each["largest difference"] for each in table) <= EXACT, table
     half, found = by_locate(locate.load(options.model, device="cpu", dtype="bfloat16"), options.limit, 1, False)
@@ -177,7 +192,7 @@ def main() -> None:
     about = {
         "machine": machine("cpu"),
         "torch": torch.__version__,
-        "products by": product_library("float32", "cpu", model.threads),
+        "products by": library,
         "threads": model.threads,
         "rms of bfloat16 to fp32 (nats)": float(np.sqrt(np.square(found - expected).mean())),
         "peak memory of the sweep (MiB)": peak,

@@ -423,6 +423,8 @@ FAULTS = [
           "(reached(signs, sums) + 1) / (samples + 1)", "reached(signs, sums) / samples", *INTERVALS),
     fault("sizes rounded up when they are counted", "mediation/permutation.py",
           "np.floor(sizes * (STEPS / most))", "np.ceil(sizes * (STEPS / most))", *INTERVALS),
+    fault("a thousand products kept prepared", "model/products.py",
+          "os.environ.setdefault(name, count)", "os.environ.get(name, count)", "tests/test_sweep.py"),
     fault("rounding taken for an effect", "mediation/permutation.py", "TIES = 1e-5", "TIES = 1e-12", *INTERVALS),
     fault("p one-sided", "mediation/permutation.py",
           "min(1.0, 2 * float(share.sum()))", "min(1.0, float(share.sum()))", *INTERVALS),

@@ -1,6 +1,7 @@
 """The sweep equals the plain engine, whatever is patched and whichever the architecture."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -337,6 +338,17 @@ def test_the_faster_library_is_taken(monkeypatch):
         assert (
             products.product_library("bfloat16", "cpu", 1) == products.product_library("float32", "cuda", 1) == "torch"
         )
+    products.onednn_is_faster.cache_clear()
+
+
+def test_few_products_are_kept_prepared_unless_the_user_says_how_many(monkeypatch):
+    products.onednn_is_faster.cache_clear()
+    monkeypatch.setattr(products, "seconds", lambda *works: [1.0, 1.0])
+    first, second = products.PREPARED
+    monkeypatch.setenv(first, "2000")
+    monkeypatch.delenv(second, raising=False)
+    products.onednn_is_faster(1)
+    assert (os.environ[first], os.environ[second]) == ("2000", "64")
     products.onednn_is_faster.cache_clear()
 
 

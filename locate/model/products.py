@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -17,6 +18,9 @@ from locate.model.threads import torch_threads
 FASTER = 1.4  # how much faster oneDNN must be to be taken
 TRIAL = (512, 768, 3072)  # rows and widths of the product that decides
 ROOM = 2 * 10**9  # bytes of weights that may be kept once more
+PREPARED = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
+"""How many products oneDNN, and torch before it, keep prepared, each for one number of rows and with memory of its own.
+The sweep's batches have hundreds of sizes, and of the usual 1,024 products most would never be used again."""
 
 
 @contextmanager
@@ -51,6 +55,8 @@ def onednn_is_faster(threads: int) -> bool:
     """Whether oneDNN multiplies fp32 matrices faster than torch's own choice, which is slow on some processors."""
     if not torch.backends.mkldnn.is_available():
         return False
+    for name, count in PREPARED.items():  # read by both at the first product
+        os.environ.setdefault(name, count)
     rows, width, out = TRIAL
     x, weight, bias = torch.randn(rows, width), torch.randn(out, width), torch.randn(out)
     with torch.inference_mode(), torch_threads(threads), precise("float32"):
