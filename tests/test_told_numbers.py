@@ -229,6 +229,7 @@ def told_edits():
         ("lsdm", "LSDM, `mini`"),
         ("lsdm_each", "LSDM, `spread=each`, `mini`"),
         ("fast_smollm2", "FAST, SmolLM2"),
+        ("fast_smollm2_amd", "the same on another processor"),
         ("fast", "FAST, `mini`"),
     ):
         receipt = read(FIGURES / f"receipt_{name}.json")
@@ -244,6 +245,9 @@ def told_edits():
     yield f"sentences by {percent(cut['natural'])}"
     yield f"keep their pronoun in {percent(receipt['scores']['kept'][1])} of the prompts"
     yield f"changes by {percent(receipt['scores']['perplexity_change'], '+.2f')}"
+    lsdm, fast = (fallen(f"receipt_{name}_smollm2") for name in ("lsdm", "fast"))
+    yield f"FAST's cuts fell by {min(fast):.0f} to {max(fast):.0f} points"
+    yield f"[moved by {max(map(abs, lsdm)):.1f} at most]"
     sizes = receipt["report"]["stream_sizes"]
     low, high = min(sizes.values()), max(sizes.values())
     assert high / low > 100
@@ -252,6 +256,12 @@ def told_edits():
     assert [each["located"]["edited_layers"] for each in stamped] == [[24], [4]]
     first, second = (each["report"]["units"]["inputs"] for each in stamped)
     yield f"SmolLM2's 25th MLP reads numbers of {first:.2f}, `mini`'s fifth of {second:.2f}"
+
+
+def fallen(name):
+    """By how much each cut of a receipt is smaller on the other processor, in points."""
+    here, there = (read(FIGURES / f"{each}.json")["scores"]["cut"] for each in (name, f"{name}_amd"))
+    return [here[part]["value"] - there[part]["value"] for part in here]
 
 
 def told_one_more_rounding():
