@@ -486,10 +486,10 @@ def test_the_readmes_tables_show_what_the_results_hold():
     )
 
 
-def told_by(folder):
+def told_by(folder, model="mini"):
     """The prose of an experiment's README, on one line, and where its results are."""
     home = EXPERIMENTS / folder
-    return " ".join((home / "README.md").read_text(encoding="utf-8").split()), home / "results" / "mini"
+    return " ".join((home / "README.md").read_text(encoding="utf-8").split()), home / "results" / model
 
 
 def test_the_answer_of_the_table_tells_what_its_results_hold():
@@ -518,6 +518,43 @@ def test_the_answer_of_the_table_tells_what_its_results_hold():
     assert f"from {lead.loc['original', 'value']:.2f} to {spans[0]}, {spans[1]} and {spans[2]}." in said
     other = table.loc["sentences", "log_odds", "held out"].loc["lsdm"]
     assert f"(by {other.change:.2f} [{other.change_low:.2f}, {other.change_high:.2f}];" in said
+
+
+def test_the_answer_about_smollm2_tells_what_its_results_hold():
+    said, results = told_by("lsdm_table", "smollm2-135m-instruct")
+    rows = pd.read_csv(results / "verdicts.csv").set_index("method")
+    assert rows[["cut_met", "kept_met", "perplexity_met", "ability_met"]].all(axis=None)
+    assert set(rows["kept"]) == {100}
+    spans = [
+        f"{row.cut:.0f} % [{row.cut_low:.0f}, {row.cut_high:.0f}]" for row in rows.loc[["lsdm", "fast"]].itertuples()
+    ]
+    assert f"LSDM takes {spans[0]} of the held-out occupations' mean |log-odds|, FAST {spans[1]};" in said
+    table = (
+        pd.read_csv(results / "table.csv")
+        .fillna({"part": ""})
+        .set_index(["test", "score", "part", "method"])
+        .sort_index()
+    )
+    knowledge = {"lambada", "hellaswag", "piqa", "arc_easy", "openbookqa", "winogrande"}
+    assert set(table.loc[sorted(knowledge), "n"]) == {500}
+    followed, lean = (table.loc[("winogender", score, "occupation")] for score in ("correlation", "log_odds"))
+    assert (followed["change_high"].drop("original") < 0).all()
+    values = [f"{followed.loc[name, 'value']:.2f}" for name in ("original", "lsdm", "fast")]
+    assert f"r falls from {values[0]} to {values[1]} (LSDM) and {values[2]} (FAST)" in said
+    row = lean.loc["lsdm"]
+    assert f"by {-row.change:.2f} nats [{-row.change_high:.2f}, {-row.change_low:.2f}]; under FAST it stays" in said
+    assert lean.loc["fast", "change_low"] < 0 < lean.loc["fast", "change_high"]
+    lead = table.loc[("sentences", "gap", "")]
+    values = [f"{lead.loc[name, 'value']:.2f}" for name in ("original", "lsdm", "fast")]
+    assert f"falls from {values[0]} to {values[1]} and {values[2]} nats, which {lead['n'].iloc[0]} texts do not" in said
+    still = table.loc[["winobias", "stereoset", "crows_pairs", "sentences"]].dropna(subset="change")
+    assert ((still["change_low"] < 0) & (still["change_high"] > 0)).all()
+    assert (table.loc[("bec_pro", "association", ""), "change_high"].drop("original") < 0).all()
+    sites = pd.read_csv(results / "map_sites.csv").set_index(["component", "layer", "role"]).sort_index()
+    edited = sites.loc["mlp_out", 24, "subject_last"]
+    assert f"carries {edited.change:.2f} nats [{edited.change_low:.2f}, {edited.change_high:.2f}] more than" in said
+    others = sites.drop(index=edited.name)["change"].abs()
+    assert f"no other of the {len(sites)} strongest sites moves by more than {others.max():.2f}." in said
 
 
 def test_the_answer_about_layers_tells_what_its_results_hold():

@@ -208,7 +208,7 @@ def run(options: argparse.Namespace) -> None:
     found = verdicts(table, edits)
     save(found, options.out / "verdicts.csv")
     draw(table, options.out / "table.png")
-    if options.out.parent == HERE / "results":
+    if options.out.resolve().parent == HERE / "results":
         tell(table, found, options.out.name)
     maps(options, options.maps)
 

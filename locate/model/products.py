@@ -23,6 +23,15 @@ PREPARED = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
 The sweep's batches have hundreds of sizes, and of the usual 1,024 products most would never be used again."""
 
 
+def keep_few_prepared() -> None:
+    """Tell oneDNN and torch, unless the user has told them; both read it once, at the first product of a process."""
+    for name, count in PREPARED.items():
+        os.environ.setdefault(name, count)
+
+
+keep_few_prepared()
+
+
 @contextmanager
 def precise(dtype: str) -> Iterator[None]:
     """Inside the block fp32 matrix products are as precise as the dtype says, whatever torch's flags say."""
@@ -55,8 +64,6 @@ def onednn_is_faster(threads: int) -> bool:
     """Whether oneDNN multiplies fp32 matrices faster than torch's own choice, which is slow on some processors."""
     if not torch.backends.mkldnn.is_available():
         return False
-    for name, count in PREPARED.items():  # read by both at the first product
-        os.environ.setdefault(name, count)
     rows, width, out = TRIAL
     x, weight, bias = torch.randn(rows, width), torch.randn(out, width), torch.randn(out)
     with torch.inference_mode(), torch_threads(threads), precise("float32"):
