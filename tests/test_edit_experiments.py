@@ -492,6 +492,12 @@ def told_by(folder, model="mini"):
     return " ".join((home / "README.md").read_text(encoding="utf-8").split()), home / "results" / model
 
 
+def scores_in(results):
+    """The scores of an experiment's table, by test, score, part and method."""
+    table = pd.read_csv(results / "table.csv").fillna({"part": ""})
+    return table.set_index(["test", "score", "part", "method"]).sort_index()
+
+
 def test_the_answer_of_the_table_tells_what_its_results_hold():
     said, results = told_by("lsdm_table")
     rows = pd.read_csv(results / "verdicts.csv").set_index("method")
@@ -501,12 +507,7 @@ def test_the_answer_of_the_table_tells_what_its_results_hold():
     assert f"LSDM ({cut['lsdm']} of the held-out occupations' mean |log-odds| is gone), FAST ({cut['fast']})" in said
     assert f"the located matrices ({cut['finetune-located']}) or of everything ({cut['finetune-everything']})" in said
     assert f"the subject alone takes {cut['lsdm-subject']}, fitted to values {cut['lsdm-values']}, MEMIT" in said
-    table = (
-        pd.read_csv(results / "table.csv")
-        .fillna({"part": ""})
-        .set_index(["test", "score", "part", "method"])
-        .sort_index()
-    )
+    table = scores_in(results)
     lean, lead = (table.loc["sentences", name, ""] for name in ("log_odds", "gap"))
     told = [f"{lean.loc[name, 'value']:.2f}" for name in ("original", "lsdm", "fast", "finetune-everything")]
     assert f"took {lean.loc['original', 'n']:.0f} texts" in said
@@ -529,12 +530,7 @@ def test_the_answer_about_smollm2_tells_what_its_results_hold():
         f"{row.cut:.0f} % [{row.cut_low:.0f}, {row.cut_high:.0f}]" for row in rows.loc[["lsdm", "fast"]].itertuples()
     ]
     assert f"LSDM takes {spans[0]} of the held-out occupations' mean |log-odds|, FAST {spans[1]};" in said
-    table = (
-        pd.read_csv(results / "table.csv")
-        .fillna({"part": ""})
-        .set_index(["test", "score", "part", "method"])
-        .sort_index()
-    )
+    table = scores_in(results)
     knowledge = {"lambada", "hellaswag", "piqa", "arc_easy", "openbookqa", "winogrande"}
     assert set(table.loc[sorted(knowledge), "n"]) == {500}
     followed, lean = (table.loc[("winogender", score, "occupation")] for score in ("correlation", "log_odds"))

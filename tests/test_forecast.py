@@ -96,7 +96,6 @@ def test_positions_run_in_each_layer(first_layer, enters, first_pos, expected):
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.usefixtures("quick")
 def test_a_dry_run_writes_nothing_and_runs_no_whole_job(folder_of, tmp_path, monkeypatch, capsys):
     import sys
 

@@ -19,6 +19,8 @@ KEPT = Path(__file__).parent / "kept"
 NEAR = {"rtol": 1e-3, "atol": 1e-4}
 NEAR_P = {"rtol": 0.03, "atol": 2e-3}
 """of p and q, which count patterns of signs: those within fp32's rounding of the observed sum fall to either side"""
+NEAR_LOCATED_Q = {"rtol": 0.01, "atol": 2e-3}
+"""of q in located.json, for the same reason"""
 FEW_GROUPS, NEAR_FEW = 8, {"rtol": 0.1, "atol": 2e-3}
 """of p and q with fewer groups than this, where one pattern in 32 or 64 may fall so"""
 P_VALUES = {"p", "q", "stereotype_q"}
@@ -88,7 +90,7 @@ def of_located(old, new):
         "located",
         ignored=IGNORED,
         near=lambda where, one, other: bool(
-            np.isclose(other, one, **(NEAR_P if where.rpartition(".")[2] in P_VALUES else NEAR))
+            np.isclose(other, one, **(NEAR_LOCATED_Q if where.endswith(".q") else NEAR))
         ),
         may_be_new=lambda where, key: key == "settings" or where.endswith((".settings", ".audit.engine")),
     )
@@ -149,7 +151,7 @@ def test_a_changed_number_of_located_is_seen():
     assert list(of_located({"q": 0.7116, "low": 0.7116}, {"q": 0.7156, "low": 0.7156})) == [
         "located.low: 0.7116 and 0.7156"
     ]
-    assert list(of_located({"q": 0.712}, {"q": 0.752})) == ["located.q: 0.712 and 0.752"]
+    assert list(of_located({"q": 0.712}, {"q": 0.722})) == ["located.q: 0.712 and 0.722"]
     assert list(of_located({"a": 1}, {"a": 1, "settings": {"seed": 1}})) == []
     assert list(of_located({"a": 1, "settings": {}}, {"a": 1})) == ["located.settings is in one alone"]
     changed = {"a": [1.1, {"b": "y", "c": 0}], "n": 4, "settings": {"seed": 2}, "seconds": 1.0}

@@ -247,7 +247,7 @@ def told_edits():
     yield f"changes by {percent(receipt['scores']['perplexity_change'], '+.2f')}"
     lsdm, fast = (fallen(f"receipt_{name}_smollm2") for name in ("lsdm", "fast"))
     yield f"FAST's cuts fell by {min(fast):.0f} to {max(fast):.0f} points"
-    yield f"[moved by {max(map(abs, lsdm)):.1f} at most]"
+    yield f"its cuts [moved by {max(map(abs, lsdm)):.1f} points at most]"
     sizes = receipt["report"]["stream_sizes"]
     low, high = min(sizes.values()), max(sizes.values())
     assert high / low > 100

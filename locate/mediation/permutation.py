@@ -22,8 +22,8 @@ def sign_flip_p(sums: Sums, samples: int, seed: int) -> Cells:
     Few groups: all patterns of signs are enumerated, and p is exact. More: `samples` random patterns are drawn, and
     the observed one counts as one more, so p is at least 1 / (samples + 1); where that says 0.05 or less, which is too
     coarse for a map of thousands of sites, the patterns are counted instead (`counted_p`). Either is valid: under
-    symmetry p is at most x in at most a share x of all data. A cell that is 0 throughout has p = 1. Sums as near to
-    each other as rounding brings them count as equal, so that p is the same on every machine, and no smaller for it.
+    symmetry p is at most x in at most a share x of all data. A cell that is 0 throughout has p = 1. Sums that
+    differ by no more than `TIES` of the scale count as equal, which can only raise p.
     """
     if 2.0 ** (len(sums) - 1) <= samples:
         signs = all_signs(len(sums))
