@@ -208,7 +208,7 @@ def test_edits_made_by_other_code_or_settings_are_not_gone_on_with(tmp_path, mon
     run = script("locate_vs_edit")
     model = SimpleNamespace(checkpoint=SimpleNamespace(weights_sha256="abc"))
     located = SimpleNamespace(trace={"prompts": {"sha256": "def"}}, layers=(0, 2))
-    options = SimpleNamespace(persons=3, rounds=1, prefixes=0, steps=None, epochs=None)
+    options = SimpleNamespace(persons=3, rounds=1, prefixes=0, steps=None, epochs=None, every=1, texts=None)
     trial = making.Trial(model, located, options, {})
     kept.Kept.open(tmp_path, run.recipe_of(trial))
     kept.Kept.open(tmp_path, run.recipe_of(trial))
@@ -235,9 +235,10 @@ def test_several_processes_make_the_edits_that_one_makes_also_beside_one_that_fa
     map = locate.Map(components=("mlp_out",))
     located = locate.rank(locate.trace(locate.load(model, device="cpu"), prompts, map, controls=None))
     options = argparse.Namespace(
-        model=model, device="cpu", seeds=[0], persons=0, rounds=1, prefixes=0, steps=None, epochs=None
+        model=model, device="cpu", seeds=[0], persons=0, rounds=1, prefixes=0, steps=None, epochs=None, texts=4
     )
     trial = making.Trial.of(options, located)
+    assert len(trial.items["perplexity"].rows) == 4
     trial.items = {name: replace(items, rows=items.rows[::FEWER]) for name, items in trial.items.items()}
     trial.before = making.measured(trial.model, trial.items)
     tasks = [("leace", (0,), 0, False), ("leace", (1,), 0, True)]
@@ -264,12 +265,28 @@ def test_layers_have_one_label_each():
 
 def test_the_plan_has_each_layer_and_set_once_with_the_located_one_named():
     run = script("locate_vs_edit")
-    options = SimpleNamespace(seeds=[0, 1], editors=["lsdm", "fast"], random_sets=2)
+    options = SimpleNamespace(seeds=[0, 1], editors=["lsdm", "fast"], random_sets=2, every=1)
     plan = list(run.plan(options, SimpleNamespace(layers=(0, 4, 2, 1)), 6))
     assert len(set(plan)) == len(plan) == 2 * (6 + 3 + 6)
     assert {each[:3] for each in plan if each[3]} == set(
         itertools.chain.from_iterable([("lsdm", (0, 2, 4), seed), ("fast", (0,), seed)] for seed in (0, 1))
     )
+
+
+def test_one_layer_in_two_is_edited_and_the_last_and_no_set_where_none_is_asked():
+    run = script("locate_vs_edit")
+    options = SimpleNamespace(seeds=[0], editors=["lsdm"], random_sets=0, every=2)
+    plan = list(run.plan(options, SimpleNamespace(layers=(0, 4, 3)), 8))
+    assert [layers for _, layers, _, _ in plan] == [(0,), (2,), (4,), (6,), (7,)]
+    assert run.layers_of(3, 7) == [0, 3, 6]
+    with pytest.raises(LocateError, match="--every 0: expected a number of layers from 1 up"):
+        run.layers_of(0, 7)
+
+
+@pytest.mark.parametrize("texts", [0, 1])
+def test_perplexity_needs_two_texts_for_an_interval(texts):
+    with pytest.raises(LocateError, match=f"--texts {texts}: expected a number of texts from 2 up"):
+        making.items_of(set(), texts)
 
 
 def test_fewer_words_for_people_leave_every_occupation_in():
@@ -484,6 +501,23 @@ def test_the_readmes_tables_show_what_the_results_hold():
     assert written.set_table(beside).splitlines()[2] == (
         "| lsdm | 0 | 60.0 [60.0, 60.0] | 45.0 [45.0, 45.0], 2 edits | 15.0 [15.0, 15.0] |"
     )
+
+
+def test_the_tables_of_layers_and_costs_have_a_number_a_split_and_the_dearest_edit():
+    import written
+
+    both = pd.concat(
+        [edits_of([60, 50])[0].assign(cut=[60.0, 50.0]), edits_of([6, 5], seed=1)[0].assign(cut=[6.0, -5])]
+    )
+    effects = pd.concat([effects_of([3, -2]), effects_of([0.5, 0]).assign(role="last")])
+    head, _, *lines = written.layer_table(both, effects).splitlines()
+    assert head == "| layer | effect at `last` | effect at `subject_last` | lsdm |"
+    assert lines == ["| 0 | +0.50 | +3.00 | 60, 6 |", "| 1 | +0.00 | -2.00 | 50, -5 |"]
+    ends = ("", "_low", "_high")
+    scores = {f"{name}{end}": [4.0, 2.0, 3.0, 5.0] for name in written.COSTS for end in ends}
+    (line,) = written.cost_table(both.reset_index(drop=True).assign(**scores)).splitlines()[2:]
+    least, most = "2.0 [2.0, 2.0] at 1", "5.0 [5.0, 5.0] at 1"
+    assert line == f"| lsdm | 4 | {least} | {least} | {most} | {least} |"
 
 
 def told_by(folder, model="mini"):

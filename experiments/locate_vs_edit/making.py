@@ -22,6 +22,7 @@ from locate.editors.fit import Fitting
 from locate.errors import LocateError
 from locate.evaluation import biaske, occupations, perplexity
 from locate.evaluation.scores import Items, Score
+from locate.evaluation.tests import sample_items
 from locate.model.causal import CausalModel, load_causal
 
 Tables = dict[str, pd.DataFrame]
@@ -50,7 +51,7 @@ class Trial:
     def of(options: argparse.Namespace, located: locate.Located) -> Trial:
         """Load the model and read the tests."""
         splits = [prompts_for(seed, options.persons).words for seed in options.seeds]
-        items = items_of({word for each in splits for word in each.held_out_words})
+        items = items_of({word for each in splits for word in each.held_out_words}, options.texts)
         return Trial(load_causal(options.model, device=options.device), located, options, items)
 
     def make(self, task: Task) -> Made:
@@ -112,15 +113,23 @@ def every(trial: Trial, tasks: Iterable[Task], jobs: int) -> Iterator[Made]:
         )
 
 
-def items_of(words: set[str]) -> dict[str, Items]:
-    """What an edit is judged by: these occupations and words that say their gender, perplexity, BiasKE-style facts."""
+def items_of(words: set[str], texts: int | None) -> dict[str, Items]:
+    """What an edit is judged by: these occupations and words that say their gender, perplexity, BiasKE-style facts.
+
+    texts  that perplexity is taken of, at most; None for all
+
+    Raises LocateError for less than two, which an interval needs.
+    """
+    if texts is not None and texts < 2:
+        raise LocateError(f"--texts {texts}: expected a number of texts from 2 up, for an interval")
     chosen: dict[str, Callable[[Any], bool]] = {
         occupations.NAME: lambda row: row.kind == occupations.DEFINITION or row.word in words,
         "perplexity": lambda row: True,
         biaske.NAME: lambda row: row.kind == "facts",
     }
     read = {name: test.read(None) for name, test in TESTS.items()}
-    return {name: replace(items, rows=tuple(filter(chosen[name], items.rows))) for name, items in read.items()}
+    items = {name: replace(each, rows=tuple(filter(chosen[name], each.rows))) for name, each in read.items()}
+    return items | {"perplexity": sample_items(perplexity.TEST, items["perplexity"], texts, 0)}
 
 
 def measured(model: CausalModel, items: dict[str, Items]) -> Tables:

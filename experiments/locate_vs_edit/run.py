@@ -20,7 +20,7 @@ import pandas as pd
 from drawing import draw
 from kept import Kept, label, write_csv
 from ranks import against_random, correlations
-from written import correlation_table, edit_table, set_table
+from written import correlation_table, cost_table, layer_table, set_table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -62,20 +62,30 @@ def most_of(name: str) -> int:
     return int(getattr(editor_of(name, {}), "most", 1))
 
 
+def layers_of(every: int, n_layers: int) -> list[int]:
+    """The layers edited alone: one in so many from the lowest on, and the last, which stands for itself in `rho`.
+
+    Raises LocateError for less than one.
+    """
+    if every < 1:
+        raise LocateError(f"--every {every}: expected a number of layers from 1 up")
+    return sorted({*range(0, n_layers, every), n_layers - 1})
+
+
 def sets_of(n_layers: int, located: tuple[int, ...], random_sets: int, seed: int) -> list[tuple[int, ...]]:
     """The located set and random other sets of its size, each once; none where it is one layer, edited anyway."""
-    if len(located) < 2:
+    if len(located) < 2 or random_sets < 1:
         return []
     others = [each for each in itertools.combinations(range(n_layers), len(located)) if each != located]
     return [located, *random.Random(seed).sample(others, min(random_sets, len(others)))]
 
 
 def plan(options: argparse.Namespace, located: locate.Located, n_layers: int) -> Iterator[Task]:
-    """Every layer alone before any set of them."""
+    """Each chosen layer alone before any set of layers."""
     for seed in options.seeds:
         own = {name: tuple(sorted(located.layers[: most_of(name)])) for name in options.editors}
         for name in options.editors:
-            for layer in range(n_layers):
+            for layer in layers_of(options.every, n_layers):
                 yield name, (layer,), seed, (layer,) == own[name]
         for name in options.editors:
             for layers in sets_of(n_layers, own[name], options.random_sets, seed):
@@ -89,6 +99,8 @@ def recipe_of(trial: Trial) -> dict[str, Any]:
         "traced_prompts_sha256": trial.located.trace["prompts"]["sha256"],
         "located_layers": list(trial.located.layers),
         "held_out": HELD_OUT,
+        "every": trial.options.every,
+        "texts": trial.options.texts,
         "locate": locate_version(),
         "code_sha256": code_sha256(DECIDING),
         "editors": {name: repr(editor_of(name, lighter(trial.options))) for name in LAYERED},
@@ -103,11 +115,12 @@ def run(options: argparse.Namespace) -> None:
     if options.jobs < 1:
         raise LocateError(f"--jobs {options.jobs}: expected a number of processes from 1 up")
     trace = traced(options)
-    located, effects = locate.rank(trace), effects_of(trace)
+    located, effects, n_layers = locate.rank(trace), effects_of(trace), int(trace.meta["model"]["n_layers"])
     trial = Trial.of(options, located)
     kept = Kept.open(options.out, recipe_of(trial))
-    write_csv(effects, options.out / "effects.csv")
-    tasks = plan(options, located, int(trace.meta["model"]["n_layers"]))
+    edited = effects["layer"].isin(layers_of(options.every, n_layers))
+    write_csv(effects[edited], options.out / "effects.csv")
+    tasks = plan(options, located, n_layers)
     todo = [each for each in tasks if not kept.has(*each[:3])]
     if todo:
         trial.before = measured(trial.model, trial.items)
@@ -129,10 +142,15 @@ def tables(folder: Path) -> None:
     write_csv(found, folder / "correlations.csv")
     write_csv(beside, folder / "located_against_random.csv")
     draw(edits, words, effects, found, folder / "cut_against_effect.png")
-    if folder == RESULTS:
-        put(HERE / "README.md", "correlations", correlation_table(found))
-        put(HERE / "README.md", "sets", set_table(beside))
-        put(HERE / "README.md", "edits", edit_table(edits))
+    if folder.resolve().parent == HERE / "results":
+        texts = {
+            "layers": layer_table(edits, effects),
+            "correlations": correlation_table(found),
+            "sets": set_table(beside),
+            "costs": cost_table(edits),
+        }
+        for name, text in texts.items():
+            put(HERE / "README.md", f"{name} of {folder.name}", text)
     print(found.to_string(index=False, float_format="{:.3g}".format))
     print(beside.to_string(index=False, float_format="{:.3g}".format))
 
@@ -147,7 +165,9 @@ def main() -> None:
     parser.add_argument("--editors", nargs="+", default=list(LAYERED), choices=list(LAYERED))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1], help="of the held-out split and of training")
     parser.add_argument("--random-sets", type=int, default=3, help="sets of the located set's size, per seed")
+    parser.add_argument("--every", type=int, default=1, help="edit one layer in so many alone, and the last")
     add_options(parser)
+    parser.add_argument("--texts", type=int, help="for perplexity; default: all twelve")
     parser.add_argument("--jobs", type=int, default=1, help="processes, each with a model of its own and one thread")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--tables-only", action="store_true", help="no edits: tables and figure from --out")

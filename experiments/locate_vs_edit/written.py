@@ -8,14 +8,11 @@ from typing import Any
 import pandas as pd
 
 SUCCESS = {"cut": "held-out words", "cut_both": "held-out words and templates"}
-SCORES = {
-    "cut": "cut, held-out words (%)",
-    "cut_both": "cut, templates held out too (%)",
-    "afgb": "AFGB, held-out words (points)",
-    "kept_words": "definitional words kept (%)",
-    "kept_prompts": "definitional prompts kept (%)",
-    "perplexity": "perplexity (%)",
-    "ds": "DS (%)",
+COSTS = {
+    "kept_words": "definitional words kept, least (%)",
+    "kept_prompts": "definitional prompts kept, least (%)",
+    "perplexity": "perplexity, most (%)",
+    "ds": "DS, least (%)",
 }
 
 
@@ -66,10 +63,29 @@ def set_table(beside: pd.DataFrame) -> str:
     return table(["editor", "located", "cut there (%)", "mean cut at other layers (%)", "difference (points)"], rows)
 
 
-def edit_table(edits: pd.DataFrame) -> str:
-    """Every edit with its success and cost; the located set in bold."""
+def layer_table(edits: pd.DataFrame, effects: pd.DataFrame) -> str:
+    """Each layer edited alone: its effects (nats), and the cut of held-out words by each editor, a number a seed."""
+    sums = effects.groupby(["role", "layer"])[["sum", "pairs"]].sum()
+    means = (sums["sum"] / sums["pairs"]).unstack("role")
+    single = edits[edits["size"] == 1].astype({"layers": int}).sort_values("seed")
+    cuts = single.groupby(["editor", "layers"])["cut"].agg(lambda own: ", ".join(f"{each:.0f}" for each in own))
+    editors = sorted(set(single["editor"]))
+    rows = [
+        [
+            str(layer),
+            *(f"{value:+.2f}" for value in row),
+            *(cuts.get((editor, layer), "") for editor in editors),
+        ]
+        for layer, row in means.iterrows()
+    ]
+    return table(["layer", *(f"effect at `{role}`" for role in means.columns), *editors], rows)
+
+
+def cost_table(edits: pd.DataFrame) -> str:
+    """What the dearest edit of each editor cost, with its interval and layers."""
     rows = []
-    for row in edits.sort_values(["editor", "seed", "size", "layers"], kind="stable").to_dict("records"):
-        layers = f"**{row['layers']}**" if row["located"] else row["layers"]
-        rows.append([row["editor"], layers, str(row["seed"]), *(span(row, name, 1) for name in SCORES)])
-    return table(["editor", "layers", "seed", *SCORES.values()], rows)
+    for editor, own in edits.groupby("editor"):
+        dearest = [own.loc[own[name].idxmax() if name == "perplexity" else own[name].idxmin()] for name in COSTS]
+        said = [f"{span(row, name, 1)} at {row['layers']}" for row, name in zip(dearest, COSTS, strict=True)]
+        rows.append([str(editor), str(len(own)), *said])
+    return table(["editor", "edits", *COSTS.values()], rows)
