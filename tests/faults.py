@@ -208,6 +208,8 @@ FAULTS = [
           "self.tables(first, end), before, changes", "self.tables(0, end - first), before, changes", *QUICK),
     fault("few steps: the base's MLP is left in the stream behind the attention", "engine/sweep/entries.py",
           "middle -= bases.activation", "middle -= 0 * bases.activation", *QUICK),
+    fault("products: rows that fill no grain are not run", "engine/sweep/parts.py",
+          "-(-joined // grain) * grain", "joined // grain * grain", "tests/test_sweep.py", "-k", "early"),
     fault("few steps: a written MLP is run all the same", "engine/sweep/entries.py",
           "            run[mlp.row] = False\n", "", *QUICK),
     fault("start-up check: rounding of large streams is a gap", "model/startup_check.py",

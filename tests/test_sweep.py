@@ -208,6 +208,7 @@ def test_traces_of_both_engines_are_one(gpt2, corruption):
 def called(request, gpt2, monkeypatch):
     """What is given to blocks that are run in few steps or by the bridge: layer, first position, shape, keys only."""
     found = []
+    monkeypatch.setattr(parts, "product_grain", lambda *_: 1)
     layers = {block: layer for layer, block in enumerate(gpt2.blocks)}
 
     def watched(name, keys_only):
@@ -246,6 +247,31 @@ def test_only_what_differs_is_run(gpt2, called, request):
         expected += [(1, pos, (3, n_pos - pos), False)]  # this, the next residual, an MLP of the layer below
         expected += [(2, pos, (5, n_pos - pos - 1), True), (2, n_pos - 1, (5, 1), False)]  # nothing reads the last MLP
     assert [each for each in called if each[1] > 0] == expected  # base runs begin at the first position
+
+
+def test_rows_are_run_early_to_make_few_sizes_and_find_the_same(gpt2, monkeypatch):
+    """Six positions are two rows of three: one that has joined is run with a second, and of 7 the last stays alone."""
+    runs = runs_for(gpt2)
+    n_pos = len(runs[0].ids)
+    sites = [(component, layer, n_pos - 3) for component in COMPONENTS[:3] for layer in range(3)]
+    rows = [Row(0, 1, (PlacedWrite(component, layer, None, pos, pos, "source"),)) for component, layer, pos in sites]
+    found, sizes = {}, {}
+    climbing = replay.BlockInputs.run_fused
+    for grain in (1, 6):
+        seen = sizes[grain] = []
+
+        def watch(given, residual, first, *rest, seen=seen):
+            if first:
+                seen.append(len(residual))
+            return climbing(given, residual, first, *rest)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(parts, "product_grain", lambda *_, grain=grain: grain)
+            patch.setattr(replay.BlockInputs, "run_fused", watch)
+            found[grain] = sweep.measure(gpt2, runs, rows, limits=LIMITS).rows
+    assert sizes == {1: [1, 4, 7], 6: [2, 4, 7]}
+    np.testing.assert_allclose(found[6], found[1], rtol=0, atol=1e-5, equal_nan=False)
+    assert len(np.unique(found[1][:, 0].round(4))) > 5
 
 
 @pytest.mark.parametrize(
@@ -346,7 +372,7 @@ def test_few_products_are_kept_prepared_unless_the_user_says_how_many(monkeypatc
     monkeypatch.setenv(first, "2000")
     monkeypatch.delenv(second)  # importing has set it
     products.keep_few_prepared()
-    assert (os.environ[first], os.environ[second]) == ("2000", "64")
+    assert (os.environ[first], os.environ[second]) == ("2000", products.PREPARED[second])
 
 
 def test_noise_makes_runs_differ_from_its_first_token_on(gpt2):

@@ -18,9 +18,10 @@ from locate.model.threads import torch_threads
 FASTER = 1.4  # how much faster oneDNN must be to be taken
 TRIAL = (512, 768, 3072)  # rows and widths of the product that decides
 ROOM = 2 * 10**9  # bytes of weights that may be kept once more
-PREPARED = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
-"""How many products oneDNN, and torch before it, keep prepared, each for one number of rows and with memory of its own.
-The sweep's batches have hundreds of sizes, and of the usual 1,024 products most would never be used again."""
+PREPARED = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": "256"}
+"""How many products oneDNN, and torch before it, keep prepared, each for one number of rows and with memory of its own;
+1,024 by default, of which most would never be used again."""
+GRAIN = 128  # rows; oneDNN takes as long to prepare a product for a new number of rows as to multiply about as many
 
 
 def keep_few_prepared() -> None:
@@ -57,6 +58,11 @@ def multiplying(dtype: str, device: str, threads: int) -> Iterator[None]:
 def product_library(dtype: str, device: str, threads: int) -> str:
     """What computes the products: "oneDNN", or "torch" for whatever torch chooses by itself."""
     return "oneDNN" if dtype == "float32" and device == "cpu" and onednn_is_faster(threads) else "torch"
+
+
+def product_grain(dtype: str, device: str, threads: int) -> int:
+    """Of what the numbers of rows in products should be multiples, so that there are few of them to prepare for."""
+    return GRAIN if product_library(dtype, device, threads) == "oneDNN" else 1
 
 
 @cache

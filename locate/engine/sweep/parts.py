@@ -10,6 +10,7 @@ from locate.engine.sweep.bases import KEPT_SHARE
 from locate.errors import LocateError
 from locate.model.hooked import Model
 from locate.model.memory import ran_out
+from locate.model.products import product_grain
 
 CPU_POSITIONS = 1024  # of all rows at once: more make nothing faster on a CPU, and fall out of its cache
 
@@ -21,6 +22,15 @@ def rows_at_once(model: Model, limits: Limits, n_pos: int, first: int) -> int:
     """How many rows that run positions `first` to `n_pos` may be under way at once."""
     fitting = limits.rows(row_bytes(model, n_pos, first), 1.0 - KEPT_SHARE)
     return min(fitting, max(1, CPU_POSITIONS // (n_pos - first))) if model.device == "cpu" else fitting
+
+
+def rows_to_run(model: Model, joined: int, most: int, positions: int) -> int:
+    """How many of `most` rows to run where the first `joined` have to be, so that products come in few sizes.
+
+    positions  of a row
+    """
+    grain = max(1, product_grain(model.dtype, model.device, model.threads) // positions)
+    return min(most, -(-joined // grain) * grain)
 
 
 def row_bytes(model: Model, n_pos: int, first: int) -> int:

@@ -13,7 +13,7 @@ from locate.engine.rows import MOST_ROWS, Limits, Measurement, Row, Run
 from locate.engine.sweep.bases import KEPT_SHARE, Bases, execute_bases, keys_of, run_bytes
 from locate.engine.sweep.climbers import Climber, find_climbers
 from locate.engine.sweep.entries import Entries, run_entries
-from locate.engine.sweep.parts import rows_at_once, work_in_parts
+from locate.engine.sweep.parts import rows_at_once, rows_to_run, work_in_parts
 from locate.engine.sweep.replay import BlockInputs, Keys, read_out
 from locate.engine.sweep.writes import Writes
 from locate.errors import LocateError
@@ -110,7 +110,8 @@ def climb_stairs(
 def climb(model: Model, bases: Bases, entered: Entries, stair: Sequence[Climber]) -> Float[np.ndarray, "row answer"]:
     """Log-probabilities (nats) of the answers of rows of one length and first position, sorted by `from_layer`.
 
-    Rows that have joined come first in the batch, so each layer is run on a part of it that grows.
+    Rows that have joined come first in the batch, so each layer is run on a part of it that grows. Some that join
+    further up may be run with them, from zeros that mean nothing and are replaced as they join.
     """
     first, n_pos, last = stair[0].first_pos, stair[0].n_pos, model.n_layers - 1
     begin = np.array([each.from_layer for each in stair])
@@ -120,16 +121,17 @@ def climb(model: Model, bases: Bases, entered: Entries, stair: Sequence[Climber]
     blocks = bases.given[n_pos]
     with torch.inference_mode():
         embedded = bases.activation["resid_pre", 0]
-        residual = embedded.new_empty(len(stair), n_pos - first, embedded.shape[-1])
+        residual = embedded.new_zeros(len(stair), n_pos - first, embedded.shape[-1])
         for layer in range(begin[0], last + 1):
-            old, joined = np.searchsorted(begin, [layer, layer + 1])
+            old, joined = np.searchsorted(begin, [layer, layer + 1]).tolist()
             residual[old:joined] = bases.activation["resid_pre", layer][base[old:joined], first:n_pos]
             enter = [place for place in range(old, joined) if stair[place].enters]
             residual[enter, 0] = entered.vectors[[entered.place[stair[place].row] for place in enter]]
             writes.into_residual(residual, layer, first)
-            keys = keys_of(bases, layer, base[:joined], first)
+            run = rows_to_run(model, joined, len(stair), n_pos - first)
+            keys = keys_of(bases, layer, base[:run], first)
             if layer < last:
-                residual[:joined] = writes.run(blocks[layer], layer, residual[:joined], first, keys)
+                residual[:run] = writes.run(blocks[layer], layer, residual[:run], first, keys)
         before = keys_before_last(blocks[last], residual, first, keys)
         final = writes.run(blocks[last], last, residual[:, -1:], n_pos - 1, before)
         return read_answers(model, bases, stair, final[:, 0], blocks[last])
