@@ -425,6 +425,8 @@ FAULTS = [
           "(reached(signs, sums) + 1) / (samples + 1)", "reached(signs, sums) / samples", *INTERVALS),
     fault("sizes rounded up when they are counted", "mediation/permutation.py",
           "np.floor(sizes * (STEPS / most))", "np.ceil(sizes * (STEPS / most))", *INTERVALS),
+    fault("products of few steps left to torch", "model/products.py",
+          "chosen = CHOSEN.get()", "chosen = None", "tests/test_sweep.py", "-k", "chosen_around"),
     fault("a thousand products kept prepared", "model/products.py",
           "os.environ.setdefault(name, count)", "os.environ.get(name, count)", "tests/test_sweep.py"),
     fault("rounding taken for an effect", "mediation/permutation.py", "TIES = 1e-5", "TIES = 1e-12", *INTERVALS),

@@ -356,6 +356,18 @@ def test_weights_with_gaps_are_laid_out_once():
     assert mode.room == 0
 
 
+def test_a_product_is_computed_by_what_is_chosen_around_it_and_otherwise_by_torch(monkeypatch):
+    by_onednn = []
+    monkeypatch.setattr(products, "onednn", lambda x, weight, bias: by_onednn.append(len(x)) or x @ weight.t())
+    x, weight, few = torch.randn(5, 12), torch.randn(3, 12), torch.randn(4, 12, dtype=torch.float64)
+    with torch.inference_mode():
+        with products.OneDNN(), torch._C.DisableTorchFunction():
+            torch.testing.assert_close(products.product(x, weight, None), x @ weight.t())
+            torch.testing.assert_close(products.product(few, weight.double(), None), few @ weight.double().t())
+        torch.testing.assert_close(products.product(x, weight, None), x @ weight.t())
+    assert by_onednn == [5]
+
+
 def test_the_faster_library_is_taken(monkeypatch):
     for speed, expected in ((1.0, "torch"), (10.0, "oneDNN")):
         products.onednn_is_faster.cache_clear()

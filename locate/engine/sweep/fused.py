@@ -18,6 +18,8 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 
+from locate.model.products import product
+
 SAME = 1e-4  # of the largest number that a block adds
 OUTPUTS = ("attn_out", "mlp_out")
 
@@ -63,11 +65,12 @@ class FusedBlock:
         changes: Sequence[Change] = (),
     ) -> Float[torch.Tensor, "row pos d_model"]:
         """The block's output, given the keys and values of the positions before, with its outputs changed."""
-        queries, keys, values = self.attended(residual, tables, before)
-        attention = self.out(attend(queries, keys, values, mask[0, 0], self.scaling))
-        middle = changed("attn_out", attention, changes).add_(residual)
-        output = changed("mlp_out", self.mlp(self.norms[1](middle)), changes)
-        return output.add_(middle)
+        with torch._C.DisableTorchFunction():  # products are asked for by `product`
+            queries, keys, values = self.attended(residual, tables, before)
+            attention = self.out(attend(queries, keys, values, mask[0, 0], self.scaling))
+            middle = changed("attn_out", attention, changes).add_(residual)
+            output = changed("mlp_out", self.mlp(self.norms[1](middle)), changes)
+            return output.add_(middle)
 
     def keys(self, residual: Float[torch.Tensor, "row pos d_model"], tables: Tables | None) -> Keys:
         """Keys and values of these positions."""
@@ -178,7 +181,9 @@ def fused_llama(norm: Any, attention: Any, second: Any, mlp: Any) -> FusedBlock 
     alike = all(len({each.bias is None for each in together}) == 1 for together in ((query, key, value), (gate, up)))
     if not (plain and alike and all(hasattr(each, "variance_epsilon") for each in (norm, second))):
         return None
-    joint, entering = one_product(query, key, value), one_product(gate, up)
+    joint, leaving, entering, closing = (
+        one_product(*each) for each in ((query, key, value), (out,), (gate, up), (down,))
+    )
     sizes = [each.out_features // attention.head_dim for each in (query, key, value)]
 
     def project(normed: torch.Tensor) -> Projected:
@@ -187,15 +192,16 @@ def fused_llama(norm: Any, attention: Any, second: Any, mlp: Any) -> FusedBlock 
 
     def gated(normed: torch.Tensor) -> torch.Tensor:
         opening, found = entering(normed).chunk(2, -1)
-        closed: torch.Tensor = down(torch.nn.functional.silu(opening, inplace=True) * found)
-        return closed
+        return closing(torch.nn.functional.silu(opening, inplace=True) * found)
 
-    return FusedBlock((rms_norm(norm), rms_norm(second)), project, out, gated, attention.scaling)
+    return FusedBlock((rms_norm(norm), rms_norm(second)), project, leaving, gated, attention.scaling)
 
 
 def fused_gpt2(norm: Any, attention: Any, second: Any, mlp: Any) -> FusedBlock:
     """A block with layer norms, one product for queries, keys and values, and an activation without a gate."""
-    joint, out, first, last = (below(each) for each in (attention.c_attn, attention.c_proj, mlp.c_fc, mlp.c_proj))
+    joint, out, first, last = (
+        turned_product(below(each)) for each in (attention.c_attn, attention.c_proj, mlp.c_fc, mlp.c_proj)
+    )
 
     def project(normed: torch.Tensor) -> Projected:
         queries, keys, values = joint(normed).unflatten(-1, (-1, attention.head_dim)).chunk(3, -2)
@@ -210,7 +216,12 @@ def one_product(*layers: torch.nn.Linear) -> Callable[[torch.Tensor], torch.Tens
     """Linear layers of one input as one product, faster than several small ones; their outputs side by side."""
     weight = side_by_side([layer.weight for layer in layers])
     bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
-    return lambda x: torch.nn.functional.linear(x, weight, bias)
+    return lambda x: product(x, weight, bias)
+
+
+def turned_product(layer: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The product of a layer of GPT-2, whose weight is [width, out]."""
+    return lambda x: product(x, layer.weight.t(), layer.bias)
 
 
 def side_by_side(weights: Sequence[torch.Tensor]) -> Float[torch.Tensor, "out width"]:
