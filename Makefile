@@ -47,10 +47,11 @@ notebooks: $(READY)  ## run the notebooks and keep their outputs
 figures: $(READY)  ## draw figures/ from the tables committed beside them
 	$(BIN)/python figures/make.py
 
-bench: $(BENCH)/.ready smollm2  ## measure the sweep beside its peers (about 40 minutes); tables go to figures/
+bench: $(BENCH)/.ready demo-smollm2  ## measure the sweep beside its peers, and edits (about an hour); tables go to figures/
 	$(BENCH)/bin/python benchmarks/sweep.py
 	$(BENCH)/bin/python benchmarks/real.py
 	$(BENCH)/bin/python benchmarks/trace.py
+	$(BENCH)/bin/python benchmarks/edit.py
 
 clean:  ## forget the environments
 	rm -rf $(VENV) $(BENCH)

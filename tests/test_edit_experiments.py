@@ -495,7 +495,8 @@ def test_the_readmes_tables_show_what_the_results_hold():
     found = ranks.correlations(edits, words, effects_of([3, 2, 1]), samples=20)
     lines = written.correlation_table(found).splitlines()
     assert lines[2] == (
-        "| lsdm | `subject_last` | held-out words | 1.00 [1.00, 1.00] | [-1.00, 1.00] | 0.33 | 1.00 [1.00, 1.00] | 1 |"
+        "| lsdm | `subject_last` | held-out words | 1.00 [1.00, 1.00] | [-1.00, 1.00] | 0.33 | 1.00 [1.00, 1.00] "
+        "| -1.00 [-1.00, -1.00] | 1 |"
     )
     beside = ranks.against_random(edits, words, 0, samples=20)
     assert written.set_table(beside).splitlines()[2] == (
@@ -611,3 +612,43 @@ def test_the_answer_about_layers_tells_what_its_results_hold():
     assert (
         f"{single.loc['lsdm-subject', '0']:.0f} % at the lowest MLP, {middle['lsdm-subject']:.0f} % in layers" in said
     )
+
+
+def test_the_answer_about_layers_of_smollm2_tells_what_its_results_hold():
+    said, results = told_by("locate_vs_edit", "smollm2-135m-instruct")
+    names = ["lsdm", "fast", "finetune-located"]
+    found = pd.read_csv(results / "correlations.csv")
+    assert found.groupby("editor")["seeds"].first().to_dict() == {"fast": 2, "finetune-located": 1, "lsdm": 2}
+    rho = found[(found["effect_at"] == "subject_last") & (found["success"] == "cut")].set_index("editor").loc[names]
+    sums = pd.read_csv(results / "effects.csv").query("role == 'subject_last'").groupby("layer")[["sum", "pairs"]].sum()
+    effect = sums["sum"] / sums["pairs"]
+    assert f"carries {effect[0]:+.2f} nats" in said
+    assert f"no other of the {len(effect)} layers edited more than {effect.drop(0).max():.2f}." in said
+    sets = pd.read_csv(results / "located_against_random.csv").set_index("editor").loc[names]
+    at, others = ([f"{value:.0f}" for value in sets[name]] for name in ("located", "random"))
+    assert f"cuts {at[0]} % (LSDM), {at[1]} % (FAST) and {at[2]} % (fine-tuning)" in said
+    assert f"the other layers cut {others[0]}, {others[1]} and {others[2]} % on average" in said
+    more = [
+        f"{-row.difference:.0f} [{-row.difference_high:.0f}, {-row.difference_low:.0f}]" for row in sets.itertuples()
+    ]
+    assert f"which is {more[0]}, {more[1]} and {more[2]} points more." in said
+    told = [f"{value:+.2f}" for value in rho["rho"]] + [f"{value:.2f}" for value in rho["p"]]
+    assert "(rho {}, {} and {}; p {}, {} and {})".format(*told) in said
+    assert (rho["p"] > 0.05).all()
+    deep = [f"{row.rho_depth:+.2f} [{row.low_depth:+.2f}, {row.high_depth:+.2f}]" for row in rho.itertuples()]
+    assert f"rho {deep[0]} and {deep[2]}, under FAST {deep[1]}." in said
+    edits = pd.read_csv(results / "edits.csv")
+    best = edits.groupby(["editor", "layers"])["cut"].mean().unstack().loc[names].idxmax(axis=1)
+    assert f"best single layers are {best['lsdm']}, {best['fast']} and {best['finetune-located']}." in said
+    fast, rest = edits[edits["editor"] == "fast"], edits[edits["editor"] != "fast"]
+    row = fast.loc[fast["kept_prompts"].idxmin()]
+    span = f"{row.kept_prompts:.0f} % [{row.kept_prompts_low:.0f}, {row.kept_prompts_high:.0f}]"
+    assert f"at layer {row.layers} it keeps {span} of the definitional prompts" in said
+    row = fast.loc[fast["perplexity"].idxmax()]
+    span = f"{row.perplexity:.1f} % [{row.perplexity_low:.1f}, {row.perplexity_high:.1f}]"
+    assert f"at layer {row.layers} perplexity rises by {span}." in said
+    assert f"keep {rest['kept_words'].min():.0f} % of the definitional words or more" in said
+    assert f"raise perplexity by {rest['perplexity'].max():.1f} % at most." in said
+    docs = " ".join((EXPERIMENTS.parent / "docs" / "editing.md").read_text(encoding="utf-8").split())
+    assert f"cuts {-sets['difference']['lsdm']:.0f} points less than other layers on average with LSDM" in docs
+    assert f"(Spearman's rho {rho['rho_depth']['lsdm']:+.2f} under LSDM)" in docs

@@ -14,6 +14,7 @@ from locate.report import save_figures
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 MARKS = ("circle", "square", "diamond", "cross")
 ACROSS = 4  # panels in a row
+PANEL, TICK = 310, 34  # width of a panel at least, and of a layer in it (pixels)
 DODGE = 0.18  # between the seeds of a layer
 
 
@@ -71,7 +72,8 @@ def draw(
                 row=row + 1, col=column + 1,
             )  # fmt: skip
     ticks = [f"{row.layer}<br>{row.effect:.2f}" for row in order.itertuples()]
-    figure.update_xaxes(tickvals=list(range(len(order))), ticktext=ticks)
+    panel = max(PANEL, TICK * len(order))
+    figure.update_xaxes(tickvals=list(range(len(order))), ticktext=ticks, tickangle=0, tickfont={"size": 10})
     figure.update_xaxes(title="layer, and its effect (nats)", row=down)
     figure.add_hline(y=0, line={"width": 1, "color": "grey"})
     figure.update_yaxes(title="cut of held-out<br>mean |log-odds| (%)", col=1)
@@ -81,7 +83,7 @@ def draw(
         title="Does the layer that carries the bias edit best?<br><sup>layers in the order of the effect of their MLP "
         f"at {role}; 95 % intervals resample occupations: {effects['word'].nunique()} traced, "
         f"{words['word'].nunique()} held out in some seed</sup>",
-        width=160 + 310 * across,
+        width=160 + panel * across,
         height=160 + 300 * down,
         margin={"t": 110},
     )

@@ -109,7 +109,8 @@ def correlations(
     Returns a row per editor, role of the effect and success: rho (mean over the seeds of the held-out split), low and
     high from resampling occupations (each draw takes both the effects and the cuts of the same occupations; these
     layers), low_layers and high_layers for other layers like these, p over orders of the layers, rho_below with its
-    interval over the layers below the last (whose MLP cannot reach the answer from the subject), layers and seeds.
+    interval over the layers below the last (whose MLP cannot reach the answer from the subject), rho_depth between the
+    layer's number and the cut, layers and seeds.
 
     Raises LocateError when an editor has no seed in which every traced layer was edited.
     """
@@ -133,15 +134,16 @@ def correlations(
                 spearman(np.broadcast_to(effect, cuts.shape)[..., :some], cuts[..., :some]).mean(axis=0)
                 for some in (len(layers), len(layers) - 1)
             )
-            low, high = spans(rho)
-            ends = spans(below)
+            depth = spearman(np.broadcast_to(np.arange(len(layers)), cuts.shape), cuts).mean(axis=0)
+            (low, high), ends, deep = (spans(each) for each in (rho, below, depth))
             wide = over_layers(float(rho[0]), len(layers))
             found.append(
                 {
                     "editor": editor, "effect_at": role, "success": success, "rho": float(rho[0]), "low": low,
                     "high": high, "low_layers": wide[0], "high_layers": wide[1],
                     "p": order_p(effect[0], cuts[:, 0]), "rho_below": float(below[0]), "low_below": ends[0],
-                    "high_below": ends[1], "layers": len(layers), "seeds": len(seeds),
+                    "high_below": ends[1], "rho_depth": float(depth[0]), "low_depth": deep[0], "high_depth": deep[1],
+                    "layers": len(layers), "seeds": len(seeds),
                 }
             )  # fmt: skip
     return pd.DataFrame(found)

@@ -40,12 +40,13 @@ def correlation_table(found: pd.DataFrame) -> str:
             f"[{row['low_layers']:.2f}, {row['high_layers']:.2f}]",
             f"{row['p']:.2f}",
             span(row, "rho_below", 2, "low_below", "high_below"),
+            span(row, "rho_depth", 2, "low_depth", "high_depth"),
             str(row["seeds"]),
         ]
         for row in found.to_dict("records")
     ]
-    head = ["editor", "effect at", "cut of", "rho", "for other layers", "p", "rho without the last layer", "seeds"]
-    return table(head, rows)
+    head = ["editor", "effect at", "cut of", "rho", "for other layers", "p"]
+    return table([*head, "rho without the last layer", "rho of the layer's number", "seeds"], rows)
 
 
 def set_table(beside: pd.DataFrame) -> str:
