@@ -368,6 +368,15 @@ def told_bundled_tests():
     yield f"in {templates} templates"
 
 
+def told_layers_to_edit():
+    results = ROOT / "experiments" / "locate_vs_edit" / "results" / "smollm2-135m-instruct"
+    sets = pd.read_csv(results / "located_against_random.csv").set_index("editor")
+    found = pd.read_csv(results / "correlations.csv").set_index(["editor", "effect_at", "success"])
+    assert sets.loc["lsdm", "layers"] == 0
+    yield f"cuts {-sets.loc['lsdm', 'difference']:.0f} points less than other layers on average with LSDM"
+    yield f"(Spearman's rho {found.loc[('lsdm', 'subject_last', 'cut'), 'rho_depth']:+.2f} under LSDM)"
+
+
 def told_speed():
     table, peer = table_of("sweep"), "transformer_lens.patching"
     engines = table.set_index(["tokens", "first", "engine"])
