@@ -418,6 +418,21 @@ def told_speed_on_the_demo():
     yield f"{about['peak memory of the sweep (MiB)'] / 1024:.1f} GiB"
 
 
+def told_speed_on_another_processor():
+    table = table_of("sweep_demo_amd").set_index("engine")
+    about = read(FIGURES / "sweep_demo_amd.json")
+    assert about["products by"] == "oneDNN"
+    ours, longer = (table.loc[f"locate, sweep{more}"] for more in ("", " with probabilities"))
+    peak = about["peak memory of the sweep (MiB)"] / 1024
+    yield f"takes {ours['seconds']:.0f} s, or {longer['seconds']:.0f} s with probabilities, and {peak:.1f} GiB"
+    own, faster = (table.loc[f"transformer_lens.patching{more}"] for more in ("", ", products by oneDNN"))
+    ratio = own["seconds"] / ours["seconds"]
+    yield f"{ratio:.0f} times as fast as `transformer_lens.patching` with torch's own"
+    assert ratio == pytest.approx(ours["times_as_fast_as_transformer_lens"])
+    yield f"{faster['seconds'] / ours['seconds']:.0f} times as fast as the same with oneDNN's"
+    yield f"{ours['times_the_limit']:.1f} times the limit, here taken"
+
+
 def told_traces():
     table = table_of("traces").set_index(["trace", "engine"])
     sweep, plain = (table.loc[("mini", engine), "seconds"] for engine in ("sweep", "plain"))
