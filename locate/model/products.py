@@ -102,7 +102,7 @@ def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) ->
     """x times the transpose of weight, plus bias, by the library chosen around it, without a look at every function.
 
     `OneDNN` looks at all functions of torch to find the products among them; code that calls this one for its products
-    can do without (`torch._C.DisableTorchFunction`), and saves a tenth of the time that is not spent in products.
+    can do without (`torch._C.DisableTorchFunction`). x is [..., width], weight [out, width], the result [..., out].
     """
     chosen = CHOSEN.get()
     return linear(x, weight, bias) if chosen is None else chosen.multiply(x, weight, bias)
