@@ -56,13 +56,18 @@ def measure(
 def portions(
     model: Model, runs: Sequence[Run], rows: Sequence[Row], limits: Limits
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """Rows, in their order, with the runs they need, so that what is kept of them fits a share of the memory."""
+    """Rows with the runs they need, so that what is kept of them fits a share of the memory.
+
+    Rows of the same two runs come together, whatever the order of `rows`: else every portion would need all the runs.
+    """
     wanted = {(write.component, write.layer) for row in rows for write in row.writes}
     size = run_bytes(model, wanted, max(len(run.ids) for run in runs))
     entry = model.number_bytes * model.d_model
     part: list[int] = []
     used: dict[int, None] = {}
-    for index, row in enumerate(rows):
+    by_runs = sorted(range(len(rows)), key=lambda i: sorted((rows[i].base, rows[i].source)))
+    for index in by_runs:
+        row = rows[index]
         more = used | dict.fromkeys((row.base, row.source))
         if part and len(more) * size + len(part) * entry > limits.memory * KEPT_SHARE:
             yield part, list(used)
