@@ -15,9 +15,8 @@ from locate.editors.finetune import FineTune
 from locate.editors.fit import Fitting, fitting_prompts
 from locate.editors.lsdm import LSDM
 from locate.editors.memit import MEMIT
-from locate.editors.split import shuffle_names
 from locate.errors import LocateError
-from locate.files import write_text
+from locate.files import shuffle_names, write_text
 from locate.prompts import Prompts
 
 EDITORS: dict[str, tuple[Any, dict[str, Any]]] = {

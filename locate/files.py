@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,3 +106,8 @@ def hash_of_files(paths: list[Path]) -> str:
         except OSError as error:
             raise LocateError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
     return digest.hexdigest()
+
+
+def shuffle_names(names: Sequence[str], seed: int) -> list[str]:
+    """Names in an order that depends on the seed and each name alone, so that a longer list keeps the order."""
+    return sorted(set(names), key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).hexdigest())

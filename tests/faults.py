@@ -38,6 +38,9 @@ LEANING = ["tests/test_selectivity.py", "-k", "not planted and not cover"]
 INTERVALS = ["tests/test_resampling.py"]
 PAIRS = ["tests/test_evaluate_pairs.py", "-k", "hand or line or context or means or stop"]
 WORDS = ["tests/test_evaluate_occupations.py"]
+TRAINER = ["tests/test_training.py", "-k", "Trainer and gpt2"]
+GUARDS = ["tests/test_training.py", "-k", "Guards"]
+DATA = ["tests/test_training.py", "-k", "TestData or TestTokens"]
 ROWS = ["tests/test_rows.py", "-k", "not style and not any_content"]
 KEPT = ["tests/test_evaluate_biaske.py"]
 SETS = ["tests/test_evaluate_sets.py", "-k", "not published"]
@@ -189,6 +192,9 @@ FAULTS = [
           "tests/test_sweep.py", "-k", "both_engines_are_one and corruption1"),
     fault("sweep: last token's writes left out", "engine/sweep/climbers.py",
           "write.base_pos == n_pos - 1", "write.base_pos == n_pos - 2", *SWEEP),
+    fault("sweep: every portion runs all runs", "engine/sweep/stairs.py",
+          "sorted(range(len(rows)), key=lambda i: sorted((rows[i].base, rows[i].source)))", "list(range(len(rows)))",
+          "tests/test_sweep.py", "-k", "taken_apart"),
     fault("sweep: later residual writes left out", "engine/sweep/stairs.py",
           "writes.into_residual(residual, layer, first)", "writes.into_residual(residual, begin[0], first)", *SWEEP),
     fault("sweep: mask of the first queries", "engine/sweep/replay.py",
@@ -800,6 +806,56 @@ FAULTS = [
           "if name not in scores]", "if name in ()]", *BASELINES),
     fault("baselines: the head named where it is tied", "editors/exports.py",
           'return found[0].removesuffix(".weight")', 'return "lm_head"', *BASELINES),
+    fault("training: chosen and rejected change places", "training/tokens.py",
+          "return TokenRow(tuple(prompt), after[0], after[1] if len(after) > 1 else ())",
+          "return TokenRow(tuple(prompt), after[-1], after[0] if len(after) > 1 else ())", *DATA),
+    fault("training: the border of a merged token is the prompt's", "training/tokens.py",
+          "shared = min(len(before) for before, _ in parts)",
+          "shared = max(len(before) for before, _ in parts)", *DATA),
+    fault("training: beta is not the user's", "training/trainer.py",
+          "beta=beta,", "beta=0.1,", *TRAINER),
+    fault("training: the chosen text's likelihood counts as a whole", "training/trainer.py",
+          '"loss_weights": [1, sft]}', '"loss_weights": [1, 1]}', *TRAINER),
+    fault("training: prompts are learnt too", "training/trainer.py",
+          '"labels": [*[-100] * len(r.prompt), *r.chosen]}', '"labels": [*r.prompt, *r.chosen]}', *TRAINER),
+    fault("training: the rate rises for longer", "training/trainer.py", "WARMUP = 0.1", "WARMUP = 0.5", *TRAINER),
+    fault("training: the use of TRL is reported", "training/trainer.py",
+          "def _send_telemetry(self)", "def _send_other_telemetry(self)", *TRAINER),
+    fault("training: a loss that is nan goes on", "training/trainer.py",
+          "if logs and not math.isfinite(", "if logs and not math.isinf(", *TRAINER),
+    fault("training: the model's own tensors are trained", "training/twin.py",
+          "data = tensor.detach().clone() if mine else tensor.detach()", "data = tensor.detach()",
+          "tests/test_training.py", "-k", "twin"),
+    fault("training: the environment is not put back", "training/twin.py",
+          "        os.environ.update(states[2])", "        pass", "tests/test_training.py", "-k", "surroundings"),
+    fault("training: LoRA's factors are not scaled", "training/scope.py",
+          "layer.lora_B[ADAPTER].weight.detach() * layer.scaling[ADAPTER]", "layer.lora_B[ADAPTER].weight.detach()",
+          "tests/test_training.py", "-k", "change_gives"),
+    fault("training: other matrices may get factors", "training/scope.py",
+          "if found != wanted:", "if not wanted <= found | wanted:", "tests/test_training.py", "-k", "lora_is_put"),
+    fault("training: a guard lets nan pass", "training/guards.py",
+          "if not moved <= most:", "if moved > most:", *GUARDS),
+    fault("training: the chosen texts may lose anything", "training/guards.py",
+          '("chosen", was.chosen - now.chosen,', '("chosen", now.chosen - was.chosen,', *GUARDS),
+    fault("training: the last step is not looked at", "training/guards.py",
+          "for k in range(1, self.looks + 1))", "for k in range(1, self.looks))", *GUARDS),
+    fault("preferences: a row that contradicts another is used", "training/preferences.py",
+          "if rejected and (prompt, rejected, chosen) in seen:", "if False:", *DATA),
+    fault("preferences: white space makes a difference", "training/preferences.py",
+          "if chosen.split() == other.split():", "if chosen == other:", *DATA),
+    fault("preferences: a group is on both sides", "training/preferences.py",
+          "row.group in apart)]", "row.line % 4 == 0)]", *DATA),
+    fault("preferences: held-out occupations are trained on", "editors/dpo.py",
+          "if name.lower() not in seen]", "if name.lower() in seen]", "tests/test_training.py", "-k", "not_trained_on"),
+    fault("preferences: an edit of other rows is taken from the cache", "editors/unfinished.py",
+          "if rows and Path(rows).is_file()", "if False", "tests/test_own_editor.py", "-k", "belongs_to"),
+    fault("training: what was trained before a stop is lost", "training/trainer.py",
+          "tensor.copy_(kept[name])", "kept[name].copy_(tensor)", "tests/test_training.py", "-k", "goes_on"),
+    fault("training: a checkpoint that was cut off is taken", "training/trainer.py",
+          'if is_json(path / "trainer_state.json")]', "]", "tests/test_training.py", "-k", "cut_off"),
+    fault("adapter: factors of a transposed layer as they are", "editors/adapter.py",
+          "(right.T, left.T) if layer.transposed else (left, right)", "(left, right)",
+          "tests/test_training.py", "-k", "peft_loads"),
 ]  # fmt: skip
 
 

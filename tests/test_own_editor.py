@@ -8,13 +8,14 @@ import torch
 
 import locate
 from locate.editors import unfinished
+from locate.editors.dpo import DPO
 from locate.editors.edit import Edit, ParameterChange, load_edit
 from locate.editors.fit import Fitting, fitting_prompts
 from locate.editors.handoff import hand_off
 from locate.editors.lsdm import LSDM
 from locate.editors.methods import check_editor
 from locate.editors.split import fitted_on
-from locate.editors.unfinished import edit_or_resume, text_sha256
+from locate.editors.unfinished import edit_or_resume, file_hashes_of
 from locate.model.matrices import matrix
 
 LOCATED = Path(__file__).parents[1] / "figures" / "located_opposite.json"
@@ -117,8 +118,10 @@ def test_an_edit_that_was_made_but_not_proved_is_taken_up(change, mini, located,
 def test_the_text_to_preserve_belongs_to_what_an_edit_is_made_of(tmp_path):
     (tmp_path / "one.txt").write_text("It rained.")
     (tmp_path / "other.txt").write_text("It snowed.")
-    one, other = (text_sha256(LSDM(text=tmp_path / f"{name}.txt")) for name in ("one", "other"))
+    one, other = (file_hashes_of(LSDM(text=tmp_path / f"{name}.txt")) for name in ("one", "other"))
     assert one != other
-    assert text_sha256(LSDM()) is None
+    assert file_hashes_of(LSDM()) == {}
+    assert set(file_hashes_of(DPO(preferences=str(tmp_path / "one.txt")))) == {"preferences"}
+    assert file_hashes_of(DPO(preferences="owner/name:default:train")) == {}
     with pytest.raises(locate.LocateError, match=r"missing\.txt cannot be read"):
-        text_sha256(LSDM(text=tmp_path / "missing.txt"))
+        file_hashes_of(LSDM(text=tmp_path / "missing.txt"))

@@ -94,6 +94,7 @@ FEW = {  # what makes a command quick: fewer prompts, one format, a short traini
     ],
     "selftest": [("--models", "1")],
 }
+FEW["dpo"] = [*FEW["edit"][:3], ("--set", "guards.looks=1"), ("--set", "longest=27"), ("--set", "rate=1e-4")]
 SMALLER = {"20000": "500", "2": "1"}  # of a budget; of threads, which would wait for a core in vain
 
 
@@ -151,7 +152,7 @@ def fill(folder, place, made=()):
 
 def quicker(words):
     """The options that a command lacks to be quick."""
-    few = FEW.get(words[0], [])
+    few = FEW.get("dpo" if "dpo" in words else words[0], [])
     return [word for option in few if option[0] == "--set" or option[0] not in words for word in option]
 
 

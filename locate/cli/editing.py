@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 
 
 Edited = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
-METHODS = "lsdm, fast, or a baseline: memit, dama, leace, finetune"
+METHODS = "lsdm, fast, dpo (BiasDPO), or a baseline: memit, dama, leace, finetune, sft"
+PREFERRING = ("dpo", "sft")
 EDITOR = "Editor"
 WORDS = {
     "prefixes": "generating prefixes of prompts",
@@ -53,6 +54,7 @@ WORDS = {
     "keys": "reading keys and fitting the layers",
     "values": "finding values of she and he",
     "stamp": "training the stamp",
+    "training": "training",
     "proof": "writing the edited model and loading it again",
     "before: occupations": "measuring occupations before the edit",
     "before: unseen_forms": "measuring unseen forms before the edit",
@@ -89,6 +91,19 @@ def edit(
         Path | None,
         typer.Option(rich_help_panel=EDITOR, help="text that the edit must not disturb; default: bundled prose"),
     ] = None,
+    preferences: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=EDITOR,
+            help="dpo, sft: CSV or JSON Lines with prompt, chosen, rejected, or a hub data set; default: bundled",
+        ),
+    ] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=EDITOR, help="new folder for the edit as a LoRA adapter too (dpo, sft with a rank)"
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(rich_help_panel=EDITOR, help="seed of held-out words and training")] = 0,
     prompts: PromptFile = None,
     allow_different: AllowDifferent = False,
@@ -117,6 +132,7 @@ def edit(
     count = thread_count(threads)
     with Steps() as steps:
         steps.say("loading the model")
+        from locate.editors.adapter import write_adapter
         from locate.editors.fit import fitting_prompts
         from locate.editors.methods import make_editor
         from locate.editors.receipt import check_free, receipt_parts, save_edited
@@ -126,12 +142,15 @@ def edit(
         from locate.prompts import read_pairs
 
         check_free(output)
+        if adapter is not None:
+            check_free(adapter)
+        check_preferring(method, preferences)
         handed, own = (
             load_located(located),
             None if prompts is None else read_pairs(prompts, allow_different=allow_different),
         )
         chosen = None if layers is None else tuple(ranges("--layers", layers))
-        how = make_editor(method, setting or (), layers=chosen, seed=seed, text=text)
+        how = make_editor(method, setting or (), layers=chosen, seed=seed, text=text, preferences=preferences)
         trusted: dict[str, Any] = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
         trusted |= reading_of(handed, bos, chat)
         plain = load_causal(model, device=device, dtype=dtype, revision=revision, threads=count, **trusted)
@@ -139,6 +158,9 @@ def edit(
         fitting = fitting_prompts(held_out, seed=seed, own=own)
         progress = told(steps, [*edit_parts(plain, handed, how, fitting), *receipt_parts(plain, measure_on)])
         made, kept = edit_or_resume(plain, handed, how, fitting, progress=progress)
+        steps.notes(data_notes(made.report))
+        if adapter is not None:
+            write_adapter(made, plain, adapter)
         receipt = save_edited(made, plain, output, text=measure_on, progress=progress)
         kept.unlink(missing_ok=True)
     if as_json:
@@ -148,7 +170,25 @@ def edit(
     console.print(receipt_table(receipt))
     for line in receipt_lines(receipt):
         console.print(line, soft_wrap=True)
-    print_paths([path for name in WRITTEN if (path := output / name).exists()], "")
+    print_paths([path for name in WRITTEN if (path := output / name).exists()] + ([adapter] if adapter else []), "")
+
+
+def check_preferring(method: str, preferences: str | None) -> None:
+    """Raise LocateError for preferences that the method would not read."""
+    from locate.errors import LocateError
+
+    if preferences is not None and method not in PREFERRING:
+        raise LocateError(
+            f"--preferences {preferences} with method {method!r}: expected one of {', '.join(PREFERRING)}"
+        )
+
+
+def data_notes(report: dict[str, Any]) -> list[str]:
+    """What became of the rows that an editor was trained on."""
+    from locate.training.preferences import note_on
+
+    told = note_on(report["data"]) if "data" in report else None
+    return [] if told is None else [told]
 
 
 def reading_of(located: Located, bos: Bos, chat: bool) -> dict[str, Any]:

@@ -27,6 +27,8 @@ HOME = {
     "dama": ("locate.editors.dama", "DAMA"),
     "leace": ("locate.editors.erase", "Erase"),
     "finetune": ("locate.editors.finetune", "FineTune"),
+    "dpo": ("locate.editors.dpo", "DPO"),
+    "sft": ("locate.editors.dpo", "SFT"),
 }
 """method: (module, class of its settings)"""
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from locate.errors import LocateError
+from locate.files import shuffle_names
 from locate.prompts import Pair, Prompts
 
 
@@ -18,11 +18,6 @@ class Split:
     held_out_words: tuple[str, ...]
     templates: tuple[str, ...]
     held_out_templates: tuple[str, ...]
-
-
-def shuffle_names(names: Sequence[str], seed: int) -> list[str]:
-    """Names in an order that depends on the seed and each name alone, so that a longer list keeps the order."""
-    return sorted(set(names), key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).hexdigest())
 
 
 def split(words: Sequence[str], templates: Sequence[str], share: float, seed: int) -> Split:

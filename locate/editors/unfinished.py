@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 
 from locate.editors.edit import Edit, load_edit
@@ -17,7 +18,7 @@ from locate.files import cache_folder, hash_of, hash_of_files, strict
 from locate.mediation.located import Located
 from locate.model.causal import CausalModel
 
-DECIDING = ("editors", "evaluation", "model", "prompts")  # the rooms whose code decides what an edit is
+DECIDING = ("editors", "evaluation", "model", "prompts", "training")  # the rooms whose code decides what an edit is
 
 
 def edit_or_resume(
@@ -27,8 +28,16 @@ def edit_or_resume(
     path = kept_path(model, located, how, fitting)
     with suppress(LocateError):
         return load_edit(path), path
-    made = edit(model, located, how, fitting, progress=progress)
+    place = path.with_suffix("")
+    if is_dataclass(how) and "place" in {each.name for each in fields(how)}:
+        how = replace(how, place=place)
+    try:
+        made = edit(model, located, how, fitting, progress=progress)
+    except LocateError:
+        shutil.rmtree(place, ignore_errors=True)  # it would end the same way again
+        raise
     made.save(path)
+    shutil.rmtree(place, ignore_errors=True)
     return made, path
 
 
@@ -53,13 +62,17 @@ def kept_path(model: CausalModel, located: Located, how: Editor, fitting: Fittin
         "located": strict(located.as_json()),
         "editor": repr(how),
         "prompts": [[asdict(pair) for pair in some] for some in (fitting.edited, fitting.preserved)],
-        "text": text_sha256(how),
+        "files": file_hashes_of(how),
         "code": code_sha256(DECIDING),
     }
     return cache_folder() / f"edit-{hash_of(about)[:32]}.safetensors"
 
 
-def text_sha256(how: Editor) -> str | None:
-    """The hash of the text that an editor is told to preserve; None for one without, or with the package's."""
-    text = getattr(how, "text", None)
-    return None if text is None else hash_of_files([Path(text)])
+def file_hashes_of(how: Editor) -> dict[str, str]:
+    """Hashes of the files that an editor is told to read: the text that it preserves, and preferences.
+
+    Preferences that are no file are a data set of the hub, which its name stands for.
+    """
+    text, rows = (getattr(how, name, None) for name in ("text", "preferences"))
+    found = {} if text is None else {"text": hash_of_files([Path(text)])}
+    return found | ({"preferences": hash_of_files([Path(rows)])} if rows and Path(rows).is_file() else {})
