@@ -6,8 +6,10 @@ import json
 import math
 import os
 import random
+import re
 import sys
 import warnings
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +18,7 @@ import torch
 from test_baselines import JOBS, TEMPLATES, located_in
 
 import locate
+from locate.cli.editing import check_preferring, data_notes
 from locate.editors.adapter import write_adapter
 from locate.editors.dpo import DPO, SFT, without_words
 from locate.editors.edit import ParameterChange, apply_change, load_edit
@@ -405,6 +408,64 @@ class TestData:
         assert len(kept.train) < len(found.train)
 
 
+class TestTheOwnSet:
+    """What the card of the package's preference set says of it."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def rows(cls):
+        found = read_preferences()
+        assert not found.left_out
+        assert not found.joined
+        return found
+
+    def test_its_size(self, rows):
+        topics = Counter(row.topic for row in (*rows.train, *rows.held_out))
+        assert topics == {"gender": 324, "race": 88, "religion": 88}
+        assert (len(rows.train), len(rows.held_out)) == (388, 112)
+        assert len({row.form for row in (*rows.train, *rows.held_out) if row.topic == "gender"}) == 9
+
+    def test_pronouns_are_balanced_and_alone_differ(self, rows):
+        said = {"she": Counter(), "he": Counter()}
+        genders = {"she": "she", "her": "she", "hers": "she", "herself": "she"}
+        genders |= {"he": "he", "his": "he", "him": "he", "himself": "he"}
+        for name, part in (("train", rows.train), ("held_out", rows.held_out)):
+            for row in part:
+                if row.form != "pronoun":
+                    continue
+                one, other = (re.findall(r"[\w']+", text.lower()) for text in (row.chosen, row.rejected))
+                apart = {(genders[a], genders[b]) for a, b in zip(one, other, strict=True) if a != b}
+                assert len(apart) == 1
+                ((chosen, rejected),) = apart
+                assert chosen != rejected
+                said[chosen][name] += 1
+        assert said == {"she": {"train": 39, "held_out": 11}, "he": {"train": 39, "held_out": 11}}
+
+    def test_no_held_out_row_says_again_what_a_training_row_says(self, rows):
+        """By the words that both share, small ones aside; paraphrases in other words were looked for by reading."""
+        assert not {row.group for row in rows.train} & {row.group for row in rows.held_out}
+        seen = [content_words(row) for row in rows.train]
+        for row in rows.held_out:
+            own = content_words(row)
+            assert max(len(own & other) / len(own | other) for other in seen) < 0.25
+
+    def test_continuations_are_whole_and_about_equally_long(self, rows):
+        for row in (*rows.train, *rows.held_out):
+            assert not row.prompt[-1].isspace()
+            for text in (row.chosen, row.rejected):
+                assert re.fullmatch(r" \S.*[.!?][\"']?", text), row
+            assert 0.5 <= len(row.chosen) / len(row.rejected) <= 2
+
+
+def content_words(row):
+    """The words of a row but for the small ones."""
+    small = (
+        "a an the of to in on at and or but was is are were be been that this it its for with as by from no not one so"
+    )
+    small += " her his she he him they them their who has had have"
+    return set(re.findall(r"[a-z']+", f"{row.prompt} {row.chosen}".lower())) - set(small.split())
+
+
 class TestTokens:
     def test_a_row_is_its_text(self, tiny):
         row = Preference("The nurse said that", " he was tired.", " she was tired.", "nurse", 2)
@@ -669,3 +730,20 @@ def test_a_checkpoint_that_was_cut_off_is_not_taken(tmp_path):
         (tmp_path / f"checkpoint-{number}" / "trainer_state.json").write_text(text)
     (tmp_path / "checkpoint-12").mkdir()
     assert last_kept(tmp_path).endswith("checkpoint-4")
+
+
+def test_the_command_line_refuses_preferences_that_would_not_be_read():
+    check_preferring("sft", "own.csv")
+    check_preferring("lsdm", None)
+    with pytest.raises(LocateError, match=r"--preferences own\.csv with method 'lsdm': expected one of dpo, sft"):
+        check_preferring("lsdm", "own.csv")
+
+
+def test_rows_left_out_are_told_after_the_edit(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text(table([*ROWS, ROWS[0], ("The nurse said", "", " no.")]))
+    data = read_preferences(path, held_out=0.6).as_json()
+    assert data_notes({"data": data}) == [
+        "2 rows are left out: 1 repeats line 2 (line 10); 1 chosen is empty (line 11)"
+    ]
+    assert data_notes({"losses": []}) == []
