@@ -433,6 +433,14 @@ def told_speed_on_another_processor():
     yield f"{ours['times_the_limit']:.1f} times the limit, here taken"
 
 
+def told_cost_of_edits():
+    table = table_of("edit_times").set_index("method")
+    assert list(table["machine"]) == ["AMD EPYC, 2 threads"] * 2
+    lsdm, fast = (table.loc[name] for name in ("lsdm", "fast"))
+    yield f"take {lsdm['seconds']:.0f} s (LSDM) and {fast['seconds']:.0f} s (FAST) on two cores of an AMD EPYC"
+    yield f"{lsdm['peak (MB)'] / 1000:.1f} and {fast['peak (MB)'] / 1000:.1f} GB of memory"
+
+
 def told_traces():
     table = table_of("traces").set_index(["trace", "engine"])
     sweep, plain = (table.loc[("mini", engine), "seconds"] for engine in ("sweep", "plain"))

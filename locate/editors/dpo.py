@@ -198,6 +198,8 @@ class DPO(Preferring):
 class SFT(Preferring):
     """Fine-tuning on the chosen continuations alone, DPO's baseline; see `Preferring` for the settings."""
 
+    rate: float = 3e-4
+
     method = "sft"
 
     def edit(
