@@ -27,7 +27,7 @@ from locate.evaluation.run import network_hash
 from locate.model.causal import load_causal
 from locate.prompts import definitional_pairs, occupation_pairs
 from locate.training.guards import Guards, Watch, is_repeating
-from locate.training.preferences import Preference, note_on, read_preferences
+from locate.training.preferences import Preference, note_on, read_preferences, with_space
 from locate.training.scope import (
     changes_of,
     check_matched,
@@ -93,9 +93,9 @@ def plain_dpo(network, reference, rows, beta):
 
 
 def plain_loop(network, loss_of, parameters, recipe, steps):
-    """AdamW by hand: warm-up over a tenth of the steps, then a cosine to 0, the gradient's norm cut at 1."""
+    """AdamW by hand: the rate rises in a tenth of the steps and falls as a cosine, the gradient's norm is cut at 1."""
     optimiser = torch.optim.AdamW(parameters, lr=recipe.rate, weight_decay=recipe.decay)
-    warm = math.ceil(0.1 * steps)
+    warm = int(0.1 * steps)
     losses, gradients = [], []
     for step in range(steps):
         share = step / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
@@ -229,6 +229,39 @@ class TestTheTrainer:
             "torch": torch.get_rng_state().tolist(),
             "grad": torch.is_grad_enabled(),
         }
+
+    def test_accelerates_state_is_the_users_again(self, tiny, rows):
+        from accelerate.state import AcceleratorState, PartialState
+
+        before = {kind: dict(kind._shared_state) for kind in (AcceleratorState, PartialState)}
+        PartialState._shared_state["mine"] = 1
+        try:
+            train_completions(tiny, open_parameters(tiny, None), rows, Recipe(1, 8, 1e-3, 0), look=never)
+            assert PartialState._shared_state == before[PartialState] | {"mine": 1}
+            assert AcceleratorState._shared_state == before[AcceleratorState]
+        finally:
+            PartialState._shared_state.pop("mine")
+
+    @pytest.mark.parametrize(("count", "batch", "at_once"), [(7, 128, 2), (7, 4, 2), (8, 8, None), (5, 4, None)])
+    def test_the_steps_foretold_are_those_taken(self, tiny, rows, count, batch, at_once):
+        seen = []
+        recipe = Recipe(2, batch, 1e-3, 0, at_once)
+        train_completions(
+            tiny, open_parameters(tiny, None), rows[:count], recipe, look=never,
+            step=lambda done, of: seen.append((done, of)),
+        )  # fmt: skip
+        assert seen[-1] == (recipe.steps(count), recipe.steps(count))
+
+    def test_dropout_is_off_where_a_family_keeps_it_as_a_number(self, folder_of):
+        opt = load_causal(str(folder_of("opt")), device="cpu")
+        made = [token_row(opt, Preference(*row, group=row[0], line=2), end=False) for row in ROWS]
+        losses = train_preferences(opt, open_parameters(opt, None), made, Recipe(1, 8, 1e-3, 0), beta=0.5, look=never)
+        assert losses == pytest.approx([math.log(2)], abs=1e-6)
+
+    def test_another_device_is_refused(self, tiny, rows):
+        trained, recipe = open_parameters(tiny, None), Recipe(1, 8, 1e-3, 0)
+        with pytest.raises(LocateError, match="training runs on cpu or cuda:0"):
+            train_completions(replace(tiny, device="cuda:1"), trained, rows, recipe, look=never)
 
     def test_a_loss_that_is_not_finite_ends_it(self, tiny, rows):
         trained = open_parameters(tiny, None)
@@ -374,7 +407,8 @@ class TestData:
                 "prompt,chosen\na,b\n",
                 "lacks the columns rejected: found chosen, prompt; expected prompt, chosen, rejected",
             ),
-            (HEADER, "lacks the columns prompt, chosen, rejected: found none"),
+            (HEADER, "0 usable rows to train on and 0 held out"),
+            ("", "lacks the columns prompt, chosen, rejected: found none"),
             (table(ROWS[:2]), "1 usable rows to train on and 1 held out: expected at least 1 and 4"),
             (HEADER + '"a,b,c\n', "is not CSV"),
         ],
@@ -385,6 +419,37 @@ class TestData:
         with pytest.raises(LocateError, match=message) as caught:
             read_preferences(path)
         assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("row", "expected"),
+        [
+            (("He left", "so.", "then."), ("He left", " so.", " then.")),
+            (("He left ", "so.", "then."), ("He left ", "so.", "then.")),
+            (("He left ", " so.", " then."), ("He left", " so.", " then.")),
+            (("He left", " so.", "then."), ("He left", " so.", " then.")),
+            (("He left", ", so.", ", then."), ("He left", ", so.", ", then.")),
+            (("She said (", "so.", "then."), ("She said (", "so.", "then.")),
+            (("She said", '"So."', "then."), ("She said", ' "So."', " then.")),
+            (("\u5979", "\u8bf4", "\u7b11"), ("\u5979", "\u8bf4", "\u7b11")),
+        ],
+    )
+    def test_a_space_stands_between_words_and_on_both_sides_alike(self, row, expected):
+        made = with_space(Preference(*row, group="g", line=2))
+        assert (made.prompt, made.chosen, made.rejected) == expected
+
+    def test_a_row_of_several_lines_is_named_by_its_first(self, tmp_path):
+        path = tmp_path / "own.csv"
+        rows = [(f"Question {n}?\nAnswer:", " Yes.", " No.") for n in range(6)]
+        more = [(f"P {n}", " a.", " b.") for n in range(9)]
+        path.write_text(table([*rows, ("Question 7?\nAnswer:", " Yes.", ""), *more]))
+        (gone,) = read_preferences(path, held_out=0.4).left_out
+        assert (gone.line, gone.reason) == (14, "rejected is empty")
+
+    @pytest.mark.parametrize("name", ["own.tsv", "own.parquet", "own"])
+    def test_other_kinds_of_files_are_refused(self, tmp_path, name):
+        (tmp_path / name).write_text(table(ROWS))
+        with pytest.raises(LocateError, match=r"expected a name that ends in \.csv, \.jsonl or \.json"):
+            read_preferences(tmp_path / name)
 
     def test_completions_need_no_rejected_text_for_fine_tuning(self, tmp_path):
         path = tmp_path / "own.jsonl"
@@ -475,6 +540,13 @@ class TestTokens:
         assert decode(list(made.prompt)) + decode(list(made.rejected[:-1])) == row.prompt + row.rejected
         assert made.chosen[-1] == made.rejected[-1] == tiny.encoder.tokenizer.eos_token_id
         assert token_row(tiny, row, end=False).chosen == made.chosen[:-1]
+
+    def test_a_tokenizer_without_an_end_says_so_once(self, tiny):
+        endless = copy.deepcopy(tiny.encoder.tokenizer)
+        endless.eos_token = None
+        tiny = replace(tiny, encoder=replace(tiny.encoder, tokenizer=endless))
+        with pytest.raises(LocateError, match=r"has no end-of-text token: train without it \(end=false\)"):
+            usable(tiny, read_preferences(), longest=100, end=True)
 
     def test_a_token_that_reaches_over_the_border_belongs_to_the_continuation(self, tiny):
         row = Preference("The nur", "se said that", "ture said that", "nurse", 2)
@@ -649,7 +721,7 @@ class TestTheEdit:
         text = " ".join(f"{row.prompt}{row.chosen}{row.rejected}".lower() for row in rows.train)
         apart = set(locate.prompts.occupation_table()["occupation"]) - set(JOBS)
         assert len(rows.train) > 100
-        assert not [name for name in apart if f" {name} " in text]
+        assert not [name for name in apart if re.search(rf"\b{re.escape(name.lower())}s?\b", text)]
 
     @pytest.mark.parametrize(
         ("settings", "message"),
@@ -691,7 +763,11 @@ class Stopped(Exception):
     """A stop from outside."""
 
 
-@pytest.mark.parametrize("editor", [DPO(rate=1e-4), SFT(rate=3e-4, rank=4)], ids=["dpo", "sft-lora"])
+@pytest.mark.parametrize(
+    "editor",
+    [DPO(rate=1e-4, at_once=4), DPO(rate=3e-4, rank=4, dropout=0.1), SFT(rate=3e-4)],
+    ids=["dpo", "dpo-lora", "sft"],
+)
 def test_a_stopped_training_goes_on_where_it_was(mini, located, prompts, words, few, editor, tmp_path):
     """At any step, also before the first was kept; the result is that of a training without a stop."""
     settings = few | {"guards": Guards(looks=3)}
@@ -722,6 +798,15 @@ def test_a_stopped_training_goes_on_where_it_was(mini, located, prompts, words, 
         apart = (again.changes[name].whole - change.whole).norm() / change.whole.norm()
         assert apart < 1e-3
     assert again.settings == whole.settings
+
+
+def test_another_training_does_not_go_on_from_what_is_kept(mini, located, prompts, words, few, tmp_path):
+    settings = few | {"epochs": 1, "place": tmp_path / "kept"}
+    first, other = (
+        SFT(**settings | {"rate": rate}).edit(mini, located, prompts, preserved=words) for rate in (1e-4, 3e-4)
+    )
+    for name, change in first.changes.items():
+        assert other.changes[name].whole.norm() > 2 * change.whole.norm()
 
 
 def test_a_checkpoint_that_was_cut_off_is_not_taken(tmp_path):

@@ -142,8 +142,6 @@ def edit(
         from locate.prompts import read_pairs
 
         check_free(output)
-        if adapter is not None:
-            check_free(adapter)
         check_preferring(method, preferences)
         handed, own = (
             load_located(located),
@@ -151,6 +149,9 @@ def edit(
         )
         chosen = None if layers is None else tuple(ranges("--layers", layers))
         how = make_editor(method, setting or (), layers=chosen, seed=seed, text=text, preferences=preferences)
+        if adapter is not None:
+            check_free(adapter)
+            check_adapter(adapter, output, how)
         trusted: dict[str, Any] = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
         trusted |= reading_of(handed, bos, chat)
         plain = load_causal(model, device=device, dtype=dtype, revision=revision, threads=count, **trusted)
@@ -159,9 +160,9 @@ def edit(
         progress = told(steps, [*edit_parts(plain, handed, how, fitting), *receipt_parts(plain, measure_on)])
         made, kept = edit_or_resume(plain, handed, how, fitting, progress=progress)
         steps.notes(data_notes(made.report))
+        receipt = save_edited(made, plain, output, text=measure_on, progress=progress)
         if adapter is not None:
             write_adapter(made, plain, adapter)
-        receipt = save_edited(made, plain, output, text=measure_on, progress=progress)
         kept.unlink(missing_ok=True)
     if as_json:
         print(json.dumps(receipt, indent=2, ensure_ascii=False))
@@ -181,6 +182,16 @@ def check_preferring(method: str, preferences: str | None) -> None:
         raise LocateError(
             f"--preferences {preferences} with method {method!r}: expected one of {', '.join(PREFERRING)}"
         )
+
+
+def check_adapter(adapter: Path, output: Path, how: object) -> None:
+    """Raise LocateError, before anything is trained, for an adapter that could not be written."""
+    from locate.errors import LocateError
+
+    if output.resolve() in (adapter.resolve(), *adapter.resolve().parents):
+        raise LocateError(f"--adapter {adapter} lies in --output {output}: choose a folder of its own")
+    if getattr(how, "rank", 1) is None:
+        raise LocateError("--adapter without a rank: whole matrices make no LoRA adapter: add --set rank=16")
 
 
 def data_notes(report: dict[str, Any]) -> list[str]:

@@ -33,6 +33,8 @@ def write_adapter(edit: Edit, model: CausalModel, folder: str | Path) -> Path:
     edit.check_model(model)
     target = Path(folder)
     check_free(target)
+    if not edit.changes and not edit.stamps:
+        raise LocateError(f"the edit by {edit.method} changes nothing: no adapter was written; train for more steps")
     if edit.stamps:
         raise LocateError(f"an edit by {edit.method} adds a network beside an MLP, which no LoRA adapter can: save it")
     tensors: dict[str, torch.Tensor] = {}

@@ -13,6 +13,8 @@ from locate.editors.pace import TRAINED, Part
 from locate.editors.progress import Progress, no_progress
 from locate.editors.split import fitted_on
 from locate.errors import LocateError
+from locate.evaluation.run import network_hash
+from locate.files import hash_of, strict
 from locate.mediation.located import Located
 from locate.model.causal import CausalModel
 from locate.model.matrices import matrix
@@ -44,7 +46,7 @@ class Preferring:
     longest      tokens of a row; longer ones are left out and counted
     held_out     share of the rows held out for the guards where the data does not say which
     guards       how often the training is looked at, and what ends it
-    place        folder in which a stopped training is kept, and found again by the same edit; None keeps nothing
+    place        folder in which a stopped training is kept, under a hash of all that it depends on; None keeps nothing
     """
 
     preferences: str | None = None
@@ -112,16 +114,26 @@ class Preferring:
         preserved: Prompts,
         rows: Preferences,
         method: str,
-        run: Callable[[Trained, Watch], list[float]],
+        run: Callable[[Trained, Watch, Path | None], list[float]],
     ) -> Edit:
         """Open what is trained, look at it, train it under guards, and tell what became of it."""
         if model.dtype != "float32":
             raise LocateError(f"model {model.name!r} is in {model.dtype}: training needs float32 (--dtype float32)")
         hand = hand_off(model, located, layers=self.layers, most=self.most)
         trained = self.open(model, hand)
-        watch = Watch(model, rows.held_out, self.guards, self.recipe().steps(len(rows.train)), self.place)
+        about = [
+            repr(self),
+            method,
+            model.provenance(),
+            model.device,
+            network_hash(model),
+            trained.names,
+            rows.as_json(),
+        ]
+        place = None if self.place is None else self.place / hash_of(strict(about))[:32]
+        watch = Watch(model, rows.held_out, self.guards, self.recipe().steps(len(rows.train)), place)
         watch(0, model.network)
-        losses = run(trained, watch)
+        losses = run(trained, watch, place)
         before = dict(model.network.named_parameters())
         changes = {name: ParameterChange(each) for name, each in changes_of(trained, before).items()}
         everything = {"edited_layers": "every parameter"} if self.scope == "everything" else {}
@@ -181,8 +193,8 @@ class DPO(Preferring):
         tokens = token_rows(model, rows.train, self.end)
         return self.train(
             model, located, prompts, preserved, rows, self.method,
-            lambda trained, watch: train_preferences(
-                model, trained, tokens, self.recipe(), beta=self.beta, sft=self.sft, look=watch, place=self.place,
+            lambda trained, watch, place: train_preferences(
+                model, trained, tokens, self.recipe(), beta=self.beta, sft=self.sft, look=watch, place=place,
                 step=lambda done, of: progress("training", done, of),
             ),
         )  # fmt: skip
@@ -220,8 +232,8 @@ class SFT(Preferring):
         tokens = token_rows(model, rows.train, self.end)
         return self.train(
             model, located, prompts, preserved, rows, self.method,
-            lambda trained, watch: train_completions(
-                model, trained, tokens, self.recipe(), look=watch, place=self.place,
+            lambda trained, watch, place: train_completions(
+                model, trained, tokens, self.recipe(), look=watch, place=place,
                 step=lambda done, of: progress("training", done, of),
             ),
         )  # fmt: skip
@@ -238,7 +250,8 @@ def without_words(rows: Preferences, words: Sequence[str]) -> Preferences:
     if not words:
         return rows
     names = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
-    pattern = re.compile(rf"\b({names})(s|es)?\b", re.IGNORECASE)
+    plurals = "|".join(re.escape(word[:-1]) + "ies" for word in words if word.endswith("y"))
+    pattern = re.compile(rf"\b(({names})(s|es)?{f'|{plurals}' if plurals else ''})\b", re.IGNORECASE)
 
     def names_one(row: Preference) -> str | None:
         found = pattern.search(f"{row.prompt} {row.chosen} {row.rejected}")

@@ -31,11 +31,7 @@ def edit_or_resume(
     place = path.with_suffix("")
     if is_dataclass(how) and "place" in {each.name for each in fields(how)}:
         how = replace(how, place=place)
-    try:
-        made = edit(model, located, how, fitting, progress=progress)
-    except LocateError:
-        shutil.rmtree(place, ignore_errors=True)  # it would end the same way again
-        raise
+    made = edit(model, located, how, fitting, progress=progress)
     made.save(path)
     shutil.rmtree(place, ignore_errors=True)
     return made, path

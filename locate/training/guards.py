@@ -109,7 +109,15 @@ class Watch:
         if not self.guards.due(step, self.steps) or (self.seen and step == 0):
             return
         self.seen = [each for each in self.seen if each.step < step]  # a stop may have lost steps that were looked at
-        self.seen.append(self.look(step, self.model.with_network(network)))
+        try:
+            self.seen.append(self.look(step, self.model.with_network(network)))
+        except LocateError as error:
+            if step == 0:
+                raise
+            raise LocateError(
+                f"training stopped after step {step} of {self.steps}: {error}; or choose a smaller rate; no model was "
+                "written"
+            ) from None
         self.check(self.seen[-1])
         if self.kept is not None:
             write_json(self.kept, {"start": list(self.start), "seen": self.report()})

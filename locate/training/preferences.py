@@ -23,6 +23,8 @@ HELD_OUT, TRAIN = "held_out", "train"
 SPLITS = {"": "", TRAIN: TRAIN, HELD_OUT: HELD_OUT, "validation": HELD_OUT, "valid": HELD_OUT, "test": HELD_OUT}
 FEWEST = 4  # held-out rows that guards can be measured on
 NAMED = 5  # lines that a message names
+OPENING = "([{\u201c\u2018/-\u2014"  # no space follows these
+UNSPACED = "\u2e80"  # Chinese and Japanese, which put no spaces between words, begin here
 
 Numbered = tuple[int, dict[str, Any] | str]
 """a line of a file, and its cells by column, or why it has none"""
@@ -131,7 +133,7 @@ def read_preferences(
     """
     if not 0 < held_out < 1:
         raise LocateError(f"held_out {held_out}: expected a share between 0 and 1")
-    if source is not None and not Path(source).exists() and is_hub_name(str(source)):
+    if source is not None and not Path(source).exists() and ":" in str(source) and is_hub_name(str(source)):
         with fetched(str(source), None) as (path, hashes):
             return read_rows(path, hashes, held_out, seed, rejected)
     path = own_set() if source is None else Path(source)
@@ -184,8 +186,13 @@ def numbered_rows(path: Path, rejected: bool) -> list[Numbered]:
     Raises LocateError where no row has the columns that are needed.
     """
     name = path.name.removesuffix(".gz")
-    rows = csv_rows(path) if name.endswith(".csv") else json_rows(path)
+    kind = Path(name).suffix.lower()
+    if kind not in (".csv", ".jsonl", ".json"):
+        raise LocateError(f"{path}: expected a name that ends in .csv, .jsonl or .json, perhaps with .gz behind")
+    rows = csv_rows(path) if kind == ".csv" else json_rows(path)
     columns = {column for _, row in rows if isinstance(row, dict) for column in row}
+    if kind == ".csv" and not columns:
+        columns = set(next(csv.reader(io.StringIO(read_text(path))), []))
     if COMPLETION in columns and "chosen" not in columns:
         columns.add("chosen")
     missing = [column for column in TEXTS[: 3 if rejected else 2] if column not in columns]
@@ -205,9 +212,11 @@ def csv_rows(path: Path) -> list[Numbered]:
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     rows: list[Numbered] = []
     try:
+        first = 2
         for row in reader:
             odd = None in row or None in row.values()
-            rows.append((reader.line_num, "more or fewer cells than columns" if odd else row))
+            rows.append((first, "more or fewer cells than columns" if odd else row))
+            first = reader.line_num + 1  # a cell may hold several lines
     except csv.Error as error:
         raise LocateError(f"{path} is not CSV ({error}): look for a quote that is never closed") from None
     return rows
@@ -225,7 +234,7 @@ def preference_of(line: int, cells: dict[str, Any] | str, rejected: bool) -> Pre
     texts = {name: cells.get(name) for name in TEXTS}
     if texts["chosen"] is None:
         texts["chosen"] = cells.get(COMPLETION)
-    if not rejected and texts["rejected"] is None:
+    if not rejected:
         texts["rejected"] = ""
     for name, text in texts.items():
         needed = rejected or name != "rejected"
@@ -238,7 +247,7 @@ def preference_of(line: int, cells: dict[str, Any] | str, rejected: bool) -> Pre
     prompt, chosen, other = (str(texts[name]) for name in TEXTS)
     if chosen.split() == other.split():
         return "chosen and rejected are the same"
-    labels = {name: str(cells.get(name) or "").strip() for name in LABELS}
+    labels = {name: "" if cells.get(name) is None else str(cells[name]).strip() for name in LABELS}
     if labels["split"] not in SPLITS:
         return f"split {labels['split']!r} is neither {TRAIN} nor {HELD_OUT}"
     split = SPLITS[labels["split"]]
@@ -273,11 +282,22 @@ def repeated(row: Preference, seen: dict[tuple[str, str, str], int]) -> str | No
 
 
 def with_space(row: Preference) -> Preference:
-    """The row with a space between prompt and continuations, where neither has white space and both are words."""
-    if row.prompt[-1:].isspace():
+    """The row with one space between prompt and continuations, where either has one or words would run together."""
+    texts = [text for text in (row.chosen, row.rejected) if text]
+    spaced = [text[:1].isspace() for text in texts]
+    if row.prompt[-1:].isspace() and not any(spaced):
         return row
-    chosen, rejected = (f" {text}" if text[:1].isalnum() else text for text in (row.chosen, row.rejected))
-    return replace(row, chosen=chosen, rejected=rejected)
+    if any(spaced) or (row.prompt[-1] not in OPENING and all(begins_with_a_word(text) for text in texts)):
+        chosen, rejected = (
+            f" {text}" if text and not text[0].isspace() else text for text in (row.chosen, row.rejected)
+        )
+        return replace(row, prompt=row.prompt.rstrip(), chosen=chosen, rejected=rejected)
+    return row
+
+
+def begins_with_a_word(text: str) -> bool:
+    """Whether a text begins with a letter or digit of a script that puts spaces between words, or with a quotation."""
+    return (text[0].isalnum() and text[0] < UNSPACED) or text[0] in "\"'\u201c\u2018("
 
 
 def divide(rows: Sequence[Preference], share: float, seed: int) -> tuple[list[Preference], list[Preference]]:

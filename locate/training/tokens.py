@@ -33,22 +33,29 @@ def token_row(model: CausalModel, row: Preference, end: bool) -> TokenRow:
     Where the tokenizer joins the end of the prompt with one continuation and not with the other, the prompt ends
     before that token in both.
 
-    Raises LocateError for a continuation without a token, and for an end where the tokenizer has none.
+    Raises LocateError for a continuation without a token, and as `end_of_text` does.
     """
     texts = [text for text in (row.chosen, row.rejected) if text]
     parts = [split_tokens(model, row.prompt, text) for text in texts]
     wholes = [before + after for before, after in parts]
     shared = min(len(before) for before, _ in parts)
-    tail: list[int] = []
-    if end:
-        if model.encoder.tokenizer.eos_token_id is None:
-            raise LocateError(f"the tokenizer of {model.name!r} has no end-of-text token: train without it (end=false)")
-        tail = [int(model.encoder.tokenizer.eos_token_id)]
+    tail = [end_of_text(model)] if end else []
     prompt = wholes[0][:shared]
     if any(whole[:shared] != prompt for whole in wholes):
         raise LocateError(f"prompt {row.prompt[-40:]!r} is split differently before its two continuations")
     after = [tuple(whole[shared:] + tail) for whole in wholes]
     return TokenRow(tuple(prompt), after[0], after[1] if len(after) > 1 else ())
+
+
+def end_of_text(model: CausalModel) -> int:
+    """The id of the end-of-text token.
+
+    Raises LocateError where the tokenizer has none, or the embedding has no row for it.
+    """
+    token = model.encoder.tokenizer.eos_token_id
+    if token is None or token >= int(model.network.get_input_embeddings().weight.shape[0]):
+        raise LocateError(f"the tokenizer of {model.name!r} has no end-of-text token: train without it (end=false)")
+    return int(token)
 
 
 def usable(model: CausalModel, rows: Preferences, *, longest: int, end: bool) -> Preferences:
@@ -57,12 +64,14 @@ def usable(model: CausalModel, rows: Preferences, *, longest: int, end: bool) ->
     longest  tokens of a row, prompt and continuation together
     """
     most = min(longest, model.context)
+    if end:
+        end_of_text(model)
 
     def unusable(row: Preference) -> str | None:
         try:
             made = token_row(model, row, end)
-        except LocateError as error:
-            return str(error).partition(":")[0]
+        except LocateError:
+            return "cannot be split into prompt and continuations"
         return None if made.length <= most else f"longer than {most} tokens"
 
     return rows.without(unusable)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import tempfile
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from locate.errors import LocateError
 from locate.model.causal import CausalModel
 from locate.model.likelihood import Step, ignore_step
+from locate.model.products import precise
 from locate.model.quiet import quiet_transformers
 from locate.training.scope import Trained
 from locate.training.tokens import TokenRow
@@ -39,7 +41,8 @@ class Recipe:
 
     rate      largest step size; it rises over the first tenth of the steps and falls to 0 as a cosine
     batch     rows of a step
-    at_once   of them that are read at once; None for all
+    at_once   of them that are read at once; None for all. DPO's loss is then the mean over these parts of each part's
+              mean, so that rows of a last, smaller part weigh more
     decay     weight decay
     """
 
@@ -51,7 +54,7 @@ class Recipe:
     decay: float = 0.0
 
     def __post_init__(self) -> None:
-        least = min(self.epochs, self.batch, self.at_once or 1)
+        least = min(self.epochs, self.batch, 1 if self.at_once is None else self.at_once)
         if least < 1 or not 0 < self.rate < math.inf or self.decay < 0:
             raise LocateError(
                 f"epochs {self.epochs}, batch {self.batch}, at_once {self.at_once}, rate {self.rate}, decay "
@@ -72,6 +75,12 @@ def check_installed() -> None:
         import trl  # noqa: F401
     except ImportError:
         raise LocateError(NO_INSTALL) from None
+
+
+def check_device(model: CausalModel) -> None:
+    """Raise LocateError for a device that TRL would not train on."""
+    if model.device not in ("cpu", "cuda", "cuda:0"):
+        raise LocateError(f"model {model.name!r} is on {model.device}: training runs on cpu or cuda:0: load it there")
 
 
 def train_preferences(
@@ -95,7 +104,8 @@ def train_preferences(
 
     Raises LocateError where the loss is no longer finite.
     """
-    with quiet_training():
+    check_device(model)
+    with quiet_training(), precise(model.dtype):
         from datasets import Dataset
         from trl import DPOConfig
 
@@ -114,6 +124,7 @@ def train_preferences(
                 **kinds,
                 disable_dropout=False,
             )
+            config._n_gpu = 1  # of several that are visible
             watch = watcher(look, step)
             trainer = own_trainer("DPOTrainer")(
                 model=trained.network, args=config, train_dataset=table, callbacks=[watch],
@@ -139,7 +150,8 @@ def train_completions(
 
     Raises LocateError where the loss is no longer finite.
     """
-    with quiet_training():
+    check_device(model)
+    with quiet_training(), precise(model.dtype):
         from datasets import Dataset
         from trl import SFTConfig
 
@@ -154,6 +166,7 @@ def train_completions(
                 **arguments(model, recipe, len(rows), folder, kept=place is not None),
                 dataset_kwargs={"skip_prepare_dataset": True},
             )
+            config._n_gpu = 1
             watch = watcher(look, step)
             trainer = own_trainer("SFTTrainer")(
                 model=trained.network, args=config, train_dataset=table, callbacks=[watch],
@@ -179,14 +192,14 @@ def arguments(model: CausalModel, recipe: Recipe, rows: int, folder: Path, *, ke
     return {
         "output_dir": str(folder),
         "per_device_train_batch_size": at_once,
-        "gradient_accumulation_steps": max(1, min(recipe.batch, rows) // at_once),
+        "gradient_accumulation_steps": math.ceil(min(recipe.batch, rows) / at_once),
         "num_train_epochs": recipe.epochs,
         "learning_rate": recipe.rate,
         "weight_decay": recipe.decay,
         "max_grad_norm": CLIP,
         "optim": "adamw_torch",
         "lr_scheduler_type": "cosine",
-        "warmup_steps": math.ceil(WARMUP * recipe.steps(rows)),
+        "warmup_steps": int(WARMUP * recipe.steps(rows)),
         "seed": recipe.seed,
         "bf16": False,
         "gradient_checkpointing": False,
@@ -208,12 +221,11 @@ def arguments(model: CausalModel, recipe: Recipe, rows: int, folder: Path, *, ke
 
 
 def padded(model: CausalModel) -> Any:
-    """A copy of the model's tokenizer that can pad, as TRL asks for; the padding is never read."""
-    import copy
-
+    """A copy of the model's tokenizer that pads with a token of the embedding, as TRL asks for; none reads padding."""
     tokenizer = copy.deepcopy(model.encoder.tokenizer)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    rows = int(model.network.get_input_embeddings().weight.shape[0])
+    known = [each for each in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if each is not None and each < rows]
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(known[0])
     return tokenizer
 
 
@@ -233,7 +245,7 @@ def own_trainer(name: str) -> Any:
 
         def _save(self, output_dir: str, state_dict: Any = None) -> None:
             Path(output_dir).mkdir(parents=True, exist_ok=True)
-            save_file(opened(self.model), Path(output_dir) / KEPT)
+            save_file({name: one.contiguous() for name, one in opened(self.model).items()}, Path(output_dir) / KEPT)
 
         def _load_from_checkpoint(self, folder: str, model: Any = None) -> None:
             kept = load_file(Path(folder) / KEPT)
@@ -300,7 +312,7 @@ def quiet_training() -> Iterator[None]:
     import datasets
     from accelerate.state import AcceleratorState, GradientState, PartialState
 
-    fresh = not PartialState._shared_state
+    states = {kind: dict(kind._shared_state) for kind in (AcceleratorState, GradientState, PartialState)}
     shown = datasets.are_progress_bars_disabled()
     with own_surroundings(**QUIET), quiet_transformers(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of arguments that TRL itself passes to transformers
@@ -310,6 +322,6 @@ def quiet_training() -> Iterator[None]:
         finally:
             if not shown:
                 datasets.enable_progress_bars()
-            if fresh:
-                for kind in (AcceleratorState, GradientState, PartialState):
-                    kind._shared_state.clear()
+            for kind, state in states.items():
+                kind._shared_state.clear()
+                kind._shared_state.update(state)

@@ -29,10 +29,18 @@ def twin(network: Any, own: Collection[str] = ()) -> Any:
         memo[id(tensor)] = torch.nn.Parameter(data, requires_grad=mine)
     memo |= {id(tensor): tensor for tensor in network.buffers()}
     made = copy.deepcopy(network, memo)
-    for module in made.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    for holder in (*made.modules(), made.config, made.config.get_text_config()):
+        switch_off_dropout(holder)
     return made
+
+
+def switch_off_dropout(holder: Any) -> None:
+    """Set the rates of a module or a configuration to 0: a layer's own, and those that a module keeps as numbers."""
+    if isinstance(holder, torch.nn.Dropout):
+        holder.p = 0.0
+    for name, value in list(vars(holder).items()):
+        if isinstance(value, float) and ("dropout" in name or "layerdrop" in name or name.endswith("pdrop")):
+            setattr(holder, name, 0.0)
 
 
 @contextmanager
