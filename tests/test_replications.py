@@ -446,6 +446,40 @@ def test_what_can_be_mended_ends_in_one_line(quick, tmp_path, monkeypatch):
         runner.main(vig_heads.STUDY, vig_heads.replicate, arguments)
 
 
+def test_the_answer_for_smollm2_tells_what_its_results_hold():
+    results = FOLDER / "results" / "smollm2-135m-instruct"
+    said = " ".join((FOLDER / "README.md").read_text().partition("**Answer, for SmolLM2")[2].split())
+    claims = {
+        (path.stem, claim["claim"]): claim
+        for path in results.glob("*.json")
+        for claim in json.loads(path.read_text())["claims"]
+    }
+    shares = [float(claim["note"].removeprefix("share ")) for (name, _), claim in claims.items() if name == "lsdm"]
+    told = (
+        "has {:.2f} (noise) and {:.2f} (swap), of those of attention at the last token the top half {:.2f} and {:.2f}"
+    )
+    assert told.format(shares[0], shares[2], shares[1], shares[3]) in said
+    for key, unit in (
+        (("chintam", "two heads carry most of it"), "of what all positive heads"),
+        (("vig_neurons", "set-gender against the stereotype raises y (paper)"), "in relative odds"),
+        (("vig_neurons", "the same in log-odds"), "nats"),
+        (("vig_neurons", "few numbers carry it (estimated)"), ", estimated"),
+        (("dama", "MLP effects follow the stereotype"), "nats for one unit of score"),
+        (("dama", "MLP effects follow the gender that is said"), ""),
+    ):
+        ours = rules.Estimate(**claims[key]["ours"])
+        span = f"{ours.value:.3g} [{ours.low:.3g}, {ours.high:.3g}]"
+        assert f"{span}{unit if unit.startswith(',') else f' {unit}' if unit else ''}" in said, key
+    heads = pd.read_csv(results / "chintam_heads.csv").head(2)
+    assert [f"{row.layer:.0f}.{row.unit:.0f}" for row in heads.itertuples()] == ["26.2", "25.2"]
+    layers = pd.read_csv(results / "vig_neurons_layers.csv").sort_values("effect", ascending=False)
+    assert layers["layer"].tolist()[:2] == [0, 21]
+    assert "(171 by itself), that of layer 21 next (9.3)" in said
+    assert [f"{value:.3g}" for value in layers["effect"][:2]] == ["171", "9.32"]
+    stereotypical = pd.read_csv(results / "dama_layers.csv").query("term == 'stereotypical'")
+    assert stereotypical.loc[stereotypical["coefficient"].idxmax(), "layer"] == 0
+
+
 def test_the_readme_holds_the_table_of_the_results():
     """Written by the runs: the committed results and the README say the same."""
     assert runner.table_of(FOLDER / "results") in (FOLDER / "README.md").read_text()

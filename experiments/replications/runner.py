@@ -152,7 +152,8 @@ def rows_of(contents: Sequence[dict]) -> str:
         "|---|---|---|---|---|---:|---|",
     ]
     for content in contents:
-        first = f"`{content['name']}.py`, {content['seconds'] / 60:.1f}"
+        fewer = "" if content["limit"] is None else f" --limit {content['limit']}"
+        first = f"`{content['name']}.py{fewer}`, {content['seconds'] / 60:.1f}"
         for claim in content["claims"]:
             ours = Estimate(**claim["ours"])
             number = f"{ours}; {claim['note']}" if claim["note"] else str(ours)
