@@ -49,6 +49,7 @@ figures: $(READY)  ## draw figures/ from the tables committed beside them
 
 bench: $(BENCH)/.ready demo-smollm2  ## measure the sweep beside its peers, and edits (about an hour); tables go to figures/
 	$(BENCH)/bin/python benchmarks/sweep.py
+	$(BENCH)/bin/python benchmarks/sweep.py --shape smollm2-135m --first 2 --no-curves --repeats 1
 	$(BENCH)/bin/python benchmarks/real.py
 	$(BENCH)/bin/python benchmarks/trace.py
 	$(BENCH)/bin/python benchmarks/edit.py

@@ -455,6 +455,16 @@ class TestData:
         path = tmp_path / "own.jsonl"
         path.write_text("".join(json.dumps({"prompt": f"P {n}", "completion": f"c {n}"}) + "\n" for n in range(30)))
         assert len(read_preferences(path, rejected=False).held_out) == 4
+        path.write_text(
+            "".join(
+                json.dumps({"prompt": f"P {n}", "chosen": f"c {n}", "rejected": [f"c {n}", None, "d"][n % 3]}) + "\n"
+                for n in range(30)
+            )
+        )
+        found = read_preferences(path, rejected=False)
+        assert not found.left_out
+        assert Counter(row.rejected for row in (*found.train, *found.held_out)) == {"": 20, " d": 10}
+        path.write_text("".join(json.dumps({"prompt": f"P {n}", "completion": f"c {n}"}) + "\n" for n in range(30)))
         with pytest.raises(LocateError, match="lacks the columns rejected"):
             read_preferences(path)
 
@@ -555,6 +565,9 @@ class TestTokens:
         assert decode(list(made.prompt + made.chosen)) == "The nurse said that"
         assert decode(list(made.prompt + made.rejected)) == "The nurture said that"
         assert made.chosen[0] != made.rejected[0]
+        alone = token_row(tiny, row, end=False, rejected=False)
+        assert alone.rejected == ()
+        assert decode(list(alone.prompt + alone.chosen)) == "The nurse said that"
 
 
 @pytest.fixture(scope="module")
@@ -685,6 +698,7 @@ class TestTheEdit:
             assert looks[1]["accuracy"] > 50
         else:
             assert looks[1]["chosen"] > looks[0]["chosen"]
+            assert math.isfinite(looks[1]["margin"])
 
     def test_peft_loads_the_adapter_and_says_what_the_edit_says(self, mini, located, prompts, words, few, tmp_path):
         from peft import PeftModel

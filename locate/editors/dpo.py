@@ -90,7 +90,7 @@ class Preferring:
         found = read_preferences(self.preferences, held_out=self.held_out, seed=self.seed, rejected=rejected)
         seen = {pair.group.lower() for pair in prompts}
         apart = [name for name in occupation_table()["occupation"] if name.lower() not in seen]
-        return usable(model, without_words(found, apart), longest=self.longest, end=self.end)
+        return usable(model, without_words(found, apart), longest=self.longest, end=self.end, rejected=rejected)
 
     def open(self, model: CausalModel, hand: Handoff) -> Trained:
         """A network in which what the settings name can be trained."""
@@ -103,7 +103,7 @@ class Preferring:
     def parts(self, model: CausalModel, prompts: Prompts, texts: int) -> list[Part]:
         """What the edit consists of; `texts` of each row are read in a step."""
         rows = self.rows(model, prompts, rejected=texts > 1)
-        tokens = sum(row.length for row in token_rows(model, rows.train, self.end))
+        tokens = sum(row.length for row in token_rows(model, rows.train, self.end, rejected=texts > 1))
         return [Part("training", TRAINED * texts * tokens * self.epochs)]
 
     def train(
@@ -229,7 +229,7 @@ class SFT(Preferring):
         """
         check_installed()
         rows = self.rows(model, prompts, rejected=False)
-        tokens = token_rows(model, rows.train, self.end)
+        tokens = token_rows(model, rows.train, self.end, rejected=False)
         return self.train(
             model, located, prompts, preserved, rows, self.method,
             lambda trained, watch, place: train_completions(

@@ -123,7 +123,7 @@ def read_preferences(
               group, topic, form and split ("train", "held_out") may stand beside
     held_out  share of the groups that are held out where the data has no column `split`
     seed      of that choice
-    rejected  whether a rejected text is needed, as it is for DPO
+    rejected  whether a rejected text is needed, as it is for DPO; where it is not, one that is there is looked at only
 
     A row is left out, and named by its line, where a text is missing, empty or not text, where chosen and rejected are
     the same, where it repeats or contradicts another row, or where its split has no such name. A space is put between
@@ -235,7 +235,7 @@ def preference_of(line: int, cells: dict[str, Any] | str, rejected: bool) -> Pre
     if texts["chosen"] is None:
         texts["chosen"] = cells.get(COMPLETION)
     if not rejected:
-        texts["rejected"] = ""
+        texts["rejected"] = other_text(texts["rejected"], texts["chosen"])
     for name, text in texts.items():
         needed = rejected or name != "rejected"
         if not isinstance(text, str):
@@ -254,6 +254,12 @@ def preference_of(line: int, cells: dict[str, Any] | str, rejected: bool) -> Pre
     return Preference(
         prompt, chosen, other, labels["group"] or prompt.strip(), line, labels["topic"], labels["form"], split
     )
+
+
+def other_text(text: Any, chosen: Any) -> str:
+    """A rejected text that no training needs, where it can be looked at; "" where it cannot."""
+    usable = isinstance(text, str) and any(letter.isalnum() for letter in text) and is_writable(text)
+    return text if usable and text.split() != str(chosen).split() else ""
 
 
 def is_writable(text: str) -> bool:

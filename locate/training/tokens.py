@@ -25,17 +25,18 @@ class TokenRow:
         return len(self.prompt) + max(len(self.chosen), len(self.rejected))
 
 
-def token_row(model: CausalModel, row: Preference, end: bool) -> TokenRow:
+def token_row(model: CausalModel, row: Preference, end: bool, *, rejected: bool = True) -> TokenRow:
     """The token ids of a row, as the model's tokenizer splits prompt and continuation together.
 
-    end  whether the end-of-text token follows both continuations
+    end       whether the end-of-text token follows the continuations
+    rejected  whether the rejected text is trained on too
 
     Where the tokenizer joins the end of the prompt with one continuation and not with the other, the prompt ends
     before that token in both.
 
     Raises LocateError for a continuation without a token, and as `end_of_text` does.
     """
-    texts = [text for text in (row.chosen, row.rejected) if text]
+    texts = [text for text in (row.chosen, row.rejected if rejected else "") if text]
     parts = [split_tokens(model, row.prompt, text) for text in texts]
     wholes = [before + after for before, after in parts]
     shared = min(len(before) for before, _ in parts)
@@ -58,7 +59,7 @@ def end_of_text(model: CausalModel) -> int:
     return int(token)
 
 
-def usable(model: CausalModel, rows: Preferences, *, longest: int, end: bool) -> Preferences:
+def usable(model: CausalModel, rows: Preferences, *, longest: int, end: bool, rejected: bool = True) -> Preferences:
     """The rows without those that the model cannot be trained on.
 
     longest  tokens of a row, prompt and continuation together
@@ -69,7 +70,7 @@ def usable(model: CausalModel, rows: Preferences, *, longest: int, end: bool) ->
 
     def unusable(row: Preference) -> str | None:
         try:
-            made = token_row(model, row, end)
+            made = token_row(model, row, end, rejected=rejected)
         except LocateError:
             return "cannot be split into prompt and continuations"
         return None if made.length <= most else f"longer than {most} tokens"
@@ -77,6 +78,6 @@ def usable(model: CausalModel, rows: Preferences, *, longest: int, end: bool) ->
     return rows.without(unusable)
 
 
-def token_rows(model: CausalModel, rows: Sequence[Preference], end: bool) -> list[TokenRow]:
+def token_rows(model: CausalModel, rows: Sequence[Preference], end: bool, *, rejected: bool = True) -> list[TokenRow]:
     """The token ids of all rows."""
-    return [token_row(model, row, end) for row in rows]
+    return [token_row(model, row, end, rejected=rejected) for row in rows]
