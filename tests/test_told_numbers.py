@@ -231,6 +231,8 @@ def told_edits():
         ("fast_smollm2", "FAST, SmolLM2"),
         ("fast_smollm2_amd", "the same on another processor"),
         ("fast", "FAST, `mini`"),
+        ("sft_smollm2", "SFT, SmolLM2, `rate=1e-3`"),
+        ("dpo_smollm2", "DPO, SmolLM2, `rate=1e-3`, `epochs=1`"),
     ):
         receipt = read(FIGURES / f"receipt_{name}.json")
         validate(receipt, "receipt", f"receipt_{name}.json")
@@ -433,12 +435,36 @@ def told_speed_on_another_processor():
     yield f"{ours['times_the_limit']:.1f} times the limit, here taken"
 
 
+def told_rewards():
+    dpo, sft = (read(FIGURES / f"receipt_{name}_smollm2.json") for name in ("dpo", "sft"))
+    yield f"DPO's reward accuracy on held-out rows, {dpo['report']['checkpoints'][-1]['accuracy']:.0f} %, says"
+    for part in ("held_out", "unseen_forms"):
+        assert sft["scores"]["cut"][part]["low"] > dpo["scores"]["cut"][part]["high"]
+    rise = [each["scores"]["perplexity_change"] for each in (dpo, sft)]
+    assert rise[0]["low"] > 0 > rise[1]["high"]
+    yield "They cut far less than editors that are fitted on such prompts, SFT more than DPO and at a"
+
+
 def told_cost_of_edits():
     table = table_of("edit_times").set_index("method")
     assert list(table["machine"]) == ["AMD EPYC, 2 threads"] * 2
     lsdm, fast = (table.loc[name] for name in ("lsdm", "fast"))
     yield f"take {lsdm['seconds']:.0f} s (LSDM) and {fast['seconds']:.0f} s (FAST) on two cores of an AMD EPYC"
     yield f"{lsdm['peak (MB)'] / 1000:.1f} and {fast['peak (MB)'] / 1000:.1f} GB of memory"
+
+
+def told_speed_in_smollm2s_shape():
+    table = table_of("sweep_smollm2-135m").set_index(["tokens", "engine"])
+    few, more = (table.loc[(tokens, "locate, sweep")] for tokens in (8, 16))
+    longer = [table.loc[(tokens, "locate, sweep with probabilities"), "seconds"] for tokens in (8, 16)]
+    assert set(table["first"]) == {2}
+    yield f"take {few['seconds']:.0f} s at 8 tokens and {more['seconds']:.0f} s at 16 there"
+    yield f"{longer[0]:.0f} and {longer[1]:.0f} s with probabilities"
+    ratios = [each["times_as_fast_as_transformer_lens"] for each in (few, more)]
+    assert min(ratios) > 11
+    yield f"{ratios[0]:.0f} and {ratios[1]:.0f} times as fast as `transformer_lens.patching` with torch's own products"
+    yield f"{few['times_the_limit']:.1f} and {more['times_the_limit']:.1f} times the limit, equal to"
+    yield f"equal to {table['largest difference'].max():.0e} nats".replace("e-0", "e-")
 
 
 def told_traces():
