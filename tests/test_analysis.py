@@ -23,7 +23,7 @@ WORDS = ("actress", "actor", "mother", "father", "queen", "king", "aunt", "uncle
 SURFACE = (
     "load", "load_causal", "occupation_pairs", "read_pairs", "trace", "load_trace", "analyse", "rank",
     "load_located", "estimate", "edit", "save_edited", "evaluate", "compare", "Pair", "Prompts", "Site",
-    "Patch", "Map", "Swap", "Noise", "Budget", "Controls", "Sets", "Trace", "Analysis", "Located", "LSDM",
+    "Patch", "Map", "Swap", "Noise", "Budget", "Controls", "DPO", "SFT", "Sets", "Trace", "Analysis", "Located", "LSDM",
     "FAST", "LocateError", "plot",
 )  # fmt: skip
 DERIVED = (
@@ -181,7 +181,7 @@ def named(trace, name):
 
 
 def test_the_surface_is_as_documented():
-    assert len(SURFACE) == 31
+    assert len(SURFACE) == 33
     assert set(locate.__all__) == set(SURFACE) == set(dir(locate))
     assert locate.Analysis is Analysis
     for name in (*locate.__all__, *(f"plot.{each}" for each in locate.plot.__all__)):

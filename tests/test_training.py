@@ -26,6 +26,7 @@ from locate.errors import LocateError
 from locate.evaluation.run import network_hash
 from locate.model.causal import load_causal
 from locate.prompts import definitional_pairs, occupation_pairs
+from locate.training import guards
 from locate.training.guards import Guards, Watch, is_repeating
 from locate.training.preferences import Preference, note_on, read_preferences, with_space
 from locate.training.scope import (
@@ -650,6 +651,13 @@ def prompts():
 @pytest.fixture(scope="module")
 def words():
     return definitional_pairs(templates=TEMPLATES[:1])
+
+
+@pytest.fixture(autouse=True)
+def quick_looks(monkeypatch):
+    """Fewer and shorter texts at every look, and one excerpt."""
+    for name, value in {"TEXTS": 4, "TOKENS": 8, "EXCERPTS": 12, "PAIRS": 20}.items():
+        monkeypatch.setattr(guards, name, value)
 
 
 @pytest.fixture(scope="module")
