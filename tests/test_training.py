@@ -10,6 +10,7 @@ import re
 import sys
 import warnings
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -18,15 +19,16 @@ import torch
 from test_baselines import JOBS, TEMPLATES, located_in
 
 import locate
-from locate.cli.editing import check_preferring, data_notes
+from locate.cli.editing import check_adapter, check_read, data_notes
 from locate.editors.adapter import write_adapter
 from locate.editors.dpo import DPO, SFT, without_words
-from locate.editors.edit import ParameterChange, apply_change, load_edit
+from locate.editors.edit import Edit, ParameterChange, apply_change, load_edit
+from locate.editors.lsdm import LSDM
 from locate.errors import LocateError
 from locate.evaluation.run import network_hash
 from locate.model.causal import load_causal
 from locate.prompts import definitional_pairs, occupation_pairs
-from locate.training import guards
+from locate.training import guards, preferences
 from locate.training.guards import Guards, Watch, is_repeating
 from locate.training.preferences import Preference, note_on, read_preferences, with_space
 from locate.training.scope import (
@@ -726,6 +728,22 @@ class TestTheEdit:
         with pytest.raises(LocateError, match="exists already"):
             write_adapter(edit, mini, folder)
 
+    def test_an_adapter_fits_both_ways_of_storing_a_matrix(self, tiny, rows, tmp_path):
+        from peft import PeftModel
+
+        names = [name for name in linear_matrices(tiny) if "mlp" in name]
+        trained = open_lora(tiny, names, 2, 0.0, 0)
+        train_completions(tiny, trained, rows, Recipe(3, 8, 1e-2, 0), look=never)
+        changes = changes_of(trained, dict(tiny.network.named_parameters()))
+        edit = Edit("sft", tiny.provenance(), {name: ParameterChange(each) for name, each in changes.items()})
+        folder = write_adapter(edit, tiny, tmp_path / "adapter")
+        ids = torch.tensor([rows[0].prompt])
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of a property of transformers that PEFT reads
+            said = PeftModel.from_pretrained(copy.deepcopy(tiny.network), str(folder))(ids).logits
+            assert (said - trained.network(ids).logits).abs().max() < 1e-5
+            assert (said - tiny.network(ids).logits).abs().max() > 1e-3
+
     def test_whole_changes_make_no_adapter(self, mini, located, prompts, words, few, tmp_path):
         edit = SFT(rate=1e-3, **few).edit(mini, located, prompts, preserved=words)
         with pytest.raises(LocateError, match="is whole, not a product of thin factors: train with a rank"):
@@ -839,11 +857,40 @@ def test_a_checkpoint_that_was_cut_off_is_not_taken(tmp_path):
     assert last_kept(tmp_path).endswith("checkpoint-4")
 
 
-def test_the_command_line_refuses_preferences_that_would_not_be_read():
-    check_preferring("sft", "own.csv")
-    check_preferring("lsdm", None)
-    with pytest.raises(LocateError, match=r"--preferences own\.csv with method 'lsdm': expected one of dpo, sft"):
-        check_preferring("lsdm", "own.csv")
+def test_the_command_line_refuses_what_the_editor_would_not_read():
+    check_read(SFT(), "sft", text=None, preferences="own.csv")
+    check_read(LSDM(), "lsdm", text="own.txt", preferences=None)
+    with pytest.raises(LocateError, match=r"--preferences own\.csv: method 'lsdm' reads none"):
+        check_read(LSDM(), "lsdm", text="own.txt", preferences="own.csv")
+    with pytest.raises(LocateError, match=r"--text own\.txt: method 'dpo' reads none"):
+        check_read(DPO(), "dpo", text="own.txt", preferences=None)
+
+
+def test_an_adapter_that_could_not_be_written_is_refused_first(tmp_path):
+    check_adapter(tmp_path / "adapter", tmp_path / "edited", DPO(rank=4))
+    with pytest.raises(LocateError, match="without a rank: whole matrices make no LoRA adapter: add --set rank=16"):
+        check_adapter(tmp_path / "adapter", tmp_path / "edited", DPO())
+    for inside in ("edited", "edited/adapter"):
+        with pytest.raises(LocateError, match="choose a folder of its own"):
+            check_adapter(tmp_path / inside, tmp_path / "edited", DPO(rank=4))
+
+
+def test_a_data_set_of_the_hub_is_read_as_a_file_is(tmp_path, monkeypatch):
+    """The hub itself is not asked: what it would give is laid down here."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        "".join(json.dumps(dict(zip(("prompt", "chosen", "rejected"), row, strict=True))) + "\n" for row in ROWS)
+    )
+
+    @contextmanager
+    def fetched(name, usual):
+        yield path, {name: "0" * 64}
+
+    monkeypatch.setattr(preferences, "fetched", fetched)
+    found = read_preferences("owner/name:default:train", held_out=0.5)
+    assert (len(found.train), len(found.held_out), found.source) == (4, 4, {"owner/name:default:train": "0" * 64})
+    with pytest.raises(LocateError, match=r"no file owner/name\.csv"):
+        read_preferences("owner/name.csv")
 
 
 def test_rows_left_out_are_told_after_the_edit(tmp_path):

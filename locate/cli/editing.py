@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 Edited = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
 METHODS = "lsdm, fast, dpo (BiasDPO), or a baseline: memit, dama, leace, finetune, sft"
-PREFERRING = ("dpo", "sft")
 EDITOR = "Editor"
 WORDS = {
     "prefixes": "generating prefixes of prompts",
@@ -142,7 +141,6 @@ def edit(
         from locate.prompts import read_pairs
 
         check_free(output)
-        check_preferring(method, preferences)
         handed, own = (
             load_located(located),
             None if prompts is None else read_pairs(prompts, allow_different=allow_different),
@@ -152,6 +150,7 @@ def edit(
         if adapter is not None:
             check_free(adapter)
             check_adapter(adapter, output, how)
+        check_read(how, method, text=text, preferences=preferences)
         trusted: dict[str, Any] = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
         trusted |= reading_of(handed, bos, chat)
         plain = load_causal(model, device=device, dtype=dtype, revision=revision, threads=count, **trusted)
@@ -174,14 +173,13 @@ def edit(
     print_paths([path for name in WRITTEN if (path := output / name).exists()] + ([adapter] if adapter else []), "")
 
 
-def check_preferring(method: str, preferences: str | None) -> None:
-    """Raise LocateError for preferences that the method would not read."""
+def check_read(how: object, method: str, **given: object) -> None:
+    """Raise LocateError for what was given to an editor that would not read it."""
     from locate.errors import LocateError
 
-    if preferences is not None and method not in PREFERRING:
-        raise LocateError(
-            f"--preferences {preferences} with method {method!r}: expected one of {', '.join(PREFERRING)}"
-        )
+    for name, value in given.items():
+        if value is not None and not hasattr(how, name):
+            raise LocateError(f"--{name} {value}: method {method!r} reads none: leave it out, or choose another method")
 
 
 def check_adapter(adapter: Path, output: Path, how: object) -> None:

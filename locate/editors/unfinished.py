@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import suppress
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 
 from locate.editors.edit import Edit, load_edit
@@ -29,7 +29,7 @@ def edit_or_resume(
     with suppress(LocateError):
         return load_edit(path), path
     place = path.with_suffix("")
-    if is_dataclass(how) and "place" in {each.name for each in fields(how)}:
+    if is_dataclass(how) and getattr(how, "place", place) is None:
         how = replace(how, place=place)
     made = edit(model, located, how, fitting, progress=progress)
     made.save(path)
