@@ -466,12 +466,20 @@ def test_the_answer_for_smollm2_tells_what_its_results_hold():
         (("vig_neurons", "few numbers carry it (estimated)"), ", estimated"),
         (("dama", "MLP effects follow the stereotype"), "nats for one unit of score"),
         (("dama", "MLP effects follow the gender that is said"), ""),
+        (("rome", "at the subject's last token, MLP above attention"), "of probability"),
+        (("rome", "at the last token, attention above MLP"), ", and with"),
+        (("rome", "low layers act through the MLP at that token"), ""),
+        (("vig_heads", "winobias/dev: mean NIE, all heads at once"), ", direct"),
+        (("vig_heads", "winobias/dev: mean NDE, all heads at once"), "in relative odds, WinoBias"),
+        (("vig_heads", "winobias/dev: a small part carries it"), "of what all positive ones"),
     ):
         ours = rules.Estimate(**claims[key]["ours"])
         span = f"{ours.value:.3g} [{ours.low:.3g}, {ours.high:.3g}]"
         assert f"{span}{unit if unit.startswith(',') else f' {unit}' if unit else ''}" in said, key
     heads = pd.read_csv(results / "chintam_heads.csv").head(2)
     assert [f"{row.layer:.0f}.{row.unit:.0f}" for row in heads.itertuples()] == ["26.2", "25.2"]
+    weights = pd.read_csv(results / "vig_heads_heads.csv").query("head >= 0 and set == 'winobias/dev'").head(5)
+    assert set(weights["layer"]) <= {9, 14, 15, 16, 17}
     layers = pd.read_csv(results / "vig_neurons_layers.csv").sort_values("effect", ascending=False)
     assert layers["layer"].tolist()[:2] == [0, 21]
     assert "(171 by itself), that of layer 21 next (9.3)" in said
