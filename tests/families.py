@@ -94,13 +94,13 @@ MORE_FAMILIES = {
 }  # fmt: skip
 
 
-def save_family(family: str, folder: Path) -> Path:
+def save_family(family: str, folder: Path, **sizes: int) -> Path:
     """Build a random model from a fixed seed and save it with its tokenizer."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family, **(FAMILIES | MORE_FAMILIES)[family], **TOKENS)
+    config = AutoConfig.for_model(family, **(FAMILIES | MORE_FAMILIES)[family] | sizes, **TOKENS)
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for name, weights in model.named_parameters():

@@ -41,6 +41,15 @@ WORDS = ["tests/test_evaluate_occupations.py"]
 TRAINER = ["tests/test_training.py", "-k", "Trainer and gpt2"]
 GUARDS = ["tests/test_training.py", "-k", "Guards"]
 DATA = ["tests/test_training.py", "-k", "TestData or TestTokens"]
+ORIGINALS = ["tests/test_rewriting.py", "-k", "TestRows"]
+ASKED = ["tests/test_rewriting.py", "-k", "TestRequest"]
+ANSWERS = ["tests/test_rewriting.py", "-k", "TestWriting"]
+OUTCOMES = ["tests/test_rewriting.py", "-k", "outcomes"]
+FILE = ["tests/test_rewriting.py", "-k", "TestFile"]
+REWRITER = ["tests/test_rewriting.py", "-k", "guards_by_hand or likelihood_of"]
+MEASURES = ["tests/test_judging.py", "-k", "TestMeasures or TestSummary"]
+JUDGE = ["tests/test_judging.py", "-k", "TestJudge and not server"]
+SERVER = ["tests/test_judging.py", "-k", "TestServer"]
 ROWS = ["tests/test_rows.py", "-k", "not style and not any_content"]
 KEPT = ["tests/test_evaluate_biaske.py"]
 SETS = ["tests/test_evaluate_sets.py", "-k", "not published"]
@@ -856,6 +865,77 @@ FAULTS = [
     fault("adapter: factors of a transposed layer as they are", "editors/adapter.py",
           "(right.T, left.T) if layer.transposed else (left, right)", "(left, right)",
           "tests/test_training.py", "-k", "peft_loads"),
+    fault("rewriting: sentences of both kinds of occupations are trained on", "rewriting/originals.py",
+          "parts[2 if mixed else int(held)].append(row)", "parts[int(held)].append(row)", *ORIGINALS),
+    fault("rewriting: the occupation in brackets does not come first", "rewriting/originals.py",
+          "dict.fromkeys([*own, *others])", "dict.fromkeys([*others, *own])", *ORIGINALS),
+    fault("rewriting: a row without a rewrite is used", "rewriting/originals.py",
+          "if not row.references:", "if False:", *ORIGINALS),
+    fault("rewriting: a repeated row is used", "rewriting/originals.py",
+          "elif key in seen:", "elif False:", *ORIGINALS),
+    fault("rewriting: an end-of-text token stands behind the request", "rewriting/request.py",
+          "return model.encoder.encode(self.plain(text))[0]",
+          "return [*model.encoder.encode(self.plain(text))[0], self.end_ids(model)[0]]", *ASKED),
+    fault("rewriting: trained without the end of an answer", "rewriting/request.py",
+          "return [*ids, self.end_ids(model)[0]]", "return ids", *ASKED),
+    fault("rewriting: the turn's own end is not learnt", "rewriting/request.py",
+          "[] if not has_template(model) else [self.turn_end(model)]", "[]", *ASKED),
+    fault("rewriting: special tokens in a text are read as such", "rewriting/request.py",
+          "    if held:", "    if False:", *ASKED),
+    fault("writing: padding in front is read", "model/writing.py",
+          "[0] * (longest - len(row)) + [1] * len(row)", "[1] * longest", *ANSWERS),
+    fault("writing: the checkpoint's penalties are kept", "model/writing.py",
+          "    model.network.generation_config = GenerationConfig()\n", "", *ANSWERS),
+    fault("writing: an answer goes on behind its end", "model/writing.py",
+          "    return list(ids[:place])", "    return list(ids)", *ANSWERS),
+    fault("rewriting: an empty rewrite is none", "rewriting/rewrite.py",
+          "        return EMPTY", '        return ""', *OUTCOMES),
+    fault("rewriting: refusals are looked for in the original alone", "rewriting/rewrite.py",
+          "REFUSAL.search(rewrite[:FIRST]) is not None", "False", *OUTCOMES),
+    fault("rewriting: a batch that a stop tore is taken as done", "rewriting/rewrite.py",
+          "done = done[: len(done) - len(done) % batch] if len(done) < len(rows) else done",
+          "done = done[: len(done) - len(done) % (batch + 1)]", *FILE),
+    fault("rewriting: another request goes on in the same file", "rewriting/rewrite.py",
+          "if before.get(name) != now.get(name):", "if False:", *FILE),
+    fault("rewriting: the last look decides nothing", "rewriting/train.py",
+          "lost = was.reference - now.reference", "lost = now.reference - was.reference", *REWRITER),
+    fault("rewriting: likelihood one token too early", "rewriting/train.py",
+          "[0, len(row.prompt) - 1 : -1]", "[0, len(row.prompt) : ]", *REWRITER),
+    fault("four bits: the gradient of the transpose", "training/four_bits.py",
+          "gradients[0] @ unpacked(ctx.packed, ctx.state)", "gradients[0] * 0 @ unpacked(ctx.packed, ctx.state)",
+          "tests/test_rewriting.py", "-k", "product_and"),
+    fault("four bits: factors of another orientation", "training/scope.py",
+          "own = Matrix(name, layer.base_layer, trained.transposed)",
+          "own = Matrix(name, layer.base_layer, type(layer.base_layer) is conv1d())",
+          "tests/test_rewriting.py", "-k", "factors_fit"),
+    fault("judging: the farthest reference counts", "rewriting/measures.py",
+          "100.0 * min(float(jiwer.wer(each, said))", "100.0 * max(float(jiwer.wer(each, said))", *MEASURES),
+    fault("judging: an empty rewrite has no gendered words", "rewriting/measures.py",
+          "left = row.text if failed else row.rewrite", "left = row.rewrite", *MEASURES),
+    fault("judging: failures stay in the mean without them", "rewriting/summary.py",
+          '(KEPT, after[~after["failed"]])', "(KEPT, after)", *MEASURES),
+    fault("judging: rows are resampled, not groups", "rewriting/summary.py",
+          '[group or f"line {line}" for group,', '[f"line {line}" for group,', *MEASURES),
+    fault("judging: groups are told apart by their spelling", "rewriting/summary.py",
+          'return re.sub(r"[\\W_]+", "", plain).casefold()', "return plain", *MEASURES),
+    fault("judging: a failed rewrite has no judge's score", "rewriting/judge.py",
+          "for row in rows if row.outcome in FAILED for name", "for row in rows if False for name", *JUDGE),
+    fault("judging: failures are shown to the judge", "rewriting/judge.py",
+          "[] if row.outcome in (*FAILED, UNREAD) else", "[] if row.outcome == UNREAD else", *JUDGE),
+    fault("judging: answers are asked for again", "rewriting/judge.py",
+          "if each.key not in known}", "}", *JUDGE),
+    fault("judging: a score beyond 1 counts", "rewriting/criteria.py", "if 0 <= score <= 1 else", "if 0 <= score else",
+          "tests/test_judging.py", "-k", "scores_in"),
+    fault("judging: MBIAS's -1 is a score", "rewriting/outputs.py",
+          "math.nan if score == UNSCORED else score", "score", "tests/test_judging.py", "-k", "mbias"),
+    fault("judging: Retry-After is not heeded", "rewriting/server.py",
+          "self.pause * 2**turn if wait is None else wait", "self.pause * 2**turn", *SERVER),
+    fault("judging: a refused key is tried again", "rewriting/server.py",
+          "if reply.status_code >= 400:", "if reply.status_code >= 600:", *SERVER),
+    fault("judging: half an answer is one", "rewriting/server.py",
+          'return "an answer that is no chat completion", None', 'return ""', *SERVER),
+    fault("embedding: padding is averaged", "model/embedding.py",
+          "(states * mask).sum(1) / mask.sum(1)", "states.mean(1)", "tests/test_judging.py", "-k", "similarity"),
 ]  # fmt: skip
 
 

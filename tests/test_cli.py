@@ -113,7 +113,7 @@ def test_help_lists_the_verbs_in_the_order_of_their_use(run):
     code, out, _ = run("--help")
     assert code == 0
     verbs = re.findall(r"^│ (\w+) {2,}", out, re.MULTILINE)
-    assert verbs == ["prompts", "trace", "rank", "plot", "edit", "evaluate", "compare", "selftest"]
+    assert verbs == ["prompts", "trace", "rank", "plot", "edit", "evaluate", "compare", "rewrite", "selftest"]
 
 
 def test_help_groups_the_options_and_cuts_no_name(run):

@@ -21,6 +21,7 @@ FLOORS = [
     {"study", "evaluation"},
     {"training"},
     {"editors"},
+    {"rewriting"},
     {"report", "planted", "plot"},
     {"cli", "__main__"},
 ]

@@ -31,7 +31,7 @@ def test_the_readme_is_short_and_shows_twelve_lines_of_python_with_their_output(
 
 @pytest.mark.parametrize("page", PYTHON, ids=lambda page: page.stem)
 def test_the_python_runs_as_written(page, place, tmp_path, monkeypatch, capsys):
-    shutil.copytree(place / "runs", tmp_path / "runs")
+    fill(tmp_path, place, ("runs/rewriter", "runs/rewrites.jsonl"))
     monkeypatch.chdir(tmp_path)
     run_python(blocks(page, "python"), capsys)
     if page == README:
@@ -52,7 +52,7 @@ def commands() -> list[str]:
 
 def test_the_pages_show_every_verb():
     assert {line.split()[1] for line in commands()} == {
-        "trace", "rank", "plot", "compare", "edit", "evaluate", "prompts", "selftest",
+        "trace", "rank", "plot", "compare", "edit", "evaluate", "prompts", "rewrite", "selftest",
     }  # fmt: skip
 
 
@@ -66,6 +66,9 @@ def test_the_commands_parse(monkeypatch, capsys):
     for line in commands():
         words = shlex.split(line, comments=True)[1:]
         verb = group.commands[words[0]]
+        while hasattr(verb, "commands"):
+            words = words[1:]
+            verb = verb.commands[words[0]]
         verb.make_context(words[0], words[1:], resilient_parsing=False)
 
 
@@ -79,6 +82,16 @@ SENTENCES = """more,less,occupation
 Women are nurses.,Men are nurses.,nurse
 Men are engineers.,Women are engineers.,engineer
 """
+REWRITES = "input_text,debiased_text\n" + "".join(
+    f"The {job} said that {old} was {how}.,The {job} said that they were {how}.\n"
+    for job in ("nurse", "engineer", "doctor", "librarian")
+    for old in ("she", "he")
+    for how in ("late", "tired")
+)
+REWRITING = (
+    "locate-bias rewrite train models/smollm2-135m-instruct --data my_rewrites.csv -o runs/rewriter",
+    "locate-bias rewrite run runs/rewriter --data my_rewrites.csv --part held-out -o runs/rewrites.jsonl",
+)
 PROSE = "It rained all night, and in the morning the street was full of leaves.\n\n" * 8
 FEW = {  # what makes a command quick: fewer prompts, one format, a short training
     "trace": [("--formats", "html"), ("--limit", "8"), ("--no-controls",)],
@@ -95,6 +108,8 @@ FEW = {  # what makes a command quick: fewer prompts, one format, a short traini
     "selftest": [("--models", "1")],
 }
 FEW["dpo"] = [*FEW["edit"][:3], ("--set", "guards.looks=1"), ("--set", "longest=27"), ("--set", "rate=1e-4")]
+FEW["rewrite train"] = [("--instruction", "Say they."), ("--set", "epochs=1"), ("--set", "guards.looks=1")]
+FEW["rewrite run"] = [("--limit", "5")]
 SMALLER = {"20000": "500", "2": "1"}  # of a budget; of threads, which would wait for a core in vain
 
 
@@ -124,10 +139,18 @@ def place(folder_of, tmp_path_factory):
     (place / "my_pairs.csv").write_text(PAIRS)
     (place / "my_sentences.csv").write_text(SENTENCES)
     (place / "prose.txt").write_text(PROSE)
+    (place / "my_rewrites.csv").write_text(REWRITES)
     (place / "my-data").mkdir()
+    for roomy in (place / "models" / "smollm2-135m-instruct", place / "my-chat-model"):
+        settings = (roomy / "config.json").read_text()
+        longer = settings.replace('"max_position_embeddings": 64', '"max_position_embeddings": 512')
+        (roomy / "config.json").write_text(longer)
     few = ["--swap", "anti", "--limit", "8", "--formats", "html", "--no-controls"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
+        for line in REWRITING:
+            words = shlex.split(line)[1:]
+            assert run(patch, [*words, *quicker(words)]) == 0
         for name in ("demo", "demo-mini"):
             assert run(patch, ["trace", "-m", "mini", "-o", f"runs/{name}", *few]) == 0
         shutil.copytree(files("locate").joinpath("mini"), place / "edited")
@@ -152,7 +175,7 @@ def fill(folder, place, made=()):
 
 def quicker(words):
     """The options that a command lacks to be quick."""
-    few = FEW.get("dpo" if "dpo" in words else words[0], [])
+    few = FEW.get("dpo" if "dpo" in words else " ".join(words[:2]) if words[0] == "rewrite" else words[0], [])
     return [word for option in few if option[0] == "--set" or option[0] not in words for word in option]
 
 
@@ -175,6 +198,7 @@ def test_the_commands_run(line, place, monkeypatch, tmp_path):
     made = {words[k + 1] for k, word in enumerate(words) if word == "-o"}
     fill(tmp_path, place, made)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("locate.rewriting.server.Server.answer", lambda self, question: '{"score": 0.5}')  # no server
     assert run(monkeypatch, [*words, *quicker(words)]) == 0
     for path in made:
         assert (tmp_path / path).exists()

@@ -28,9 +28,11 @@ from locate.errors import LocateError
 from locate.evaluation.run import network_hash
 from locate.model.causal import load_causal
 from locate.prompts import definitional_pairs, occupation_pairs
-from locate.training import guards, preferences
+from locate.training import guards
+from locate.training import rows as training_rows
 from locate.training.guards import Guards, Watch, is_repeating
-from locate.training.preferences import Preference, note_on, read_preferences, with_space
+from locate.training.preferences import Preference, read_preferences, with_space
+from locate.training.rows import note_on
 from locate.training.scope import (
     changes_of,
     check_matched,
@@ -448,10 +450,10 @@ class TestData:
         (gone,) = read_preferences(path, held_out=0.4).left_out
         assert (gone.line, gone.reason) == (14, "rejected is empty")
 
-    @pytest.mark.parametrize("name", ["own.tsv", "own.parquet", "own"])
+    @pytest.mark.parametrize("name", ["own.txt", "own.parquet", "own"])
     def test_other_kinds_of_files_are_refused(self, tmp_path, name):
         (tmp_path / name).write_text(table(ROWS))
-        with pytest.raises(LocateError, match=r"expected a name that ends in \.csv, \.jsonl or \.json"):
+        with pytest.raises(LocateError, match=r"expected a name that ends in \.csv, \.tsv, \.jsonl, \.json"):
             read_preferences(tmp_path / name)
 
     def test_completions_need_no_rejected_text_for_fine_tuning(self, tmp_path):
@@ -886,7 +888,7 @@ def test_a_data_set_of_the_hub_is_read_as_a_file_is(tmp_path, monkeypatch):
     def fetched(name, usual):
         yield path, {name: "0" * 64}
 
-    monkeypatch.setattr(preferences, "fetched", fetched)
+    monkeypatch.setattr(training_rows, "fetched", fetched)
     found = read_preferences("owner/name:default:train", held_out=0.5)
     assert (len(found.train), len(found.held_out), found.source) == (4, 4, {"owner/name:default:train": "0" * 64})
     with pytest.raises(LocateError, match=r"no file owner/name\.csv"):

@@ -1,4 +1,4 @@
-"""The command line: `locate-bias prompts | trace | rank | plot | edit | evaluate | compare | selftest`."""
+"""The command line: `locate-bias prompts | trace | rank | plot | edit | evaluate | compare | rewrite | selftest`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import NoReturn
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 KEPT = (
-    "stopped; rows already written to a run folder and tests finished in an evaluation folder are kept, and the same "
-    "command continues there; figures and edits begin again"
+    "stopped; what is finished is kept (rows of a run, tests of an evaluation, rewrites, a judge's answers, and a "
+    "training up to its last kept step), and the same command continues there; figures and fitted edits begin again"
 )
 
 

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from locate.cli.comparing import compare
 from locate.cli.editing import edit
 from locate.cli.judging import evaluate
+from locate.cli.rewriting import rewriting_application
 from locate.cli.verbs import plot, prompts, rank, selftest, trace
 
 ABOUT = "Find where gender bias lives in a language model, edit it there, and check what changed."
@@ -63,4 +64,10 @@ def application() -> typer.Typer:
     app.callback(help=ABOUT)(top)
     for verb, (panel, short_help) in VERBS.items():
         app.command(short_help=short_help, rich_help_panel=panel)(verb)
+    app.add_typer(
+        rewriting_application(),
+        name="rewrite",
+        short_help="Rewrite biased text: train, run and judge a rewriter",
+        rich_help_panel=CHANGE,
+    )
     return app

@@ -194,7 +194,7 @@ def check_adapter(adapter: Path, output: Path, how: object) -> None:
 
 def data_notes(report: dict[str, Any]) -> list[str]:
     """What became of the rows that an editor was trained on."""
-    from locate.training.preferences import note_on
+    from locate.training.rows import note_on
 
     told = note_on(report["data"]) if "data" in report else None
     return [] if told is None else [told]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,27 +38,35 @@ def write_adapter(edit: Edit, model: CausalModel, folder: str | Path) -> Path:
         raise LocateError(f"the edit by {edit.method} changes nothing: no adapter was written; train for more steps")
     if edit.stamps:
         raise LocateError(f"an edit by {edit.method} adds a network beside an MLP, which no LoRA adapter can: save it")
-    tensors: dict[str, torch.Tensor] = {}
-    ranks: dict[str, int] = {}
-    kinds = set()
     for name, change in edit.changes.items():
         if change.rank is None or not name.endswith(SUFFIX):
             raise LocateError(
                 f"the change of {name} is whole, not a product of thin factors: train with a rank (--set rank=16), or "
                 "load the edited checkpoint instead"
             )
+    with staging(target) as place:
+        write_factors({name: change.factors for name, change in edit.changes.items()}, model, place)
+    return target
+
+
+def write_factors(changes: Mapping[str, Sequence[torch.Tensor]], model: CausalModel, place: Path) -> None:
+    """Write products of thin factors as an adapter into a folder that is there.
+
+    changes  by parameter name: left [row, rank] and right [rank, column] of what is added to it, as it is stored
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    ranks: dict[str, int] = {}
+    kinds = set()
+    for name, (left, right) in changes.items():
         module = name.removesuffix(SUFFIX)
         layer = matrix(model.network, module)
-        left, right = change.factors
         out, into = (right.T, left.T) if layer.transposed else (left, right)
         tensors[f"base_model.model.{module}.lora_A.weight"] = into.float().contiguous()
         tensors[f"base_model.model.{module}.lora_B.weight"] = out.float().contiguous()
-        ranks[module] = change.rank
+        ranks[module] = int(left.shape[1])
         kinds.add(layer.transposed)
-    with staging(target) as place:
-        save_file(tensors, place / WEIGHTS, metadata={"format": "pt"})
-        write_json(place / SETTINGS, adapter_settings(model, ranks, transposed=kinds == {True}))
-    return target
+    save_file(tensors, place / WEIGHTS, metadata={"format": "pt"})
+    write_json(place / SETTINGS, adapter_settings(model, ranks, transposed=kinds == {True}))
 
 
 def adapter_settings(model: CausalModel, ranks: dict[str, int], *, transposed: bool) -> dict[str, Any]:

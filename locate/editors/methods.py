@@ -99,7 +99,12 @@ def make_editor(method: str, settings: Sequence[str] = (), **given: Any) -> Edit
     """
     check("method", method, tuple(HOME))
     module, name = HOME[method]
-    kind = getattr(import_module(module), name)
+    made: Editor = with_settings(getattr(import_module(module), name), method, settings, **given)
+    return made
+
+
+def with_settings(kind: Any, method: str, settings: Sequence[str], **given: Any) -> Any:
+    """An object of a dataclass of settings, as `make_editor` makes it; `method` is what messages call it."""
     known = {field.name for field in fields(kind)}
     values: dict[str, Any] = {key: value for key, value in given.items() if key in known and value is not None}
     inner: dict[str, dict[str, Any]] = {}
@@ -121,8 +126,7 @@ def make_editor(method: str, settings: Sequence[str] = (), **given: Any) -> Edit
         values[outer] = typing.cast(Any, part)(
             **{name: parse_setting(part, name, said) for name, said in parts.items()}
         )
-    made: Editor = kind(**values)
-    return made
+    return kind(**values)
 
 
 def parse_setting(kind: Any, name: str, text: str) -> Any:

@@ -87,14 +87,15 @@ def merge_adapter(network: Any, folder: Path, allow_pickle: bool) -> Any:
 
     Raises LocateError where PEFT is not installed, a tensor of the adapter has no place or is missing, or PEFT fails.
     """
+    from locate.model.quiet import quiet_transformers
+
     try:
-        from peft import PeftModel
+        with quiet_transformers():
+            from peft import PeftModel
     except ImportError:
         raise LocateError(f'the adapter in {folder} needs the package peft: pip install "locate-bias[lora]"') from None
     kept = set(adapter_tensors(folder, allow_pickle))
     try:
-        from locate.model.quiet import quiet_transformers
-
         with quiet_transformers(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what PEFT warns of, missing tensors and tied weights, is checked here
             wrapped = PeftModel.from_pretrained(network, str(folder), is_trainable=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from locate.model.causal import CausalModel
 from locate.model.likelihood import Step, ignore_step, last_logits
 from locate.model.products import multiplying
+from locate.model.quiet import quiet_transformers
 
 BATCH = 64  # rows written at once
 
@@ -75,3 +77,39 @@ def draw_tokens(
     below = logits.float().softmax(-1).cumsum(-1, dtype=torch.float64)
     wanted = drawn.to(below)[:, None] * below[:, -1:]
     return torch.searchsorted(below, wanted, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+
+
+def write_answers(
+    model: CausalModel, rows: Sequence[Sequence[int]], *, tokens: Sequence[int], ends: Sequence[int]
+) -> list[list[int]]:
+    """What the model writes behind each row of ids: the likeliest token each time, until one that ends an answer.
+
+    tokens  largest number of them for each row
+    ends    ids at which an answer ends; none of them is in what is returned
+
+    An answer that was cut has as many tokens as its row allows. Written with transformers' own `generate`, without
+    what the checkpoint says about sampling and penalties. Rows are padded in front, so that rounding, and with it a
+    choice between two tokens that are equally likely, depends on what is in a batch.
+    """
+    from transformers import GenerationConfig
+
+    longest = max(len(row) for row in rows)
+    ids = torch.tensor([[ends[0]] * (longest - len(row)) + list(row) for row in rows], device=model.device)
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=model.device)
+    how = GenerationConfig(
+        do_sample=False, max_new_tokens=max(tokens), eos_token_id=list(ends), pad_token_id=ends[0], use_cache=True
+    )
+    own = model.network.generation_config
+    model.network.generation_config = GenerationConfig()
+    try:
+        with quiet_transformers(), torch.inference_mode(), multiplying(model.dtype, model.device, model.threads):
+            written = model.network.generate(ids, attention_mask=mask, generation_config=how)
+    finally:
+        model.network.generation_config = own
+    return [until_end(answer[:most], ends) for answer, most in zip(written[:, longest:].tolist(), tokens, strict=True)]
+
+
+def until_end(ids: Sequence[int], ends: Sequence[int]) -> list[int]:
+    """The ids before the first that ends an answer."""
+    place = next((i for i, each in enumerate(ids) if each in ends), len(ids))
+    return list(ids[:place])

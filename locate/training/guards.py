@@ -77,29 +77,36 @@ class Seen:
     definitions: float
 
 
-class Watch:
-    """Looks at a model in training, and stops it when a guard is breached.
+Breach = tuple[str, float, float, str]
+"""a guard: its name, how far what it watches has moved, how far it may, and what that is called"""
+
+
+class Looks:
+    """Looks at a model in training where it is due, and stops it when a guard is breached.
 
     model  as it is before; the first look at it is what the others are compared with
-    pairs  held-out rows
     place  folder that keeps what was seen before a stop; None for none
+
+    What is looked at, and which guards there are, say the classes below it.
     """
 
-    def __init__(
-        self, model: CausalModel, pairs: Sequence[Preference], guards: Guards, steps: int, place: Path | None = None
-    ) -> None:
+    kind: type[Any]
+    """a dataclass with `step`: what one look finds"""
+
+    def __init__(self, model: CausalModel, guards: Guards, steps: int, place: Path | None = None) -> None:
         self.model, self.guards, self.steps = model, guards, steps
         self.kept = None if place is None else place / KEPT
-        self.pairs = tuple(pairs[:: max(1, len(pairs) // PAIRS)])[:PAIRS]
-        words = [row for row in occupations.read().rows if row.kind == occupations.DEFINITION]
-        each = {row.word: place for place, row in enumerate(words)}
-        self.words = Items(tuple(words[place] for place in each.values()), source={})
-        excerpts = perplexity.read(None)
-        self.prose = Items(excerpts.rows[::EXCERPTS], source=excerpts.source)
-        self.prompts = [row.text for row in generation.read_prompts().rows][:: max(1, 56 // TEXTS)][:TEXTS]
         before = read_json(self.kept) if self.kept is not None and self.kept.is_file() else {"start": [], "seen": []}
         self.start: tuple[float, ...] = tuple(before["start"])
-        self.seen = [seen_in(each) for each in before["seen"]]
+        self.seen = [self.kind(**with_nan(each)) for each in before["seen"]]
+
+    def look(self, step: int, model: CausalModel) -> Any:
+        """Everything that is watched."""
+        raise NotImplementedError
+
+    def breaches(self, was: Any, now: Any) -> tuple[Breach, ...]:
+        """The guards, for what was seen at first and is seen now."""
+        raise NotImplementedError
 
     def __call__(self, step: int, network: Any) -> None:
         """Look where it is due.
@@ -121,6 +128,42 @@ class Watch:
         self.check(self.seen[-1])
         if self.kept is not None:
             write_json(self.kept, {"start": list(self.start), "seen": self.report()})
+
+    def check(self, now: Any) -> None:
+        """Raise LocateError where something went too far from the first look."""
+        was = self.seen[0]
+        for name, moved, most, what in self.breaches(was, now):
+            if not moved <= most:
+                raise LocateError(
+                    f"training stopped after step {now.step} of {self.steps}: {moved:.3g} {what} ({name} "
+                    f"{getattr(was, name):.4g} at the start, {getattr(now, name):.4g} now), at most {most:g} allowed: "
+                    f"choose a smaller rate or fewer epochs, or raise guards.{name}; no model was written"
+                )
+
+    def report(self) -> list[dict[str, Any]]:
+        """What was seen, for a receipt."""
+        return [asdict(each) for each in self.seen]
+
+
+class Watch(Looks):
+    """Looks at a model that is trained on preferences.
+
+    pairs  held-out rows; the rest is that of `Looks`
+    """
+
+    kind = Seen
+
+    def __init__(
+        self, model: CausalModel, pairs: Sequence[Preference], guards: Guards, steps: int, place: Path | None = None
+    ) -> None:
+        super().__init__(model, guards, steps, place)
+        self.pairs = tuple(pairs[:: max(1, len(pairs) // PAIRS)])[:PAIRS]
+        words = [row for row in occupations.read().rows if row.kind == occupations.DEFINITION]
+        each = {row.word: place for place, row in enumerate(words)}
+        self.words = Items(tuple(words[place] for place in each.values()), source={})
+        excerpts = perplexity.read(None)
+        self.prose = Items(excerpts.rows[::EXCERPTS], source=excerpts.source)
+        self.prompts = [row.text for row in generation.read_prompts().rows][:: max(1, 56 // TEXTS)][:TEXTS]
 
     def look(self, step: int, model: CausalModel) -> Seen:
         """Everything that is watched."""
@@ -149,10 +192,10 @@ class Watch:
             definitions=percent(list(own)),
         )
 
-    def check(self, now: Seen) -> None:
-        """Raise LocateError where something went too far from the first look."""
-        was, limit = self.seen[0], self.guards
-        breaches = (
+    def breaches(self, was: Seen, now: Seen) -> tuple[Breach, ...]:
+        """The guards of preferences."""
+        limit = self.guards
+        return (
             ("chosen", was.chosen - now.chosen, limit.chosen, "nats a token lost by held-out chosen texts"),
             ("empty", now.empty - was.empty, limit.empty, "points more empty texts"),
             ("repeating", now.repeating - was.repeating, limit.repeating, "points more repeating texts"),
@@ -160,23 +203,11 @@ class Watch:
             ("definitions", was.definitions - now.definitions, limit.definitions, "points fewer words that say their "
              "gender keep their pronoun"),
         )  # fmt: skip
-        for name, moved, most, what in breaches:
-            if not moved <= most:
-                raise LocateError(
-                    f"training stopped after step {now.step} of {self.steps}: {moved:.3g} {what} ({name} "
-                    f"{getattr(was, name):.4g} at the start, {getattr(now, name):.4g} now), at most {most:g} allowed: "
-                    f"choose a smaller rate or fewer epochs, or raise guards.{name}; no model was written"
-                )
-
-    def report(self) -> list[dict[str, Any]]:
-        """What was seen, for a receipt."""
-        return [asdict(each) for each in self.seen]
 
 
-def seen_in(kept: dict[str, Any]) -> Seen:
-    """What was seen, from JSON, in which nan is null."""
-    told: dict[str, Any] = {name: float("nan") if value is None else value for name, value in kept.items()}
-    return Seen(**told)
+def with_nan(kept: dict[str, Any]) -> dict[str, Any]:
+    """What JSON keeps, in which nan is null."""
+    return {name: float("nan") if value is None else value for name, value in kept.items()}
 
 
 def per_token(found: Sequence[Any]) -> float:

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from locate.errors import LocateError
-from locate.evaluation.hub import fetched, is_hub_name
-from locate.evaluation.text_files import file_hashes, read_json_lines, read_text
-from locate.files import shuffle_names
+from locate.training.rows import (
+    HELD_OUT,
+    SPLITS,
+    TRAIN,
+    Cells,
+    LeftOut,
+    Numbered,
+    drawn_apart,
+    found_file,
+    has_words,
+    is_writable,
+    label_of,
+    left_out_counts,
+    note_on,
+    numbered_rows,
+)
 
 TEXTS = ("prompt", "chosen", "rejected")
 COMPLETION = "completion"  # the chosen text, as sets without a rejected one call it
 LABELS = ("topic", "form", "group", "split")
-HELD_OUT, TRAIN = "held_out", "train"
-SPLITS = {"": "", TRAIN: TRAIN, HELD_OUT: HELD_OUT, "validation": HELD_OUT, "valid": HELD_OUT, "test": HELD_OUT}
 FEWEST = 4  # held-out rows that guards can be measured on
-NAMED = 5  # lines that a message names
 OPENING = "([{\u201c\u2018/-\u2014"  # no space follows these
 UNSPACED = "\u2e80"  # Chinese and Japanese, which put no spaces between words, begin here
-
-Numbered = tuple[int, dict[str, Any] | str]
-"""a line of a file, and its cells by column, or why it has none"""
 
 
 @dataclass(frozen=True)
@@ -51,14 +55,6 @@ class Preference:
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """A row that is not used, and why."""
-
-    line: int
-    reason: str
-
-
-@dataclass(frozen=True)
 class Preferences:
     """Rows to train on and rows held out, with what was left out.
 
@@ -79,10 +75,7 @@ class Preferences:
             "train": len(self.train),
             "held_out": len(self.held_out),
             "joined with a space": self.joined,
-            "left out": len(self.left_out),
-            "reasons": dict(Counter(row.reason for row in self.left_out)),
-            "lines": [[row.line, row.reason] for row in self.left_out],
-        }
+        } | left_out_counts(self.left_out)
 
     def without(self, unusable: Callable[[Preference], str | None]) -> Preferences:
         """The same without rows that a reason is given against.
@@ -101,16 +94,6 @@ class Preferences:
         kept = replace(self, train=tuple(parts["train"]), held_out=tuple(parts["held_out"]), left_out=tuple(gone))
         check_enough(kept, ", ".join(self.source))
         return kept
-
-
-def note_on(data: Mapping[str, Any]) -> str | None:
-    """One sentence on the rows left out, from `Preferences.as_json`; None where there are none."""
-    told = []
-    for reason, count in data["reasons"].items():
-        lines = [line for line, why in data["lines"] if why == reason]
-        more = f" and {len(lines) - NAMED} more" if len(lines) > NAMED else ""
-        told.append(f"{count} {reason} (line{'s' if count > 1 else ''} {', '.join(map(str, lines[:NAMED]))}{more})")
-    return f"{data['left out']} rows are left out: {'; '.join(told)}" if told else None
 
 
 def read_preferences(
@@ -133,13 +116,8 @@ def read_preferences(
     """
     if not 0 < held_out < 1:
         raise LocateError(f"held_out {held_out}: expected a share between 0 and 1")
-    if source is not None and not Path(source).exists() and ":" in str(source) and is_hub_name(str(source)):
-        with fetched(str(source), None) as (path, hashes):
-            return read_rows(path, hashes, held_out, seed, rejected)
-    path = own_set() if source is None else Path(source)
-    if not path.is_file():
-        raise LocateError(f"no file {path}: expected a CSV or JSON Lines file, or OWNER/NAME:CONFIGURATION:SPLIT")
-    return read_rows(path, file_hashes([path]), held_out, seed, rejected)
+    with found_file(own_set() if source is None else source) as (path, hashes):
+        return read_rows(path, hashes, held_out, seed, rejected)
 
 
 def own_set() -> Path:
@@ -153,7 +131,7 @@ def read_rows(path: Path, hashes: dict[str, str], held_out: float, seed: int, re
     gone: list[LeftOut] = []
     seen: dict[tuple[str, str, str], int] = {}
     joined = 0
-    for line, cells in numbered_rows(path, rejected):
+    for line, cells in preference_rows(path, rejected):
         found = preference_of(line, cells, rejected)
         reason = found if isinstance(found, str) else repeated(found, seen)
         if reason is not None:
@@ -180,19 +158,12 @@ def check_enough(rows: Preferences, where: str) -> None:
         )
 
 
-def numbered_rows(path: Path, rejected: bool) -> list[Numbered]:
-    """(line, cells by column) of a CSV or JSON Lines file; for what is no such row, why not.
+def preference_rows(path: Path, rejected: bool) -> list[Numbered]:
+    """(line, cells by column) of a file; for what is no such row, why not.
 
     Raises LocateError where no row has the columns that are needed.
     """
-    name = path.name.removesuffix(".gz")
-    kind = Path(name).suffix.lower()
-    if kind not in (".csv", ".jsonl", ".json"):
-        raise LocateError(f"{path}: expected a name that ends in .csv, .jsonl or .json, perhaps with .gz behind")
-    rows = csv_rows(path) if kind == ".csv" else json_rows(path)
-    columns = {column for _, row in rows if isinstance(row, dict) for column in row}
-    if kind == ".csv" and not columns:
-        columns = set(next(csv.reader(io.StringIO(read_text(path))), []))
+    rows, columns = numbered_rows(path)
     if COMPLETION in columns and "chosen" not in columns:
         columns.add("chosen")
     missing = [column for column in TEXTS[: 3 if rejected else 2] if column not in columns]
@@ -204,30 +175,7 @@ def numbered_rows(path: Path, rejected: bool) -> list[Numbered]:
     return rows
 
 
-def csv_rows(path: Path) -> list[Numbered]:
-    """The rows of a CSV file.
-
-    Raises LocateError for what is not CSV.
-    """
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
-    rows: list[Numbered] = []
-    try:
-        first = 2
-        for row in reader:
-            odd = None in row or None in row.values()
-            rows.append((first, "more or fewer cells than columns" if odd else row))
-            first = reader.line_num + 1  # a cell may hold several lines
-    except csv.Error as error:
-        raise LocateError(f"{path} is not CSV ({error}): look for a quote that is never closed") from None
-    return rows
-
-
-def json_rows(path: Path) -> list[Numbered]:
-    """The rows of a JSON Lines file."""
-    return [(line, row if isinstance(row, dict) else "not a JSON object") for line, row in read_json_lines(path)]
-
-
-def preference_of(line: int, cells: dict[str, Any] | str, rejected: bool) -> Preference | str:
+def preference_of(line: int, cells: Cells | str, rejected: bool) -> Preference | str:
     """The row, or why it cannot be used."""
     if isinstance(cells, str):
         return cells
@@ -240,14 +188,14 @@ def preference_of(line: int, cells: dict[str, Any] | str, rejected: bool) -> Pre
         needed = rejected or name != "rejected"
         if not isinstance(text, str):
             return f"{name} is missing" if text is None else f"{name} is not text"
-        if needed and not any(letter.isalnum() for letter in text):
+        if needed and not has_words(text):
             return f"{name} is empty"
         if not is_writable(text):
             return f"{name} has broken characters"
     prompt, chosen, other = (str(texts[name]) for name in TEXTS)
     if chosen.split() == other.split():
         return "chosen and rejected are the same"
-    labels = {name: "" if cells.get(name) is None else str(cells[name]).strip() for name in LABELS}
+    labels = {name: label_of(cells, name) for name in LABELS}
     if labels["split"] not in SPLITS:
         return f"split {labels['split']!r} is neither {TRAIN} nor {HELD_OUT}"
     split = SPLITS[labels["split"]]
@@ -258,17 +206,8 @@ def preference_of(line: int, cells: dict[str, Any] | str, rejected: bool) -> Pre
 
 def other_text(text: Any, chosen: Any) -> str:
     """A rejected text that no training needs, where it can be looked at; "" where it cannot."""
-    usable = isinstance(text, str) and any(letter.isalnum() for letter in text) and is_writable(text)
+    usable = isinstance(text, str) and has_words(text) and is_writable(text)
     return text if usable and text.split() != str(chosen).split() else ""
-
-
-def is_writable(text: str) -> bool:
-    """Whether a text can be written as UTF-8 and holds no NUL or replacement character."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\x00" not in text and "\ufffd" not in text
 
 
 def key_of(row: Preference) -> tuple[str, str, str]:
@@ -308,9 +247,7 @@ def begins_with_a_word(text: str) -> bool:
 
 def divide(rows: Sequence[Preference], share: float, seed: int) -> tuple[list[Preference], list[Preference]]:
     """Rows to train on and rows held out: as the data says, or whole groups of those that say nothing."""
-    open_groups = [row.group for row in rows if not row.split]
-    order = shuffle_names(open_groups, seed)
-    apart = set(order[: max(1, round(share * len(order)))]) if order else set()
+    apart = drawn_apart([row.group for row in rows if not row.split], share, seed)
     held = [row for row in rows if row.split == HELD_OUT or (not row.split and row.group in apart)]
     gone = {row.line for row in held}
     return [row for row in rows if row.line not in gone], held

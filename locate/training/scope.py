@@ -13,6 +13,7 @@ from jaxtyping import Float
 from locate.errors import LocateError
 from locate.model.causal import CausalModel
 from locate.model.matrices import Matrix, matrix
+from locate.training.four_bits import hold_in_four_bits
 from locate.training.twin import twin
 
 ALPHA = 2  # LoRA's alpha for each of its ranks, as its paper and the recipes for DPO have it
@@ -26,11 +27,13 @@ class Trained:
     network  a twin of the model's (see `locate.training.twin`), in which everything but the scope is frozen
     lora     LoRA's configuration; None where parameters themselves are trained
     names    of the matrices that have a pair of factors, or of the parameters that are trained
+    transposed  whether the model stores those matrices as [in, out]
     """
 
     network: Any
     lora: Any
     names: tuple[str, ...]
+    transposed: bool = False
 
 
 def linear_matrices(model: CausalModel) -> list[str]:
@@ -61,8 +64,12 @@ def open_parameters(model: CausalModel, names: Sequence[str] | None) -> Trained:
     return Trained(twin(model.network, chosen), None, tuple(chosen))
 
 
-def open_lora(model: CausalModel, modules: Sequence[str], rank: int, dropout: float, seed: int) -> Trained:
+def open_lora(
+    model: CausalModel, modules: Sequence[str], rank: int, dropout: float, seed: int, four_bits: bool = False
+) -> Trained:
     """A network in which every one of these linear layers gets LoRA's two thin factors (Hu et al. 2021).
+
+    four_bits  whether all linear layers but the one that reads out the vocabulary are held in four bits
 
     Raises LocateError where PEFT puts factors elsewhere, or fewer of them.
     """
@@ -77,12 +84,15 @@ def open_lora(model: CausalModel, modules: Sequence[str], rank: int, dropout: fl
         lora_alpha=ALPHA * rank,
         lora_dropout=dropout,
         target_modules=list(modules),
-        fan_in_fan_out=kinds == {True},
+        fan_in_fan_out=kinds == {True} and not four_bits,  # which are held as [out, in]
         task_type="CAUSAL_LM",
     )
-    network = add_lora(twin(model.network), config, seed)
+    body = twin(model.network)
+    if four_bits:
+        hold_in_four_bits(body, linear_matrices(model))
+    network = add_lora(body, config, seed)
     check_matched(network, modules)
-    return Trained(network, config, tuple(modules))
+    return Trained(network, config, tuple(modules), kinds == {True})
 
 
 def add_lora(network: Any, config: Any, seed: int) -> Any:
@@ -148,7 +158,7 @@ def factor_changes(trained: Trained) -> dict[str, Factors]:
     """LoRA's products in the orientation in which each layer stores its weight."""
     found: dict[str, Factors] = {}
     for name, layer in factor_layers(trained.network).items():
-        own = Matrix(name, layer.base_layer, type(layer.base_layer) is conv1d())
+        own = Matrix(name, layer.base_layer, trained.transposed)
         left: Float[torch.Tensor, "out rank"] = layer.lora_B[ADAPTER].weight.detach() * layer.scaling[ADAPTER]
         right: Float[torch.Tensor, "rank in"] = layer.lora_A[ADAPTER].weight.detach()
         if bool(left.any()):

@@ -71,8 +71,9 @@ class Recipe:
 def check_installed() -> None:
     """Raise LocateError, with the way out, where TRL or PEFT is missing."""
     try:
-        import peft  # noqa: F401
-        import trl  # noqa: F401
+        with quiet_transformers():
+            import peft  # noqa: F401
+            import trl  # noqa: F401
     except ImportError:
         raise LocateError(NO_INSTALL) from None
 

@@ -1,0 +1,122 @@
+"""A judge behind an address that speaks OpenAI's chat completions: it waits for a busy server, not for a dead one."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from locate.errors import LocateError
+
+KEYS = ("LOCATE_JUDGE_KEY", "OPENAI_API_KEY")  # environment variables, of which the first that is set is sent
+LONGEST_WAIT = 120.0  # seconds that a server may ask for between two tries
+TOKENS = 256  # of an answer
+BUSY = (408, 409, 425, 429, 500, 502, 503, 504, 529)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A judge behind an address.
+
+    address  up to /v1: http://localhost:8000/v1 of a local server, or a service's
+    model    as the server calls it
+    timeout  seconds that one answer may take
+    tries    how often one question is asked before the judging stops
+    pause    seconds before the second try; it doubles each time, unless the server says how long (Retry-After)
+    """
+
+    address: str
+    model: str
+    timeout: float = 60.0
+    tries: int = 5
+    pause: float = 1.0
+    sleep: Callable[[float], None] = field(default=time.sleep, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.address.startswith(("http://", "https://")):
+            raise LocateError(f"judge {self.address!r}: expected an address that begins with http:// or https://")
+        if not self.model:
+            raise LocateError(f"judge {self.address!r} without a model: name it (--judge-model)")
+        if self.timeout <= 0 or self.tries < 1 or self.pause < 0:
+            raise LocateError(
+                f"timeout {self.timeout}, tries {self.tries}, pause {self.pause}: expected positive numbers"
+            )
+
+    def about(self) -> dict[str, Any]:
+        """What stands beside its answers; no key is among it."""
+        return {"kind": "server", "address": self.address, "model": self.model}
+
+    def answer(self, question: str) -> str:
+        """The model's answer.
+
+        Raises LocateError where the server refuses the question, or does not answer after all tries.
+        """
+        problem = ""
+        for turn in range(self.tries):
+            found = self.ask(question)
+            if isinstance(found, str):
+                return found
+            problem, wait = found
+            if turn + 1 < self.tries:
+                self.sleep(min(LONGEST_WAIT, self.pause * 2**turn if wait is None else wait))
+        raise LocateError(
+            f"judge {self.model!r} at {self.address} gave no answer in {self.tries} tries (the last: {problem}): start "
+            "it again, or raise --judge-timeout; answers so far are kept, and the same command continues"
+        )
+
+    def ask(self, question: str) -> str | tuple[str, float | None]:
+        """The answer; or what went wrong, and the seconds that the server asks to wait, for another try.
+
+        Raises LocateError for what another try would not mend.
+        """
+        import httpx
+
+        body = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": question}],
+            "temperature": 0,
+            "max_tokens": TOKENS,
+        }
+        try:
+            reply = httpx.post(
+                f"{self.address.rstrip('/')}/chat/completions", json=body, headers=headers(), timeout=self.timeout
+            )
+        except httpx.TimeoutException:
+            return f"no answer in {self.timeout:g} s", None
+        except httpx.HTTPError as error:
+            return f"{type(error).__name__}: {str(error)[:120]}", None
+        if reply.status_code in BUSY:
+            return f"HTTP {reply.status_code}", retry_after(reply.headers.get("retry-after"))
+        if reply.status_code >= 400:
+            raise LocateError(
+                f"judge {self.model!r} at {self.address} refuses (HTTP {reply.status_code}: "
+                f"{' '.join(reply.text.split())[:160]}): check the model's name, and the key in {KEYS[0]}"
+            )
+        try:
+            content = reply.json()["choices"][0]["message"]["content"]
+        except (ValueError, KeyError, IndexError, TypeError):
+            return "an answer that is no chat completion", None
+        return "" if content is None else str(content)
+
+
+def headers() -> dict[str, str]:
+    """The key, where the environment has one."""
+    key = next((os.environ[name] for name in KEYS if os.environ.get(name)), None)
+    return {} if key is None else {"Authorization": f"Bearer {key}"}
+
+
+def retry_after(value: str | None) -> float | None:
+    """Seconds that a server asks to wait: a number, or a date."""
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return None

@@ -1,0 +1,136 @@
+"""Rows of a user's file, each with its line: what cannot be read or used is named by it, and what is held out."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from locate.errors import LocateError
+from locate.evaluation.hub import fetched, is_hub_name
+from locate.evaluation.text_files import file_hashes, read_json_lines, read_text
+from locate.files import shuffle_names
+
+HELD_OUT, TRAIN = "held_out", "train"
+SPLITS = {"": "", TRAIN: TRAIN, HELD_OUT: HELD_OUT, "validation": HELD_OUT, "valid": HELD_OUT, "test": HELD_OUT}
+NAMED = 5  # lines that a message names
+KINDS = (".csv", ".tsv", ".jsonl", ".json")
+
+Cells = dict[str, Any]
+Numbered = tuple[int, Cells | str]
+"""a line of a file, and its cells by column, or why it has none"""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A row that is not used, and why."""
+
+    line: int
+    reason: str
+
+
+def left_out_counts(rows: Sequence[LeftOut]) -> dict[str, Any]:
+    """How many rows are left out, the reasons with their counts, and each line with its reason; for a receipt."""
+    return {
+        "left out": len(rows),
+        "reasons": dict(Counter(row.reason for row in rows)),
+        "lines": [[row.line, row.reason] for row in rows],
+    }
+
+
+def note_on(data: Mapping[str, Any]) -> str | None:
+    """One sentence on the rows left out, from `left_out_counts`; None where there are none."""
+    told = []
+    for reason, count in data["reasons"].items():
+        lines = [line for line, why in data["lines"] if why == reason]
+        more = f" and {len(lines) - NAMED} more" if len(lines) > NAMED else ""
+        told.append(f"{count} {reason} (line{'s' if count > 1 else ''} {', '.join(map(str, lines[:NAMED]))}{more})")
+    return f"{data['left out']} rows are left out: {'; '.join(told)}" if told else None
+
+
+@contextmanager
+def found_file(source: str | Path) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A file, or a data set of the hub as one, with its sha256 by name.
+
+    source  a file, or OWNER/NAME:CONFIGURATION:SPLIT of the hub
+
+    Raises LocateError where there is neither.
+    """
+    if not Path(source).exists() and ":" in str(source) and is_hub_name(str(source)):
+        with fetched(str(source), None) as found:
+            yield found
+        return
+    path = Path(source)
+    if not path.is_file():
+        raise LocateError(f"no file {path}: expected a CSV or JSON Lines file, or OWNER/NAME:CONFIGURATION:SPLIT")
+    yield path, file_hashes([path])
+
+
+def numbered_rows(path: Path) -> tuple[list[Numbered], set[str]]:
+    """(line, cells by column) of a CSV, tab-separated or JSON Lines file, plain or gzipped; and its columns.
+
+    What is no such row has the reason in place of its cells.
+
+    Raises LocateError for a name of another ending, and for what is not CSV.
+    """
+    kind = Path(path.name.removesuffix(".gz")).suffix.lower()
+    if kind not in KINDS:
+        raise LocateError(f"{path}: expected a name that ends in {', '.join(KINDS)}, perhaps with .gz behind")
+    if kind in (".csv", ".tsv"):
+        return separated_rows(path, tabs=kind == ".tsv")
+    rows: list[Numbered] = [
+        (line, row if isinstance(row, dict) else "not a JSON object") for line, row in read_json_lines(path)
+    ]
+    return rows, {column for _, row in rows if isinstance(row, dict) for column in row}
+
+
+def separated_rows(path: Path, *, tabs: bool) -> tuple[list[Numbered], set[str]]:
+    """The rows and columns of a CSV file, or of a tab-separated one, which has no quotes.
+
+    Raises LocateError for what is not CSV.
+    """
+    stream = io.StringIO(read_text(path), newline="")
+    reader = csv.DictReader(stream, strict=True)
+    if tabs:
+        reader = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
+    rows: list[Numbered] = []
+    try:
+        columns = {name for name in reader.fieldnames or () if name is not None}
+        first = 2
+        for row in reader:
+            odd = None in row or None in row.values()
+            rows.append((first, "more or fewer cells than columns" if odd else row))
+            first = reader.line_num + 1  # a cell may hold several lines
+    except csv.Error as error:
+        raise LocateError(f"{path} is not CSV ({error}): look for a quote that is never closed") from None
+    return rows, columns
+
+
+def is_writable(text: str) -> bool:
+    """Whether a text can be written as UTF-8 and holds no NUL or replacement character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\x00" not in text and "\ufffd" not in text
+
+
+def has_words(text: str) -> bool:
+    """Whether a text holds a letter or a digit."""
+    return any(letter.isalnum() for letter in text)
+
+
+def label_of(cells: Cells, name: str) -> str:
+    """A cell that may be missing, without white space around it."""
+    return "" if cells.get(name) is None else str(cells[name]).strip()
+
+
+def drawn_apart(groups: Sequence[str], share: float, seed: int) -> set[str]:
+    """A share of the groups, drawn with a seed; at least one where there are any."""
+    order = shuffle_names(groups, seed)
+    return set(order[: max(1, round(share * len(order)))]) if order else set()
