@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from locate.editors.dama import DAMA
+from locate.editors.dpo import DPO, SFT
 from locate.editors.erase import Erase
 from locate.editors.fast import FAST
 from locate.editors.finetune import FineTune
@@ -17,8 +18,10 @@ from locate.editors.lsdm import LSDM
 from locate.editors.memit import MEMIT
 from locate.errors import LocateError
 from locate.files import shuffle_names, write_text
+from locate.mediation.located import Located
 from locate.prompts import Prompts
 
+RANDOM = "random"  # in place of layers: as many as are located, drawn from the others
 EDITORS: dict[str, tuple[Any, dict[str, Any]]] = {
     "lsdm": (LSDM, {}),
     "lsdm-subject": (LSDM, {"roles": ("subject_last",)}),
@@ -29,8 +32,14 @@ EDITORS: dict[str, tuple[Any, dict[str, Any]]] = {
     "leace": (Erase, {}),
     "finetune-located": (FineTune, {"scope": "located"}),
     "finetune-everything": (FineTune, {"scope": "everything"}),
+    "dpo": (DPO, {}),
+    "dpo-random": (DPO, {"layers": RANDOM}),
+    "dpo-lora": (DPO, {"scope": "everything", "rank": 16}),
+    "sft": (SFT, {}),
 }
 """method: (its class, settings of its own)"""
+LAYERED = [name for name, (_, own) in EDITORS.items() if own.get("scope") != "everything" and "layers" not in own]
+"""methods that can be told a layer"""
 HELD_OUT = 0.3
 DECIDING = ("editors", "evaluation", "prompts")  # rooms whose code decides what an edit is and how it is judged
 START, END = "<!-- {} -->", "<!-- end of {} -->"
@@ -51,11 +60,29 @@ def lighter(options: argparse.Namespace) -> dict[str, int | None]:
     return {name: getattr(options, name) for name in ("persons", *LIGHTER)}
 
 
-def editor_of(name: str, given: Mapping[str, Any]) -> Any:
-    """An editor with those of these settings that it has and that are not None."""
+def editor_of(name: str, given: Mapping[str, Any], located: Located | None = None) -> Any:
+    """An editor with those of these settings that it has and that are not None.
+
+    located  needed by editors of random layers
+    """
     kind, own = EDITORS[name]
+    if own.get("layers") == RANDOM:
+        assert located is not None
+        own = own | {"layers": random_layers(located, kind.most, int(given.get("seed") or 0))}
     known = {field.name for field in fields(kind)}
     return kind(**own | {key: value for key, value in given.items() if key in known and value is not None})
+
+
+def random_layers(located: Located, count: int, seed: int) -> tuple[int, ...]:
+    """As many layers as an editor takes of the located ones, drawn from the others.
+
+    Raises LocateError where there are too few others.
+    """
+    taken = located.layers[:count]
+    others = [str(layer) for layer in range(int(located.trace["model"]["n_layers"])) if layer not in taken]
+    if len(others) < len(taken):
+        raise LocateError(f"{len(others)} layers are not located: expected {len(taken)} to draw from")
+    return tuple(sorted(int(name) for name in shuffle_names(others, seed)[: len(taken)]))
 
 
 def prompts_for(seed: int, persons: int | None) -> Fitting:

@@ -268,9 +268,11 @@ class TestRequest:
         assert SHORT.end_ids(model) == (len(tokenizer) - 1, 0)
         assert SHORT.answer_ids(model, "They ran.")[-1] == len(tokenizer) - 1
 
-    def test_texts_and_templates_that_are_refused(self, tiny, folder_of, tmp_path):
-        with pytest.raises(LocateError, match=r"holds the special token <\|endoftext\|>"):
-            SHORT.prompt_ids(tiny, "The nurse<|endoftext|> said")
+    def test_texts_and_templates_that_are_refused(self, tiny, talking, folder_of, tmp_path):
+        for model in (tiny, talking):
+            for asked in (SHORT.prompt_ids, SHORT.answer_ids):
+                with pytest.raises(LocateError, match=r"holds the special token <\|endoftext\|>: leave it out$"):
+                    asked(model, "The nurse<|endoftext|> said")
         with pytest.raises(LocateError, match="the instruction is empty"):
             Request(" ")
         folder = tmp_path / "model"
@@ -305,7 +307,7 @@ class TestWriting:
         rows = [llama.encoder.encode("The nurse said that")[0]]
         before = write_answers(llama, rows, tokens=[8], ends=[0])
         own = llama.network.generation_config
-        llama.network.generation_config = GenerationConfig(do_sample=True, temperature=9.0, repetition_penalty=7.0)
+        llama.network.generation_config = GenerationConfig(do_sample=True, suppress_tokens=before[0][:1])
         told = llama.network.generation_config
         try:
             assert write_answers(llama, rows, tokens=[8], ends=[0]) == before

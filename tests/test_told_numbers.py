@@ -4,6 +4,7 @@ A function `told_*` gives the phrases that one group of files says. Each must st
 phrases are taken out of the pages, no number that was measured is left.
 """
 
+import inspect
 import json
 import re
 
@@ -11,6 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from pages import PAGES, ROOT, without_code
+
+from locate.rewriting.originals import read_originals
+from locate.training.guards import Guards
 
 FIGURES, EXPERIMENTS = ROOT / "figures", ROOT / "experiments"
 TOLD = " ".join(without_code(page) for page in PAGES)
@@ -451,6 +455,25 @@ def told_cost_of_edits():
     lsdm, fast = (table.loc[name] for name in ("lsdm", "fast"))
     yield f"take {lsdm['seconds']:.0f} s (LSDM) and {fast['seconds']:.0f} s (FAST) on two cores of an AMD EPYC"
     yield f"{lsdm['peak (MB)'] / 1000:.1f} and {fast['peak (MB)'] / 1000:.1f} GB of memory"
+
+
+def told_rewriting():
+    table = pd.read_csv(ROOT / "experiments" / "rewriting" / "results" / "summary.csv")
+    table = table.set_index(["set", "system", "measure", "rows"])
+    exact = [
+        table.loc[("winobias_plus", name, "exact", "all")] for name in ("tuned", "prompted", "prompted, 3 examples")
+    ]
+    yield f"rewrites {exact[0]['value']:.1f} % [{exact[0]['low']:.1f}, {exact[0]['high']:.1f}] of the sentences"
+    yield f"asked alone, {exact[1]['value']:.1f} %, with three examples {exact[2]['value']:.1f} %"
+    words = [table.loc[("paradetox", "tuned", "listed", rows), "value"] for rows in ("original", "all")]
+    yield f"takes words that mark toxic texts from {words[0]:.2f} to {words[1]:.2f} a text"
+    closer = table.loc[("paradetox", "tuned", "chrf", "change")]
+    assert closer["low"] < 0 < closer["high"]
+    assert (table.xs("empty", level="measure").xs("all", level="rows")["value"] == 0).all()
+    assert inspect.signature(read_originals).parameters["held_out"].default == 0.3
+    yield "30 % of the groups are held out"
+    assert Guards().chosen == 0.5
+    yield "become less likely (0.5 nats a token)"
 
 
 def told_speed_in_smollm2s_shape():

@@ -24,9 +24,11 @@ from locate.editors.adapter import write_adapter
 from locate.editors.dpo import DPO, SFT, without_words
 from locate.editors.edit import Edit, ParameterChange, apply_change, load_edit
 from locate.editors.lsdm import LSDM
+from locate.editors.pronoun_rows import balancing_rows, draw_prompts, keeping_rows
 from locate.errors import LocateError
 from locate.evaluation.run import network_hash
 from locate.model.causal import load_causal
+from locate.model.likelihood import next_log_probs
 from locate.prompts import definitional_pairs, occupation_pairs
 from locate.training import guards
 from locate.training import rows as training_rows
@@ -42,7 +44,7 @@ from locate.training.scope import (
     open_parameters,
 )
 from locate.training.tokens import token_row, usable
-from locate.training.trainer import Recipe, last_kept, train_completions, train_preferences
+from locate.training.trainer import ByLength, Recipe, last_kept, train_completions, train_preferences
 from locate.training.twin import own_surroundings, twin
 
 HEADER = "prompt,chosen,rejected\n"
@@ -674,7 +676,91 @@ def few(tmp_path_factory):
         writer = csv.writer(file)
         writer.writerow(["prompt", "chosen", "rejected", "group", "split"])
         writer.writerows([row.prompt, row.chosen, row.rejected, row.group, row.split] for row in chosen)
-    return {"preferences": str(path), "epochs": 2, "batch": 8, "guards": Guards(looks=1)}
+    return {"preferences": str(path), "epochs": 2, "batch": 8, "guards": Guards(looks=1), "pronouns": 0}
+
+
+class TestOrder:
+    def test_rows_of_a_step_are_about_as_long(self):
+        lengths = [place % 7 for place in range(30)]
+        order = ByLength(lengths, 4, 0)
+        drawn = list(order)
+        assert sorted(drawn) == list(range(30))
+        assert len(order) == 30
+        steps = [[lengths[place] for place in drawn[first : first + 4]] for first in range(0, 30, 4)]
+        assert all(max(step) - min(step) <= 1 for step in steps)
+        assert steps != sorted(steps)
+        assert list(order) == drawn
+        order.set_epoch(1)
+        assert list(order) != drawn
+        assert list(ByLength(lengths, 4, 1)) != drawn
+
+    def test_each_epoch_has_an_order_of_its_own(self, tiny, rows, monkeypatch):
+        told = []
+        monkeypatch.setattr(ByLength, "set_epoch", lambda self, epoch: told.append(epoch))
+        train_completions(tiny, open_parameters(tiny, None), rows, Recipe(2, 4, 1e-3, 0), look=never)
+        assert set(told) == {0, 1}
+
+
+class TestPronouns:
+    def test_each_prompt_is_chosen_both_ways(self, prompts):
+        rows = balancing_rows(prompts.pairs, 1, 0)
+        assert len(rows) == 2 * len({row.group for row in rows}) == 2 * len({pair.group for pair in prompts})
+        assert all(row.even for row in rows)
+        for first, second in zip(rows[::2], rows[1::2], strict=True):
+            assert (first.chosen, first.rejected) == (second.rejected, second.chosen) == (" she", " he")
+            assert first.prompt == second.prompt
+
+    def test_words_that_say_their_gender_keep_it(self, words):
+        signs = {pair.group: pair.stereotype for pair in words}
+        rows = keeping_rows(words.pairs, 1, 0, reference=False)
+        assert {row.group for row in rows} == set(signs)
+        assert len(rows) == len(signs)
+        assert all(row.chosen == (" she" if signs[row.group] > 0 else " he") for row in rows)
+        both = keeping_rows(words.pairs, 1, 0, reference=True)
+        assert both[::2] == rows
+        assert [row.chosen for row in both[1::2]] == [row.rejected for row in rows]
+        assert not any(row.even for row in both)
+        assert keeping_rows([replace(pair, stereotype=0) for pair in words.pairs], 1, 0, reference=True) == []
+
+    def test_the_loss_of_an_even_pair_is_that_of_its_log_odds(self, tiny):
+        """Both rows of a prompt have, at the first step, log(2 + 2 cosh(beta d)) / 2 on average."""
+        made = [Preference(row[0], " she", " he", "x", 0) for row in ROWS[:4]]
+        both = [each for row in made for each in (row, replace(row, chosen=" he", rejected=" she"))]
+        said = next_log_probs(tiny, [row.prompt for row in made], [" she", " he"])
+        odds = (said[:, 0] - said[:, 1]).tolist()
+        for even, losses in (
+            (True, [math.log(2 + 2 * math.cosh(0.7 * d)) / 2 for d in odds]),
+            (False, [math.log(2)] * 4),
+        ):
+            tokens = [token_row(tiny, replace(row, even=even), end=False) for row in both]
+            trained = open_parameters(tiny, None)
+            found = train_preferences(tiny, trained, tokens, Recipe(1, 8, 1e-9, 0), beta=0.7, look=never)
+            assert found == [pytest.approx(sum(losses) / 4, abs=1e-5)]
+
+    def test_a_word_has_the_same_prompts_whatever_the_others(self, prompts):
+        group = prompts.pairs[0].group
+        alone = [pair for pair in prompts if pair.group == group]
+        every = [pair for pair in draw_prompts(prompts.pairs, 2, 7) if pair.group == group]
+        assert draw_prompts(alone, 2, 7) == every
+        assert len({pair.clean for pair in every}) == 2
+        assert len(draw_prompts(alone, 99, 7)) == len({pair.clean for pair in alone})
+
+    @pytest.mark.parametrize("editor", [DPO(rate=3e-4, beta=1.0), SFT(rate=3e-4)], ids=["dpo", "sft"])
+    def test_they_narrow_the_gap(self, mini, located, prompts, words, few, editor):
+        """With rows about other things alone the gap stays about where it is (see `few`)."""
+        texts = [pair.clean for pair in prompts]
+
+        def gap():
+            said = next_log_probs(mini, texts, [" she", " he"])
+            return float((said[:, 0] - said[:, 1]).abs().mean())
+
+        before = gap()
+        edit = replace(editor, **few | {"pronouns": 4, "epochs": 2}).edit(mini, located, prompts, preserved=words)
+        assert edit.report["pronoun rows"] > 4 * len(JOBS) * 0.5
+        rows = edit.report["data"]["train"] + edit.report["pronoun rows"]
+        assert len(edit.report["losses"]) == 2 * math.ceil(rows / 8)
+        with edit.applied(mini):
+            assert gap() < 0.7 * before
 
 
 class TestTheEdit:
@@ -769,7 +855,7 @@ class TestTheEdit:
         ("settings", "message"),
         [
             ({"scope": "other"}, "scope 'other': expected one of located, everything"),
-            ({"rank": 0}, "rank 0: expected"),
+            ({"rank": 0}, "rank 0, pronouns 2: expected"),
             ({"dropout": 0.1}, "dropout 0.1 without rank"),
             ({"rate": 0.0}, "rate 0.0"),
             ({"beta": 0.0}, "beta 0.0"),

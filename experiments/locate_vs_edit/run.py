@@ -24,7 +24,7 @@ from written import correlation_table, cost_table, layer_table, set_table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from editing import DECIDING, EDITORS, HELD_OUT, add_options, editor_of, lighter, put
+from editing import DECIDING, HELD_OUT, LAYERED, add_options, editor_of, lighter, put
 from making import Task, Trial, every, measured
 
 import locate
@@ -35,7 +35,6 @@ from locate.schema import locate_version
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "mini"
-LAYERED = [name for name in EDITORS if name != "finetune-everything"]  # which can be told a layer
 ROLES = ("subject_last", "last")
 
 

@@ -58,7 +58,7 @@ def edited(options: argparse.Namespace, located: locate.Located, method: str) ->
     """
     folder: Path = options.work / "models" / method
     model = load_causal(options.model, device=options.device)
-    editor = editor_of(method, lighter(options) | {"seed": options.seed})
+    editor = editor_of(method, lighter(options) | {"seed": options.seed}, located)
     recipe = {"weights_sha256": model.checkpoint.weights_sha256, "editor": repr(editor), "locate": locate_version()}
     recipe |= {"code_sha256": code_sha256(DECIDING)}
     recipe |= {"persons": options.persons, "seed": options.seed, "located": list(located.layers)}

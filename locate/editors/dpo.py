@@ -11,6 +11,7 @@ from locate.editors.edit import Edit, ParameterChange
 from locate.editors.handoff import Handoff, hand_off
 from locate.editors.pace import TRAINED, Part
 from locate.editors.progress import Progress, no_progress
+from locate.editors.pronoun_rows import balancing_rows, keeping_rows
 from locate.editors.split import fitted_on
 from locate.errors import LocateError
 from locate.evaluation.run import network_hash
@@ -24,7 +25,7 @@ from locate.sites import check
 from locate.training.guards import Guards, Watch
 from locate.training.preferences import Preference, Preferences, read_preferences
 from locate.training.scope import Trained, changes_of, linear_matrices, open_lora, open_parameters
-from locate.training.tokens import token_rows, usable
+from locate.training.tokens import TokenRow, token_rows, usable
 from locate.training.trainer import Recipe, check_installed, train_completions, train_preferences
 
 SCOPES = ("located", "everything")
@@ -36,6 +37,9 @@ class Preferring:
 
     preferences  a CSV or JSON Lines file with prompt, chosen and rejected, or OWNER/NAME:CONFIGURATION:SPLIT of the
                  hub; None for the package's own set
+    pronouns     rows made for each word of the prompts that an edit is fitted on, in which its pronoun is the text: of
+                 occupations and persons both pronouns are to be as likely, words that say their gender keep their own;
+                 0 trains on the preferences alone, as BiasDPO does
     scope        "located": the output matrices of the located layers; "everything": every parameter, or with a rank
                  every linear layer but the one that reads out the vocabulary
     rank         of LoRA's factors; None trains the matrices themselves
@@ -50,6 +54,7 @@ class Preferring:
     """
 
     preferences: str | None = None
+    pronouns: int = 2
     scope: str = "located"
     rank: int | None = None
     dropout: float = 0.0
@@ -68,10 +73,11 @@ class Preferring:
 
     def __post_init__(self) -> None:
         check("scope", self.scope, SCOPES)
-        if self.most < 1 or self.longest < 2 or not 0 <= self.dropout < 1 or (self.rank is not None and self.rank < 1):
+        least = min(self.most, self.longest - 1, self.pronouns + 1, 1 if self.rank is None else self.rank)
+        if least < 1 or not 0 <= self.dropout < 1:
             raise LocateError(
-                f"most {self.most}, longest {self.longest}, dropout {self.dropout}, rank {self.rank}: expected "
-                "positive numbers, and a dropout in [0, 1)"
+                f"most {self.most}, longest {self.longest}, dropout {self.dropout}, rank {self.rank}, pronouns "
+                f"{self.pronouns}: expected positive numbers, a dropout in [0, 1), and pronouns from 0 up"
             )
         if self.scope == "everything" and self.layers is not None:
             raise LocateError(
@@ -92,6 +98,18 @@ class Preferring:
         apart = [name for name in occupation_table()["occupation"] if name.lower() not in seen]
         return usable(model, without_words(found, apart), longest=self.longest, end=self.end, rejected=rejected)
 
+    def tokens(
+        self, model: CausalModel, rows: Preferences, prompts: Prompts, preserved: Prompts, *, rejected: bool
+    ) -> list[TokenRow]:
+        """What is trained on: the rows, and those made of the prompts, as token ids.
+
+        rejected  whether rejected texts are trained on, against a reference
+        """
+        own = balancing_rows(prompts.pairs, self.pronouns, self.seed)
+        own += keeping_rows(preserved.pairs, self.pronouns, self.seed, reference=rejected)
+        read = token_rows(model, rows.train, self.end, rejected=rejected)
+        return read + token_rows(model, own, False, rejected=rejected)
+
     def open(self, model: CausalModel, hand: Handoff) -> Trained:
         """A network in which what the settings name can be trained."""
         if self.rank is not None:
@@ -100,10 +118,10 @@ class Preferring:
         names = [matrix(model.network, name).parameter for name in hand.modules]
         return open_parameters(model, names if self.scope == "located" else None)
 
-    def parts(self, model: CausalModel, prompts: Prompts, texts: int) -> list[Part]:
+    def parts(self, model: CausalModel, prompts: Prompts, preserved: Prompts, texts: int) -> list[Part]:
         """What the edit consists of; `texts` of each row are read in a step."""
         rows = self.rows(model, prompts, rejected=texts > 1)
-        tokens = sum(row.length for row in token_rows(model, rows.train, self.end, rejected=texts > 1))
+        tokens = sum(row.length for row in self.tokens(model, rows, prompts, preserved, rejected=texts > 1))
         return [Part("training", TRAINED * texts * tokens * self.epochs)]
 
     def train(
@@ -113,6 +131,7 @@ class Preferring:
         prompts: Prompts,
         preserved: Prompts,
         rows: Preferences,
+        tokens: Sequence[TokenRow],
         method: str,
         run: Callable[[Trained, Watch, Path | None], list[float]],
     ) -> Edit:
@@ -129,9 +148,10 @@ class Preferring:
             network_hash(model),
             trained.names,
             rows.as_json(),
+            [[row.prompt, row.chosen, row.rejected] for row in tokens],
         ]
         place = None if self.place is None else self.place / hash_of(strict(about))[:32]
-        watch = Watch(model, rows.held_out, self.guards, self.recipe().steps(len(rows.train)), place)
+        watch = Watch(model, rows.held_out, self.guards, self.recipe().steps(len(tokens)), place)
         watch(0, model.network)
         losses = run(trained, watch, place)
         before = dict(model.network.named_parameters())
@@ -150,6 +170,7 @@ class Preferring:
                 "losses": losses,
                 "checkpoints": watch.report(),
                 "data": rows.as_json(),
+                "pronoun rows": len(tokens) - len(rows.train),
                 "matrices": len(trained.names),
             },
         )
@@ -190,9 +211,9 @@ class DPO(Preferring):
         """
         check_installed()
         rows = self.rows(model, prompts, rejected=True)
-        tokens = token_rows(model, rows.train, self.end)
+        tokens = self.tokens(model, rows, prompts, preserved, rejected=True)
         return self.train(
-            model, located, prompts, preserved, rows, self.method,
+            model, located, prompts, preserved, rows, tokens, self.method,
             lambda trained, watch, place: train_preferences(
                 model, trained, tokens, self.recipe(), beta=self.beta, sft=self.sft, look=watch, place=place,
                 step=lambda done, of: progress("training", done, of),
@@ -203,7 +224,7 @@ class DPO(Preferring):
         self, model: CausalModel, located: Located, prompts: Prompts, *, preserved: Prompts
     ) -> list[Part]:
         """What the edit consists of (see `Part`)."""
-        return self.parts(model, prompts, 2)
+        return self.parts(model, prompts, preserved, 2)
 
 
 @dataclass(frozen=True)
@@ -229,9 +250,9 @@ class SFT(Preferring):
         """
         check_installed()
         rows = self.rows(model, prompts, rejected=False)
-        tokens = token_rows(model, rows.train, self.end, rejected=False)
+        tokens = self.tokens(model, rows, prompts, preserved, rejected=False)
         return self.train(
-            model, located, prompts, preserved, rows, self.method,
+            model, located, prompts, preserved, rows, tokens, self.method,
             lambda trained, watch, place: train_completions(
                 model, trained, tokens, self.recipe(), look=watch, place=place,
                 step=lambda done, of: progress("training", done, of),
@@ -242,7 +263,7 @@ class SFT(Preferring):
         self, model: CausalModel, located: Located, prompts: Prompts, *, preserved: Prompts
     ) -> list[Part]:
         """What the edit consists of (see `Part`)."""
-        return self.parts(model, prompts, 1)
+        return self.parts(model, prompts, preserved, 1)
 
 
 def without_words(rows: Preferences, words: Sequence[str]) -> Preferences:

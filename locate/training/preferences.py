@@ -42,6 +42,7 @@ class Preference:
                       data that has only one
     group             what a split keeps together and intervals resample; the prompt where the data names none
     line              of the file
+    even              whether DPO's reference is taken to find both continuations as likely
     """
 
     prompt: str
@@ -52,6 +53,7 @@ class Preference:
     topic: str = ""
     form: str = ""
     split: str = ""
+    even: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ from locate.training.preferences import Preference, Preferences
 
 @dataclass(frozen=True)
 class TokenRow:
-    """A row as token ids; rejected is empty where the data has no such text."""
+    """A row as token ids; rejected is empty where the data has no such text; `even` is that of its `Preference`."""
 
     prompt: tuple[int, ...]
     chosen: tuple[int, ...]
     rejected: tuple[int, ...]
+    even: bool = False
 
     @property
     def length(self) -> int:
@@ -45,7 +46,7 @@ def token_row(model: CausalModel, row: Preference, end: bool, *, rejected: bool 
     if any(whole[:shared] != prompt for whole in wholes):
         raise LocateError(f"prompt {row.prompt[-40:]!r} is split differently before its two continuations")
     after = [tuple(whole[shared:] + tail) for whole in wholes]
-    return TokenRow(tuple(prompt), after[0], after[1] if len(after) > 1 else ())
+    return TokenRow(tuple(prompt), after[0], after[1] if len(after) > 1 else (), row.even)
 
 
 def end_of_text(model: CausalModel) -> int:

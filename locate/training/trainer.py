@@ -7,7 +7,7 @@ import json
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ WARMUP = 0.1  # share of the steps in which the rate rises
 CLIP = 1.0  # largest norm of the gradient
 SAVED = 10  # times that a training is kept
 KEPT = "trained.safetensors"
+LENGTH = "length"
 Look = Callable[[int, Any], None]
 """called with the number of finished steps and the network: may raise to stop"""
 
@@ -99,7 +100,8 @@ def train_preferences(
     """Direct preference optimisation (Rafailov et al. 2023, eq. 7) with TRL's DPOTrainer; the loss of every step.
 
     beta  how strongly the policy is held to the reference, which is the model itself: its log-probabilities of all
-          rows are computed once, before training
+          rows are computed once, before training. Of rows that are `even` both take the mean of the two, so that
+          such a row in both orders is best where both continuations are equally likely
     sft   weight of the chosen text's mean negative log-likelihood per token beside it (RPO)
     place folder in which a stopped training is kept, and found again; None keeps nothing
 
@@ -113,7 +115,12 @@ def train_preferences(
         kinds = {"loss_type": ["sigmoid"]} if sft == 0 else {"loss_type": ["sigmoid", "sft"], "loss_weights": [1, sft]}
         table = Dataset.from_list(
             [
-                {"prompt_ids": list(r.prompt), "chosen_ids": list(r.chosen), "rejected_ids": list(r.rejected)}
+                {
+                    "prompt_ids": list(r.prompt),
+                    "chosen_ids": list(r.chosen),
+                    "rejected_ids": list(r.rejected),
+                    LENGTH: r.length,
+                }
                 for r in rows
             ]
         )
@@ -127,7 +134,7 @@ def train_preferences(
             )
             config._n_gpu = 1  # of several that are visible
             watch = watcher(look, step)
-            trainer = own_trainer("DPOTrainer")(
+            trainer = own_trainer("DPOTrainer", frozenset(place for place, row in enumerate(rows) if row.even))(
                 model=trained.network, args=config, train_dataset=table, callbacks=[watch],
                 processing_class=padded(model),
             )  # fmt: skip
@@ -158,7 +165,11 @@ def train_completions(
 
         table = Dataset.from_list(
             [
-                {"input_ids": [*r.prompt, *r.chosen], "labels": [*[-100] * len(r.prompt), *r.chosen]}
+                {
+                    "input_ids": [*r.prompt, *r.chosen],
+                    "labels": [*[-100] * len(r.prompt), *r.chosen],
+                    LENGTH: r.length,
+                }
                 for r in rows
             ]
         )  # fmt: skip
@@ -230,13 +241,30 @@ def padded(model: CausalModel) -> Any:
     return tokenizer
 
 
-def own_trainer(name: str) -> Any:
-    """TRL's trainer of that name, which takes token ids as they are and tells nobody that it is used."""
+def own_trainer(name: str, even: Collection[int] = ()) -> Any:
+    """TRL's trainer of that name, which takes token ids as they are and tells nobody that it is used.
+
+    even  places of the rows whose reference finds both continuations as likely
+    """
     import trl
+
+    def levelled(row: Any, place: int) -> dict[str, float]:
+        both = [row["ref_chosen_logps"], row["ref_rejected_logps"]]
+        if place in even:
+            both = [sum(both) / 2] * 2
+        return {"ref_chosen_logps": both[0], "ref_rejected_logps": both[1]}
 
     class Quiet(getattr(trl, name)):  # type: ignore[misc]
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
             return dataset
+
+        def _get_train_sampler(self, dataset: Any = None) -> Any:
+            lengths = list((self.train_dataset if dataset is None else dataset)[LENGTH])
+            return ByLength(lengths, self.args.train_batch_size * self.args.gradient_accumulation_steps, self.args.seed)
+
+        def _precompute_ref_logps(self, *given: Any, **named: Any) -> Any:
+            dataset = super()._precompute_ref_logps(*given, **named)
+            return dataset.map(levelled, with_indices=True, keep_in_memory=True) if even else dataset
 
         def _send_telemetry(self) -> None:
             return None
@@ -254,6 +282,33 @@ def own_trainer(name: str) -> Any:
                 tensor.copy_(kept[name])
 
     return Quiet
+
+
+class ByLength(torch.utils.data.Sampler[int]):
+    """An order of rows in which those of a step have about the same length, so that little of a step is padding.
+
+    Steps come in random order, another in each epoch, that a training which goes on finds again.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
+        self.lengths, self.batch, self.seed, self.epoch = list(lengths), batch, seed, 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Said by the trainer when an epoch begins."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        stream = torch.Generator().manual_seed(self.seed + 7919 * self.epoch)
+        ties = torch.rand(len(self.lengths), generator=stream).tolist()
+        order = sorted(range(len(self.lengths)), key=lambda place: (self.lengths[place], ties[place]))
+        steps = [order[first : first + self.batch] for first in range(0, len(order), self.batch)]
+        whole, rest = (steps[:-1], steps[-1]) if len(steps[-1]) < self.batch else (steps, [])
+        for number in torch.randperm(len(whole), generator=stream).tolist():
+            yield from whole[number]
+        yield from rest
 
 
 def opened(network: Any) -> dict[str, torch.Tensor]:
