@@ -855,7 +855,7 @@ class TestTheEdit:
         ("settings", "message"),
         [
             ({"scope": "other"}, "scope 'other': expected one of located, everything"),
-            ({"rank": 0}, "rank 0, pronouns 2: expected"),
+            ({"rank": 0}, "rank 0, pronouns 1: expected"),
             ({"dropout": 0.1}, "dropout 0.1 without rank"),
             ({"rate": 0.0}, "rate 0.0"),
             ({"beta": 0.0}, "beta 0.0"),

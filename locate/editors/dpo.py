@@ -54,14 +54,14 @@ class Preferring:
     """
 
     preferences: str | None = None
-    pronouns: int = 2
+    pronouns: int = 1
     scope: str = "located"
     rank: int | None = None
     dropout: float = 0.0
     layers: tuple[int, ...] | None = None
     most: int = 3
-    rate: float = 1e-4
-    epochs: int = 3
+    rate: float = 3e-4
+    epochs: int = 1
     batch: int = 8
     at_once: int | None = None
     end: bool = False
@@ -180,11 +180,11 @@ class Preferring:
 class DPO(Preferring):
     """Direct preference optimisation towards less biased continuations; see `Preferring` for the other settings.
 
-    beta  how strongly the model is held to what it was (Rafailov et al. 2023)
+    beta  how strongly the model is held to what it was (Rafailov et al. 2023); recipes for texts alone take 0.1
     sft   weight of the chosen text's own likelihood beside it, which works against a quiet collapse
     """
 
-    beta: float = 0.1
+    beta: float = 1.0
     sft: float = 0.0
 
     method = "dpo"
@@ -230,8 +230,6 @@ class DPO(Preferring):
 @dataclass(frozen=True)
 class SFT(Preferring):
     """Fine-tuning on the chosen continuations alone, DPO's baseline; see `Preferring` for the settings."""
-
-    rate: float = 3e-4
 
     method = "sft"
 
