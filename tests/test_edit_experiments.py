@@ -229,6 +229,21 @@ def test_edits_made_by_other_code_or_settings_are_not_gone_on_with(tmp_path, mon
         kept.Kept.open(tmp_path, run.recipe_of(trial))
 
 
+def test_random_layers_are_as_many_as_are_located_and_none_of_them():
+    located = SimpleNamespace(trace={"model": {"n_layers": 12}}, layers=(0, 9, 4, 7))
+    drawn = {editing.random_layers(located, 3, seed) for seed in range(20)}
+    assert all(len(layers) == 3 and not {0, 9, 4} & set(layers) and list(layers) == sorted(layers) for layers in drawn)
+    assert len(drawn) > 5
+    assert editing.random_layers(located, 3, 1) == editing.random_layers(located, 3, 1)
+    assert editing.editor_of("dpo-random", {"seed": 1}, located).layers == editing.random_layers(located, 3, 1)
+    assert editing.editor_of("dpo-lora", {"seed": 1}).scope == "everything"
+    few = SimpleNamespace(trace={"model": {"n_layers": 4}}, layers=(0, 1, 2))
+    with pytest.raises(LocateError, match="1 layers are not located: expected 3 to draw from"):
+        editing.random_layers(few, 3, 0)
+    assert {"dpo", "sft", "lsdm"} < set(editing.LAYERED)
+    assert not {"dpo-random", "dpo-lora", "finetune-everything"} & set(editing.LAYERED)
+
+
 def test_several_processes_make_the_edits_that_one_makes_also_beside_one_that_fails(folder_of):
     model = str(folder_of("gpt2"))
     prompts = locate.occupation_pairs("anti", templates_each=1).first(6)

@@ -235,8 +235,10 @@ def told_edits():
         ("fast_smollm2", "FAST, SmolLM2"),
         ("fast_smollm2_amd", "the same on another processor"),
         ("fast", "FAST, `mini`"),
-        ("sft_smollm2", "SFT, SmolLM2, `rate=1e-3`"),
-        ("dpo_smollm2", "DPO, SmolLM2, `rate=1e-3`, `epochs=1`"),
+        ("dpo_smollm2", "DPO, SmolLM2"),
+        ("sft_smollm2", "SFT, SmolLM2"),
+        ("dpo_texts_smollm2", "DPO, SmolLM2, texts alone"),
+        ("sft_texts_smollm2", "SFT, SmolLM2, texts alone"),
     ):
         receipt = read(FIGURES / f"receipt_{name}.json")
         validate(receipt, "receipt", f"receipt_{name}.json")
@@ -440,13 +442,20 @@ def told_speed_on_another_processor():
 
 
 def told_rewards():
-    dpo, sft = (read(FIGURES / f"receipt_{name}_smollm2.json") for name in ("dpo", "sft"))
-    yield f"DPO's reward accuracy on held-out rows, {dpo['report']['checkpoints'][-1]['accuracy']:.0f} %, says"
-    for part in ("held_out", "unseen_forms"):
-        assert sft["scores"]["cut"][part]["low"] > dpo["scores"]["cut"][part]["high"]
-    rise = [each["scores"]["perplexity_change"] for each in (dpo, sft)]
-    assert rise[0]["low"] > 0 > rise[1]["high"]
-    yield "They cut far less than editors that are fitted on such prompts, SFT more than DPO and at a"
+    receipts = {
+        name: read(FIGURES / f"receipt_{name}_smollm2.json") for name in ("dpo", "sft", "dpo_texts", "sft_texts")
+    }
+    texts = [receipts[f"{name}_texts"] for name in ("dpo", "sft")]
+    assert [each["settings"]["rate"] for each in texts] == [1e-3, 1e-3]
+    yield f"reward accuracy on held-out rows, {texts[0]['report']['checkpoints'][-1]['accuracy']:.0f} %, says nothing"
+    for name in ("dpo", "sft"):
+        now, before = (receipts[each]["scores"]["cut"]["held_out"] for each in (name, f"{name}_texts"))
+        assert now["low"] > 45
+        assert before["high"] < 30
+    dpo, sft = (receipts[name]["scores"] for name in ("dpo", "sft"))
+    assert dpo["perplexity_change"]["high"] < sft["perplexity_change"]["low"]
+    for part in ("unseen_forms", "natural"):
+        assert dpo["cut"][part]["value"] < sft["cut"][part]["value"] - 5
 
 
 def told_cost_of_edits():
