@@ -124,6 +124,16 @@ def test_what_is_wrong_is_one_line(run, data, arguments, message):  # noqa: F811
     assert "Traceback" not in stderr
 
 
+def test_the_verbs_below_it_are_shown(run):  # noqa: F811
+    code, stdout, stderr = run("rewrite")
+    assert code == 2
+    assert all(verb in stdout for verb in ("train", "run", "judge"))
+    assert not stderr
+    code, _, stderr = run("rewrite", "frob")
+    assert code == 1
+    assert stderr == "locate-bias: No such command 'frob'. (see --help)\n"
+
+
 def test_a_rewriter_is_asked_as_it_was_trained(run, data, tmp_path):  # noqa: F811
     (tmp_path / "rewriter.json").write_text('{"schema": 1, "request": {"instruction": "Say.", "examples": []}}')
     code, _, stderr = run(

@@ -236,6 +236,7 @@ def told_edits():
         ("fast_smollm2_amd", "the same on another processor"),
         ("fast", "FAST, `mini`"),
         ("dpo_smollm2", "DPO, SmolLM2"),
+        ("dpo_random_smollm2", "DPO, SmolLM2, layers 15, 20, 25"),
         ("sft_smollm2", "SFT, SmolLM2"),
         ("dpo_texts_smollm2", "DPO, SmolLM2, texts alone"),
         ("sft_texts_smollm2", "SFT, SmolLM2, texts alone"),
@@ -454,6 +455,10 @@ def told_rewards():
         assert before["high"] < 30
     dpo, sft = (receipts[name]["scores"] for name in ("dpo", "sft"))
     assert dpo["perplexity_change"]["high"] < sft["perplexity_change"]["low"]
+    random = read(FIGURES / "receipt_dpo_random_smollm2.json")
+    assert random["located"]["edited_layers"] == [15, 20, 25]
+    cuts = [each["cut"]["held_out"]["value"] for each in (random["scores"], dpo)]
+    yield f"cut nearly as much, {cuts[0]:.0f} % against {cuts[1]:.0f} %"
     for part in ("unseen_forms", "natural"):
         assert dpo["cut"][part]["value"] < sft["cut"][part]["value"] - 5
 

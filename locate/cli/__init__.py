@@ -32,6 +32,8 @@ def main() -> None:
         if len(sys.argv) == 1:
             print(usage())
             raise SystemExit(2) from None
+        if not usage():  # of verbs below a verb, whose help is on the screen already
+            raise SystemExit(2) from None
         leave(f"{usage()} (see --help)")
     if code == INTERRUPTED:
         leave(KEPT, INTERRUPTED)
