@@ -54,6 +54,12 @@ class TestMeasures:
             "exact": 0.0, "word_error_rate": 100.0, "rouge_l": 0.0, "chrf": 0.0
         }  # fmt: skip
         assert all(math.isnan(each) for each in against_references("x", []).values())
+        assert (
+            against_references("\u043e\u043d\u0438 \u0442\u0443\u0442", ["\u043e\u043d\u0438 \u0442\u0443\u0442"])[
+                "rouge_l"
+            ]
+            == 100
+        )
 
     def test_white_space_and_quotation_marks_do_not_count(self):
         assert normal("They  said \u201cno\u201d , it\u2019s late .") == 'They said "no", it\'s late.'
@@ -148,9 +154,9 @@ class TestSummary:
         assert free["groups"] == len(many)
 
     def test_every_row_is_in_one_group(self, rows):
-        found = by_demographic(measure_rows(rows), NO_SCORES)
-        assert found[["demographic", "count", "failed"]].values.tolist() == [
-            ["Gender", 3, 1], ["Socio-economic", 2, 1], ["(none)", 1, 0],
+        found = by_demographic(measure_rows(rows), NO_SCORES, ["", " GENDER", "age", "Age"])
+        assert found[["demographic", "count", "failed", "unread"]].values.tolist() == [
+            ["Gender", 3, 1, 1], ["Socio-economic", 2, 1, 0], ["(none)", 1, 0, 1], ["Age", 0, 0, 2],
         ]  # fmt: skip
         assert found["count"].sum() == 6
         assert found.loc[0, "exact"] == pytest.approx(100 / 3)
@@ -159,6 +165,10 @@ class TestSummary:
     def test_names_of_groups(self):
         assert normal_name(" Socio-Economic ") == normal_name("socio_economic") == normal_name("S\u00f3cioeconomic")
         assert normal_name("\u5973") == "\u5973"
+        assert normal_name("\u0416\u0435\u043d\u0449\u0438\u043d\u044b 18-30") != normal_name(
+            "\u041c\u0443\u0436\u0447\u0438\u043d\u044b 18-30"
+        )
+        assert normal_name("-") == "-"
         assert alike(["Political", "Polticial", "Gender"]) == [("Political", "Polticial")]
 
 
@@ -172,6 +182,7 @@ class TestSummary:
         ('{"score": 0.7, "reason": "it was cut', None, "no whole JSON object"),
         ("0.8", None, "no whole JSON object"),
         ("", None, "no whole JSON object"),
+        ('{"score": ' + "9" * 400 + "}", None, "the score is not between 0 and 1"),
         ('{"score": 2}', None, "the score is not between 0 and 1"),
         ('{"score": -0.1}', None, "the score is not between 0 and 1"),
         ('{"score": true}', None, "the score is no number"),
@@ -286,6 +297,7 @@ class TestServer:
             ({"body": "<html>busy</html>"}, 1.0),
             ({"body": '{"error": "overloaded"}'}, 1.0),
             ({"body": '{"choices": []}'}, 1.0),
+            ({"body": "[" * 100000}, 1.0),
             ({**said(0.5), "missing": 50}, 1.0),
         ],
     )
@@ -322,7 +334,27 @@ class TestServer:
         assert waits == [1.0, 2.0, 4.0]
         assert len(told.asked) == 4
 
-    @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
+    def test_a_question_that_is_refused_is_an_answer_without_a_score(self, tmp_path):
+        path = tmp_path / "answers.jsonl"
+        refused = {"status": 400, "body": '{"error": "content_filter"}'}
+        with serving(said(0.5), refused, said(0.5)) as (address, told):
+            found = ask_judge(ROWS, Server(address, "m"), path)
+            assert len(told.asked) == 18
+            assert Counter(each.problem for each in found) == {"": 17, "no whole JSON object": 1}
+            ask_judge(ROWS, Server(address, "m"), path)
+            assert len(told.asked) == 19  # it alone is asked again
+        with (
+            serving(refused) as (address, _),
+            pytest.raises(LocateError, match=r"refused its first 5 questions.*HTTP 400"),
+        ):
+            ask_judge(ROWS, Server(address, "m"), tmp_path / "other.jsonl")
+
+    @pytest.mark.parametrize("address", ["http://[::1", "http://localhost:80\n"])
+    def test_addresses_that_are_none(self, address):
+        with pytest.raises(LocateError, match=r"cannot be asked .*check the address"):
+            Server(address, "m").answer("?")
+
+    @pytest.mark.parametrize("status", [401, 403, 404])
     def test_what_no_try_would_mend_ends_at_once(self, status):
         with (
             serving({"status": status, "body": "no such\nmodel"}) as (address, told),
@@ -398,6 +430,10 @@ class TestJudge:
         again = Fake()
         assert ask_judge(ROWS, again, path, parallel=parallel) == whole
         assert again.count == 18 - 7
+        path.write_bytes(path.read_bytes()[:-1])  # a stop may lose the last line break
+        last = Fake()
+        assert ask_judge(ROWS, last, path) == whole
+        assert not last.count
         assert sorted(json.loads(line)["key"] for line in path.read_text().splitlines()) == sorted(
             each.key for each in whole
         )
@@ -468,8 +504,7 @@ class TestJudge:
         judge = LocalJudge(plain, tokens=5)
         assert judge.answer("Say.") == judge.answer("Say.")
         assert judge.about()["weights_sha256"] == plain.checkpoint.weights_sha256
-        with pytest.raises(LocateError, match="longer than the 64 tokens"):
-            judge.answer("nurse " * 80)
+        assert "longer than the 64 tokens" in judge.answer("nurse " * 80)
 
 
 class TestFiles:
@@ -540,8 +575,41 @@ class TestFiles:
 
     def test_a_score_that_is_no_number(self, tmp_path):
         rows = [["text", "rewrite", "Bias_Score"], ["She ran.", "They ran.", "low"]]
-        with pytest.raises(LocateError, match="line 2: Bias_Score is 'low': expected a number"):
-            read_outputs(self.written(tmp_path / "own.csv", rows))
+        for score in ("low", "5", "inf", "-0.5"):
+            rows[1][2] = score
+            with pytest.raises(
+                LocateError, match=f"line 2: Bias_Score is '{score}': expected a number between 0 and 1"
+            ):
+                read_outputs(self.written(tmp_path / "own.csv", rows))
+
+    def test_outcomes_are_those_of_the_texts(self, tmp_path):
+        path = self.written(tmp_path / "own.csv", [
+            ["text", "rewrite", "outcome"], ["He ran.", "", ""], ["He ran.", "he ran", ""], ["He ran.", "They", "cut"],
+            ["He ran.", " ", "cut"],
+        ])  # fmt: skip
+        assert [row.outcome for row in read_outputs(path)[0]] == ["empty", "copied", "cut", "empty"]
+
+    def test_the_systems_text_and_the_persons(self, tmp_path):
+        path = self.written(
+            tmp_path / "own.csv", [["input_text", "debiased_text", "output"], ["He.", "They.", "Them."]]
+        )
+        (row,) = read_outputs(path)[0]
+        assert (row.rewrite, row.references) == ("Them.", ("They.",))
+
+    def test_rows_put_together_from_two_files_stay_apart(self, tmp_path):
+        path = tmp_path / "both.jsonl"
+        rows = [{"line": 2, "text": "He ran.", "rewrite": text, "outcome": ""} for text in ("They ran.", "He ran.")]
+        path.write_text("".join(json.dumps(row | {"Bias_Score": k / 4}) + "\n" for k, row in enumerate(rows)))
+        found = judge_file(path, tmp_path / "judged")
+        assert found.rows["line"].tolist() == [1, 2]
+        assert found.rows["bias"].tolist() == [0, 0.25]
+        assert value(found.summary, "gendered", CHANGE)["n"] == 2
+
+    def test_broken_characters_are_named(self, tmp_path):
+        path = tmp_path / "own.jsonl"
+        path.write_text('{"text": "He.", "rewrite": "\\ud83d"}\n{"text": "He.", "rewrite": "They."}\n')
+        found = judge_file(path, tmp_path / "judged")
+        assert found.about["unread"] == {"rewrite has broken characters": [1]}
 
     def test_rows_of_a_user_and_what_is_missing(self, tmp_path):
         path = tmp_path / "own.jsonl"
@@ -555,7 +623,7 @@ class TestFiles:
         )))  # fmt: skip
         rows, scores = read_outputs(path)
         assert [(row.line, row.outcome) for row in rows] == [
-            (1, ""), (2, "empty"), (3, "empty"), (4, "unread"), (5, "unread"), (77, "cut"),
+            (1, ""), (2, "empty"), (3, "empty"), (4, "unread"), (5, "unread"), (6, "copied"),
         ]  # fmt: skip
         assert [row.reason for row in rows if row.reason] == ["rewrite is not text", "text is empty"]
         assert rows[0].references == ("They ran.",)
@@ -619,6 +687,11 @@ class TestModels:
 
     def test_pooling_as_the_folder_says(self, folder_of, tmp_path):
         assert pooling_of(str(tmp_path)) == "mean"
+        kinds = [{"type": f"sentence_transformers.models.{name}"} for name in ("Transformer", "Pooling", "Dense")]
+        (tmp_path / "modules.json").write_text(json.dumps(kinds))
+        with pytest.raises(LocateError, match="has a Dense layer behind its transformer"):
+            pooling_of(str(tmp_path))
+        (tmp_path / "modules.json").write_text(json.dumps(kinds[:2]))
         (tmp_path / "1_Pooling").mkdir()
         path = tmp_path / "1_Pooling" / "config.json"
         for told, wanted in (("mean_tokens", "mean"), ("cls_token", "first")):

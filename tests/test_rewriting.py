@@ -117,6 +117,22 @@ class TestRows:
         ]
         assert "2 not a JSON object (lines 17, 18)" in note_on(found.as_json())
 
+    def test_lists_splits_and_columns_as_people_write_them(self, tmp_path):
+        rows = [(text, json.dumps([new, "Other."]), "Train" if k % 2 else "dev") for k, (text, new) in enumerate(SAID)]
+        found = read_originals(written(tmp_path / "own.csv", rows, ("text", "references", "split")))
+        assert found.train[0].references == (SAID[1][1], "Other.")
+        assert (len(found.train), len(found.held_out)) == (16, 16)
+        with pytest.raises(LocateError, match="has two columns 'text': expected each name once"):
+            read_originals(written(tmp_path / "own.csv", rows, ("text", "text", "split")))
+        path = tmp_path / "odd.jsonl"
+        good = [json.dumps({"text": text, "reference": new}) for text, new in SAID]
+        odd = ["[" * 100000, '{"text": ' + "9" * 5000 + "}", '{"text": "A.", "reference": "B.", "group": "\\ud83d"}']
+        path.write_text("\n".join([*good, *odd]))
+        gone = [(row.line, row.reason) for row in read_originals(path).left_out]
+        assert gone == [
+            (33, "not a JSON object"), (34, "not a JSON object"), (35, "group or demographic has broken characters")
+        ]  # fmt: skip
+
     def test_a_text_with_several_rewrites(self, tmp_path):
         path = tmp_path / "toxic.tsv.gz"
         rows = [f'bad {job} "x\tgood {job}\t\tfine {job}' for job in JOBS]
@@ -253,7 +269,8 @@ class TestRequest:
         said = llama.encoder.tokenizer.decode(request.prompt_ids(llama, "The nurse ran.")[-40:])
         assert said.endswith("he ran.\nRewrite: They ran.\n\nText: The nurse ran.\nRewrite:")
         wrote = llama.encoder.tokenizer(" They ran.\nText: The man", add_special_tokens=False)["input_ids"]
-        assert request.answer_text(llama, wrote) == "They ran."
+        assert request.answer_text(llama, wrote) == ("They ran.", True)
+        assert request.answer_text(llama, wrote[:3])[1] is False
 
     def test_the_turn_ends_as_the_template_says(self, folder_of, tmp_path):
         """Here an assistant's turn ends with a token of its own, which is not the tokenizer's end of text."""
@@ -335,6 +352,12 @@ class TestWriting:
         ("I can't help him.", "I cannot help them.", ""),
         ("She can't run.", "They can't run.", ""),
         ("She was sorry.", "They were sorry.", ""),
+        ("She ran.", "Sorry, I can't do that.", "refused"),
+        ("She ran.", "I'm not comfortable rewriting this.", "refused"),
+        ("She ran.", "As a responsible AI, I must decline.", "refused"),
+        ("She ran.", "Unfortunately I am not able to do so.", "refused"),
+        ("She will not support it.", "They will not support the club any longer.", ""),
+        ("He worked there.", "They worked as an assistant in the office.", ""),
     ],
 )
 def test_outcomes(text, rewrite_, outcome):
@@ -432,6 +455,57 @@ class TestFile:
         assert "longer than the 64 tokens that the model takes" in found[0].reason
         assert found[1].outcome != "unread"
 
+    def test_an_empty_answer_is_empty_however_long_it_is(self, llama, monkeypatch):
+        """One that ends in another text is whole; what was cut is cut only where it is nothing else."""
+        monkeypatch.setattr(rewrite, "allowed", lambda model, row: 3)
+        row = Original("The nurse", ("x",), ("y",), 2, "women")
+        coded = llama.encoder.tokenizer
+
+        def outcome(text):
+            ids = coded(text, add_special_tokens=False)["input_ids"]
+            return rewrite.rewritten(llama, SHORT, 2, row, ids).outcome
+
+        assert outcome("\n\n\n\n") == "empty"
+        assert outcome("\nText: The man said that") == "empty"
+        assert outcome("The nurse \n \n") == "copied"
+        assert outcome("They said that she\nText: The man") == ""
+        assert outcome("They said that she was") == "cut"
+
+    def test_unread_rows_keep_whom_they_are_about(self, llama):
+        row = Original("nurse " * 70, ("x",), ("g",), 2, "women")
+        (found,) = [each for some in rewrite_rows(llama, [(2, row)], SHORT) for each in some]
+        assert (found.outcome, found.demographic, found.group, found.references) == ("unread", "women", "g", ("x",))
+
+    def test_other_rows_of_the_same_number_are_refused(self, llama, source, tmp_path):
+        rewrite_file(llama, source, tmp_path / "out.jsonl", SHORT, lines=[2, 3])
+        with pytest.raises(LocateError, match="another lines"):
+            rewrite_file(llama, source, tmp_path / "out.jsonl", SHORT, lines=[3, 4])
+
+    def test_rows_taken_out_or_turned_round_are_noticed(self, llama, source, tmp_path):
+        out = tmp_path / "out.jsonl"
+        rewrite_file(llama, source, out, SHORT, batch=4)
+        lines = out.read_text().splitlines()
+        for changed in ([*lines[:3], *lines[4:]], lines[::-1], [*lines, lines[0]]):
+            out.write_text("\n".join(changed) + "\n")
+            with pytest.raises(LocateError, match=r"out\.jsonl, line \d+ is the rewrite of line \d+, expected"):
+                rewrite_file(llama, source, out, SHORT, batch=4)
+
+    def test_a_stop_before_the_first_row(self, llama, source, tmp_path):
+        out = tmp_path / "out.jsonl"
+        out.touch()
+        assert len(rewrite_file(llama, source, out, SHORT, batch=4)) == 11
+        (tmp_path / "out.meta.json").write_text("[]")
+        with pytest.raises(LocateError, match=r"does not say what made out\.jsonl"):
+            rewrite_file(llama, source, out, SHORT, batch=4)
+
+    def test_what_only_training_needs_is_not_asked_for(self, llama, tmp_path):
+        path = tmp_path / "own.jsonl"
+        rows = [{"text": "The man", "split": "later", "reference": 5}, {"text": "The nurse", "reference": "..."}]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        found = rewrite_file(llama, path, tmp_path / "out.jsonl", SHORT)
+        assert "unread" not in {row.outcome for row in found}
+        assert [row.references for row in found] == [(), ()]
+
     def test_an_answer_that_does_not_end_is_cut(self, llama, monkeypatch):
         monkeypatch.setattr(rewrite, "allowed", lambda model, row: 1)
         found = [
@@ -507,7 +581,7 @@ class TestTraining:
         watch.check(replace(was, step=2, copied=100.0, refused=100.0, cut=100.0))
         watch.check(replace(was, step=2, empty=was.empty + 10))
         for name, value, match in (
-            ("reference", was.reference - 0.6, "0.6 nats a token lost by held-out rewrites of people"),
+            ("reference", was.reference - 0.6, r"0\.6 nats a token lost by held-out rewrites .* raise guards\.chosen"),
             ("empty", was.empty + 11, "11 points more empty rewrites"),
             ("repeating", was.repeating + 25, "25 points more repeating rewrites"),
             ("reference", math.nan, "nan nats a token"),
@@ -532,6 +606,9 @@ class TestTraining:
             (34, "the text holds the special token <|endoftext|>: leave it out"),
             (35, "longer than 60 tokens"),
         ]
+        short = read_originals(written(tmp_path / "own.csv", [*SAID, ("The man " * 8, "They.")]), held_out=0.25)
+        (gone,) = readable(llama, short, SHORT, 64).left_out
+        assert "request and rewrite are longer than the 64 tokens" in gone.reason
         with pytest.raises(LocateError, match="0 rows to train on and 0 held out can be read"):
             readable(llama, found, SHORT, 5)
 

@@ -37,6 +37,14 @@ def test_from_rows_to_a_verdict(run, folder_of, data, tmp_path):  # noqa: F811
     assert "line 34 was not read: input_text is empty" in stdout
     assert len(out.read_text().splitlines()) == 33
 
+    held = tmp_path / "held.jsonl"
+    code, _, stderr = run(
+        "rewrite", "run", rewriter, "--data", data, "-o", held, "--part", "held-out", "--seed", 5, "--device", "cpu"
+    )
+    assert "the 8 rows are those that the rewriter's training held out" in stderr
+    lines = [json.loads(line)["line"] for line in held.read_text().splitlines()]
+    assert lines == read_json(rewriter / "rewriter.json")["held_out_lines"]
+
     before = out.read_bytes()
     again = run("rewrite", "run", rewriter, "--data", data, "-o", out, "--device", "cpu", "--batch", 8, "--json")
     assert json.loads(again[1])["rows"] == 33
@@ -45,7 +53,7 @@ def test_from_rows_to_a_verdict(run, folder_of, data, tmp_path):  # noqa: F811
     code, stdout, stderr = run("rewrite", "judge", out)
     assert code == 0, stderr
     assert "rewrites, mean and 95% interval" in stdout
-    assert "not read: input_text is empty (lines 34)" in stdout
+    assert "not read: input_text is empty (line 34 of the texts) (lines 33)" in stdout
     summary = pd.read_csv(tmp_path / "out-judged" / "summary.csv")
     assert set(summary["rows"]) == {"all", "without failed", "original", "change"}
     assert summary.loc[summary["rows"] == "all", "n"].max() == 32
@@ -63,6 +71,12 @@ def test_only_what_was_held_out_and_examples_of_the_rest(run, folder_of, data, t
     (shown,) = read_json(tmp_path / "out.meta.json")["request"]["examples"]
     assert tuple(shown) in SAID
     assert shown[0] not in [row["text"] for row in rows]
+    code, stdout, stderr = run(
+        "rewrite", "run", folder_of("llama"), "--data", data, "-o", tmp_path / "rest.jsonl", "--examples", 1,
+        "--instruction", "Say.", "--device", "cpu", "--json",
+    )  # fmt: skip
+    assert json.loads(stdout)["rows"] == 32
+    assert "the 1 rows that are shown as examples are not rewritten" in stderr
     every = tmp_path / "every.jsonl"
     code, stdout, _ = run(
         "rewrite", "run", folder_of("llama"), "--data", data, "-o", every, "--limit", 5, "--instruction", "Say.",
@@ -113,7 +127,11 @@ def test_a_judge_behind_an_address_and_one_on_this_machine(run, folder_of, tmp_p
         (("judge", "none.jsonl"), "no file none.jsonl"),
         (("judge", "DATA", "--judge", "http://localhost/v1"), "without a model: name it (--judge-model)"),
         (("judge", "DATA", "--judge", "mini", "--judge-model", "m"), "it names a model behind an address"),
-        (("judge", "DATA", "--criteria", "kindness"), "criterion 'kindness': expected one of bias"),
+        (("judge", "DATA", "--judge", "mini", "--criteria", "kindness"), "judge 'mini' has no chat template"),
+        (("judge", "DATA", "--criteria", "bias"), "--judge-model and --criteria are a judge's: name it with --judge"),
+        (("judge", "DATA", "--parallel", "0"), "--parallel 0: expected at least one question"),
+        (("run", "mini", "--data", "DATA", "-o", "out.jsonl", "--limit", "-1"), "--limit -1: expected"),
+        (("run", "mini", "--data", "DATA", "-o", "out.jsonl", "--examples", "-1"), "--examples -1"),
         (("judge", "DATA", "--words", "none.txt"), "none.txt"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from enum import StrEnum
@@ -29,14 +28,9 @@ from locate.cli.options import (
 from locate.errors import LocateError
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from rich.table import Table
-
     from locate.cli.show import Steps
     from locate.rewriting.judge import Judge
-    from locate.rewriting.originals import Originals
     from locate.rewriting.request import Request
-    from locate.rewriting.verdict import Verdict
 
 
 class Part(StrEnum):
@@ -46,8 +40,6 @@ class Part(StrEnum):
     held_out = "held-out"
 
 
-UNSHOWN = ("empty", "refused", "copied", "cut", "repeating", "rouge_l", "likelihood")
-"""measures that groups.csv has and the screen has no room for"""
 ROWS, TRAINING, JUDGING = "Rows", "Training", "What is measured"
 Asked = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
 Data = Annotated[
@@ -82,7 +74,8 @@ def train(
         typer.Option(rich_help_panel=TRAINING, help="train only the MLP output matrices that this located.json names"),
     ] = None,
     layers: Annotated[
-        str | None, typer.Option(rich_help_panel=TRAINING, help="of these, only layers like 0-3,7, located or not")
+        str | None,
+        typer.Option(rich_help_panel=TRAINING, help="layers like 0-3,7 in place of those it names, located or not"),
     ] = None,
     setting: Annotated[
         list[str] | None,
@@ -102,6 +95,7 @@ def train(
     The same command continues a training that was stopped.
     """
     from locate.cli.show import Steps, print_paths, stdout
+    from locate.cli.verdict import looks_table
 
     check_seed(seed)
     count = thread_count(threads)
@@ -189,8 +183,12 @@ def run(
                 f"{model} was trained to be asked in one way, which its rewriter.json keeps: leave --instruction and "
                 "--examples out"
             )
-        rows = chosen_rows(data, part, limit, held_out, seed, examples)
-        lines, shown = rows
+        if examples < 0 or (limit is not None and limit < 1):
+            raise LocateError(
+                f"--examples {examples}, --limit {limit}: expected 0 or more examples, and at least one row"
+            )
+        lines, shown, told = chosen_rows(data, part, limit, held_out, seed, examples, model)
+        steps.notes(told)
         request = kept or request_of(instruction, shown)
         trusted: dict[str, Any] = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
         plain = load_causal(model, device=device, dtype=dtype, revision=revision, threads=count, **trusted)
@@ -254,9 +252,14 @@ def judge(
     the same command goes on after a stop.
     """
     from locate.cli.show import Steps, print_paths
+    from locate.cli.verdict import print_verdict
 
     count = thread_count(threads)
-    folder = output or file.with_name(f"{file.name.partition('.')[0]}-judged")
+    folder = output or file.with_name(f"{Path(file.name.removesuffix('.gz')).stem}-judged")
+    if judge_at is None and (judge_model is not None or criteria is not None):
+        raise LocateError("--judge-model and --criteria are a judge's: name it with --judge, or leave them out")
+    if parallel < 1:
+        raise LocateError(f"--parallel {parallel}: expected at least one question at once")
     with Steps() as steps:
         steps.say("judging")
         from locate.cli.judging import print_json
@@ -300,27 +303,36 @@ def request_of(instruction: str | None, examples: tuple[tuple[str, str], ...] = 
 
 
 def chosen_rows(
-    data: str, part: Part, limit: int | None, held_out: float, seed: int, examples: int
-) -> tuple[list[int] | None, tuple[tuple[str, str], ...]]:
-    """The lines that are rewritten (None for all), and the examples that are shown."""
-    from locate.rewriting.originals import drawn_rows, numbered_originals, read_originals
+    data: str, part: Part, limit: int | None, held_out: float, seed: int, examples: int, model: str
+) -> tuple[list[int] | None, tuple[tuple[str, str], ...], list[str]]:
+    """The lines that are rewritten (None for all), the examples that are shown, and what the user has to know.
+
+    What a rewriter held out of this very file in its training is held out here too, whatever the seed.
+    """
+    from locate.rewriting.originals import Original, drawn_rows, numbered_originals, read_originals
+    from locate.rewriting.train import held_out_lines
     from locate.training.rows import found_file
 
-    rows: Originals | None = None
-    if part is Part.held_out or examples:
-        rows = read_originals(data, held_out=held_out, seed=seed)
-    shown: tuple[tuple[str, str], ...] = ()
-    if rows is not None and examples:
-        lines = drawn_rows(rows.train, examples, seed)
-        shown = tuple((row.text, row.references[0]) for row in rows.train if row.line in lines)
-    if part is Part.held_out and rows is not None:
-        kept = drawn_rows(rows.held_out, limit or len(rows.held_out), seed)
-        return sorted(kept), shown
+    with found_file(data) as (path, hashes):
+        every = numbered_originals(path, strict=False)
+        own = held_out_lines(model, hashes) if part is Part.held_out else None
+    usable = [row for _, row in every if isinstance(row, Original)]
+    if own is not None:
+        kept = [row for row in usable if row.line in set(own)]
+        told = [f"the {len(kept)} rows are those that the rewriter's training held out"]
+        return sorted(drawn_rows(kept, limit or len(kept), seed)), (), told
+    if part is Part.all and not examples:
+        return None if limit is None else sorted(drawn_rows(usable, limit, seed)), (), []
+    rows = read_originals(data, held_out=held_out, seed=seed)
+    lines = drawn_rows(rows.train, examples, seed)
+    shown = tuple((row.text, row.references[0]) for row in rows.train if row.line in lines)
+    if part is Part.held_out:
+        return sorted(drawn_rows(rows.held_out, limit or len(rows.held_out), seed)), shown, []
+    told = [f"the {len(shown)} rows that are shown as examples are not rewritten"]
     if limit is None:
-        return None, shown
-    with found_file(data) as (path, _):
-        every = [row for _, row in numbered_originals(path) if not isinstance(row, str)]
-    return sorted(drawn_rows(every, limit, seed)), shown
+        return [line for line, _ in every if line not in lines], shown, told
+    rest = [row for row in usable if row.line not in lines]
+    return sorted(drawn_rows(rest, limit, seed)), shown, told
 
 
 def judge_of(place: str, name: str | None, timeout: float, threads: int | None) -> Judge:
@@ -352,77 +364,6 @@ def timed(steps: Steps, what: str) -> Callable[[int, int], None]:
         steps.progress(Progress(what, done, of, new / spent if new and spent > 1 else None))
 
     return step
-
-
-def looks_table(looks: list[dict[str, Any]]) -> Table:
-    """What was seen while a rewriter was trained."""
-    from rich.table import Table
-
-    table = Table(title="held-out rows while training", title_justify="left", box=None, pad_edge=False)
-    for name in looks[0]:
-        table.add_column("nats a token" if name == "reference" else name, justify="right", no_wrap=True)
-    for each in looks:
-        table.add_row(*(f"{value:.3g}" for value in each.values()))
-    return table
-
-
-def print_verdict(found: Verdict) -> None:
-    """The means, the groups, and what was counted."""
-    from locate.cli.show import stdout
-
-    console = stdout()
-    console.print(summary_table(found.summary))
-    if len(found.groups) > 1:
-        console.print(group_table(found.groups))
-    outcomes = ", ".join(f"{count} {name}" for name, count in sorted(found.about["outcomes"].items()))
-    console.print(f"{found.about['rows']} rows: {outcomes}")
-    for reason, lines in found.about["unread"].items():
-        console.print(f"not read: {reason} (lines {', '.join(map(str, lines[:5]))})", soft_wrap=True)
-    for problem, count in found.about["unparsable"].items():
-        console.print(f"{count} answers of the judge have no score: {problem}", soft_wrap=True)
-    for one, other in found.about["alike"]:
-        console.print(f"groups {one!r} and {other!r} look alike: are they one?", soft_wrap=True)
-
-
-def summary_table(summary: pd.DataFrame) -> Table:
-    """One line for each measure: all rows, those without failures, the originals, and the change."""
-    from rich.table import Table
-
-    kinds = ("all", "without failed", "original", "change")
-    table = Table(title="rewrites, mean and 95% interval", title_justify="left", box=None, pad_edge=False)
-    for name in ("measure", "unit", *kinds, "n"):
-        table.add_column(name, justify="left" if name in ("measure", "unit") else "right", no_wrap=True)
-    for (measure, unit), own in summary.groupby(["measure", "unit"], sort=False):
-        cells = {row.rows: number(row.value, row.low, row.high, row.rows) for row in own.itertuples()}
-        counted = own.loc[own["rows"] == "all", "n"]
-        table.add_row(
-            str(measure).replace("_", " "), str(unit), *(cells.get(kind, "") for kind in kinds),
-            f"{int(counted.iloc[0]):,}" if len(counted) else "",
-        )  # fmt: skip
-    return table
-
-
-def number(value: float, low: float, high: float, kind: str) -> str:
-    """A mean with its interval."""
-    sign = "+" if kind == "change" else ""
-    ends = "" if math.isnan(low) else f" [{low:{sign}.3g}, {high:{sign}.3g}]"
-    return f"{value:{sign}.3g}{ends}"
-
-
-def group_table(groups: pd.DataFrame) -> Table:
-    """One line for each demographic group."""
-    from rich.table import Table
-
-    table = Table(title="by group, all rows (without failed)", title_justify="left", box=None, pad_edge=False)
-    names = [name for name in groups.columns if ", " not in name and name not in UNSHOWN]
-    for name in names:
-        table.add_column(name.replace("_", " "), justify="left" if name == "demographic" else "right", no_wrap=True)
-    for row in groups.to_dict("records"):
-        cells = [str(row[name]) for name in names[:3]]
-        for name in names[3:]:
-            cells.append(f"{row[name]:.3g} ({row[f'{name}, without failed']:.3g})")
-        table.add_row(*cells)
-    return table
 
 
 VERBS: dict[Callable[..., None], str] = {

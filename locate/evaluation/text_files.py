@@ -125,6 +125,6 @@ def read_json_lines(path: Path) -> list[tuple[int, Any]]:
             continue
         try:
             rows.append((number, json.loads(line)))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             rows.append((number, line.strip()))
     return rows

@@ -18,7 +18,7 @@ from locate.model.threads import torch_threads
 BATCH = 32
 POOLING = Path("1_Pooling") / "config.json"  # of sentence-transformers
 MEAN, FIRST = "mean", "first"
-WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]
+WANTED = ["*.json", "*/config.json", "*.safetensors", "*.txt", "*.model"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +91,14 @@ def load_embedder(name: str, *, threads: int = 1) -> Embedder:
 
 def pooling_of(name: str) -> str:
     """How a model of sentence-transformers makes one vector of a text; the mean for others."""
+    parts = Path(name) / "modules.json"
+    kinds = [str(each.get("type", "")).rpartition(".")[2] for each in read_json(parts)] if parts.is_file() else []
+    others = [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]
+    if others:
+        raise LocateError(
+            f"embedding model {name!r} has a {others[0]} layer behind its transformer, which is not read here: choose "
+            "another model"
+        )
     path = Path(name) / POOLING
     if not path.is_file():
         return MEAN

@@ -93,15 +93,16 @@ def score_in(answer: str) -> tuple[float, str]:
     found = json_in(answer)
     if found is None:
         return float("nan"), "no whole JSON object"
-    score = found.get("score")
-    if isinstance(score, str):
-        try:
-            score = float(score)
-        except ValueError:
-            return float("nan"), "the score is no number"
-    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+    given = found.get("score")
+    try:
+        score = math.nan if isinstance(given, bool) else float(given)  # type: ignore[arg-type]
+    except OverflowError:
+        score = 2.0
+    except (TypeError, ValueError):
+        score = math.nan
+    if not math.isfinite(score):
         return float("nan"), "the score is no number"
-    return (float(score), "") if 0 <= score <= 1 else (float("nan"), "the score is not between 0 and 1")
+    return (score, "") if 0 <= score <= 1 else (float("nan"), "the score is not between 0 and 1")
 
 
 def json_in(answer: str) -> dict[str, Any] | None:

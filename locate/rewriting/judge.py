@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import pandas as pd
 
 from locate.errors import LocateError
+from locate.files import write_text
 from locate.model.causal import CausalModel
 from locate.model.likelihood import Step, ignore_step
 from locate.model.writing import write_answers
@@ -19,8 +20,10 @@ from locate.rewriting.criteria import CRITERIA, VERSION, key_of, question, score
 from locate.rewriting.measures import FAILED
 from locate.rewriting.request import Request, has_template, templated
 from locate.rewriting.rewrite import UNREAD, Rewritten, append_lines
+from locate.rewriting.server import REFUSED
 
 REWRITE, ORIGINAL = "rewrite", "original"
+FIRST = 5  # questions: where a server refuses all of these, something else is wrong
 
 
 @runtime_checkable
@@ -56,10 +59,7 @@ class LocalJudge:
         said = templated(tokenizer, [{"role": "user", "content": question}], answering=True)
         ids = list(tokenizer(said, add_special_tokens=False)["input_ids"])
         if len(ids) + self.tokens > self.model.context:
-            raise LocateError(
-                f"question and answer are longer than the {self.model.context:,} tokens that {self.model.name!r} "
-                "takes: choose another judge"
-            )
+            return f"(question and answer are longer than the {self.model.context:,} tokens that the judge takes)"
         written = write_answers(self.model, [ids], tokens=[self.tokens], ends=Request().end_ids(self.model))[0]
         return str(tokenizer.decode(written, skip_special_tokens=True))
 
@@ -143,9 +143,12 @@ def ask_judge(
     asked = questions(rows, judge, criteria, originals=originals)
     known = kept_answers(path)
     waiting = {each.key: each for each in asked if each.key not in known}
-    done = len(asked) - len(waiting)
+    done, refused = len(asked) - len(waiting), 0
     step(done, len(asked))
-    for each, answer in answered(judge, list(waiting.values()), parallel):
+    for each, answer in answered(judge, list(waiting.values()), 1 if isinstance(judge, LocalJudge) else parallel):
+        refused += answer.startswith(REFUSED)
+        if refused == FIRST and len(asked) - len(waiting) + refused == done + 1:
+            raise LocateError(f"the judge refused its first {FIRST} questions: {answer}: check its model's name")
         score, problem = score_in(answer)
         found = Answer(each.line, each.of, each.criterion, score, problem, answer, each.key)
         append_lines(path, [answer_line(found, judge)])
@@ -187,7 +190,7 @@ def answered(judge: Judge, asked: Sequence[Question], parallel: int) -> Iterator
 def answer_line(answer: Answer, judge: Judge) -> str:
     """An answer as JSON, with who gave it."""
     told = asdict(answer) | {"score": None if answer.score != answer.score else answer.score, "judge": judge.about()}
-    return json.dumps(told, ensure_ascii=False)
+    return json.dumps(told)
 
 
 def kept_answers(path: Path) -> dict[str, Answer]:
@@ -199,18 +202,22 @@ def kept_answers(path: Path) -> dict[str, Answer]:
     """
     found: dict[str, Answer] = {}
     lines = path.read_bytes().split(b"\n") if path.exists() else []
+    if lines and lines[-1]:
+        append_lines(path, [""])  # a stop may have lost the last line break
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             cells: Mapping[str, Any] = json.loads(line.decode("utf-8"))
             score, problem = score_in(cells["answer"])
+            if cells["answer"].startswith(REFUSED):
+                continue  # to be asked again
             found[cells["key"]] = Answer(
                 int(cells["line"]), cells["of"], cells["criterion"], score, problem, cells["answer"], cells["key"]
             )
         except (ValueError, TypeError, KeyError, AttributeError):
             if number == len(lines):
-                path.write_bytes(b"\n".join(lines[:-1]) + b"\n")
+                write_text(path, b"\n".join([*lines[:-1], b""]).decode())
                 break
             raise LocateError(f"{path}, line {number}: expected an answer that a judge gave: remove the line") from None
     return found

@@ -61,12 +61,20 @@ def against_references(text: str, references: Sequence[str]) -> dict[str, float]
     }
 
 
+class Words:
+    """Splits into words of any script; ROUGE's own tokenizer knows Latin letters alone."""
+
+    def tokenize(self, text: str) -> list[str]:
+        """The words in lower case."""
+        return re.findall(r"\w+", text.lower())
+
+
 @cache
 def rouge() -> Any:
     """Google's ROUGE-L."""
     from rouge_score.rouge_scorer import RougeScorer
 
-    return RougeScorer(["rougeL"])
+    return RougeScorer(["rougeL"], tokenizer=Words())
 
 
 @cache
@@ -85,7 +93,7 @@ def gendered_in(text: str) -> int:
 
 def listed_in(text: str, words: Collection[str]) -> int:
     """How many words of a text are on a list, whatever their case."""
-    return sum(word.casefold() in words for word in WORD.findall(text))
+    return sum(word.casefold() in words for word in WORD.findall(text.translate(STRAIGHT)))
 
 
 def read_word_list(path: Path) -> frozenset[str]:
@@ -100,9 +108,9 @@ def read_word_list(path: Path) -> frozenset[str]:
         word = line.strip()
         if not word or word.startswith("#"):
             continue
-        if WORD.fullmatch(word) is None:
+        if WORD.fullmatch(word.translate(STRAIGHT)) is None:
             raise LocateError(f"{path}, line {number}: {word[:60]!r}: expected one word")
-        words.add(word.casefold())
+        words.add(word.translate(STRAIGHT).casefold())
     if not words:
         raise LocateError(f"{path} holds no word: expected one a line")
     return frozenset(words)

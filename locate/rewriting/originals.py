@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -151,8 +153,10 @@ def usable_rows(found: Sequence[tuple[int, Original | str]]) -> tuple[list[Origi
     return rows, gone
 
 
-def numbered_originals(path: Path) -> list[tuple[int, Original | str]]:
+def numbered_originals(path: Path, *, strict: bool = True) -> list[tuple[int, Original | str]]:
     """Every row of a file with its line: the text to be rewritten, or why it has none.
+
+    strict  whether a row needs a known split and no unusable rewrite, as in training; otherwise these are left aside
 
     Raises LocateError where no row has a column of texts.
     """
@@ -165,11 +169,11 @@ def numbered_originals(path: Path) -> list[tuple[int, Original | str]]:
         )
     if columns >= WINOBIAS_PLUS:
         return winobias_plus(rows)
-    return [(line, original_of(line, cells, names[0])) for line, cells in rows]
+    return [(line, original_of(line, cells, names[0], strict=strict)) for line, cells in rows]
 
 
-def original_of(line: int, cells: Cells | str, name: str) -> Original | str:
-    """The row, or why it cannot be used."""
+def original_of(line: int, cells: Cells | str, name: str, *, strict: bool = True) -> Original | str:
+    """The row, or why it cannot be used; `strict` is that of `numbered_originals`."""
     if isinstance(cells, str):
         return cells
     text = cells.get(name)
@@ -178,20 +182,33 @@ def original_of(line: int, cells: Cells | str, name: str) -> Original | str:
         return reason
     references: list[str] = []
     for column in REFERENCES:
-        given = cells.get(column)
-        for each in given if isinstance(given, list) else [given]:
-            if each is None or (isinstance(each, str) and not each.strip()):
-                continue
+        for each in texts_in(cells.get(column)):
             reason = unreadable(each, column)
-            if reason is not None:
+            if reason is None:
+                references.append(str(each).strip())
+            elif strict:
                 return reason
-            references.append(str(each).strip())
-    split = label_of(cells, "split")
+    split = label_of(cells, "split").lower() if strict else ""
     if split not in SPLITS:
         return f"split {split!r} is neither {TRAIN} nor {HELD_OUT}"
-    text = str(text).strip()
-    demographic = next((label_of(cells, column) for column in DEMOGRAPHIC if label_of(cells, column)), "")
+    text, demographic = str(text).strip(), demographic_of(cells)
+    if not is_writable(demographic + label_of(cells, "group")):
+        return "group or demographic has broken characters"
     return Original(text, tuple(references), (label_of(cells, "group") or text,), line, demographic, SPLITS[split])
+
+
+def texts_in(given: Any) -> list[Any]:
+    """The texts of a cell: those of a list, also of one that CSV holds as JSON; none for an empty cell."""
+    if isinstance(given, str) and given.lstrip().startswith("["):
+        with suppress(ValueError, RecursionError):
+            given = json.loads(given)
+    texts = given if isinstance(given, list) else [given]
+    return [each for each in texts if each is not None and not (isinstance(each, str) and not each.strip())]
+
+
+def demographic_of(cells: Cells) -> str:
+    """The group of people that a row says it is about."""
+    return next((label_of(cells, column) for column in DEMOGRAPHIC if label_of(cells, column)), "")
 
 
 def unreadable(text: Any, name: str) -> str | None:

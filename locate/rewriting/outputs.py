@@ -13,11 +13,11 @@ import pandas as pd
 from locate.errors import LocateError
 from locate.rewriting.criteria import CRITERIA
 from locate.rewriting.judge import ORIGINAL, REWRITE
-from locate.rewriting.originals import TEXT, original_of
-from locate.rewriting.rewrite import OUTCOMES, UNREAD, Rewritten, outcome_of
-from locate.training.rows import Cells, numbered_rows
+from locate.rewriting.originals import TEXT, demographic_of, original_of
+from locate.rewriting.rewrite import CUT, UNREAD, Rewritten, outcome_of
+from locate.training.rows import Cells, is_encodable, numbered_rows
 
-REWRITES = ("rewrite", "debiased_text", "output")
+REWRITES = ("rewrite", "output", "debiased_text")  # where there are two, the latter is a reference
 PUBLISHED = {
     "bias": "Bias_Score",
     "toxicity": "Toxicity_Score",
@@ -62,21 +62,20 @@ def output_of(line: int, cells: Cells | str, text: str, rewrite: str) -> Rewritt
     """One row: a rewrite, or why it cannot be read."""
     if isinstance(cells, str):
         return Rewritten(line, "", "", UNREAD, cells)
-    if "outcome" in cells and isinstance(cells.get("line"), int):
-        line = cells["line"]  # of the file that was rewritten
     others = {name: cell for name, cell in cells.items() if name != rewrite}
-    found = original_of(line, others, text)
+    found = original_of(line, others, text, strict=False)
     given = cells.get(rewrite)
     if isinstance(found, str):
-        return Rewritten(line, "", "", UNREAD, str(cells.get("reason") or found))
-    if given is not None and not isinstance(given, str):
-        return Rewritten(line, found.text, "", UNREAD, f"{rewrite} is not text")
+        told = f"{cells['reason']} (line {cells.get('line')} of the texts)" if cells.get("reason") else found
+        return Rewritten(line, "", "", UNREAD, told, demographic=demographic_of(cells))
+    row = Rewritten(line, found.text, "", UNREAD, "", found.references, found.group, found.demographic)
+    if given is not None and (not isinstance(given, str) or not is_encodable(given)):
+        return replace(row, reason=f"{rewrite} {'has broken characters' if isinstance(given, str) else 'is not text'}")
     made = (given or "").strip()
     own = cells.get("outcome")
-    row = Rewritten(line, found.text, made, "", "", found.references, found.group, found.demographic)
-    if own in OUTCOMES and own is not None:
-        return replace(row, outcome=own, reason=str(cells.get("reason") or ""))
-    return replace(row, outcome=outcome_of(found.text, made))
+    if own == UNREAD:
+        return replace(row, reason=f"{cells.get('reason')} (line {cells.get('line')} of the texts)")
+    return replace(row, rewrite=made, outcome=outcome_of(found.text, made) or (CUT if own == CUT else ""))
 
 
 def published_scores(line: int, cells: Cells) -> list[tuple[int, str, str, float]]:
@@ -92,8 +91,13 @@ def published_scores(line: int, cells: Cells) -> list[tuple[int, str, str, float
                 continue
             try:
                 score = float(given) if given != "" else math.nan
-            except (TypeError, ValueError):
-                raise LocateError(f"line {line}: {PUBLISHED[name]} is {given!r}: expected a number") from None
+            except (TypeError, ValueError, OverflowError):
+                score = math.inf
+            if score != UNSCORED and not (0 <= score <= 1 or math.isnan(score)):
+                raise LocateError(
+                    f"line {line}: {prefix}{PUBLISHED[name]} is {str(given)[:40]!r}: expected a number between 0 "
+                    "and 1, or -1 where there is none"
+                )
             found.append((line, of, name, math.nan if score == UNSCORED else score))
     return found
 

@@ -102,10 +102,14 @@ class Request:
         )
         return f"{self.instruction}\n\n{shown}{TEXT_MARK} {text.strip()}\n{REWRITE_MARK}"
 
-    def answer_text(self, model: CausalModel, ids: Sequence[int]) -> str:
-        """The rewrite that a model wrote; without a chat template it ends where the model begins another text."""
+    def answer_text(self, model: CausalModel, ids: Sequence[int]) -> tuple[str, bool]:
+        """The rewrite that a model wrote, and whether it went on with something else.
+
+        Without a chat template a rewrite ends where the model begins another text.
+        """
         text = str(model.encoder.tokenizer.decode(list(ids), skip_special_tokens=True))
-        return (text if has_template(model) else text.split(f"\n{TEXT_MARK}")[0]).strip()
+        own, mark, _ = (text, "", "") if has_template(model) else f"\n{text}".partition(f"\n{TEXT_MARK}")
+        return own.strip(), bool(mark)
 
 
 def has_template(model: CausalModel) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from locate.errors import LocateError
-from locate.files import strict, write_json, write_text
+from locate.files import hash_of, strict, write_json, write_text
 from locate.model.causal import CausalModel
 from locate.model.likelihood import Step, ignore_step
 from locate.model.writing import write_answers
@@ -24,12 +24,13 @@ EMPTY, REFUSED, COPIED, CUT, UNREAD = "empty", "refused", "copied", "cut", "unre
 OUTCOMES = ("", EMPTY, REFUSED, COPIED, CUT, UNREAD)
 FIRST = 160  # characters of a rewrite in which a refusal is looked for
 REFUSAL = re.compile(
-    r"\bas an? (ai|artificial intelligence|language model|assistant)\b"
-    r"|\b(i'?m|i am|we are|we're) (sorry|afraid|unable|not able)\b.{0,60}"
-    r"\b(can ?not|can'?t|unable|not able|won'?t|but)\b"
-    r"|\b(can ?not|can'?t|won'?t|will not|unable to|not able to) "
-    r"(help|assist|comply|fulfil|fulfill|rewrite|rephrase|provide|generate|create|answer|engage|continue|support)\b"
-    r"|\bi apologi[sz]e\b",
+    r"\bas an? (\w+ )?(ai|artificial intelligence|(ai |language )?model)\b|\bas an ai assistant\b"
+    r"|\b(i'?m|i am|we are|we're) (sorry|afraid)\b.{0,60}\b(can ?not|can'?t|unable|not able|won'?t|but)\b"
+    r"|^\W*(sorry|unfortunately)\b.{0,20}\b(i|we)\b.{0,20}"
+    r"\b(can ?not|can'?t|unable|not able|won'?t|must|do not|don'?t)\b"
+    r"|\b(i|we)('m| am| are|'re)? (can ?not|can'?t|won'?t|will not|unable to|not able to|must decline to) "
+    r"(help|assist|comply|fulfil|fulfill|rewrite|rephrase|provide|generate|create|answer|engage|continue|support|do)\b"
+    r"|\bi('m| am) not comfortable\b|\bi must decline\b|\bi apologi[sz]e\b",
     re.IGNORECASE | re.DOTALL,
 )
 
@@ -76,12 +77,18 @@ def rewrite_rows(
         made = []
         for line, row, ids in own:
             if isinstance(row, str) or isinstance(ids, str):
-                text = "" if isinstance(row, str) else row.text
-                made.append(Rewritten(line, text, "", UNREAD, ids if isinstance(ids, str) else str(row)))
+                made.append(unread(line, row, str(ids)))
             else:
                 made.append(rewritten(model, request, line, row, next(answers)))
         step(min(first + batch, len(rows)), len(rows))
         yield made
+
+
+def unread(line: int, row: Original | str, reason: str) -> Rewritten:
+    """A row that the model was not asked about."""
+    if isinstance(row, str):
+        return Rewritten(line, "", "", UNREAD, reason)
+    return Rewritten(line, row.text, "", UNREAD, reason, row.references, row.group, row.demographic)
 
 
 def prompt_of(model: CausalModel, request: Request, row: Original | str) -> list[int] | str:
@@ -105,8 +112,10 @@ def allowed(model: CausalModel, row: Original) -> int:
 
 def rewritten(model: CausalModel, request: Request, line: int, row: Original, ids: list[int]) -> Rewritten:
     """A row with its rewrite."""
-    text = request.answer_text(model, ids)
-    outcome = CUT if len(ids) >= allowed(model, row) else outcome_of(row.text, text)
+    text, went_on = request.answer_text(model, ids)
+    outcome = outcome_of(row.text, text)
+    if not outcome and not went_on and len(ids) >= allowed(model, row):
+        outcome = CUT
     return Rewritten(line, row.text, text, outcome, "", row.references, row.group, row.demographic)
 
 
@@ -154,7 +163,7 @@ def rewrite_file(
     if batch < 1:
         raise LocateError(f"batch {batch}: expected at least one row")
     with found_file(source) as (path, hashes):
-        rows = numbered_originals(path)
+        rows = numbered_originals(path, strict=False)
     if lines is not None:
         wanted = set(lines)
         rows = [(line, row) for line, row in rows if line in wanted]
@@ -166,11 +175,13 @@ def rewrite_file(
         "request": asdict(request),
         "batch": batch,
         "rows": len(rows),
+        "lines": hash_of([line for line, _ in rows]),
     } | (about or {})
     done = kept_rows(output, strict(meta))
+    check_order(output, done, rows)
     done = done[: len(done) - len(done) % batch] if len(done) < len(rows) else done
-    write_text(output, "".join(f"{line_of(row)}\n" for row in done))
     write_json(meta_path(output), meta)
+    write_text(output, "".join(f"{line_of(row)}\n" for row in done))
     step(len(done), len(rows))
     report: Step = lambda now, of: step(len(done) + now, len(rows))  # noqa: E731
     found = list(done)
@@ -192,11 +203,13 @@ def kept_rows(output: Path, meta: object) -> list[Rewritten]:
     """
     from locate.files import read_json
 
-    if not output.exists():
+    if not output.exists() or not output.read_bytes().strip():
         return []
     if not meta_path(output).is_file():
         raise LocateError(f"{output} exists, without {meta_path(output).name} that says what made it: choose another")
     before = read_json(meta_path(output))
+    if not isinstance(before, dict):
+        raise LocateError(f"{meta_path(output)} does not say what made {output.name}: remove both, or choose another")
     now = json.loads(json.dumps(meta))
     for name in [*now, *(each for each in before if each not in now)]:
         if before.get(name) != now.get(name):
@@ -205,6 +218,17 @@ def kept_rows(output: Path, meta: object) -> list[Rewritten]:
                 f"{shortly(now.get(name))}: choose another --output, or remove it"
             )
     return read_rewritten(output, torn=True)
+
+
+def check_order(output: Path, done: Sequence[Rewritten], rows: Sequence[tuple[int, Original | str]]) -> None:
+    """Raise LocateError unless the rows of a file are the first of those that are wanted."""
+    for place, row in enumerate(done):
+        wanted = rows[place][0] if place < len(rows) else None
+        if row.line != wanted:
+            raise LocateError(
+                f"{output}, line {place + 1} is the rewrite of line {row.line}, expected that of "
+                f"{'no line' if wanted is None else wanted}: undo what was changed in it, or remove it"
+            )
 
 
 def shortly(value: object) -> str:

@@ -14,6 +14,9 @@ from locate.errors import LocateError
 KEYS = ("LOCATE_JUDGE_KEY", "OPENAI_API_KEY")  # environment variables, of which the first that is set is sent
 LONGEST_WAIT = 120.0  # seconds that a server may ask for between two tries
 TOKENS = 256  # of an answer
+SILENT = "silence"
+UNANSWERED = (400, 413, 422)  # of one question, such as a text that a filter holds back
+REFUSED = "the server refuses this question"
 BUSY = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 
 
@@ -23,7 +26,7 @@ class Server:
 
     address  up to /v1: http://localhost:8000/v1 of a local server, or a service's
     model    as the server calls it
-    timeout  seconds that one answer may take
+    timeout  seconds that the server may be silent
     tries    how often one question is asked before the judging stops
     pause    seconds before the second try; it doubles each time, unless the server says how long (Retry-After)
     """
@@ -40,7 +43,7 @@ class Server:
             raise LocateError(f"judge {self.address!r}: expected an address that begins with http:// or https://")
         if not self.model:
             raise LocateError(f"judge {self.address!r} without a model: name it (--judge-model)")
-        if self.timeout <= 0 or self.tries < 1 or self.pause < 0:
+        if not self.timeout > 0 or self.tries < 1 or self.pause < 0:
             raise LocateError(
                 f"timeout {self.timeout}, tries {self.tries}, pause {self.pause}: expected positive numbers"
             )
@@ -62,9 +65,10 @@ class Server:
             problem, wait = found
             if turn + 1 < self.tries:
                 self.sleep(min(LONGEST_WAIT, self.pause * 2**turn if wait is None else wait))
+        way = "raise --judge-timeout" if SILENT in problem else "check that it runs there"
         raise LocateError(
-            f"judge {self.model!r} at {self.address} gave no answer in {self.tries} tries (the last: {problem}): start "
-            "it again, or raise --judge-timeout; answers so far are kept, and the same command continues"
+            f"judge {self.model!r} at {self.address} gave no answer in {self.tries} tries (the last: {problem}): "
+            f"{way}; answers so far are kept, and the same command continues"
         )
 
     def ask(self, question: str) -> str | tuple[str, float | None]:
@@ -85,11 +89,17 @@ class Server:
                 f"{self.address.rstrip('/')}/chat/completions", json=body, headers=headers(), timeout=self.timeout
             )
         except httpx.TimeoutException:
-            return f"no answer in {self.timeout:g} s", None
+            return f"{SILENT} for {self.timeout:g} s", None
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise LocateError(
+                f"judge at {self.address!r} cannot be asked ({error}): check the address, and the key in {KEYS[0]}"
+            ) from None
         except httpx.HTTPError as error:
             return f"{type(error).__name__}: {str(error)[:120]}", None
         if reply.status_code in BUSY:
             return f"HTTP {reply.status_code}", retry_after(reply.headers.get("retry-after"))
+        if reply.status_code in UNANSWERED:
+            return f"{REFUSED} (HTTP {reply.status_code}): {' '.join(reply.text.split())[:400]}"
         if reply.status_code >= 400:
             raise LocateError(
                 f"judge {self.model!r} at {self.address} refuses (HTTP {reply.status_code}: "
@@ -97,7 +107,7 @@ class Server:
             )
         try:
             content = reply.json()["choices"][0]["message"]["content"]
-        except (ValueError, KeyError, IndexError, TypeError):
+        except (ValueError, KeyError, IndexError, TypeError, RecursionError):
             return "an answer that is no chat completion", None
         return "" if content is None else str(content)
 

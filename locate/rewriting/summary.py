@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,6 +33,16 @@ UNITS = {
 """measure: its unit, in the order in which they are shown"""
 ALL, KEPT, BEFORE, CHANGE = "all", "without failed", "original", "change"
 NO_GROUP = "(none)"
+BOUNDS = {
+    "word_error_rate": (0.0, math.inf),
+    "rouge_l": (0.0, 100.0),
+    "chrf": (0.0, 100.0),
+    "gendered": (0.0, math.inf),
+    "listed": (0.0, math.inf),
+    "similarity": (-1.0, 1.0),
+    **dict.fromkeys(CRITERIA, (0.0, 1.0)),
+}
+"""between which a mean lies, and with it the ends of its interval"""
 LIKE = 0.85  # likeness of two names above which they may be one
 
 
@@ -68,7 +81,8 @@ def summarise(table: pd.DataFrame, before: pd.DataFrame, scores: pd.DataFrame) -
             both["moved"] = both[measure] - both[f"{measure}_before"]
             found.append((measure, unit, CHANGE, *mean_of(both, "moved")))
     made = pd.DataFrame(found, columns=["measure", "unit", "rows", "value", "low", "high", "n", "groups"])
-    return made[made["n"] > 0].reset_index(drop=True)
+    known = made.groupby("measure")["n"].transform("max") > 0
+    return made[known & ((made["n"] > 0) | (made["rows"] == KEPT))].reset_index(drop=True)
 
 
 def flagged(table: pd.DataFrame) -> pd.DataFrame:
@@ -87,12 +101,16 @@ def mean_of(table: pd.DataFrame, measure: str) -> tuple[float, float, float, int
     if measure in SHARES and len(values):
         estimate = share_with_interval(values > 0, groups)
     else:
-        estimate = mean_with_interval(values, groups)
+        mean, low, high = mean_with_interval(values, groups)
+        least, most = BOUNDS.get(measure, (-math.inf, math.inf))
+        estimate = (mean, max(low, least), min(high, most)) if low == low else (mean, low, high)
     return *estimate, len(values), len(set(groups))
 
 
-def by_demographic(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+def by_demographic(table: pd.DataFrame, scores: pd.DataFrame, unread: Sequence[str] = ()) -> pd.DataFrame:
     """One row per demographic group: demographic, count, failed, and every measure of all rows and without the failed.
+
+    unread  the groups of rows that could not be read, which are counted in a column of their own
 
     Names are compared without case, accents, punctuation and white space. Every row is in exactly one group: those
     without a name are in "(none)".
@@ -102,21 +120,27 @@ def by_demographic(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     shown: dict[str, str] = {}
     for name, given in zip(names, rows["demographic"], strict=True):
         shown.setdefault(name, " ".join(given.split()) or NO_GROUP)
-    found = []
+    lost = Counter(normal_name(each) for each in unread)
+    names_lost = {normal_name(each): each for each in unread}
+    found: list[dict[str, Any]] = []
     for name, own in rows.groupby(pd.Series(names, index=rows.index), sort=False):
-        cells = {"demographic": shown[str(name)], "count": len(own), "failed": int(own["failed"].sum())}
+        cells: dict[str, Any] = {"demographic": shown[str(name)], "count": len(own), "failed": int(own["failed"].sum())}
+        cells["unread"] = lost.pop(str(name), 0)
         for measure in UNITS:
             if measure in own.columns and rows[measure].notna().any():
                 cells[measure] = own[measure].mean()
                 cells[f"{measure}, {KEPT}"] = own.loc[~own["failed"], measure].mean()
         found.append(cells)
+    found += [
+        {"demographic": names_lost[name] or NO_GROUP, "count": 0, "failed": 0, "unread": n} for name, n in lost.items()
+    ]
     return pd.DataFrame(found).sort_values(["count", "demographic"], ascending=[False, True], ignore_index=True)
 
 
 def normal_name(name: str) -> str:
     """A group's name without case, accents, punctuation and white space."""
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode() or name
-    return re.sub(r"[\W_]+", "", plain).casefold()
+    plain = "".join(each for each in unicodedata.normalize("NFKD", name) if unicodedata.category(each) != "Mn")
+    return re.sub(r"[\W_]+", "", plain).casefold() or name.strip()
 
 
 def alike(names: Sequence[str]) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from locate.model.causal import CausalModel
 from locate.model.likelihood import Step, ignore_step, row_logits
 from locate.rewriting.originals import Original, Originals
 from locate.rewriting.request import Request
-from locate.rewriting.rewrite import COPIED, CUT, EMPTY, REFUSED, Rewritten, rewrite_rows, same_words
+from locate.rewriting.rewrite import COPIED, CUT, EMPTY, REFUSED, Rewritten, prompt_of, rewrite_rows, same_words
 from locate.schema import locate_version
 from locate.training.guards import Breach, Guards, Looks, is_repeating, percent
 from locate.training.rows import LeftOut
@@ -101,6 +102,7 @@ class RewritingWatch(Looks):
     """
 
     kind = RewritingSeen
+    settings = MappingProxyType({"reference": "chosen"})
 
     def __init__(
         self,
@@ -175,7 +177,8 @@ def readable(model: CausalModel, rows: Originals, request: Request, longest: int
         for row in getattr(rows, name):
             try:
                 length = token_row(model, request, row).length
-                reason = f"longer than {most} tokens" if length > most else None
+                asked = prompt_of(model, request, row)
+                reason = f"longer than {most} tokens" if length > most else asked if isinstance(asked, str) else None
             except LocateError as error:
                 reason = str(error)
             if reason is None:
@@ -224,11 +227,17 @@ def train_rewriter(
         "settings": asdict(how),
         "matrices": list(trained.names),
         "data": rows.as_json(),
+        "held_out_lines": [row.line for row in rows.held_out],
     }
-    place = cache_folder() / f"rewriter-{hash_of(strict([told, network_hash(model), model.device]))[:32]}"
+    about = [told, [[*row.prompt, *row.chosen] for row in tokens], network_hash(model), model.device]
+    place = cache_folder() / f"rewriter-{hash_of(strict(about))[:32]}"
     watch = RewritingWatch(model, rows.held_out, request, how.guards, how.recipe().steps(len(tokens)), place)
     watch(0, model.network)
-    losses = train_completions(model, trained, tokens, how.recipe(), look=watch, step=step, place=place)
+    try:
+        losses = train_completions(model, trained, tokens, how.recipe(), look=watch, step=step, place=place)
+    except LocateError:
+        shutil.rmtree(place, ignore_errors=True)  # a breach would come again
+        raise
     write_rewriter(model, trained, target, told | {"losses": losses, "checkpoints": watch.report()})
     shutil.rmtree(place, ignore_errors=True)
     return told | {"losses": losses, "checkpoints": watch.report()}
@@ -251,6 +260,18 @@ def write_rewriter(model: CausalModel, trained: Trained, target: Path, told: dic
     with staging(target) as place:
         write_factors(changes, model, place)
         write_json(place / ABOUT, told)
+
+
+def held_out_lines(folder: str | Path, source: dict[str, str]) -> list[int] | None:
+    """The lines of a file that the rewriter in a folder did not see in training; None for another file or no rewriter.
+
+    source  the file's sha256 by its name
+    """
+    path = Path(folder) / ABOUT
+    about = read_json(path) if path.is_file() else {}
+    if not isinstance(about, dict) or set(about.get("data", {}).get("source", {}).values()) != set(source.values()):
+        return None
+    return [int(line) for line in about["held_out_lines"]]
 
 
 def read_request(folder: str | Path) -> Request | None:

@@ -19,9 +19,10 @@ from locate.rewriting.criteria import CRITERIA, VERSION
 from locate.rewriting.judge import REWRITE, Answer, Judge, ask_judge, judged_scores
 from locate.rewriting.measures import measure_rows, untouched
 from locate.rewriting.outputs import read_outputs, unread_counts
-from locate.rewriting.rewrite import EMPTY, UNREAD, Rewritten
+from locate.rewriting.rewrite import UNREAD, Rewritten
 from locate.rewriting.summary import alike, by_demographic, summarise, with_scores
 from locate.sites import check
+from locate.training.rows import has_words
 
 Report = Callable[[str, int, int], None]
 """progress: (what, how many are done, of how many)"""
@@ -96,7 +97,7 @@ def judge_file(
             step=lambda done, of: step("judge", done, of),
         )  # fmt: skip
         scores = judged_scores(rows, answers, criteria)
-    groups = by_demographic(table, scores)
+    groups = by_demographic(table, scores, [row.demographic for row in rows if row.outcome == UNREAD])
     texts = pd.DataFrame([(row.line, row.text, row.rewrite) for row in read(rows)], columns=["line", "text", "rewrite"])
     found = Verdict(
         with_scores(texts.merge(table, on="line"), scores, REWRITE),
@@ -128,7 +129,7 @@ def read(rows: Sequence[Rewritten]) -> list[Rewritten]:
 def likelihoods(model: CausalModel, rows: Sequence[Rewritten], step: Callable[[int, int], None]) -> list[float]:
     """Mean log-probability per token of each rewrite as a text of its own, nats; nan for an empty one."""
     own = read(rows)
-    full = [place for place, row in enumerate(own) if row.outcome != EMPTY]
+    full = [place for place, row in enumerate(own) if has_words(row.rewrite)]
     told = log_likelihoods(model, [("", own[place].rewrite) for place in full], step=step)
     found = [float("nan")] * len(own)
     for place, each in zip(full, told, strict=True):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,8 @@ class Guards:
     definitions: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.looks < 1 or min(self.chosen, self.empty, self.repeating, self.perplexity, self.definitions) < 0:
+        limits = (self.chosen, self.empty, self.repeating, self.perplexity, self.definitions)
+        if self.looks < 1 or not all(each >= 0 for each in limits):
             raise LocateError(f"{self}: expected at least one look, and limits of 0 or more")
 
     def due(self, step: int, steps: int) -> bool:
@@ -92,6 +94,8 @@ class Looks:
 
     kind: type[Any]
     """a dataclass with `step`: what one look finds"""
+    settings: Mapping[str, str] = MappingProxyType({})
+    """guards whose setting has another name than what they watch"""
 
     def __init__(self, model: CausalModel, guards: Guards, steps: int, place: Path | None = None) -> None:
         self.model, self.guards, self.steps = model, guards, steps
@@ -134,10 +138,11 @@ class Looks:
         was = self.seen[0]
         for name, moved, most, what in self.breaches(was, now):
             if not moved <= most:
+                setting = self.settings.get(name, name)
                 raise LocateError(
                     f"training stopped after step {now.step} of {self.steps}: {moved:.3g} {what} ({name} "
                     f"{getattr(was, name):.4g} at the start, {getattr(now, name):.4g} now), at most {most:g} allowed: "
-                    f"choose a smaller rate or fewer epochs, or raise guards.{name}; no model was written"
+                    f"choose a smaller rate or fewer epochs, or raise guards.{setting}; no model was written"
                 )
 
     def report(self) -> list[dict[str, Any]]:

@@ -198,9 +198,11 @@ def preference_of(line: int, cells: Cells | str, rejected: bool) -> Preference |
     if chosen.split() == other.split():
         return "chosen and rejected are the same"
     labels = {name: label_of(cells, name) for name in LABELS}
-    if labels["split"] not in SPLITS:
+    if labels["split"].lower() not in SPLITS:
         return f"split {labels['split']!r} is neither {TRAIN} nor {HELD_OUT}"
-    split = SPLITS[labels["split"]]
+    if not is_writable("".join(labels.values())):
+        return "a label has broken characters"
+    split = SPLITS[labels["split"].lower()]
     return Preference(
         prompt, chosen, other, labels["group"] or prompt.strip(), line, labels["topic"], labels["form"], split
     )

@@ -17,7 +17,15 @@ from locate.evaluation.text_files import file_hashes, read_json_lines, read_text
 from locate.files import shuffle_names
 
 HELD_OUT, TRAIN = "held_out", "train"
-SPLITS = {"": "", TRAIN: TRAIN, HELD_OUT: HELD_OUT, "validation": HELD_OUT, "valid": HELD_OUT, "test": HELD_OUT}
+SPLITS = {
+    "": "",
+    TRAIN: TRAIN,
+    HELD_OUT: HELD_OUT,
+    "validation": HELD_OUT,
+    "valid": HELD_OUT,
+    "test": HELD_OUT,
+    "dev": HELD_OUT,
+}
 NAMED = 5  # lines that a message names
 KINDS = (".csv", ".tsv", ".jsonl", ".json")
 
@@ -100,7 +108,11 @@ def separated_rows(path: Path, *, tabs: bool) -> tuple[list[Numbered], set[str]]
         reader = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
     rows: list[Numbered] = []
     try:
-        columns = {name for name in reader.fieldnames or () if name is not None}
+        names = [name for name in reader.fieldnames or () if name is not None]
+        columns = set(names)
+        if len(columns) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise LocateError(f"{path} has two columns {twice!r}: expected each name once")
         first = 2
         for row in reader:
             odd = None in row or None in row.values()
@@ -113,11 +125,16 @@ def separated_rows(path: Path, *, tabs: bool) -> tuple[list[Numbered], set[str]]
 
 def is_writable(text: str) -> bool:
     """Whether a text can be written as UTF-8 and holds no NUL or replacement character."""
+    return is_encodable(text) and "\x00" not in text and "\ufffd" not in text
+
+
+def is_encodable(text: str) -> bool:
+    """Whether a text can be written as UTF-8: half a character of two halves cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
         return False
-    return "\x00" not in text and "\ufffd" not in text
+    return True
 
 
 def has_words(text: str) -> bool:
