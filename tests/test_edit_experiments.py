@@ -571,6 +571,31 @@ def test_the_answer_of_the_table_tells_what_its_results_hold():
     assert f"(by {other.change:.2f} [{other.change_low:.2f}, {other.change_high:.2f}];" in said
 
 
+def test_what_is_said_of_dpo_is_what_its_results_hold():
+    said = " ".join((EXPERIMENTS / "lsdm_table" / "README.md").read_text().partition("## DPO on SmolLM2")[2].split())
+    results = EXPERIMENTS / "lsdm_table" / "results" / "smollm2-135m-instruct-dpo"
+    (row,) = pd.read_csv(results / "verdicts.csv").itertuples()
+    assert f"DPO takes {row.cut:.0f} % [{row.cut_low:.0f}, {row.cut_high:.0f}] of the held-out" in said
+    assert f"by {row.perplexity:.2f} % [{row.perplexity_low:.2f}, {row.perplexity_high:.2f}], and no test" in said
+    assert row.perplexity_met
+    assert row.ability_met
+    table = scores_in(results)
+    knowledge = {"lambada", "hellaswag", "piqa", "arc_easy", "openbookqa", "winogrande"}
+    assert set(table.loc[sorted(knowledge), "n"]) == {500}
+    values = [table.loc[("winogender", "correlation", "occupation", name), "value"] for name in ("original", "dpo")]
+    assert f"(r {values[0]:.2f} to {values[1]:.2f})" in said
+    lead = table.loc[("sentences", "gap", "", "dpo")]
+    assert f"falls by {-lead['change']:.2f} nats [{-lead['change_high']:.2f}, {-lead['change_low']:.2f}]" in said
+    still = table.loc[["winobias", "stereoset", "crows_pairs"]].dropna(subset="change")
+    assert ((still["change_low"] < 0) & (still["change_high"] > 0)).all()
+    sites = pd.read_csv(results / "map_sites.csv").set_index(["component", "layer", "role"]).sort_index()
+    for site in (("mlp_out", 0, "subject_last"), ("attn_out", 26, "last"), ("attn_out", 25, "last")):
+        row = sites.loc[site]
+        assert f"{-row['change']:.2f} [{-row['change_high']:.2f}, {-row['change_low']:.2f}]" in said.replace(
+            " nats [", " ["
+        )
+
+
 def test_the_answer_about_smollm2_tells_what_its_results_hold():
     said, results = told_by("lsdm_table", "smollm2-135m-instruct")
     rows = pd.read_csv(results / "verdicts.csv").set_index("method")

@@ -31,7 +31,8 @@ def test_the_readme_is_short_and_shows_twelve_lines_of_python_with_their_output(
 
 @pytest.mark.parametrize("page", PYTHON, ids=lambda page: page.stem)
 def test_the_python_runs_as_written(page, place, tmp_path, monkeypatch, capsys):
-    fill(tmp_path, place, ("runs/rewriter", "runs/rewrites.jsonl"))
+    made = ("edited", "edited-adapter", "runs/rewriter", "runs/rewrites.jsonl")
+    fill(tmp_path, place, made)
     monkeypatch.chdir(tmp_path)
     run_python(blocks(page, "python"), capsys)
     if page == README:
