@@ -357,6 +357,7 @@ class TestWriting:
         ("She ran.", "As a responsible AI, I must decline.", "refused"),
         ("She ran.", "Unfortunately I am not able to do so.", "refused"),
         ("She will not support it.", "They will not support the club any longer.", ""),
+        ("He is hopeless.", "If they are lost, I can't do anything.", ""),
         ("He worked there.", "They worked as an assistant in the office.", ""),
     ],
 )

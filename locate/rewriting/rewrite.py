@@ -29,7 +29,8 @@ REFUSAL = re.compile(
     r"|^\W*(sorry|unfortunately)\b.{0,20}\b(i|we)\b.{0,20}"
     r"\b(can ?not|can'?t|unable|not able|won'?t|must|do not|don'?t)\b"
     r"|\b(i|we)('m| am| are|'re)? (can ?not|can'?t|won'?t|will not|unable to|not able to|must decline to) "
-    r"(help|assist|comply|fulfil|fulfill|rewrite|rephrase|provide|generate|create|answer|engage|continue|support|do)\b"
+    r"(help|assist|comply|fulfil|fulfill|rewrite|rephrase|provide|generate|create|answer|engage|continue|support|"
+    r"do (that|this|so|it))\b"
     r"|\bi('m| am) not comfortable\b|\bi must decline\b|\bi apologi[sz]e\b",
     re.IGNORECASE | re.DOTALL,
 )
