@@ -382,7 +382,7 @@ class TestData:
         ]
         bad.append(json.dumps({"prompt": "It rained", "rejected": "so."}))
         bad.append(json.dumps(good[0] | {"chosen": [{"role": "assistant", "content": "so"}]}))
-        bad.append(json.dumps(good[0] | {"prompt": "It snowed", "split": "dev"}))
+        bad.append(json.dumps(good[0] | {"prompt": "It snowed", "split": "later"}))
         path.write_text("\n".join([*map(json.dumps, good), *bad]) + "\n")
         found = read_preferences(path, held_out=0.5)
         assert [row.line for row in found.left_out] == list(range(9, 17))
