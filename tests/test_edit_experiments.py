@@ -576,10 +576,12 @@ def test_what_is_said_of_dpo_is_what_its_results_hold():
     results = EXPERIMENTS / "lsdm_table" / "results" / "smollm2-135m-instruct-dpo"
     (row,) = pd.read_csv(results / "verdicts.csv").itertuples()
     assert f"DPO takes {row.cut:.0f} % [{row.cut_low:.0f}, {row.cut_high:.0f}] of the held-out" in said
-    assert f"by {row.perplexity:.2f} % [{row.perplexity_low:.2f}, {row.perplexity_high:.2f}], and no test" in said
+    assert f"by {row.perplexity:.2f} % [{row.perplexity_low:.2f}, {row.perplexity_high:.2f}] (paired over" in said
     assert row.perplexity_met
     assert row.ability_met
+    assert f"and {row.kept:.1f} % [{row.kept_low:.1f}, {row.kept_high:.0f}] of the definitional words" in said
     table = scores_in(results)
+    assert table.loc[("perplexity", "perplexity", "", "dpo"), "change_low"] > 0
     knowledge = {"lambada", "hellaswag", "piqa", "arc_easy", "openbookqa", "winogrande"}
     assert set(table.loc[sorted(knowledge), "n"]) == {500}
     values = [table.loc[("winogender", "correlation", "occupation", name), "value"] for name in ("original", "dpo")]

@@ -161,8 +161,7 @@ def run(
 ) -> None:
     """Rewrite the texts of a file, row by row.
 
-    The same command continues a file that was stopped. The likeliest word is taken each time, so that it gives the
-    same rewrites again.
+    The same command continues a file that was stopped, and gives the same rewrites again.
     """
     from collections import Counter
 
@@ -248,8 +247,9 @@ def judge(
 ) -> None:
     """Judge rewrites: failures, words kept and left, likelihood, similarity, and an LLM's scores, with intervals.
 
-    Every mean stands beside the one without empty and refused rewrites. Answers of a judge are kept as they come, and
-    the same command goes on after a stop.
+    Every mean stands beside the one without empty and refused rewrites.
+
+    A judge's answers are kept as they come: the same command continues after a stop.
     """
     from locate.cli.show import Steps, print_paths
     from locate.cli.verdict import print_verdict

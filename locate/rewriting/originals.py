@@ -13,6 +13,7 @@ from typing import Any
 from locate.errors import LocateError
 from locate.evaluation.items import PRONOUNS
 from locate.evaluation.winobias_data import MARKED
+from locate.files import shuffle_names
 from locate.training.rows import (
     HELD_OUT,
     SPLITS,
@@ -128,8 +129,6 @@ def read_originals(source: str | Path, *, held_out: float = 0.3, seed: int = 0, 
 
 def drawn_rows(rows: Sequence[Original], limit: int, seed: int) -> set[int]:
     """Lines of so many rows, drawn with a seed."""
-    from locate.files import shuffle_names
-
     return {int(line) for line in shuffle_names([str(row.line) for row in rows], seed)[:limit]}
 
 

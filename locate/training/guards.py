@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -83,7 +84,7 @@ Breach = tuple[str, float, float, str]
 """a guard: its name, how far what it watches has moved, how far it may, and what that is called"""
 
 
-class Looks:
+class Looks(ABC):
     """Looks at a model in training where it is due, and stops it when a guard is breached.
 
     model  as it is before; the first look at it is what the others are compared with
@@ -104,13 +105,13 @@ class Looks:
         self.start: tuple[float, ...] = tuple(before["start"])
         self.seen = [self.kind(**with_nan(each)) for each in before["seen"]]
 
+    @abstractmethod
     def look(self, step: int, model: CausalModel) -> Any:
         """Everything that is watched."""
-        raise NotImplementedError
 
+    @abstractmethod
     def breaches(self, was: Any, now: Any) -> tuple[Breach, ...]:
         """The guards, for what was seen at first and is seen now."""
-        raise NotImplementedError
 
     def __call__(self, step: int, network: Any) -> None:
         """Look where it is due.
