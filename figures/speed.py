@@ -22,8 +22,10 @@ PEER = "transformer_lens.patching"
 
 
 def machine(about: dict[str, object]) -> str:
-    """What was run where."""
-    return f"Random weights in the shape of {about['shape']}, fp32, {about['machine']}, torch {about['torch']}"
+    """What was run where, and by which library."""
+    where = f"Random weights in the shape of {about['shape']}, fp32, {about['machine']}, torch {about['torch']}"
+    ours = about["products by"]
+    return where if ours == "torch" else f"{where}; the sweep's matrix products by {ours}, the others' by torch"
 
 
 def captioned(figure: go.Figure, title: str, caption: str) -> go.Figure:

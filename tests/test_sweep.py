@@ -267,11 +267,26 @@ def test_rows_are_run_early_to_make_few_sizes_and_find_the_same(gpt2, monkeypatc
 
         with monkeypatch.context() as patch:
             patch.setattr(parts, "product_grain", lambda *_, grain=grain: grain)
+            patch.setattr(parts, "EVEN", 1)
             patch.setattr(replay.BlockInputs, "run_fused", watch)
             found[grain] = sweep.measure(gpt2, runs, rows, limits=LIMITS).rows
     assert sizes == {1: [1, 4, 7], 6: [2, 4, 7]}
     np.testing.assert_allclose(found[6], found[1], rtol=0, atol=1e-5, equal_nan=False)
     assert len(np.unique(found[1][:, 0].round(4))) > 5
+
+
+def test_products_have_even_numbers_of_rows(gpt2, monkeypatch):
+    """Rows times positions is a multiple of 8 where there are enough rows, and as near to the most as that allows."""
+    monkeypatch.setattr(parts, "product_grain", lambda *_: 128)
+    for positions in range(1, 40):
+        at_once = parts.rows_at_once(gpt2, LIMITS, positions + 2, 2)
+        assert at_once * positions % 8 == 0
+        assert 1024 - 8 * positions < at_once * positions <= 1024
+        sizes = [parts.rows_to_run(gpt2, joined, at_once, positions) for joined in range(1, at_once + 1)]
+        assert all(size >= joined for joined, size in enumerate(sizes, 1))
+        assert sizes[-1] == at_once
+        assert all(size * positions % 8 == 0 for size in sizes)
+    assert parts.rows_at_once(gpt2, Limits(LIMITS.memory, batch_size=5), 5, 2) == 5  # fewer than 8 are left as they are
 
 
 @pytest.mark.parametrize(

@@ -403,6 +403,17 @@ def told_speed():
     curves = curves[(curves["over"] == "pairs") & (curves["engine"] == "locate, sweep")].set_index("pairs")
     one, four = (curves.loc[pairs, "times_as_fast_as_transformer_lens"] for pairs in (1, 4))
     yield f"With one pair the ratio is {one:.0f}, with four {four:.0f}"
+    assert read(FIGURES / "sweep.json")["products by"] == "oneDNN"
+
+
+def told_speed_with_the_same_library():
+    table, about = table_of("sweep_intel"), read(FIGURES / "sweep_intel.json")
+    assert about["products by"] == "torch"
+    assert "Intel" in about["machine"]
+    ours = table[table["engine"] == "locate, sweep"]
+    ratios, limits = ours["times_as_fast_as_transformer_lens"], ours["times_the_limit"]
+    yield f"was {ratios.min():.1f} to {ratios.max():.1f} times as fast as"
+    yield f"took {limits.min():.1f} to {limits.max():.1f} times the limit ([table]"
 
 
 def told_speed_on_the_demo():
