@@ -243,7 +243,10 @@ def serving(*replies):
                 self.send_header(name, each)
             self.send_header("Content-Length", str(len(data) + reply.get("missing", 0)))
             self.end_headers()
-            self.wfile.write(data)
+            for piece in data.split(b" ") if "drip" in reply else [data]:
+                self.wfile.write(piece if "drip" not in reply else piece + b" ")
+                self.wfile.flush()
+                time.sleep(reply.get("drip", 0))
 
         def log_message(self, *_):
             pass
@@ -319,6 +322,17 @@ class TestServer:
         waits = []
         with serving({**said(0.5), "wait": 1.0}, said(0.75)) as (address, _):
             found = Server(address, "m", timeout=0.2, sleep=waits.append).answer("?")
+        assert json.loads(found)["score"] == 0.75
+        assert waits == [1.0]
+
+    def test_an_answer_that_arrives_in_drops(self):
+        """No piece of it is late, the whole is: it is left after twice the time limit, and asked for again."""
+        waits = []
+        slow = json.dumps({"choices": [{"message": {"content": "a " * 40}}]})
+        with serving({"body": slow, "missing": 1, "drip": 0.1}, said(0.75)) as (address, _):
+            started = time.monotonic()
+            found = Server(address, "m", timeout=0.4, sleep=waits.append).answer("?")
+        assert time.monotonic() - started < 3
         assert json.loads(found)["score"] == 0.75
         assert waits == [1.0]
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from locate import LocateError
 from locate.editors import receipt
 from locate.editors.edit import Edit, ParameterChange, load_edit, product_change
-from locate.editors.receipt import compare_tensors, own_part, save_edited
+from locate.editors.receipt import check_free, compare_tensors, own_part, save_edited
 from locate.editors.stamp import empty_stamp
 from locate.evaluation import occupations, perplexity
 from locate.evaluation.run import edited_of
@@ -193,6 +193,17 @@ def test_a_folder_that_is_there_is_left_alone(mini, tmp_path):
     with pytest.raises(LocateError, match="exists already"):
         save_edited(moved(mini), mini, target)
     assert (target / "mine.txt").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(LocateError, match=r"edited cannot be made: nothing may be written into .*file; choose another"):
+        check_free(tmp_path / "file" / "deeper" / "edited")
+    check_free(tmp_path / "new" / "deeper" / "edited")
+    monkeypatch.setattr("locate.editors.receipt.os.access", lambda *_: False)
+    with pytest.raises(LocateError, match="nothing may be written"):
+        check_free(tmp_path / "new" / "edited")
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
 
 
 def test_the_own_part_of_a_widened_tensor():

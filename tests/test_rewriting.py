@@ -186,6 +186,23 @@ class TestRows:
         assert len(toxic.train) + len(toxic.held_out) + toxic.as_json()["left out"] == 11934  # one line is empty
         assert max(len(row.references) for row in toxic.train) == 3
 
+    def test_no_text_stands_on_both_sides(self, tmp_path):
+        rows = [(f"He said {i}.", f"They said {i}.", f"g{i % 8}") for i in range(32)]
+        rows += [(f"He  said {i}.", f"She said {i}.", f"g{(i + 1) % 8}") for i in range(32)]
+        found = read_originals(written(tmp_path / "own.csv", rows, ("text", "reference", "group")))
+        sides = [{" ".join(row.text.split()) for row in some} for some in (found.train, found.held_out)]
+        assert not sides[0] & sides[1]
+        twice = [row for row in found.left_out if row.reason.startswith("its text is held out")]
+        assert len(found.train) + len(found.held_out) + len(twice) == 64
+        assert {row.reason for row in found.left_out} == {twice[0].reason}
+
+    def test_a_cell_of_any_length(self, tmp_path):
+        limit = csv.field_size_limit()
+        rows = [("He said so. " * 20_000, "They said so. " * 20_000), *SAID]
+        found = read_originals(written(tmp_path / "own.csv", rows))
+        assert max(len(row.text) for row in (*found.train, *found.held_out)) > 200_000
+        assert csv.field_size_limit() == limit
+
     def test_the_split_of_the_data_is_heeded_and_a_limit_draws(self, tmp_path):
         rows = [(*row, "train" if place % 2 else "test") for place, row in enumerate(SAID)]
         path = written(tmp_path / "own.csv", rows, ("text", "reference", "split"))

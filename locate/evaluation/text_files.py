@@ -8,7 +8,8 @@ import hashlib
 import io
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -108,13 +109,24 @@ def read_csv(path: Path, required: Sequence[str] = (), *, tabs: bool = False) ->
         missing = [name for name in required if name not in header]
         if missing:
             raise LocateError(f"{path} lacks the columns {', '.join(missing)}: found {', '.join(header) or 'none'}")
-        rows = [(reader.line_num, row) for row in reader]
+        with long_cells():
+            rows = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
         raise LocateError(f"{path} is not CSV ({error}): look for a quote that is never closed") from None
     for number, row in rows:
         if None in row or None in row.values():
             raise LocateError(f"{path}, line {number}: expected {len(header)} cells, as the header has")
     return rows
+
+
+@contextmanager
+def long_cells() -> Iterator[None]:
+    """Inside the block a cell of a CSV file may be of any length; Python's limit, for all its readers, is 131,072."""
+    before = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def read_json_lines(path: Path) -> list[tuple[int, Any]]:

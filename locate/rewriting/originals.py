@@ -37,6 +37,7 @@ DEMOGRAPHIC = ("demographic", "dimension")  # MBIAS calls it dimension
 WINOBIAS_PLUS = {"gendered", "neutral"}
 FEWEST = 4  # held-out rows that guards can be measured on
 BETWEEN = "names an occupation that is held out beside one that is not"
+HELD_OUT_TEXT = "its text is held out, too, in another group"
 SPACED = re.compile(r" (?=[.,;:!?](?:\s|$)|'s\b|n't\b)")
 ARTICLE = re.compile(r"^(the|an|a) ", re.IGNORECASE)
 
@@ -114,10 +115,14 @@ def read_originals(source: str | Path, *, held_out: float = 0.3, seed: int = 0, 
     with found_file(source) as (path, hashes):
         rows, gone = usable_rows(numbered_originals(path))
     train, apart, between = divide(rows, held_out, seed)
+    texts = {words_of(row) for row in apart}
+    twice = [row for row in train if words_of(row) in texts]
+    train = [row for row in train if words_of(row) not in texts]
     if limit is not None:
         kept = drawn_rows(train, limit, seed)
         train = [row for row in train if row.line in kept]
-    made = Originals(tuple(train), tuple(apart), (*gone, *(LeftOut(row.line, BETWEEN) for row in between)), hashes)
+    gone += [LeftOut(row.line, BETWEEN) for row in between] + [LeftOut(row.line, HELD_OUT_TEXT) for row in twice]
+    made = Originals(tuple(train), tuple(apart), tuple(gone), hashes)
     if not train or len(apart) < FEWEST:
         told = note_on(made.as_json())
         raise LocateError(
@@ -125,6 +130,11 @@ def read_originals(source: str | Path, *, held_out: float = 0.3, seed: int = 0, 
             f"{FEWEST}{'' if told is None else f'; {told}'}"
         )
     return made
+
+
+def words_of(row: Original) -> str:
+    """A row's text, however its words are spaced."""
+    return " ".join(row.text.split())
 
 
 def drawn_rows(rows: Sequence[Original], limit: int, seed: int) -> set[int]:

@@ -17,6 +17,7 @@ TOKENS = 256  # of an answer
 SILENT = "silence"
 UNANSWERED = (400, 413, 422)  # of one question, such as a text that a filter holds back
 REFUSED = "the server refuses this question"
+SLOW = 2  # times the time limit that a whole answer may take, however often a piece of it arrives
 BUSY = (408, 409, 425, 429, 500, 502, 503, 504, 529)
 
 
@@ -85,9 +86,7 @@ class Server:
             "max_tokens": TOKENS,
         }
         try:
-            reply = httpx.post(
-                f"{self.address.rstrip('/')}/chat/completions", json=body, headers=headers(), timeout=self.timeout
-            )
+            reply = self.post(body)
         except httpx.TimeoutException:
             return f"{SILENT} for {self.timeout:g} s", None
         except (httpx.InvalidURL, UnicodeError) as error:
@@ -110,6 +109,22 @@ class Server:
         except (ValueError, KeyError, IndexError, TypeError, RecursionError):
             return "an answer that is no chat completion", None
         return "" if content is None else str(content)
+
+    def post(self, body: dict[str, Any]) -> Any:
+        """The server's reply, read piece by piece.
+
+        Raises httpx.ReadTimeout also where the pieces together take too long.
+        """
+        import httpx
+
+        address, started = f"{self.address.rstrip('/')}/chat/completions", time.monotonic()
+        with httpx.stream("POST", address, json=body, headers=headers(), timeout=self.timeout) as reply:
+            pieces = []
+            for piece in reply.iter_raw():
+                pieces.append(piece)
+                if time.monotonic() - started > SLOW * self.timeout:
+                    raise httpx.ReadTimeout("the answer arrives too slowly")
+        return httpx.Response(reply.status_code, headers=reply.headers, content=b"".join(pieces))
 
 
 def headers() -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from locate.errors import LocateError
 from locate.evaluation.hub import fetched, is_hub_name
-from locate.evaluation.text_files import file_hashes, read_json_lines, read_text
+from locate.evaluation.text_files import file_hashes, long_cells, read_json_lines, read_text
 from locate.files import shuffle_names
 
 HELD_OUT, TRAIN = "held_out", "train"
@@ -114,10 +114,11 @@ def separated_rows(path: Path, *, tabs: bool) -> tuple[list[Numbered], set[str]]
             twice = next(name for name in names if names.count(name) > 1)
             raise LocateError(f"{path} has two columns {twice!r}: expected each name once")
         first = 2
-        for row in reader:
-            odd = None in row or None in row.values()
-            rows.append((first, "more or fewer cells than columns" if odd else row))
-            first = reader.line_num + 1  # a cell may hold several lines
+        with long_cells():
+            for row in reader:
+                odd = None in row or None in row.values()
+                rows.append((first, "more or fewer cells than columns" if odd else row))
+                first = reader.line_num + 1  # a cell may hold several lines
     except csv.Error as error:
         raise LocateError(f"{path} is not CSV ({error}): look for a quote that is never closed") from None
     return rows, columns
