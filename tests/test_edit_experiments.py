@@ -571,15 +571,30 @@ def test_the_answer_of_the_table_tells_what_its_results_hold():
     assert f"(by {other.change:.2f} [{other.change_low:.2f}, {other.change_high:.2f}];" in said
 
 
-def test_what_is_said_of_dpo_is_what_its_results_hold():
-    said = " ".join((EXPERIMENTS / "lsdm_table" / "README.md").read_text().partition("## DPO on SmolLM2")[2].split())
+def span(value, low, high, digits):
+    """A value with its interval, as the README writes it."""
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]".replace("[-0.00", "[0.00")
+
+
+def said_of_dpo():
+    """What the README says of DPO and SFT on SmolLM2, and their results."""
+    said = " ".join((EXPERIMENTS / "lsdm_table" / "README.md").read_text().partition("## DPO and SFT on")[2].split())
     results = EXPERIMENTS / "lsdm_table" / "results" / "smollm2-135m-instruct-dpo"
-    (row,) = pd.read_csv(results / "verdicts.csv").itertuples()
-    assert f"DPO takes {row.cut:.0f} % [{row.cut_low:.0f}, {row.cut_high:.0f}] of the held-out" in said
-    assert f"by {row.perplexity:.2f} % [{row.perplexity_low:.2f}, {row.perplexity_high:.2f}] (paired over" in said
-    assert row.perplexity_met
-    assert row.ability_met
-    assert f"and {row.kept:.1f} % [{row.kept_low:.1f}, {row.kept_high:.0f}] of the definitional words" in said
+    return said.replace(" % [", " [").replace(" nats [", " ["), results
+
+
+def test_what_is_said_of_dpo_and_sft_is_what_their_results_hold():
+    said, results = said_of_dpo()
+    rows = pd.read_csv(results / "verdicts.csv").set_index("method")
+    assert rows["ability_met"].all()
+    assert list(rows["perplexity_met"]) == [True, False, True]
+    for name, takes in (("dpo", "DPO takes"), ("sft", "layers, takes"), ("dpo-random", "drawn at random) takes")):
+        row = rows.loc[name]
+        assert f"{takes} {span(row.cut, row.cut_low, row.cut_high, 0)}" in said
+        assert f"rises by {span(row.perplexity, row.perplexity_low, row.perplexity_high, 2)}" in said
+    dpo = rows.loc["dpo"]
+    assert f"and {dpo.kept:.1f} [{dpo.kept_low:.1f}, {dpo.kept_high:.0f}] of the definitional words" in said
+    assert rows.loc["dpo-random", "kept"] == 100
     table = scores_in(results)
     assert table.loc[("perplexity", "perplexity", "", "dpo"), "change_low"] > 0
     knowledge = {"lambada", "hellaswag", "piqa", "arc_easy", "openbookqa", "winogrande"}
@@ -587,15 +602,26 @@ def test_what_is_said_of_dpo_is_what_its_results_hold():
     values = [table.loc[("winogender", "correlation", "occupation", name), "value"] for name in ("original", "dpo")]
     assert f"(r {values[0]:.2f} to {values[1]:.2f})" in said
     lead = table.loc[("sentences", "gap", "", "dpo")]
-    assert f"falls by {-lead['change']:.2f} nats [{-lead['change_high']:.2f}, {-lead['change_low']:.2f}]" in said
+    assert f"falls by {span(-lead['change'], -lead['change_high'], -lead['change_low'], 2)}" in said
     still = table.loc[["winobias", "stereoset", "crows_pairs"]].dropna(subset="change")
     assert ((still["change_low"] < 0) & (still["change_high"] > 0)).all()
-    sites = pd.read_csv(results / "map_sites.csv").set_index(["component", "layer", "role"]).sort_index()
+    gaps = table.loc[("occupations", "afgb", "held-out words"), "value"]
+    assert f"from {gaps['original']:.1f} to {gaps['sft']:.1f} points, while DPO cuts it to {gaps['dpo']:.1f}" in said
+
+
+def test_what_is_said_of_their_maps_is_what_the_maps_hold():
+    said, results = said_of_dpo()
+    sites = pd.read_csv(results / "map_sites.csv").set_index(["method", "component", "layer", "role"]).sort_index()
     for site in (("mlp_out", 0, "subject_last"), ("attn_out", 26, "last"), ("attn_out", 25, "last")):
-        row = sites.loc[site]
-        assert f"{-row['change']:.2f} [{-row['change_high']:.2f}, {-row['change_low']:.2f}]" in said.replace(
-            " nats [", " ["
-        )
+        row = sites.loc[("dpo", *site)]
+        assert span(-row["change"], -row["change_high"], -row["change_low"], 2) in said
+    lowest = sites.loc[("dpo-random", "mlp_out", 0, "subject_last")]
+    assert f"({span(lowest['change'], lowest['change_low'], lowest['change_high'], 2)})" in said
+    totals = pd.read_csv(results / "map_totals.csv").set_index("method")
+    spans = [span(-row.change, -row.change_high, -row.change_low, 2) for row in totals.itertuples()]
+    assert list(totals.index) == ["dpo", "sft", "dpo-random"]
+    assert f"falls by {spans[0]} of {totals.loc['dpo', 'before']:.2f} after DPO at the located" in said
+    assert f"by {spans[1]} after SFT, and by {spans[2]} after DPO at the others" in said
 
 
 def test_the_answer_about_smollm2_tells_what_its_results_hold():
@@ -696,3 +722,15 @@ def test_the_answer_about_layers_of_smollm2_tells_what_its_results_hold():
     assert f"at layer {row.layers} perplexity rises by {span}." in said
     assert f"keep {rest['kept_words'].min():.0f} % of the definitional words or more" in said
     assert f"raise perplexity by {rest['perplexity'].max():.1f} % at most." in said
+
+
+@pytest.mark.parametrize("model", ["mini", "smollm2-135m-instruct", "smollm2-135m-instruct-dpo"])
+def test_the_tables_in_the_readme_are_those_of_the_results(model, tmp_path, monkeypatch):
+    run = script("lsdm_table")
+    said = (EXPERIMENTS / "lsdm_table" / "README.md").read_text()
+    (tmp_path / "README.md").write_text(said)
+    monkeypatch.setattr(run, "HERE", tmp_path)
+    results = EXPERIMENTS / "lsdm_table" / "results" / model
+    found = pd.read_csv(results / "verdicts.csv", keep_default_na=False)
+    run.tell(pd.read_csv(results / "table.csv").fillna({"part": ""}), found, model)
+    assert (tmp_path / "README.md").read_text() == said
