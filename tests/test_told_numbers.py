@@ -237,6 +237,7 @@ def told_edits():
         ("fast", "FAST, `mini`"),
         ("dpo_smollm2", "DPO, SmolLM2"),
         ("dpo_random_smollm2", "DPO, SmolLM2, layers 15, 20, 25"),
+        ("dpo_lora_smollm2", "DPO, SmolLM2, LoRA of all matrices"),
         ("sft_smollm2", "SFT, SmolLM2"),
         ("dpo_texts_smollm2", "DPO, SmolLM2, texts alone"),
         ("sft_texts_smollm2", "SFT, SmolLM2, texts alone"),
