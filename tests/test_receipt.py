@@ -11,6 +11,7 @@ from test_editors import TEMPLATE, drawn
 from transformers import AutoModelForCausalLM
 
 from locate import LocateError
+from locate.cli.editing import receipt_lines
 from locate.editors import receipt
 from locate.editors.edit import Edit, ParameterChange, load_edit, product_change
 from locate.editors.receipt import check_free, compare_tensors, own_part, save_edited
@@ -20,6 +21,8 @@ from locate.evaluation.run import edited_of
 from locate.model.causal import load_causal
 from locate.model.likelihood import next_log_probs
 from locate.model.matrices import matrix
+
+FIGURES = Path(__file__).parents[1] / "figures"
 
 
 @pytest.fixture(scope="module")
@@ -229,3 +232,11 @@ def test_dequantised_and_merged_models_are_saved_as_ordinary_checkpoints(kind, f
         expected = model.network(ids).logits
         assert torch.allclose(again(ids).logits, expected, atol=1e-5, rtol=0)
     assert not torch.allclose(model.network(ids).logits, expected, atol=1e-2)
+
+
+def test_what_the_command_line_says_of_what_was_edited():
+    def said(name):
+        return receipt_lines(json.loads((FIGURES / f"receipt_{name}_smollm2.json").read_text()))
+
+    assert any(line.startswith("layers 15, 20, 25: 3 tensors changed") for line in said("dpo_random"))
+    assert any(line.startswith("every parameter: 210 tensors changed") for line in said("dpo_lora"))

@@ -267,7 +267,7 @@ def test_rows_are_run_early_to_make_few_sizes_and_find_the_same(gpt2, monkeypatc
 
         with monkeypatch.context() as patch:
             patch.setattr(parts, "product_grain", lambda *_, grain=grain: grain)
-            patch.setattr(parts, "EVEN", 1)
+            patch.setattr(parts, "MULTIPLE", 1)
             patch.setattr(replay.BlockInputs, "run_fused", watch)
             found[grain] = sweep.measure(gpt2, runs, rows, limits=LIMITS).rows
     assert sizes == {1: [1, 4, 7], 6: [2, 4, 7]}
@@ -275,7 +275,7 @@ def test_rows_are_run_early_to_make_few_sizes_and_find_the_same(gpt2, monkeypatc
     assert len(np.unique(found[1][:, 0].round(4))) > 5
 
 
-def test_products_have_even_numbers_of_rows(gpt2, monkeypatch):
+def test_products_have_multiples_of_eight_rows(gpt2, monkeypatch):
     """Rows times positions is a multiple of 8 where there are enough rows, and as near to the most as that allows."""
     monkeypatch.setattr(parts, "product_grain", lambda *_: 128)
     for positions in range(1, 40):

@@ -471,6 +471,12 @@ def told_rewards():
     assert random["located"]["edited_layers"] == [15, 20, 25]
     cuts = [each["cut"]["held_out"]["value"] for each in (random["scores"], dpo)]
     yield f"cut nearly as much, {cuts[0]:.0f} % against {cuts[1]:.0f} %"
+    everywhere = read(FIGURES / "receipt_dpo_lora_smollm2.json")["scores"]
+    forms = [each["cut"]["unseen_forms"]["value"] for each in (everywhere, dpo)]
+    yield f"takes {forms[0]:.0f} % in unseen forms, DPO of the located ones {forms[1]:.0f} %"
+    costs = [each["perplexity_change"]["value"] for each in (everywhere, dpo)]
+    assert round(costs[0] / costs[1]) == 5
+    yield "costs about five times as much perplexity"
     for part in ("unseen_forms", "natural"):
         assert dpo["cut"][part]["value"] < sft["cut"][part]["value"] - 5
 

@@ -838,6 +838,14 @@ class TestTheEdit:
             write_adapter(edit, mini, tmp_path / "adapter")
         assert not (tmp_path / "adapter").exists()
 
+    @pytest.mark.parametrize(
+        ("rank", "where"), [(None, "every parameter"), (2, "every linear layer but the unembedding")]
+    )
+    def test_the_receipt_says_what_training_everything_changed(self, mini, located, prompts, words, few, rank, where):
+        edit = SFT(rate=1e-5, rank=rank, scope="everything", **few).edit(mini, located, prompts, preserved=words)
+        assert edit.located["edited_layers"] == where
+        assert len(edit.changes) >= 24  # four matrices of each of six layers
+
     def test_a_collapsing_run_is_stopped_and_names_the_guard(self, mini, located, prompts, words, few):
         editor = DPO(**few | {"rate": 0.3, "scope": "everything", "guards": Guards(looks=20)})
         with pytest.raises(LocateError, match=r"training stopped after step \d+ of \d+: .* allowed") as caught:

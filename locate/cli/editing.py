@@ -253,9 +253,10 @@ def receipt_lines(receipt: dict[str, Any]) -> list[str]:
     ]
     lines += [f"{each['name'].replace('_', ' ')}: {interval(each)} %, n {each['n']}" for each in scores["kept"]]
     lines.append(f"perplexity: {interval(scores['perplexity_change'])} %")
-    layers = ", ".join(map(str, receipt["located"]["edited_layers"]))
+    edited = receipt["located"]["edited_layers"]
+    where = edited if isinstance(edited, str) else f"layers {', '.join(map(str, edited))}"
     beside = f", {len(tensors['added'])} added beside the MLP" if tensors["added"] else ""
-    lines.append(f"layers {layers}: {len(tensors['changed'])} tensors changed or widened{beside}")
+    lines.append(f"{where}: {len(tensors['changed'])} tensors changed or widened{beside}")
     lines.append(f"bit for bit as before: {tensors['unchanged']} of the original's tensors")
     stored = tensors["files"] or {"converted": 0, "gone": []}
     if stored["converted"]:

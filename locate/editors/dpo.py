@@ -156,7 +156,8 @@ class Preferring:
         losses = run(trained, watch, place)
         before = dict(model.network.named_parameters())
         changes = {name: ParameterChange(each) for name, each in changes_of(trained, before).items()}
-        everything = {"edited_layers": "every parameter"} if self.scope == "everything" else {}
+        trained_on = "every parameter" if self.rank is None else "every linear layer but the unembedding"
+        everything = {"edited_layers": trained_on} if self.scope == "everything" else {}
         told = asdict(self) | {"layers": None if self.layers is None else list(self.layers)}
         del told["place"]
         return Edit(

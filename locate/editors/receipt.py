@@ -128,7 +128,7 @@ def check_free(target: Path) -> None:
     """Raise LocateError unless a folder is new or empty, and can be written."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise LocateError(f"{target} exists already: choose another folder for the edited model, or remove it")
-    above = next(each for each in (target.absolute(), *target.absolute().parents) if each.exists())
+    above = next(each for each in target.absolute().parents if each.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise LocateError(f"{target} cannot be made: nothing may be written into {above}; choose another folder")
 

@@ -37,7 +37,7 @@ DEMOGRAPHIC = ("demographic", "dimension")  # MBIAS calls it dimension
 WINOBIAS_PLUS = {"gendered", "neutral"}
 FEWEST = 4  # held-out rows that guards can be measured on
 BETWEEN = "names an occupation that is held out beside one that is not"
-HELD_OUT_TEXT = "its text is held out, too, in another group"
+HELD_OUT_TEXT = "its text is held out, too"
 SPACED = re.compile(r" (?=[.,;:!?](?:\s|$)|'s\b|n't\b)")
 ARTICLE = re.compile(r"^(the|an|a) ", re.IGNORECASE)
 
@@ -103,8 +103,9 @@ def read_originals(source: str | Path, *, held_out: float = 0.3, seed: int = 0, 
     Data with the columns gendered and neutral is read as WinoBias+: brackets and the spaces before punctuation go, and
     rows are split by the occupations they name. Those that name both kinds are left out and counted.
 
-    A row is left out, and named by its line, where a text is missing, empty or not text, where it has no rewrite, and
-    where it repeats another. A text whose rewrite is the text itself is kept: it teaches to leave alone.
+    A row is left out, and named by its line, where a text is missing, empty or not text, where it has no rewrite,
+    where it repeats another, and where it would be trained on although its text is held out, too. A text whose rewrite
+    is the text itself is kept: it teaches to leave alone.
 
     Raises LocateError for a file or column that is missing, and for too few rows.
     """
@@ -115,9 +116,9 @@ def read_originals(source: str | Path, *, held_out: float = 0.3, seed: int = 0, 
     with found_file(source) as (path, hashes):
         rows, gone = usable_rows(numbered_originals(path))
     train, apart, between = divide(rows, held_out, seed)
-    texts = {words_of(row) for row in apart}
-    twice = [row for row in train if words_of(row) in texts]
-    train = [row for row in train if words_of(row) not in texts]
+    texts = {spaced_once(row.text) for row in apart}
+    twice = [row for row in train if spaced_once(row.text) in texts]
+    train = [row for row in train if spaced_once(row.text) not in texts]
     if limit is not None:
         kept = drawn_rows(train, limit, seed)
         train = [row for row in train if row.line in kept]
@@ -132,9 +133,9 @@ def read_originals(source: str | Path, *, held_out: float = 0.3, seed: int = 0, 
     return made
 
 
-def words_of(row: Original) -> str:
-    """A row's text, however its words are spaced."""
-    return " ".join(row.text.split())
+def spaced_once(text: str) -> str:
+    """A text with single spaces between its words."""
+    return " ".join(text.split())
 
 
 def drawn_rows(rows: Sequence[Original], limit: int, seed: int) -> set[int]:
@@ -151,7 +152,7 @@ def usable_rows(found: Sequence[tuple[int, Original | str]]) -> tuple[list[Origi
         if isinstance(row, str):
             gone.append(LeftOut(line, row))
             continue
-        key = tuple(" ".join(text.split()) for text in (row.text, *row.references))
+        key = tuple(spaced_once(text) for text in (row.text, *row.references))
         if not row.references:
             gone.append(LeftOut(line, "has no rewrite"))
         elif key in seen:
@@ -259,7 +260,7 @@ def marked_names(text: str) -> list[str]:
 
 def tidy(text: str) -> str:
     """A text without the spaces that tokenisers put before punctuation, and with single ones elsewhere."""
-    return SPACED.sub("", " ".join(text.split()))
+    return SPACED.sub("", spaced_once(text))
 
 
 def divide(rows: Sequence[Original], share: float, seed: int) -> tuple[list[Original], list[Original], list[Original]]:

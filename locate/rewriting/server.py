@@ -14,7 +14,7 @@ from locate.errors import LocateError
 KEYS = ("LOCATE_JUDGE_KEY", "OPENAI_API_KEY")  # environment variables, of which the first that is set is sent
 LONGEST_WAIT = 120.0  # seconds that a server may ask for between two tries
 TOKENS = 256  # of an answer
-SILENT = "silence"
+SILENT = "no whole answer"
 UNANSWERED = (400, 413, 422)  # of one question, such as a text that a filter holds back
 REFUSED = "the server refuses this question"
 SLOW = 2  # times the time limit that a whole answer may take, however often a piece of it arrives
@@ -27,7 +27,7 @@ class Server:
 
     address  up to /v1: http://localhost:8000/v1 of a local server, or a service's
     model    as the server calls it
-    timeout  seconds that the server may be silent
+    timeout  seconds that the server may be silent; a whole answer may take twice as long
     tries    how often one question is asked before the judging stops
     pause    seconds before the second try; it doubles each time, unless the server says how long (Retry-After)
     """
@@ -88,7 +88,7 @@ class Server:
         try:
             reply = self.post(body)
         except httpx.TimeoutException:
-            return f"{SILENT} for {self.timeout:g} s", None
+            return f"{SILENT} within the time limit of {self.timeout:g} s", None
         except (httpx.InvalidURL, UnicodeError) as error:
             raise LocateError(
                 f"judge at {self.address!r} cannot be asked ({error}): check the address, and the key in {KEYS[0]}"

@@ -14,7 +14,7 @@ from locate.model.memory import ran_out
 from locate.model.products import product_grain
 
 CPU_POSITIONS = 1024  # of all rows at once: more make nothing faster on a CPU, and fall out of its cache
-EVEN = 8  # rows of a product should be a multiple of it: for 1,022 or 1,023 oneDNN takes a tenth longer than for 1,024
+MULTIPLE = 8  # of which the rows of a product should be: for 1,022 or 1,023 oneDNN takes a tenth longer than for 1,024
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -25,8 +25,8 @@ def rows_at_once(model: Model, limits: Limits, n_pos: int, first: int) -> int:
     fitting = limits.rows(row_bytes(model, n_pos, first), 1.0 - KEPT_SHARE)
     if model.device != "cpu":
         return fitting
-    most, even = min(fitting, max(1, CPU_POSITIONS // (n_pos - first))), even_rows(n_pos - first)
-    return most // even * even or most
+    most, step = min(fitting, max(1, CPU_POSITIONS // (n_pos - first))), row_step(n_pos - first)
+    return most // step * step or most
 
 
 def rows_to_run(model: Model, joined: int, most: int, positions: int) -> int:
@@ -34,14 +34,14 @@ def rows_to_run(model: Model, joined: int, most: int, positions: int) -> int:
 
     positions  of a row
     """
-    wanted, even = product_grain(model.dtype, model.device, model.threads), even_rows(positions)
-    grain = 1 if wanted == 1 else max(1, wanted // positions // even) * even
+    wanted, step = product_grain(model.dtype, model.device, model.threads), row_step(positions)
+    grain = 1 if wanted == 1 else max(1, wanted // positions // step) * step
     return min(most, -(-joined // grain) * grain)
 
 
-def even_rows(positions: int) -> int:
-    """Of what the number of rows should be a multiple, so that those of products are one of `EVEN`."""
-    return EVEN // math.gcd(EVEN, positions)
+def row_step(positions: int) -> int:
+    """Of what the number of rows should be a multiple, so that rows times positions is one of `MULTIPLE`."""
+    return MULTIPLE // math.gcd(MULTIPLE, positions)
 
 
 def row_bytes(model: Model, n_pos: int, first: int) -> int:
