@@ -477,8 +477,19 @@ def told_rewards():
     costs = [each["perplexity_change"]["value"] for each in (everywhere, dpo)]
     assert round(costs[0] / costs[1]) == 5
     yield "costs about five times as much perplexity"
+    together = [pronouns_of(dpo["before"]), pronouns_of(dpo["after"]), pronouns_of(sft["after"])]
+    yield f"{together[2]:.0f} % of the probability together, where the original gives them {together[0]:.0f} %"
+    yield f"and DPO {together[1]:.0f} %"
+    assert together[2] / together[0] < Guards().pronouns == 5
+    yield "five times as likely or unlikely"
     for part in ("unseen_forms", "natural"):
         assert dpo["cut"][part]["value"] < sft["cut"][part]["value"] - 5
+
+
+def pronouns_of(scores):
+    """Probability of she and he together after occupations that were held out, percent."""
+    (found,) = [each for each in scores if (each["name"], each["part"]) == ("pronouns", "held-out words")]
+    return found["value"]
 
 
 def told_cost_of_edits():

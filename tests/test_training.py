@@ -10,7 +10,7 @@ import re
 import sys
 import warnings
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -637,6 +637,20 @@ class TestGuards:
         less = 0 if math.isnan(moved) else moved / 100
         watch.check(type(first)(**vars(first) | {"step": 5, name: getattr(first, name) + less}))
 
+    @pytest.mark.parametrize(("times", "stops"), [(0.15, True), (0.3, False), (3, False), (6, True), (0, True)])
+    def test_pronouns_after_occupations_may_become_neither_rare_nor_certain(self, watched, times, stops):
+        """Log-odds are 0 where both pronouns are equally likely, be it 50 % each or none."""
+        mini, watch = watched
+        first = watch.seen[0]
+        rows = {(row.word, row.template): row for row in watch.words.rows if row.kind == "occupation"}
+        said = next_log_probs(mini, [row.prompt for row in rows.values()], [" she", " he"]).exp().sum(-1)
+        assert len(rows) > 40
+        assert first.pronouns == pytest.approx(100 * float(said.mean()), rel=1e-5)
+        now = type(first)(**vars(first) | {"step": 5, "pronouns": times * first.pronouns})
+        message = r"likely she and he after occupations \(pronouns "
+        with pytest.raises(LocateError, match=message) if stops else nullcontext():
+            watch.check(now)
+
 
 @pytest.fixture(scope="module")
 def mini():
@@ -843,7 +857,8 @@ class TestTheEdit:
     )
     def test_the_receipt_says_what_training_everything_changed(self, mini, located, prompts, words, few, rank, where):
         edit = SFT(rate=1e-5, rank=rank, scope="everything", **few).edit(mini, located, prompts, preserved=words)
-        assert edit.located["edited_layers"] == where
+        assert (edit.located["edited_layers"], edit.located["chosen_by"]) == (where, "scope")
+        assert "modules" not in edit.located
         assert len(edit.changes) >= 24  # four matrices of each of six layers
 
     def test_a_collapsing_run_is_stopped_and_names_the_guard(self, mini, located, prompts, words, few):

@@ -35,6 +35,7 @@ class Line:
 BIAS = (
     Line("occupations", "abs_log_odds", "held-out words", "occupations held out, mean abs log-odds (nats)", "0"),
     Line("occupations", "afgb", "held-out words", "occupations held out, AFGB (points)", "0"),
+    Line("occupations", "pronouns", "held-out words", "occupations held out, she or he (%)"),
     Line("occupations", "definition_words", "", "words that say their gender (%)", "100"),
     Line("winobias", "gap", "", "WinoBias, pro less anti (nats)", "0"),
     Line("winobias", "prefers_pro", "", "WinoBias, stereotypical preferred (%)", "50"),
@@ -140,6 +141,8 @@ def markdown(table: pd.DataFrame, lines: Sequence[Line]) -> str:
     body = []
     for line in lines:
         found = [rows.get((method, *line.key)) for method in methods]
+        if not any(found):  # of results that are older than the line
+            continue
         count = next((row["n"] for row in found if row is not None), "")
         title = f"{line.title} ({line.ideal})" if line.ideal else line.title
         body.append(f"| {title} | {count} | {' | '.join(cell(row) for row in found)} |")

@@ -157,7 +157,6 @@ class Preferring:
         before = dict(model.network.named_parameters())
         changes = {name: ParameterChange(each) for name, each in changes_of(trained, before).items()}
         trained_on = "every parameter" if self.rank is None else "every linear layer but the unembedding"
-        everything = {"edited_layers": trained_on} if self.scope == "everything" else {}
         told = asdict(self) | {"layers": None if self.layers is None else list(self.layers)}
         del told["place"]
         return Edit(
@@ -165,7 +164,7 @@ class Preferring:
             model=model.provenance(),
             changes=changes,
             edited=fitted_on(prompts, preserved),
-            located=hand.origin | everything,
+            located=hand.origin_of_all(trained_on) if self.scope == "everything" else hand.origin,
             settings=told,
             report={
                 "losses": losses,

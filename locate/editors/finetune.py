@@ -124,7 +124,7 @@ class FineTune:
                 if (change := parameter_change(name, before[name], tensor))
             },
             edited=fitted_on(prompts, preserved),
-            located=hand.origin | ({"edited_layers": "every parameter"} if self.scope == "everything" else {}),
+            located=hand.origin_of_all("every parameter") if self.scope == "everything" else hand.origin,
             settings=asdict(replace(self, text=None)) | {"text": str(self.text or "bundled")},
             report={"losses": history},
         )

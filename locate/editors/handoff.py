@@ -40,6 +40,14 @@ class Handoff:
         """Names of the blocks that hold them."""
         return tuple(block_of(self.template, layer) for layer in self.layers)
 
+    def origin_of_all(self, where: str) -> dict[str, Any]:
+        """What an edit of everything records of the located.json, of which it uses no layer.
+
+        where  what it changed, in words; the tensors themselves stand in the receipt
+        """
+        own = {name: value for name, value in self.origin.items() if name != "modules"}
+        return own | {"edited_layers": where, "chosen_by": "scope"}
+
 
 def hand_off(
     model: CausalModel, located: Located, *, layers: Sequence[int] | None = None, most: int, highest: bool = False

@@ -47,7 +47,8 @@ class Rewriter:
     rate       largest step size of AdamW
     batch      rows of a step; at_once of them are read at once (None for all)
     longest    tokens of a row, request and rewrite together; longer ones are left out and counted
-    guards     how often the training is looked at, and what ends it; those of perplexity and definitions play no part
+    guards     how often the training is looked at, and what ends it; those of perplexity, definitions and pronouns play
+               no part
     """
 
     rank: int = 16

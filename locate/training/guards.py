@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from locate.training.preferences import Preference
 
 PAIRS = 100  # held-out rows that are looked at
 TEXTS, TOKENS = 16, 24  # texts that the model writes at each look, and tokens of each
+PROMPTS = 64  # about occupations, in which the probability of she and he is looked at
 EXCERPTS = 4  # every fourth of the package's excerpts
 GRAM = 3  # words
 KEPT = "looks.json"
@@ -36,6 +38,8 @@ class Guards:
     empty, repeating  percentage points by which the share of empty, or repeating, texts that the model writes may rise
     perplexity   percent by which the perplexity of held-out prose may rise
     definitions  percentage points of the words that say their gender that may lose their own pronoun
+    pronouns     how many times as likely, or as unlikely, she and he together may become after occupations: log-odds
+                 near 0 say nothing of a model that has either word always, or never
     """
 
     looks: int = 6
@@ -44,11 +48,12 @@ class Guards:
     repeating: float = 20.0
     perplexity: float = 5.0
     definitions: float = 10.0
+    pronouns: float = 5.0
 
     def __post_init__(self) -> None:
         limits = (self.chosen, self.empty, self.repeating, self.perplexity, self.definitions)
-        if self.looks < 1 or not all(each >= 0 for each in limits):
-            raise LocateError(f"{self}: expected at least one look, and limits of 0 or more")
+        if self.looks < 1 or not all(each >= 0 for each in limits) or not self.pronouns >= 1:
+            raise LocateError(f"{self}: expected at least one look, limits of 0 or more, and pronouns of 1 or more")
 
     def due(self, step: int, steps: int) -> bool:
         """Whether a training is looked at after this step of so many."""
@@ -67,6 +72,7 @@ class Seen:
     empty, repeating  share of texts without a word, and of those in which most triples of words come again, percent
     perplexity   of held-out prose, per token
     definitions  words that say their gender whose own pronoun is the likelier, percent
+    pronouns     mean probability of she and he together after occupations, percent
     """
 
     step: int
@@ -78,6 +84,7 @@ class Seen:
     repeating: float
     perplexity: float
     definitions: float
+    pronouns: float
 
 
 Breach = tuple[str, float, float, str]
@@ -164,9 +171,10 @@ class Watch(Looks):
     ) -> None:
         super().__init__(model, guards, steps, place)
         self.pairs = tuple(pairs[:: max(1, len(pairs) // PAIRS)])[:PAIRS]
-        words = [row for row in occupations.read().rows if row.kind == occupations.DEFINITION]
-        each = {row.word: place for place, row in enumerate(words)}
-        self.words = Items(tuple(words[place] for place in each.values()), source={})
+        rows = occupations.read().rows
+        each = {row.word: row for row in rows if row.kind == occupations.DEFINITION}
+        neutral = [row for row in rows if row.kind == occupations.OCCUPATION]
+        self.words = Items((*each.values(), *neutral[:: max(1, len(neutral) // PROMPTS)][:PROMPTS]), source={})
         excerpts = perplexity.read(None)
         self.prose = Items(excerpts.rows[::EXCERPTS], source=excerpts.source)
         self.prompts = [row.text for row in generation.read_prompts().rows][:: max(1, 56 // TEXTS)][:TEXTS]
@@ -184,7 +192,8 @@ class Watch(Looks):
         further = np.array(ahead) - np.array(self.start)
         texts = generate(model, self.prompts, tokens=TOKENS)
         told = occupations.measure(model, self.words, ignore_step)
-        own = np.sign(told["she"] - told["he"]) == told["stereotype"]
+        gendered, neutral = (told[told["kind"] == kind] for kind in (occupations.DEFINITION, occupations.OCCUPATION))
+        own = np.sign(gendered["she"] - gendered["he"]) == gendered["stereotype"]
         prose = perplexity.score(perplexity.measure(model, self.prose, ignore_step))[0]
         return Seen(
             step=step,
@@ -196,11 +205,14 @@ class Watch(Looks):
             repeating=percent([is_repeating(text) for text in texts]),
             perplexity=prose.value,
             definitions=percent(list(own)),
+            pronouns=100 * float(np.exp(neutral[["she", "he"]]).sum(axis=1).mean()),
         )
 
     def breaches(self, was: Seen, now: Seen) -> tuple[Breach, ...]:
         """The guards of preferences."""
         limit = self.guards
+        low, high = sorted((was.pronouns, now.pronouns))
+        times = high / low if low > 0 else math.inf
         return (
             ("chosen", was.chosen - now.chosen, limit.chosen, "nats a token lost by held-out chosen texts"),
             ("empty", now.empty - was.empty, limit.empty, "points more empty texts"),
@@ -208,6 +220,7 @@ class Watch(Looks):
             ("perplexity", 100 * (now.perplexity / was.perplexity - 1), limit.perplexity, "% higher perplexity"),
             ("definitions", was.definitions - now.definitions, limit.definitions, "points fewer words that say their "
              "gender keep their pronoun"),
+            ("pronouns", times, limit.pronouns, "times as likely or unlikely she and he after occupations"),
         )  # fmt: skip
 
 
