@@ -39,6 +39,7 @@ INTERVALS = ["tests/test_resampling.py"]
 PAIRS = ["tests/test_evaluate_pairs.py", "-k", "hand or line or context or means or stop"]
 WORDS = ["tests/test_evaluate_occupations.py"]
 TRAINER = ["tests/test_training.py", "-k", "Trainer and gpt2"]
+ABREAST = ["tests/test_abreast.py"]
 GUARDS = ["tests/test_training.py", "-k", "Guards"]
 DATA = ["tests/test_training.py", "-k", "TestData or TestTokens"]
 ORIGINALS = ["tests/test_rewriting.py", "-k", "TestRows"]
@@ -238,6 +239,20 @@ FAULTS = [
           "tests/test_receipt.py", "-k", "cannot_be_made"),
     fault("Python's limit of cells stays lifted", "evaluation/text_files.py",
           "csv.field_size_limit(before)", "pass", "tests/test_rewriting.py", "-k", "any_length"),
+    fault("abreast: the model's end is run by both", "engine/sweep/stairs.py",
+          "with reading:  #", "if reading:  #", *ABREAST),
+    fault("abreast: the other's errors are lost", "engine/sweep/abreast.py",
+          "            helper.result()", "            helper.exception()", *ABREAST),
+    fault("abreast: who stops leaves the other at work", "engine/sweep/abreast.py",
+          "        finally:\n            todo.clear()", "        finally:\n            pass", *ABREAST),
+    fault("abreast: each takes all threads", "engine/sweep/abreast.py",
+          "with torch_threads(threads // count):", "with torch_threads(threads):", *ABREAST),
+    fault("abreast: the other's products left to torch", "engine/sweep/abreast.py",
+          "nullcontext() if chosen is None else chosen.twin()", "nullcontext()", *ABREAST),
+    fault("abreast: two where blocks are hooked", "engine/sweep/abreast.py",
+          "return MOST if all(", "return MOST if True or all(", *ABREAST),
+    fault("abreast: each takes all the memory", "engine/sweep/parts.py",
+          "(1.0 - KEPT_SHARE) / abreast", "1.0 - KEPT_SHARE", *ABREAST),
     fault("products: as many rows at once as fit, whatever their number", "engine/sweep/parts.py",
           "return most // step * step or most", "return most", "tests/test_sweep.py", "-k", "multiples_of_eight"),
     fault("products: fewer rows than make a multiple become one", "engine/sweep/parts.py",

@@ -125,6 +125,12 @@ class OneDNN(TorchFunctionMode):
         super().__exit__(*ended)
         CHOSEN.reset(self.before)
 
+    def twin(self) -> OneDNN:
+        """Another for another thread, which knows the same weights without gaps."""
+        other = OneDNN(self.room)
+        other.laid_out = self.laid_out
+        return other
+
     def multiply(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """x times the transpose of weight, plus bias; by torch where the tensors are not for oneDNN."""
         if is_for_onednn((x, weight, bias), None, 3, 3):

@@ -12,7 +12,8 @@ A row is one patched run. Up to its first write it is its base run, which has be
 5.  a row whose writes change nothing (what is written equals what stands there, or cannot reach the last token) is not
     run;
 6.  in fp32, blocks laid out as GPT-2's or Llama's are run in few steps over memory and without hooks where nothing but
-    their outputs is written, provided that they give a base run the model's own numbers.
+    their outputs is written, provided that they give a base run the model's own numbers;
+7.  such blocks take two batches of rows at once on a CPU, with half of the threads each.
 
 Nothing is approximated: in a causal model whose blocks pass on one residual stream, and nothing else but keys and
 values, each row's numbers are those of a run at full depth, up to rounding. Every trace checks some of its rows.

@@ -20,9 +20,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def rows_at_once(model: Model, limits: Limits, n_pos: int, first: int) -> int:
-    """How many rows that run positions `first` to `n_pos` may be under way at once."""
-    fitting = limits.rows(row_bytes(model, n_pos, first), 1.0 - KEPT_SHARE)
+def rows_at_once(model: Model, limits: Limits, n_pos: int, first: int, abreast: int = 1) -> int:
+    """How many rows that run positions `first` to `n_pos` a batch may have, so many of which are under way at once."""
+    fitting = limits.rows(row_bytes(model, n_pos, first), (1.0 - KEPT_SHARE) / abreast)
     if model.device != "cpu":
         return fitting
     most, step = min(fitting, max(1, CPU_POSITIONS // (n_pos - first))), row_step(n_pos - first)

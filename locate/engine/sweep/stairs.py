@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from threading import Lock
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
 from locate.engine.rows import MOST_ROWS, Limits, Measurement, Row, Run
+from locate.engine.sweep.abreast import batches_abreast, work_abreast
 from locate.engine.sweep.bases import KEPT_SHARE, Bases, execute_bases, keys_of, run_bytes
-from locate.engine.sweep.climbers import Climber, find_climbers
+from locate.engine.sweep.climbers import Climber, find_climbers, token_layers
 from locate.engine.sweep.entries import Entries, run_entries
 from locate.engine.sweep.parts import rows_at_once, rows_to_run, work_in_parts
 from locate.engine.sweep.replay import BlockInputs, Keys, read_out
@@ -99,21 +101,51 @@ def climb_stairs(
     model: Model, bases: Bases, moving: Sequence[Climber], limits: Limits
 ) -> Iterator[tuple[Sequence[Climber], Float[np.ndarray, "row answer"]]]:
     """Stairs and what they found: rows of one length and first position, lowest first, as many as fit the memory."""
+    entered = run_entries(model, bases, moving, limits)
+    count = batches_abreast(model, bases, moving, limits)
+    reading = Lock()
+
+    def up(stair: Sequence[Climber]) -> Float[np.ndarray, "row answer"]:
+        final, last = climb(model, bases, entered, stair)
+        with reading:  # the model's own end is run, with its blocks taken out
+            return read_answers(model, bases, stair, final, last)
+
+    def whole(stair: Sequence[Climber]) -> list[tuple[Sequence[Climber], Float[np.ndarray, "row answer"]]]:
+        return list(work_in_parts(stair, len(stair), up))
+
+    groups = groups_of(moving)
+    sizes = {(n_pos, first): rows_at_once(model, limits, n_pos, first, count) for n_pos, first in groups}
+    if count == 1:
+        for place, group in groups.items():
+            yield from work_in_parts(group, sizes[place], up)
+        return
+    stairs = [
+        group[at : at + sizes[place]] for place, group in groups.items() for at in range(0, len(group), sizes[place])
+    ]
+    stairs.sort(key=lambda stair: -sum(token_layers(each, model.n_layers) for each in stair))
+    for _, parts in work_abreast(stairs, whole, count, model.threads):
+        yield from parts
+
+
+def batched(group: Sequence[Climber], size: int) -> list[Sequence[Climber]]:
+    """A group in parts of so many rows."""
+    return [group[start : start + size] for start in range(0, len(group), size)]
+
+
+def groups_of(moving: Sequence[Climber]) -> dict[tuple[int, int], list[Climber]]:
+    """Rows of one length and first position, lowest first."""
     alike: dict[tuple[int, int], list[Climber]] = defaultdict(list)
     for each in moving:
         alike[each.n_pos, each.first_pos].append(each)
-    entered = run_entries(model, bases, moving, limits)
-
-    def up(stair: Sequence[Climber]) -> Float[np.ndarray, "row answer"]:
-        return climb(model, bases, entered, stair)
-
-    for (n_pos, first), group in sorted(alike.items()):
-        group.sort(key=lambda each: each.from_layer)
-        yield from work_in_parts(group, rows_at_once(model, limits, n_pos, first), up)
+    return {place: sorted(group, key=lambda each: each.from_layer) for place, group in sorted(alike.items())}
 
 
-def climb(model: Model, bases: Bases, entered: Entries, stair: Sequence[Climber]) -> Float[np.ndarray, "row answer"]:
-    """Log-probabilities (nats) of the answers of rows of one length and first position, sorted by `from_layer`.
+def climb(
+    model: Model, bases: Bases, entered: Entries, stair: Sequence[Climber]
+) -> tuple[Float[torch.Tensor, "row d_model"], BlockInputs]:
+    """What leaves the last block at the last position of rows of one length and first position, and that block.
+
+    The rows are sorted by `from_layer`.
 
     Rows that have joined come first in the batch, so each layer is run on a part of it that grows. Some that join
     further up may be run with them, from zeros that mean nothing and are replaced as they join.
@@ -139,7 +171,7 @@ def climb(model: Model, bases: Bases, entered: Entries, stair: Sequence[Climber]
                 residual[:run] = writes.run(blocks[layer], layer, residual[:run], first, keys)
         before = keys_before_last(blocks[last], residual, first, keys)
         final = writes.run(blocks[last], last, residual[:, -1:], n_pos - 1, before)
-        return read_answers(model, bases, stair, final[:, 0], blocks[last])
+        return final[:, 0], blocks[last]
 
 
 def keys_before_last(
