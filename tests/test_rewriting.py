@@ -133,6 +133,24 @@ class TestRows:
             (33, "not a JSON object"), (34, "not a JSON object"), (35, "group or demographic has broken characters")
         ]  # fmt: skip
 
+    @pytest.mark.parametrize("indent", [None, 2])
+    def test_a_file_that_is_one_json_array(self, tmp_path, indent):
+        """As pandas and many tools write it; rows are numbered where lines would be."""
+        path = tmp_path / "own.json"
+        rows = [{"text": text, "reference": new} for text, new in SAID]
+        path.write_text(json.dumps([*rows, "no row", {"text": "Left alone."}], indent=indent))
+        found = read_originals(path)
+        assert len(found.train) + len(found.held_out) == len(SAID)
+        assert [(row.line, row.reason) for row in found.left_out] == [
+            (len(SAID) + 1, "not a JSON object"), (len(SAID) + 2, "has no rewrite")
+        ]  # fmt: skip
+        path.write_text(json.dumps(rows, indent=indent)[:-1])
+        with pytest.raises(LocateError, match=r"own\.json begins like a JSON array, but is not JSON"):
+            read_originals(path)
+        path.write_text("\n".join(["[1, 2]", *map(json.dumps, rows), "[3]"]))  # JSON Lines, with arrays among them
+        gone = [(row.line, row.reason) for row in read_originals(path).left_out]
+        assert gone == [(1, "not a JSON object"), (len(SAID) + 2, "not a JSON object")]
+
     def test_a_text_with_several_rewrites(self, tmp_path):
         path = tmp_path / "toxic.tsv.gz"
         rows = [f'bad {job} "x\tgood {job}\t\tfine {job}' for job in JOBS]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -75,26 +76,43 @@ def found_file(source: str | Path) -> Iterator[tuple[Path, dict[str, str]]]:
         return
     path = Path(source)
     if not path.is_file():
-        raise LocateError(f"no file {path}: expected a CSV or JSON Lines file, or OWNER/NAME:CONFIGURATION:SPLIT")
+        raise LocateError(f"no file {path}: expected a CSV, JSON Lines or JSON file, or OWNER/NAME:CONFIGURATION:SPLIT")
     yield path, file_hashes([path])
 
 
 def numbered_rows(path: Path) -> tuple[list[Numbered], set[str]]:
-    """(line, cells by column) of a CSV, tab-separated or JSON Lines file, plain or gzipped; and its columns.
+    """(line, cells by column) of a CSV, tab-separated, JSON Lines or JSON file, plain or gzipped; and its columns.
 
-    What is no such row has the reason in place of its cells.
+    A JSON file is one array of objects, which are numbered from 1 in place of lines. What is no such row has the reason
+    in place of its cells.
 
-    Raises LocateError for a name of another ending, and for what is not CSV.
+    Raises LocateError for a name of another ending, for what is not CSV, and for an array that cannot be read.
     """
     kind = Path(path.name.removesuffix(".gz")).suffix.lower()
     if kind not in KINDS:
         raise LocateError(f"{path}: expected a name that ends in {', '.join(KINDS)}, perhaps with .gz behind")
     if kind in (".csv", ".tsv"):
         return separated_rows(path, tabs=kind == ".tsv")
-    rows: list[Numbered] = [
-        (line, row if isinstance(row, dict) else "not a JSON object") for line, row in read_json_lines(path)
-    ]
+    found = json_array(path) or read_json_lines(path)
+    rows: list[Numbered] = [(line, row if isinstance(row, dict) else "not a JSON object") for line, row in found]
     return rows, {column for _, row in rows if isinstance(row, dict) for column in row}
+
+
+def json_array(path: Path) -> list[tuple[int, Any]]:
+    """(number from 1, value) of a file that is one JSON array, as pandas writes it; none where it is JSON Lines.
+
+    Raises LocateError for an array that is not closed or not JSON.
+    """
+    text = read_text(path)
+    if not text.lstrip().startswith("["):
+        return []
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if isinstance(read_json_lines(path)[0][1], list):
+            return []
+        raise LocateError(f"{path} begins like a JSON array, but is not JSON ({error}): write it anew") from None
+    return list(enumerate(found, start=1)) if any(isinstance(each, dict) for each in found) else []
 
 
 def separated_rows(path: Path, *, tabs: bool) -> tuple[list[Numbered], set[str]]:
