@@ -43,7 +43,7 @@ LAYERED = [name for name, (_, own) in EDITORS.items() if own.get("scope") != "ev
 HELD_OUT = 0.3
 DECIDING = ("editors", "evaluation", "prompts")  # rooms whose code decides what an edit is and how it is judged
 START, END = "<!-- {} -->", "<!-- end of {} -->"
-LIGHTER = ("rounds", "prefixes", "steps", "epochs")
+LIGHTER = ("rounds", "prefixes", "steps", "epochs", "rate")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -53,9 +53,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prefixes", type=int, help="random beginnings before each prompt (LSDM, MEMIT)")
     parser.add_argument("--steps", type=int, help="of gradient descent (MEMIT)")
     parser.add_argument("--epochs", type=int, help="of training, for editors that are trained")
+    parser.add_argument("--rate", type=float, help="largest step size, for editors that are trained")
 
 
-def lighter(options: argparse.Namespace) -> dict[str, int | None]:
+def lighter(options: argparse.Namespace) -> dict[str, float | None]:
     """The values of these options."""
     return {name: getattr(options, name) for name in ("persons", *LIGHTER)}
 

@@ -22,6 +22,7 @@ from locate.evaluation.change import ScoreChange
 from locate.evaluation.kept import code_sha256
 from locate.evaluation.scores import Score
 from locate.evaluation.sentences_data import read_sentence_pairs
+from locate.files import read_json
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 for folder in ("", "locate_vs_edit", "lsdm_table"):
@@ -208,7 +209,7 @@ def test_edits_made_by_other_code_or_settings_are_not_gone_on_with(tmp_path, mon
     run = script("locate_vs_edit")
     model = SimpleNamespace(checkpoint=SimpleNamespace(weights_sha256="abc"))
     located = SimpleNamespace(trace={"prompts": {"sha256": "def"}}, layers=(0, 2))
-    options = SimpleNamespace(persons=3, rounds=1, prefixes=0, steps=None, epochs=None, every=1, texts=None)
+    options = SimpleNamespace(persons=3, rounds=1, prefixes=0, steps=None, epochs=None, rate=None, every=1, texts=None)
     trial = making.Trial(model, located, options, {})
     kept.Kept.open(tmp_path, run.recipe_of(trial))
     kept.Kept.open(tmp_path, run.recipe_of(trial))
@@ -250,7 +251,16 @@ def test_several_processes_make_the_edits_that_one_makes_also_beside_one_that_fa
     map = locate.Map(components=("mlp_out",))
     located = locate.rank(locate.trace(locate.load(model, device="cpu"), prompts, map, controls=None))
     options = argparse.Namespace(
-        model=model, device="cpu", seeds=[0], persons=0, rounds=1, prefixes=0, steps=None, epochs=None, texts=4
+        model=model,
+        device="cpu",
+        seeds=[0],
+        persons=0,
+        rounds=1,
+        prefixes=0,
+        steps=None,
+        epochs=None,
+        rate=None,
+        texts=4,
     )
     trial = making.Trial.of(options, located)
     assert len(trial.items["perplexity"].rows) == 4
@@ -619,7 +629,16 @@ def test_what_is_said_of_their_maps_is_what_the_maps_hold():
     assert f"({span(lowest['change'], lowest['change_low'], lowest['change_high'], 2)})" in said
     totals = pd.read_csv(results / "map_totals.csv").set_index("method")
     spans = [span(-row.change, -row.change_high, -row.change_low, 2) for row in totals.itertuples()]
-    assert list(totals.index) == ["dpo", "sft", "dpo-random"]
+    assert list(totals.index) == ["dpo", "sft", "dpo-random", "dpo-lora"]
+    everywhere = totals.loc["dpo-lora"]
+    assert everywhere["before"] == pytest.approx(totals.loc["dpo", "before"], abs=1e-4)
+    assert f"change is +{span(everywhere.change, everywhere.change_low, everywhere.change_high, 2)}" in said
+    for site in (("mlp_out", 26, "last"), ("mlp_out", 21, "subject_last")):
+        row = sites.loc[("dpo-lora", *site)]
+        assert f"({span(row['change'], row['change_low'], row['change_high'], 2)})" in said
+    receipt = read_json(EXPERIMENTS.parent / "figures" / "receipt_dpo_lora_smollm2.json")["scores"]
+    for score, digits in ((receipt["cut"]["held_out"], 0), (receipt["perplexity_change"], 2)):
+        assert span(score["value"], score["low"], score["high"], digits) in said
     assert f"falls by {spans[0]} of {totals.loc['dpo', 'before']:.2f} after DPO at the located" in said
     assert f"by {spans[1]} after SFT, and by {spans[2]} after DPO at the others" in said
 

@@ -480,8 +480,8 @@ def told_rewards():
     together = [pronouns_of(dpo["before"]), pronouns_of(dpo["after"]), pronouns_of(sft["after"])]
     yield f"{together[2]:.0f} % of the probability together, where the original gives them {together[0]:.0f} %"
     yield f"and DPO {together[1]:.0f} %"
-    assert together[2] / together[0] < Guards().pronouns == 5
-    yield "five times as likely or unlikely"
+    assert together[2] / together[0] < Guards().pronouns == 10
+    yield "ten times as likely or unlikely"
     for part in ("unseen_forms", "natural"):
         assert dpo["cut"][part]["value"] < sft["cut"][part]["value"] - 5
 

@@ -137,12 +137,12 @@ def mapped(options: argparse.Namespace, name: str, model: str) -> locate.Trace:
     return locate.trace(loaded, prompts, locate.Map(components=MAPPED), directions=("denoising",), output=folder)
 
 
-def maps(options: argparse.Namespace, methods: Sequence[str]) -> None:
+def maps(options: argparse.Namespace, located: locate.Located, methods: Sequence[str]) -> None:
     """Difference maps: where the bias was and is, by the same prompts in both models."""
     before = mapped(options, ORIGINAL, options.model)
     totals, sites = [], []
     for method in methods:
-        comparison = locate.compare(before, mapped(options, method, str(options.work / "models" / method)))
+        comparison = locate.compare(before, mapped(options, method, str(edited(options, located, method))))
         write_comparison(comparison, options.work / "maps" / method, formats=("png",))
         figure = options.work / "maps" / method / "figures" / "change_denoising.png"
         write_whole(
@@ -210,7 +210,7 @@ def run(options: argparse.Namespace) -> None:
     draw(table, options.out / "table.png")
     if options.out.resolve().parent == HERE / "results":
         tell(table, found, options.out.name)
-    maps(options, options.maps)
+    maps(options, located, options.maps)
 
 
 def tell(table: pd.DataFrame, found: pd.DataFrame, model: str) -> None:

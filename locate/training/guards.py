@@ -48,7 +48,7 @@ class Guards:
     repeating: float = 20.0
     perplexity: float = 5.0
     definitions: float = 10.0
-    pronouns: float = 5.0
+    pronouns: float = 10.0
 
     def __post_init__(self) -> None:
         limits = (self.chosen, self.empty, self.repeating, self.perplexity, self.definitions)
