@@ -743,6 +743,32 @@ def test_the_answer_about_layers_of_smollm2_tells_what_its_results_hold():
     assert f"raise perplexity by {rest['perplexity'].max():.1f} % at most." in said
 
 
+def test_the_answer_about_layers_of_dpo_and_sft_tells_what_its_results_hold():
+    said = " ".join(
+        (EXPERIMENTS / "locate_vs_edit" / "README.md").read_text().partition("## DPO and SFT on")[2].split()
+    )
+    results = EXPERIMENTS / "locate_vs_edit" / "results" / "mini-dpo"
+    found = pd.read_csv(results / "correlations.csv")
+    assert (len(found), f"{found['p'].min():.2f}") == (8, "0.03")
+    rho = found[(found["effect_at"] == "subject_last") & (found["success"] == "cut")].set_index("editor")
+    told = [f"{row.rho:+.2f} [{row.low:+.2f}, {row.high:+.2f}]" for row in rho.loc[["dpo", "sft"]].itertuples()]
+    assert f"rho {told[0]} and {told[1]}." in said
+    sets = pd.read_csv(results / "located_against_random.csv").set_index(["layers", "editor"])
+    lowest, three = sets.loc["0"], sets.loc["0+2+4"]
+    cuts = lowest.loc[["dpo", "sft"], ["located", "random"]].to_numpy()
+    assert f"MLP cuts {cuts[0, 0]:.0f} % (DPO) and {cuts[1, 0]:.0f} % (SFT), the other layers" in said
+    assert f"layers {cuts[0, 1]:.0f} and {cuts[1, 1]:.0f} % on average" in said
+    more = [span(row.difference, row.difference_low, row.difference_high, 0) for row in three.itertuples()]
+    assert f"cut {more[0]} and {more[1]} points more than two other threes" in said
+    edits = pd.read_csv(results / "edits.csv")
+    assert (edits["seed"] == 0).all()
+    assert 25 < edits["seconds"].sum() / 60 < 35
+    row = edits.loc[edits["ds"].idxmin()]
+    assert (row["editor"], row["layers"]) == ("sft", "0+2+4")
+    assert f"keeps {row['ds']:.0f} % [{row['ds_low']:.0f}, {row['ds_high']:.0f}] of the distinctions" in said
+    assert read_json(results / "recipe.json")["rate"] == 1e-4
+
+
 @pytest.mark.parametrize("model", ["mini", "smollm2-135m-instruct", "smollm2-135m-instruct-dpo"])
 def test_the_tables_in_the_readme_are_those_of_the_results(model, tmp_path, monkeypatch):
     run = script("lsdm_table")
