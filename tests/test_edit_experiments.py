@@ -682,7 +682,7 @@ def test_the_answer_about_layers_tells_what_its_results_hold():
     rho = found[(found["effect_at"] == "subject_last") & (found["success"] == "cut")].set_index("editor")
     row = rho.loc["finetune-located"]
     assert f"rho {row.rho:+.2f} [{row.low:+.2f}, {row.high:+.2f}], {row.rho_below:+.2f} without the last layer" in said
-    assert f"without it rho is {rho.loc['lsdm', 'rho_below']:+.2f} and {rho.loc['fast', 'rho_below']:.1f}." in said
+    assert f"without it rho is {rho.loc['lsdm', 'rho_below']:+.2f} and {rho.loc['fast', 'rho_below']:+.1f}." in said
     for name in ("lsdm-subject", "memit"):
         row = rho.loc[name]
         assert f"{row.rho:+.2f}, and {row.rho_below:+.2f} [{row.low_below:+.2f}, {row.high_below:+.2f}]" in said
@@ -691,11 +691,15 @@ def test_the_answer_about_layers_tells_what_its_results_hold():
     for name in sets.index:
         row = sets.loc[name]
         assert f"{row.difference:+.1f} [{row.difference_low:.1f}, {row.difference_high:.1f}]" in said, name
-    single = pd.read_csv(results / "edits.csv", dtype={"layers": str})
-    single = single[single["size"] == 1].groupby(["editor", "layers"])["cut"].mean().unstack()
+    edits = pd.read_csv(results / "edits.csv", dtype={"layers": str})
+    single = edits[edits["size"] == 1].groupby(["editor", "layers"])["cut"].mean().unstack()
     middle = single[["1", "2", "3", "4"]].mean(axis=1)
     lowest, between = (f"{each['lsdm']:.0f} and {each['fast']:.0f} %" for each in (single["0"], middle))
     assert f"The lowest MLP cuts {lowest}, layers 1 to 4 {between}." in said
+    fast = edits[edits["editor"] == "fast"].set_index(["layers", "seed"])["perplexity"]
+    assert f"costs {fast['0', 0]:.0f} and {fast['0', 1]:.0f} % of perplexity in the two splits" in said
+    assert f"in any other layer {fast.drop('0').max():.1f} % at most" in said
+    assert f"About {round(edits['seconds'].sum() / 600) * 10} of one core for {len(edits)} edits" in said
     assert (
         f"{single.loc['lsdm-subject', '0']:.0f} % at the lowest MLP, {middle['lsdm-subject']:.0f} % in layers" in said
     )
