@@ -62,7 +62,7 @@ TASKS = {
         "paradetox/paradetox.tsv.gz",
         "Rewrite the text so that it insults nobody and holds no swear words. Keep what it says. Answer with the new "
         "text only.",
-        1600,
+        4800,
         listed=True,
     ),
 }
