@@ -581,6 +581,15 @@ def test_the_answer_of_the_table_tells_what_its_results_hold():
     assert f"(by {other.change:.2f} [{other.change_low:.2f}, {other.change_high:.2f}];" in said
 
 
+def test_what_is_said_of_fast_as_it_is_today_is_what_its_results_hold():
+    said = told_by("lsdm_table")[0].replace(" % [", " [")
+    (row,) = pd.read_csv(EXPERIMENTS / "lsdm_table" / "results" / "mini-fast" / "verdicts.csv").itertuples()
+    assert (row.method, row.layers, row.ability_met) == ("fast", 4, True)
+    assert f"beside layer 4 and takes {span(row.cut, row.cut_low, row.cut_high, 1)} of" in said
+    assert f"it keeps {row.kept:.1f} [{row.kept_low:.1f}, {row.kept_high:.0f}] of the definitional words" in said
+    assert f"perplexity by {span(row.perplexity, row.perplexity_low, row.perplexity_high, 2)} (" in said
+
+
 def span(value, low, high, digits):
     """A value with its interval, as the README writes it."""
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]".replace("[-0.00", "[0.00")
