@@ -23,7 +23,7 @@ NEAR_LOCATED_Q = {"rtol": 0.01, "atol": 2e-3}
 """of q in located.json, for the same reason"""
 FEW_GROUPS, NEAR_FEW = 8, {"rtol": 0.1, "atol": 2e-3}
 """of p and q with fewer groups than this, where one pattern in 32 or 64 may fall so"""
-P_VALUES = {"p", "q", "stereotype_q"}
+P_VALUES = {"p", "q", "stereotype_q", "definition_q"}
 IGNORED = {"locate", "schema", "seconds", "memory", "threads", "products", "libraries", "recipe", "path", "folder"}
 """what differs with the machine, the version or the layout of files"""
 FEW = Controls(sites=2, pairs=12, sets=19)
