@@ -628,6 +628,30 @@ def test_what_is_said_of_dpo_and_sft_is_what_their_results_hold():
     assert f"from {gaps['original']:.1f} to {gaps['sft']:.1f} points, while DPO cuts it to {gaps['dpo']:.1f}" in said
 
 
+def test_what_is_said_of_dpo_and_sft_on_mini_is_what_their_results_hold():
+    told = (EXPERIMENTS / "lsdm_table" / "README.md").read_text().partition("## DPO and SFT on mini")[2]
+    said = (
+        " ".join(told.partition("## DPO and SFT on SmolLM2")[0].split()).replace(" % [", " [").replace(" nats [", " [")
+    )
+    results = EXPERIMENTS / "lsdm_table" / "results" / "mini-dpo"
+    rows = pd.read_csv(results / "verdicts.csv").set_index("method")
+    assert rows.loc["dpo-random", "layers"] == "1+3+5"
+    assert rows["moved"].dropna().to_dict() == {"sft": "LAMBADA"}
+    cuts = {row.Index: span(row.cut, row.cut_low, row.cut_high, 1) for row in rows.itertuples()}
+    assert f"DPO takes {cuts['dpo']} of the held-out occupations' mean |log-odds| at the located layers, " in said
+    assert f"{cuts['dpo-random']} at three others drawn at random, {cuts['dpo-lora']} by LoRA of all" in said
+    assert f"SFT takes {cuts['sft']}." in said
+    rise = [
+        span(row.perplexity, row.perplexity_low, row.perplexity_high, 2)
+        for row in rows.loc[["dpo", "sft", "dpo-random", "dpo-lora"]].itertuples()
+    ]
+    assert f"by {rise[0]}, under the other three by {rise[1]} (SFT), {rise[2]} and {rise[3]}." in said
+    totals = pd.read_csv(results / "map_totals.csv").set_index("method")
+    falls = {row.Index: span(-row.change, -row.change_high, -row.change_low, 2) for row in totals.itertuples()}
+    assert f"falls by {falls['dpo']} of {totals.loc['dpo', 'before']:.2f} after DPO at the located layers" in said
+    assert f"by {falls['dpo-random']} at the others, by {falls['dpo-lora']} after LoRA, by {falls['sft']} after" in said
+
+
 def test_what_is_said_of_their_maps_is_what_the_maps_hold():
     said, results = said_of_dpo()
     sites = pd.read_csv(results / "map_sites.csv").set_index(["method", "component", "layer", "role"]).sort_index()
@@ -782,7 +806,7 @@ def test_the_answer_about_layers_of_dpo_and_sft_tells_what_its_results_hold():
     assert read_json(results / "recipe.json")["rate"] == 1e-4
 
 
-@pytest.mark.parametrize("model", ["mini", "smollm2-135m-instruct", "smollm2-135m-instruct-dpo"])
+@pytest.mark.parametrize("model", ["mini", "mini-dpo", "smollm2-135m-instruct", "smollm2-135m-instruct-dpo"])
 def test_the_tables_in_the_readme_are_those_of_the_results(model, tmp_path, monkeypatch):
     run = script("lsdm_table")
     said = (EXPERIMENTS / "lsdm_table" / "README.md").read_text()
