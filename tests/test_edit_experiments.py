@@ -666,7 +666,7 @@ def test_what_is_said_of_their_maps_is_what_the_maps_hold():
     everywhere = totals.loc["dpo-lora"]
     assert everywhere["before"] == pytest.approx(totals.loc["dpo", "before"], abs=1e-4)
     assert f"change is +{span(everywhere.change, everywhere.change_low, everywhere.change_high, 2)}" in said
-    for site in (("mlp_out", 26, "last"), ("mlp_out", 21, "subject_last")):
+    for site in (("attn_out", 27, "last"), ("mlp_out", 26, "last"), ("mlp_out", 21, "subject_last")):
         row = sites.loc[("dpo-lora", *site)]
         assert f"({span(row['change'], row['change_low'], row['change_high'], 2)})" in said
     receipt = read_json(EXPERIMENTS.parent / "figures" / "receipt_dpo_lora_smollm2.json")["scores"]

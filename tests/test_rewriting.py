@@ -147,9 +147,10 @@ class TestRows:
         path.write_text(json.dumps(rows, indent=indent)[:-1])
         with pytest.raises(LocateError, match=r"own\.json begins like a JSON array, but is not JSON"):
             read_originals(path)
-        path.write_text("\n".join(["[1, 2]", *map(json.dumps, rows), "[3]"]))  # JSON Lines, with arrays among them
-        gone = [(row.line, row.reason) for row in read_originals(path).left_out]
-        assert gone == [(1, "not a JSON object"), (len(SAID) + 2, "not a JSON object")]
+        for first in ("[1, 2]", "[half"):
+            path.write_text("\n".join([first, *map(json.dumps, rows), "[3]"]))  # JSON Lines, with arrays among them
+            gone = [(row.line, row.reason) for row in read_originals(path).left_out]
+            assert gone == [(1, "not a JSON object"), (len(SAID) + 2, "not a JSON object")]
 
     def test_a_text_with_several_rewrites(self, tmp_path):
         path = tmp_path / "toxic.tsv.gz"

@@ -13,7 +13,7 @@ from locate.errors import LocateError
 
 FASTER = 1.2  # how much faster several threads must be to be taken
 TRIAL = (256, 256, 1024)  # rows and widths of the product that decides
-ROUNDS = 41  # about 0.3 s: in less, another process's moment on a core has decided for one thread
+ROUNDS = 41  # about 0.3 s: trials of 0.07 s took one thread at times where two were faster
 TRIAL_SECONDS = 0.5  # after which no further round begins
 AFFINITY, QUOTA, OMP = "CPU affinity", "cgroup CPU quota", "OMP_NUM_THREADS"
 SLURM = ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE")

@@ -109,8 +109,8 @@ def json_array(path: Path) -> list[tuple[int, Any]]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        if isinstance(read_json_lines(path)[0][1], list):
-            return []
+        if any(isinstance(row, (dict, list)) for _, row in read_json_lines(path)):
+            return []  # JSON Lines, of which some line is broken and is named as such
         raise LocateError(f"{path} begins like a JSON array, but is not JSON ({error}): write it anew") from None
     return list(enumerate(found, start=1)) if any(isinstance(each, dict) for each in found) else []
 
