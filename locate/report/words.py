@@ -1,0 +1,75 @@
+"""Sites and numbers in words, for readers who do not know the names in the tables."""
+
+from __future__ import annotations
+
+import math
+
+NAMES = {
+    "resid_pre": "residual stream",
+    "attn_out": "attention output",
+    "mlp_out": "MLP output",
+    "head": "attention head",
+    "neuron": "MLP neuron",
+    "mlp_out_unit": "number of the MLP output",
+    "pattern": "attention weights",
+}
+"""component: its name for one site"""
+
+SUBJECT = "occupation"
+
+
+def role_words(role: str, subject: str = SUBJECT) -> str:
+    """Where a token stands, like "last token of the occupation"; subject is what the pairs exchange."""
+    return {
+        "before_subject": f"tokens before the {subject}",
+        "subject_first": f"first token of the {subject}",
+        "subject_middle": f"middle tokens of the {subject}",
+        "subject_last": f"last token of the {subject}",
+        "after_subject": f"token after the {subject}",
+        "further": "tokens further on",
+        "last": "last token of the prompt",
+    }[role]
+
+
+def site_words(
+    component: str,
+    layer: int,
+    role: str,
+    unit: int | None = None,
+    *,
+    key: str = "",
+    window: int = 1,
+    subject: str = SUBJECT,
+) -> str:
+    """A site in words, like "MLP output, layer 0, last token of the occupation".
+
+    unit    number of the head or neuron; None or -1 for whole vectors
+    key     role attended to, of attention weights
+    window  neighbouring layers patched together
+    """
+    name = NAMES[component]
+    where = f"layer {layer}" if window == 1 else f"{window} layers around {layer}"
+    if unit is not None and unit >= 0:
+        where += f", {'head' if component in ('head', 'pattern') else 'unit'} {unit}"
+    towards = f" to the {role_words(key, subject)}" if key else ""
+    return f"{name}, {where}, {role_words(role, subject)}{towards}"
+
+
+def decimals(largest: float) -> int:
+    """Decimals for numbers on a scale that ends at `largest`: 2 from 0.2 to 20, more below and fewer above."""
+    if not math.isfinite(largest) or largest <= 0:
+        return 2
+    if largest >= 20:
+        return 1 if largest < 200 else 0
+    return 2 if largest >= 0.2 else 2 + math.ceil(math.log10(0.2 / largest) - 1e-9)
+
+
+def signed(value: float, digits: int) -> str:
+    """A number with its sign; one that rounds to 0 has none."""
+    text = f"{value:+.{digits}f}"
+    return text if float(text) else f"{0:.{digits}f}"
+
+
+def chance(p: float) -> str:
+    """A p- or q-value as a reader needs it: "< 0.001", else two digits."""
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
