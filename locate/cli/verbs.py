@@ -364,7 +364,7 @@ def plot(
     from locate.cli.show import Steps, print_paths
     from locate.mediation.analysis import analyse
     from locate.report import draw_figures, save_figures
-    from locate.report.figures import plot_pair
+    from locate.report.pair import plot_pair
     from locate.tracing import load_trace
 
     wanted, found = format_list(formats), load_trace(run)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -17,12 +18,14 @@ from locate.mediation.controls import CHOOSING, SetTest, control_table, set_test
 from locate.mediation.effect_table import (
     EFFECTS,
     EVERY,
+    OCCUPATION,
     VIEWS,
     Terms,
     default_kind,
     default_view,
     effects,
     pair_log_odds,
+    rounding,
     terms_of,
 )
 from locate.mediation.located import Located
@@ -46,10 +49,15 @@ Part = TypeVar("Part")
 class Shown:
     """A table of averages, with what a figure says about it.
 
-    table     as `average` or `changes` returns it
+    table     as `average` or `changes` returns it; an analysis adds `share` of the total effect (nan where undefined)
+              and `stability` to indirect effects
     column    "nie", "nde" or "total", or the share "nie / total"
     metric, unit, positive, level, clusters  as in `Located`
     kind      of the pairs, where others were traced beside it; else ""
+    model     its name, or the last part of its folder's path
+    subject   what the pairs exchange: "occupation", or "subject" where they are of other kinds
+    totals    average total effect with its interval by direction, in the metric's unit; empty beside shares of it
+    rounding  an effect no larger is 0 within rounding, in `unit`
     """
 
     table: pd.DataFrame
@@ -60,6 +68,10 @@ class Shown:
     level: float = 0.95
     clusters: str = "group"
     kind: str = ""
+    model: str = ""
+    subject: str = "occupation"
+    totals: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    rounding: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,8 +152,11 @@ class Analysis:
 
     def shown(self, quantity: str = "nie") -> Shown:
         """Averages of one quantity, with what a figure says about them."""
+        table = self.average(quantity)
+        if quantity == "nie":
+            table = table.assign(share=self._share_carried(), stability=self.stability["stability"].to_numpy())
         return Shown(
-            table=self.average(quantity),
+            table=table,
             column=quantity,
             metric=self.metric.name,
             unit=self.unit_of(quantity),
@@ -149,7 +164,27 @@ class Analysis:
             level=self.intervals.level,
             clusters=self.intervals.clusters,
             kind=self.terms.kind if self.terms.other_kinds else "",
+            model=short_name(str(self.trace.meta["model"]["name"])),
+            subject="occupation" if self.terms.kind == OCCUPATION else "subject",
+            totals={} if quantity == SHARE else {each: self.total(each) for each in self.trace.meta["directions"]},
+            rounding=self.rounding(quantity),
         )
+
+    def _share_carried(self) -> Any:
+        """Share of the total effect by row of the averages; nan for a metric whose effects are no differences."""
+        return self.average(SHARE)["effect"].to_numpy() if self.metric.effect is difference else float("nan")
+
+    def rounding(self, quantity: str = "nie") -> float:
+        """Rounding of effects in their own unit: that of log-odds, times the largest value of another difference.
+
+        A probability moves by at most itself times what its logarithm moves by.
+        """
+        found = rounding(self.trace)
+        if quantity == SHARE:
+            found /= min(abs(self.total(each)[0]) for each in self.trace.meta["directions"]) or 1.0
+        elif self.metric.unit != "nats" and self.metric.effect is difference:
+            found *= float(self.effects[["base", "source"]].abs().max().max())
+        return found
 
     def total(self, direction: str) -> tuple[float, float, float]:
         """Average total effect of a direction, low and high end of its interval."""
@@ -302,6 +337,11 @@ class Analysis:
         said = [*located.limits()] + ([] if self.set_test is None else [self.set_test.line(located.unit)])
         notes = "".join(f"<p>{escape(each)}</p>" for each in said)
         return f"{head}<table><tr>{titles}</tr>{''.join(rows)}</table>{notes}"
+
+
+def short_name(model: str) -> str:
+    """A model's name without the folders or the owner before it."""
+    return Path(model).name or model
 
 
 def analyse(

@@ -87,6 +87,7 @@ class Comparison:
                      only where nothing else was traced. All are in `table`
     overlaps         of the strongest sites of A and of B, by direction (see `overlap`)
     table            every site, as `changes` returns it; None when read from a file, beside which changes.csv has it
+    rounding         of a change, as in `Shown`; not saved
     """
 
     quantity: str
@@ -107,10 +108,13 @@ class Comparison:
     sites: tuple[SiteChange, ...]
     overlaps: tuple[Overlap, ...] = ()
     table: pd.DataFrame | None = field(default=None, compare=False, repr=False)
+    rounding: float = field(default=0.0, compare=False, repr=False)
 
     def as_json(self) -> dict[str, Any]:
         """The content of compare.json."""
-        content = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "table"}
+        content = {
+            each.name: getattr(self, each.name) for each in fields(self) if each.name not in ("table", "rounding")
+        }
         content |= {name: [asdict(each) for each in content[name]] for name in ("totals", "sites", "overlaps")}
         return {"schema": COMPARE_VERSION, "locate": locate_version()} | content
 
@@ -130,7 +134,10 @@ class Comparison:
         """
         if self.table is None:
             raise LocateError("this comparison was read from a file and holds no table: compare the two runs again")
-        return Shown(self.table, self.quantity, self.metric, self.unit, self.positive, self.level)
+        return Shown(
+            self.table, self.quantity, self.metric, self.unit, self.positive, self.level, subject="subject",
+            rounding=self.rounding,
+        )  # fmt: skip
 
     def frame(self) -> pd.DataFrame:
         """One row per listed site."""
@@ -194,6 +201,7 @@ def compare_traces(
         sites=tuple(site_change(row) for row in largest(table).head(top).to_dict("records")),
         overlaps=tuple(overlap(first, second, quantity, ours.intervals, k=k)),
         table=table,
+        rounding=ours.rounding(quantity) + theirs.rounding(quantity),
     )
 
 

@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from locate.errors import LocateError
 from locate.files import write_whole
+from locate.mediation.analysis import Shown, short_name
 from locate.mediation.comparison import Comparison
+from locate.report.cells import NARROW, Frame, add_panel, cells_of, marks_line, role_label, role_labels, still, tilt
 from locate.report.figures import (
+    BAR,
     NAMES,
     QUANTITIES,
-    add_panel,
-    finished,
-    layer_axes,
-    marked,
-    n_layers,
-    safe,
-    whole_sites,
+    ROOM,
+    ROOM_TILTED,
+    headline,
+    listed,
+    said,
+    side_by_side,
     whole_vectors,
 )
 from locate.report.quiet import quiet_subplots
+from locate.report.theme import Scale, safe, titled
+from locate.report.words import decimals, role_words, with_interval
 from locate.report.write import FORMATS, save_figures
 from locate.sites import ROLES, check
-from locate.tracing.table import META_FILE
+from locate.tracing.table import META_FILE, whole_sites
 
 PANELS = ("a", "b", "change")
-NOTE = "B - A: mean over the same pairs, positive where B has more of it; faded: q > 0.05"
+NOTE = "B - A: mean over the same pairs, positive where B has more of it"
+BETWEEN, ROW_TITLES = 46, 110  # px between rows of panels, and for the titles left of them
+COLUMN, LEAST = 60, 200  # px of a column of roles, and of a panel, at least
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +55,8 @@ def plot_changes(
 
     direction, window  as in `plot_map`
 
-    One colour scale, centred on 0, serves all panels. Cells above the false-discovery threshold are faded, in each
-    panel by its own q.
+    One colour scale, centred on 0, serves all panels. Cells above the false-discovery threshold have a dot, in each
+    panel by its own q; other marks are those of `plot_map`.
 
     Raises LocateError when there is nothing to draw.
     """
@@ -60,12 +67,18 @@ def plot_changes(
             f"no cells of direction {direction!r} and window {window} to draw: compare runs that have them"
         )
     roles = [role for role in ROLES if role in set(rows["role"])]
-    parts = {NAMES[name]: rows[rows["component"] == name] for name in NAMES if name in set(rows["component"])}
-    parts = {name: part.assign(column=part["role"].astype(str)) for name, part in parts.items()}
-    figure, limit = beside(parts, roles, comparison)
-    figure.update_xaxes(tickvals=roles, ticktext=[marked(role) for role in roles], tickangle=-40)
-    width, height = 200 + 3 * max(200, 58 * len(roles)), 190 + len(parts) * (70 + 30 * n_layers(rows))
-    return finished(figure, shown, title, direction, limit, width, height, window, NOTE)
+    parts = {name: rows[rows["component"] == name] for name in NAMES if name in set(rows["component"])}
+    frame = frame_of(rows, roles, shown).wide(max(COLUMN, LEAST / len(roles)))
+    frame = replace(frame, labels=role_labels(roles, shown.subject, frame.width))
+    figure = beside({NAMES[name]: part for name, part in parts.items()}, "role", frame, comparison)
+    figure.update_xaxes(tickangle=tilt(frame.width))
+    what = f"change of the {QUANTITIES[shown.column]} by layer and token: {listed(NAMES[each] for each in parts)}"
+    return titled(
+        figure, title or headline(what + between(comparison), shown, direction, window),
+        caption(figure, comparison, frame, direction, window),
+        ROW_TITLES + BAR + side_by_side(3, frame.panel), stacked(frame, len(parts)), left=ROW_TITLES,
+        bottom=ROOM_TILTED if tilt(frame.width) else ROOM,
+    )  # fmt: skip
 
 
 def plot_head_changes(
@@ -84,28 +97,66 @@ def plot_head_changes(
     if rows.empty:
         raise LocateError(f"no heads of direction {direction!r} at role {role!r}: compare runs with component 'head'")
     heads = [str(head) for head in sorted(rows["unit"].unique())]
-    name = f"{NAMES['head']} at {role.replace('_', ' ')}"
-    figure, limit = beside({name: rows.assign(column=rows["unit"].astype(str))}, heads, comparison)
-    figure.update_xaxes(title="head", type="category")
-    width, height = 200 + 3 * max(200, 46 * len(heads)), 240 + 34 * n_layers(rows)
-    return finished(figure, shown, title, direction, limit, width, height, note=NOTE)
+    frame = frame_of(rows, heads, shown).wide(max(NARROW, LEAST / len(heads)))
+    figure = beside({role_label(role, shown.subject, 18): rows}, "unit", frame, comparison)
+    figure.update_xaxes(title="head")
+    what = f"change of the {QUANTITIES[shown.column]} of attention heads at the {role_words(role, shown.subject)}"
+    return titled(
+        figure, title or headline(what + between(comparison), shown, direction),
+        caption(figure, comparison, frame, direction),
+        ROW_TITLES + BAR + side_by_side(3, frame.panel), frame.height, left=ROW_TITLES,
+    )  # fmt: skip
 
 
-def beside(parts: dict[str, pd.DataFrame], columns: Sequence[str], comparison: Comparison) -> tuple[go.Figure, float]:
-    """A row of three panels for each part, and the limit of their common colour scale."""
-    heads = [f"A: {short(comparison.a['name'])}", f"B: {short(comparison.b['name'])}", "B - A"]
+def frame_of(rows: pd.DataFrame, columns: Sequence[str], shown: Shown) -> Frame:
+    """The frame of maps of A, of B and of the change, on one colour scale."""
+    panels = [panel_of(rows, each) for each in PANELS]
+    drawn = np.concatenate([each.loc[~still(each, shown), "effect"].to_numpy() for each in panels])
+    return Frame(sorted(rows["layer"].unique()), columns, columns, Scale.of(drawn, shown.unit))
+
+
+def stacked(frame: Frame, lines: int) -> int:
+    """Pixels of so many rows of panels."""
+    return lines * frame.height + (lines - 1) * BETWEEN
+
+
+def beside(parts: dict[str, pd.DataFrame], column: str, frame: Frame, comparison: Comparison) -> go.Figure:
+    """A row of three panels for each part: A, B and the change."""
+    heads = [f"A: {safe(names(comparison)[0])}", f"B: {safe(names(comparison)[1])}", "B - A"]
     figure = quiet_subplots(
         len(parts), 3, shared_yaxes=True, shared_xaxes=True, horizontal_spacing=0.02,
-        vertical_spacing=0.06 if len(parts) > 1 else 0.0, subplot_titles=heads,
+        vertical_spacing=BETWEEN / stacked(frame, len(parts)) if len(parts) > 1 else 0.0, subplot_titles=heads,
     )  # fmt: skip
-    rows = pd.concat(parts.values())
-    limit = float(rows[["effect_a", "effect_b", "change"]].abs().max().max()) or 1.0
-    layer_axes(figure, rows)
+    shown = comparison.shown()
     for line, (name, part) in enumerate(parts.items(), start=1):
         for place, panel in enumerate(PANELS, start=1):
-            add_panel(figure, panel_of(part, panel), columns, place, limit, line)
+            rows = panel_of(part, panel)
+            add_panel(figure, cells_of(rows, rows[column], shown, frame.scale.digits), frame, place, line)
         figure.update_yaxes(title=f"{name}<br>layer", row=line, col=1)
-    return figure, limit
+    return figure.update_layout(coloraxis=frame.scale.axis())
+
+
+def caption(figure: go.Figure, comparison: Comparison, frame: Frame, direction: str, window: int = 1) -> str:
+    """What the panels show, with the total effect in both models and its change."""
+    totals = [each for each in comparison.totals if each.direction == direction]
+    told = "".join(
+        f"; total effect {', '.join(f'{name} {with_interval(*side, decimals(abs(side[0])))}' for name, side in sides)}"
+        for total in totals
+        for sides in [(("A", total.a), ("B", total.b), ("B - A", total.change))]
+    )
+    marks = marks_line(figure, frame.scale)
+    return said(comparison.shown(), direction, f"{NOTE}{told}" + (f"; {marks}" if marks else ""), window)
+
+
+def names(comparison: Comparison) -> list[str]:
+    """The names of both models, without folders or owners."""
+    return [short_name(str(side["name"])) for side in (comparison.a, comparison.b)]
+
+
+def between(comparison: Comparison) -> str:
+    """Which models are compared, as the end of a title."""
+    first, second = names(comparison)
+    return f", from {first} (A) to {second} (B)"
 
 
 def panel_of(rows: pd.DataFrame, panel: str) -> pd.DataFrame:
@@ -116,28 +167,19 @@ def panel_of(rows: pd.DataFrame, panel: str) -> pd.DataFrame:
     return rows.drop(columns=["low", "high", "q"]).rename(columns={f"{name}_{panel}": name for name in names})
 
 
-def short(name: str) -> str:
-    """The last part of a model's name, which may be a folder's path."""
-    return safe(Path(name).name or name)
-
-
 def change_figures(comparison: Comparison) -> dict[str, go.Figure]:
     """Every figure of changes that the comparison has the rows for, by file name."""
     assert comparison.table is not None
     table = comparison.table
-    names = [Path(str(side["name"])).name for side in (comparison.a, comparison.b)]
-    title = f"{QUANTITIES[comparison.quantity].capitalize()}: {names[0]} (A) and {names[1]} (B)"
     drawn: dict[str, go.Figure] = {}
     for direction in [each.direction for each in comparison.totals]:
         rows = whole_sites(table[table["direction"] == direction])
         for window in sorted({int(width) for width in rows.loc[rows["unit"] < 0, "window"]}):
             suffix = direction if window == 1 else f"{direction}_window{window}"
-            drawn[f"change_{suffix}"] = plot_changes(comparison, title=title, direction=direction, window=window)
+            drawn[f"change_{suffix}"] = plot_changes(comparison, direction=direction, window=window)
         heads = rows[(rows["component"] == "head") & (rows["window"] == 1)]
         for role in [role for role in ROLES if role in set(heads["role"])]:
-            drawn[f"change_heads_{role}_{direction}"] = plot_head_changes(
-                comparison, role=role, title=title, direction=direction
-            )
+            drawn[f"change_heads_{role}_{direction}"] = plot_head_changes(comparison, role=role, direction=direction)
     return drawn
 
 

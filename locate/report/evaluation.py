@@ -12,8 +12,9 @@ from locate.errors import LocateError
 from locate.evaluation.change import EvaluationChange, ScoreChange
 from locate.evaluation.evaluation import FILE, KINDS, Evaluation, main_scores
 from locate.evaluation.scores import Score
-from locate.report.figures import COLOURS, layout, safe
+from locate.mediation.analysis import short_name
 from locate.report.quiet import quiet_subplots
+from locate.report.theme import COLOURS, LABEL, safe, titled
 from locate.report.write import FORMATS, save_figures, write_csv
 from locate.sites import check
 
@@ -21,7 +22,7 @@ COLOUR = dict(zip(KINDS, (COLOURS[1], COLOURS[2], COLOURS[0]), strict=True))
 UNITS = {"%": "percent", "perplexity": "perplexity", "bits": "bits per byte"}
 ROW, HEAD = 24, 62  # pixels of a score, and of a panel besides its scores
 WIDE = 30.0  # largest over smallest value beyond which an axis of positive numbers is logarithmic
-WIDTH = 860
+LEFT, ACROSS, RIGHT, RIGHT_CHANGE = 290, 540, 30, 220  # px: labels, panels, and what stands right of them
 DODGE, FADED = 0.17, 0.4
 Panels = dict[tuple[str, str], list[int]]
 Say = Callable[[str], None]
@@ -47,14 +48,14 @@ def plot_evaluation(evaluation: Evaluation | EvaluationChange, *, title: str = "
             **dots(own, heights(own)), name=KINDS[kind], showlegend=False, marker={"size": 9, "color": COLOUR[kind]},
             row=row_of(panels, places), col=1,
         )  # fmt: skip
-    count = f"{len(scores)} of {len(evaluation.scores)} scores; all are in scores.csv"
     counts = f"n {spread([score.n for score in scores])} items in {spread([score.groups for score in scores])} groups"
-    edited = " It was edited." if evaluation.meta["edited"] else ""
+    edited = ", edited" if evaluation.meta["edited"] else ""
     caption = (
-        f"model {safe(evaluation.name)}, {evaluation.meta['model']['dtype']}.{edited} Dot and line: score and its "
-        f"{evaluation.meta['level']:.0%} interval over groups; vertical tick: ideal; {counts}; {count}"
+        f"Model {evaluation.name}, {evaluation.meta['model']['dtype']}{edited}. Dot and line: score and its "
+        f"{evaluation.meta['level']:.0%} interval over groups; vertical tick: ideal; {counts}; {len(scores)} of "
+        f"{len(evaluation.scores)} scores, all are in scores.csv."
     )
-    return titled(figure, title or f"Bias and ability of {evaluation.name}", caption, panels)
+    return drawn_panels(figure, title or f"Bias and ability of {short_name(evaluation.name)}", caption, panels, RIGHT)
 
 
 def plot_evaluation_change(found: EvaluationChange, *, title: str = "") -> go.Figure:
@@ -73,12 +74,14 @@ def plot_evaluation_change(found: EvaluationChange, *, title: str = "") -> go.Fi
     noise = sum(each.within_noise is not False for each in changes)
     paired = sum(each.paired for each in changes)
     caption = (
-        f"open: {safe(found.before.name)}; filled: {safe(found.after.name)}, with their 95 % intervals; vertical tick: "
-        f"ideal. At the right, the change with its own 95 % interval, of {paired} scores paired by item; faded where "
-        f"it holds 0 ({noise} of {len(changes)} scores). n {spread([each.before.n for each in changes])} items"
+        f"Open: {found.before.name}; filled: {found.after.name}; with their 95% intervals; vertical tick: ideal. At "
+        f"the right, the change with its own 95% interval, of {paired} scores paired by item; faded where it holds 0 "
+        f"({noise} of {len(changes)} scores). n {spread([each.before.n for each in changes])} items."
     )
-    figure = titled(figure, title or f"From {found.before.name} to {found.after.name}", caption, panels)
-    return figure.update_layout(margin={"r": 220})
+    names = [short_name(each.name) for each in (found.before, found.after)]
+    return drawn_panels(
+        figure, title or f"Bias and ability from {names[0]} to {names[1]}", caption, panels, RIGHT_CHANGE
+    )
 
 
 def add_change(figure: go.Figure, change: ScoreChange, height: float, colour: str, row: int) -> None:
@@ -93,7 +96,7 @@ def add_change(figure: go.Figure, change: ScoreChange, height: float, colour: st
     text = f"{change.change:+.3g} [{change.low:+.3g}, {change.high:+.3g}]"
     figure.add_annotation(
         text=text if math.isfinite(change.low) else f"{change.change:+.3g}", x=1.02, xref="x domain", xanchor="left",
-        y=height, yref="y", showarrow=False, font={"size": 11}, opacity=max(opacity, 0.6), row=row, col=1,
+        y=height, yref="y", showarrow=False, font={"size": LABEL}, opacity=max(opacity, 0.6), row=row, col=1,
     )  # fmt: skip
 
 
@@ -114,7 +117,7 @@ def panelled(scores: Sequence[Score]) -> tuple[go.Figure, Panels]:
     for place, score in enumerate(scores):
         panels.setdefault((score.kind, score.unit), []).append(place)
     sizes = [ROW * len(places) for places in panels.values()]
-    room = sum(sizes) + HEAD * len(panels)
+    room = sum(sizes) + HEAD * (len(panels) - 1)
     figure = quiet_subplots(
         len(panels), 1, row_heights=sizes, vertical_spacing=HEAD / room if len(panels) > 1 else 0,
         subplot_titles=[f"<b>{KINDS[kind]}</b>" for kind, _ in panels],
@@ -123,8 +126,8 @@ def panelled(scores: Sequence[Score]) -> tuple[go.Figure, Panels]:
         own = [scores[place] for place in places]
         names = [name_of(score) for score in own]
         figure.update_yaxes(
-            tickvals=heights(own), ticktext=names, range=[-0.7, len(own) - 0.3], tickfont={"size": 11},
-            gridcolor="#EEEEEE", zeroline=False, row=row, col=1,
+            tickvals=heights(own), ticktext=names, range=[-0.7, len(own) - 0.3], tickfont={"size": LABEL},
+            row=row, col=1,
         )  # fmt: skip
         figure.update_xaxes(**axis(unit, own), row=row, col=1)
     figure.update_annotations(x=0, xanchor="left", font={"size": 13})  # the panels' titles; there are no others yet
@@ -134,11 +137,9 @@ def panelled(scores: Sequence[Score]) -> tuple[go.Figure, Panels]:
 def axis(unit: str, scores: Sequence[Score]) -> dict[str, object]:
     """The horizontal axis of a panel: shares from 0 to 100, zero marked, wide positive ones logarithmic."""
     shared: dict[str, object] = {
-        "title": {"text": UNITS.get(unit, unit), "standoff": 4, "font": {"size": 11}},
-        "gridcolor": "#EEEEEE",
-        "tickfont": {"size": 11},
+        "title": {"text": UNITS.get(unit, unit), "standoff": 4, "font": {"size": LABEL}},
         "zeroline": True,
-        "zerolinecolor": "black",
+        "tickfont": {"size": LABEL},
     }
     values = [score.value for score in scores]
     if unit == "%" and min(values) >= 0 and max(values) <= 100:
@@ -197,12 +198,10 @@ def spread(counts: Sequence[int]) -> str:
     return f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
 
 
-def titled(figure: go.Figure, title: str, caption: str, panels: Panels) -> go.Figure:
+def drawn_panels(figure: go.Figure, title: str, caption: str, panels: Panels, right: int) -> go.Figure:
     """The figure with its title, caption, and room for its labels."""
-    height = sum(ROW * len(places) + HEAD for places in panels.values())
-    figure.update_layout(layout(title, caption, WIDTH, height + 160))
-    figure.update_layout(margin={"l": 290, "r": 30, "b": 50})
-    return figure
+    height = sum(ROW * len(places) for places in panels.values()) + HEAD * (len(panels) - 1)
+    return titled(figure, title, caption, LEFT + right + ACROSS, height, left=LEFT, right=right, bottom=50)
 
 
 def write_evaluation_figure(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from textwrap import wrap
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,10 @@ from locate.mediation.controls import CHOOSING
 from locate.mediation.located import Located
 from locate.mediation.sets import Areas
 from locate.metrics import difference
-from locate.report.figures import COLOURS, layout
+from locate.report.figures import headline, total_of
 from locate.report.quiet import Figure, quiet_subplots
+from locate.report.theme import COLOURS, FOOT, titled, with_foot
+from locate.report.words import decimals, metric_words, role_words, site_words, with_interval
 from locate.tracing.table import CONTROL, whole_sites
 
 SHORT = {"mlp_out": "MLP", "attn_out": "attention", "head": "head", "neuron": "neuron", "resid_pre": "residual"}
@@ -63,9 +66,10 @@ def plot_controls(
     own = own[own["window"] == 1]
     own = own[own["key"] == ""]
     own = own.merge(sites[PLACE[:4]], on=PLACE[:4]).assign(**{CONTROL: "the site itself"})
-    names = [short_name(row) for _, row in sites.iterrows()]
-    rows = rows.assign(site=[short_name(row) for _, row in rows.iterrows()])
-    own = own.assign(site=[short_name(row) for _, row in own.iterrows()])
+    names = [site_label(row, averages.subject) for _, row in sites.iterrows()]
+    rows = rows.assign(site=[site_label(row, averages.subject) for _, row in rows.iterrows()])
+    own = own.assign(site=[site_label(row, averages.subject) for _, row in own.iterrows()])
+    digits = decimals(float(own["effect"].abs().max())) + 1
     known = [name for name in CONTROL_COLOURS if name in {*rows[CONTROL], "the site itself"} - {"random weights"}]
     figure = Figure()
     for turn, name in enumerate(known):
@@ -77,41 +81,62 @@ def plot_controls(
                     "symbol": "diamond" if turn == 0 else "circle"},
             error_x={"type": "data", "symmetric": False, "array": part["high"] - part["effect"],
                      "arrayminus": part["effect"] - part["low"], "thickness": 1.5, "width": 3},
-            customdata=part[["low", "high", "n", "groups"]],
-            hovertemplate="%{text}: %{x:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}], %{customdata[2]} pairs of "
-            "%{customdata[3]} groups<extra>" + name + "</extra>",
+            hovertext=[hover_of_control(row, digits) for row in part.to_dict("records")],
+            hovertemplate="%{hovertext}<extra>" + name + "</extra>",
         )  # fmt: skip
     figure.add_vline(x=0, line={"color": "black", "width": 1})
-    figure.update_xaxes(title=f"average indirect effect, {averages.unit}", gridcolor="#eeeeee")
-    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5])
+    figure.update_xaxes(title=f"average indirect effect, {averages.unit}")
+    figure.update_yaxes(
+        tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5], showgrid=False
+    )
     counts = rows[rows[CONTROL] == "shuffled source"]
     n = f"{counts['n'].max()} pairs of {counts['groups'].max()} groups" if len(counts) else "their own words"
     caption = (
-        f"{direction}; positive is {averages.positive}, for neutral words female; sites: "
-        f"n = {int(own['n'].max())} pairs of {int(own['groups'].max())} groups, shuffled and random: {n};<br>"
-        f"{averages.level:.0%} intervals by bootstrap over groups; shuffled: another group's value; random: as far, "
+        f"{direction.capitalize()}: {metric_words(averages.metric)}, {averages.unit}; positive is "
+        f"{averages.positive}, for neutral words female{total_of(averages, direction)}. Sites: n = "
+        f"{int(own['n'].max())} pairs of {int(own['groups'].max())} groups, shuffled and random: {n}; "
+        f"{averages.level:.0%} intervals by bootstrap over groups. Shuffled: another group's value; random: as far, "
         "anywhere"
     )
     weights = rows[rows[CONTROL] == "random weights"]
     if len(weights):
         most = weights.iloc[0]
         caption += f"; largest of the whole map with random weights {most['effect']:+.3f} ({short_name(most)})"
-    figure.update_layout(layout(title or "Controls of the strongest sites", caption, 980, 240 + 80 * len(names)))
-    return figure
+    what = "controls of the strongest sites"
+    return titled(
+        figure, title or headline(what, averages, direction), f"{caption}.", 1000, 30 + 70 * len(names), left=250,
+        top=8, bottom=50,
+    )  # fmt: skip
 
 
-def plot_sets(table: Analysis | pd.DataFrame, area: Areas | None = None, *, title: str = "") -> go.Figure:
+def site_label(row: pd.Series, subject: str) -> str:
+    """A controlled site on two lines: component and layer, and its token in words."""
+    role = role_words(str(row["role"]), subject)
+    name = site_words(row["component"], int(row["layer"]), str(row["role"]), int(row["unit"]), subject=subject)
+    return f"{name.removesuffix(f', {role}')}<br>{role}"
+
+
+def hover_of_control(row: dict[Any, Any], digits: int) -> str:
+    """What a mouse over a mark is told: site, effect with interval, and counts."""
+    effect = with_interval(row["effect"], row["low"], row["high"], digits)
+    return f"<b>{row['site'].replace('<br>', ', ')}</b><br>{effect}<br>{row['n']} pairs of {row['groups']} groups"
+
+
+def plot_sets(
+    table: Analysis | pd.DataFrame, area: Areas | None = None, averages: Shown | None = None, *, title: str = ""
+) -> go.Figure:
     """Faithfulness against the size of the set: circuits by their share of all sites, sets written together by number.
 
-    table  an `Analysis`; or a table as `set_table` returns it, with its `areas`
+    table  an `Analysis`; or a table as `set_table` returns it, with its `areas` and the `averages` of the whole run
 
     Raises LocateError for a run without sets, or where the total effect cannot be told from 0.
     """
     if isinstance(table, Analysis):
         if table.sets is None or table.areas is None:
             raise LocateError(table.why_no_sets or "this run measured no sets of sites: trace again with sets")
-        table, area = table.sets, table.areas
+        table, area, averages = table.sets, table.areas, table.shown()
     assert area is not None
+    assert averages is not None
     figure = quiet_subplots(
         1, 2, horizontal_spacing=0.12, subplot_titles=["circuits: all else corrupted", "sets written together"]
     )
@@ -125,12 +150,14 @@ def plot_sets(table: Analysis | pd.DataFrame, area: Areas | None = None, *, titl
     figure.update_xaxes(title="share of all sites in the circuit", row=1, col=1)
     figure.update_xaxes(title="sites in the set", dtick=1, row=1, col=2)
     figure.update_yaxes(title="share of the total effect", row=1, col=1)
+    direction = next(iter(averages.totals))
     caption = (
-        f"{area.text()}, none of which the sets were chosen on;"
-        "<br>bands: 95 % intervals by bootstrap over groups; dotted: the whole effect"
+        f"Area under the circuits' line (CPR) and between it and 1 (CMD): {area.text()}, none of which the sets were "
+        f"chosen on{total_of(averages, direction)}. Bands: 95% intervals by bootstrap over groups; dotted: the whole "
+        "effect."
     )
-    figure.update_layout(layout(title or "Sets of sites", caption, 980, 460))
-    return figure
+    what = "share of the total effect that sets of sites carry"
+    return titled(figure, title or headline(what, averages, direction), caption, 1000, 320, bottom=50)
 
 
 def add_curve(figure: go.Figure, x: pd.Series, rows: pd.DataFrame, name: str, colour: str, place: int) -> None:
@@ -157,7 +184,8 @@ def plot_agreement(analysis: Analysis, *, title: str = "") -> go.Figure:
     found, rows = analysis.agreement, analysis.estimated
     if rows is None:
         raise LocateError("this run was not made within a budget and has no estimates to compare: trace with one")
-    rows = rows[rows["exact"].notna()]
+    rows, averages = rows[rows["exact"].notna()], analysis.shown()
+    averages = averages if analysis.metric.name == CHOOSING else replace(averages, totals={})
     figure = quiet_subplots(1, len(found), subplot_titles=[each.direction for each in found], horizontal_spacing=0.1)
     for column, each in enumerate(found, start=1):
         part = rows[rows["direction"] == each.direction]
@@ -173,19 +201,28 @@ def plot_agreement(analysis: Analysis, *, title: str = "") -> go.Figure:
             shown = part[part["chosen"].str.contains(word)]
             figure.add_scatter(
                 x=shown["estimate"], y=shown["exact"], mode="markers", name=name, legendgroup=name,
-                showlegend=column == 1, text=[short_name(row) for _, row in shown.iterrows()],
+                showlegend=column == 1,
+                text=[hover_of_estimate(row, averages.subject) for row in shown.to_dict("records")],
                 marker={"size": 7, "color": colour, "opacity": 0.6}, row=1, col=column,
-                hovertemplate="%{text}: estimated %{x:.3f}, exact %{y:.3f}<extra></extra>",
+                hovertemplate="%{text}<br>estimated %{x:.3f}, exact %{y:.3f}<extra></extra>",
             )  # fmt: skip
-    figure.update_xaxes(title="estimated effect, nats", zeroline=True, zerolinecolor="black", gridcolor="#eeeeee")
-    figure.update_yaxes(title="exact effect, nats", zeroline=True, zerolinecolor="black", gridcolor="#eeeeee")
-    caption = "<br>".join(
-        f"{each.direction}: {each.measured:,} of {each.sites:,} sites measured; {each.audited} random ones: rank "
-        f"correlation {each.rho:.2f} [{each.low:.2f}, {each.high:.2f}]"
+    figure.update_xaxes(title="estimated effect, nats", zeroline=True)
+    figure.update_yaxes(title="exact effect, nats", zeroline=True)
+    caption = ". ".join(
+        f"{each.direction.capitalize()}: {each.measured:,} of {each.sites:,} sites measured; {each.audited} random "
+        f"ones: rank correlation {each.rho:.2f} [{each.low:.2f}, {each.high:.2f}]{total_of(averages, each.direction)}"
         for each in found
     )
-    figure.update_layout(layout(title or "Estimates against exact effects", caption, 120 + 460 * len(found), 560))
-    return figure
+    what = "estimated against exact effects"
+    return titled(figure, title or headline(what, averages), f"{caption}.", 280 + 430 * len(found), 400, bottom=50)
+
+
+def hover_of_estimate(row: dict[Any, Any], subject: str) -> str:
+    """A site in words, in bold."""
+    site = site_words(
+        row["component"], int(row["layer"]), str(row["role"]), int(row["unit"]), key=str(row["key"]), subject=subject
+    )
+    return f"<b>{site}</b>"
 
 
 def evidence_figures(analysis: Analysis) -> dict[str, go.Figure]:
@@ -256,10 +293,12 @@ def interval(row: pd.Series) -> str:
 
 
 def with_controls(figures: dict[str, go.Figure], analysis: Analysis) -> dict[str, go.Figure]:
-    """The figures with the controls of their direction in a line at their foot."""
+    """The figures with the controls of their direction at their foot, unless it says something already."""
     ways = [str(each) for each in analysis.trace.meta["directions"]]
     lines = {direction: controls_line(analysis, direction) for direction in ways}
     for name, figure in figures.items():
+        if figure.layout.meta[FOOT]:
+            continue
         with_foot(figure, lines[next((each for each in ways if each in name), ways[0])])
     return figures
 
@@ -285,16 +324,3 @@ def controls_line(analysis: Analysis, direction: str) -> str:
     if metric != CHOOSING and (len(rows) or test is not None):
         parts.append(chosen_line(metric))
     return "controls: " + "; ".join(parts) if parts else "no controls were run"
-
-
-def with_foot(figure: go.Figure, line: str) -> go.Figure:
-    """The figure with a line below everything else, wrapped to its width."""
-    lines = wrap(line, max(60, int(figure.layout.width / 6.2)))
-    extra = 10 + 15 * len(lines)
-    bottom = figure.layout.margin.b + extra
-    figure.update_layout(height=figure.layout.height + extra, margin={"b": bottom})
-    figure.add_annotation(
-        text="<br>".join(lines), xref="paper", yref="paper", x=0, y=0, xanchor="left", yanchor="bottom", align="left",
-        xshift=-60, yshift=6 - bottom, showarrow=False, font={"size": 11, "color": "#555555"},
-    )  # fmt: skip
-    return figure

@@ -10,21 +10,27 @@ import plotly.graph_objects as go
 from locate.errors import LocateError
 from locate.mediation.analysis import Shown
 from locate.mediation.located import THRESHOLD
+from locate.report.cells import Frame, add_panel, cells_of, marks_line, role_label
 from locate.report.figures import (
-    COLOURS,
+    BANDS,
+    BAR,
+    LEGEND,
     NAMES,
+    QUANTITIES,
+    SIDES,
     Averages,
     add_band,
-    add_panel,
     axis_title,
-    finished,
-    layer_axes,
-    marked,
-    n_layers,
+    headline,
+    lines_by_layer,
+    listed,
+    said,
     shown_of,
 )
 from locate.report.quiet import Figure, quiet_subplots
-from locate.sites import LAST, PATTERN, ROLES, check
+from locate.report.theme import COLOURS, titled
+from locate.report.words import chance, decimals, role_words, with_interval
+from locate.sites import BEFORE, LAST, PATTERN, ROLES, check
 from locate.tracing.table import whole_sites
 
 PATHS = {
@@ -38,6 +44,7 @@ SINGLE = ("neuron", "mlp_out_unit")
 MOST_COLUMNS = 3
 STRONGEST = 20
 SEVERED_NOTE = "severed: what lies downstream at the same token stays as in the base run"
+PANEL_HEIGHT = 230  # px of a panel of lines
 DIRECT_NOTE = "direct: what the write itself says in the final residual stream, every later layer at this token severed"
 
 
@@ -51,16 +58,20 @@ def plot_severed(averages: Averages, *, title: str = "", direction: str = "denoi
     """
     averages = shown_of(averages)
     rows = paths(averages.table, direction)
-    rows = rows[(rows["component"] == "resid_pre") & (rows["role"] != "before_subject")]
+    rows = rows[(rows["component"] == "resid_pre") & (rows["role"] != BEFORE)]
     refuse_whole(rows, direction, "resid_pre", "any token but those before the subject")
     roles = [role for role in ROLES if role in set(rows["role"])]
-    figure, places = panels([marked(role) for role in roles])
+    digits = decimals(float(rows["effect"].abs().max())) + 1
+    figure, places = panels([role_label(role, averages.subject) for role in roles])
     for role, (row, column) in zip(roles, places, strict=True):
         for severed, (name, colour) in PATHS.items():
             line = rows[(rows["role"] == role) & (rows["severed"] == severed)].sort_values("layer")
             if len(line):
-                add_band(figure, line, name, colour, column, row)
-    return lines_finished(figure, averages, rows, title, direction, places, SEVERED_NOTE)
+                add_band(figure, line, name, colour, column, row, digits=digits)
+    what = f"{QUANTITIES[averages.column]} of the {NAMES['resid_pre']}, whole and with paths severed"
+    return lines_finished(
+        figure, averages, rows, title or headline(what, averages, direction), direction, places, SEVERED_NOTE
+    )
 
 
 def plot_direct(averages: Averages, *, title: str = "", direction: str = "denoising") -> go.Figure:
@@ -75,13 +86,17 @@ def plot_direct(averages: Averages, *, title: str = "", direction: str = "denois
     rows = rows[rows["component"].isin(OUTPUTS) & (rows["role"] == LAST) & rows["severed"].isin(["", "both"])]
     refuse_whole(rows, direction, "attn_out or mlp_out", "the last token with both paths severed")
     components = [each for each in OUTPUTS if each in set(rows["component"])]
+    digits = decimals(float(rows["effect"].abs().max())) + 1
     figure, places = panels([f"{NAMES[each]} at the last token" for each in components])
     for component, (row, column) in zip(components, places, strict=True):
         for severed, name in (("", "whole"), ("both", "direct")):
             line = rows[(rows["component"] == component) & (rows["severed"] == severed)].sort_values("layer")
             if len(line):
-                add_band(figure, line, name, PATHS[severed][1], column, row)
-    return lines_finished(figure, averages, rows, title, direction, places, DIRECT_NOTE)
+                add_band(figure, line, name, PATHS[severed][1], column, row, digits=digits)
+    what = f"{QUANTITIES[averages.column]}, direct and whole: {listed(NAMES[each] for each in components)}"
+    return lines_finished(
+        figure, averages, rows, title or headline(what, averages, direction), direction, places, DIRECT_NOTE
+    )
 
 
 def plot_direct_heads(averages: Averages, *, title: str = "", direction: str = "denoising") -> go.Figure:
@@ -96,7 +111,8 @@ def plot_direct_heads(averages: Averages, *, title: str = "", direction: str = "
     rows = rows[(rows["component"] == "head") & (rows["role"] == LAST) & rows["severed"].isin(["", "both"])]
     refuse_whole(rows, direction, "head", "the last token with both paths severed")
     parts = {"whole effect": rows[rows["severed"] == ""], "direct effect": rows[rows["severed"] == "both"]}
-    return maps_of_heads(averages, parts, title, direction, f"faded: q > 0.05; {DIRECT_NOTE}")
+    what = f"{QUANTITIES[averages.column]} of attention heads at the last token, whole and direct"
+    return maps_of_heads(averages, parts, title or headline(what, averages, direction), direction, DIRECT_NOTE)
 
 
 def plot_attention(averages: Averages, *, role: str = LAST, title: str = "", direction: str = "denoising") -> go.Figure:
@@ -115,9 +131,13 @@ def plot_attention(averages: Averages, *, role: str = LAST, title: str = "", dir
             f"no attention weights of direction {direction!r} from role {role!r}: trace with component {PATTERN!r}"
         )
     keys = [key for key in ("", *ROLES) if key in set(rows["key"])]
-    parts = {f"to {marked(key)}" if key else "to all tokens": rows[rows["key"] == key] for key in keys}
-    note = f"attention weights from {marked(role)} are copied, the values that they weigh are not; faded: q > 0.05"
-    return maps_of_heads(averages, parts, title, direction, note)
+    parts = {
+        f"to {role_label(key, averages.subject)}" if key else "to all tokens": rows[rows["key"] == key] for key in keys
+    }
+    where = role_words(role, averages.subject)
+    what = f"{QUANTITIES[averages.column]} of attention from the {where}"
+    note = "attention weights are copied, the values that they weigh are not"
+    return maps_of_heads(averages, parts, title or headline(what, averages, direction), direction, note)
 
 
 def plot_units(
@@ -153,57 +173,53 @@ def plot_units(
     order = rows["effect"].abs().argsort(kind="stable")[::-1]
     shown = rows.iloc[order].head(top).iloc[::-1]
     labels = [
-        f"L{layer}.{unit} {marked(role)}"
+        f"{layer}.{unit}, {role_label(role, averages.subject)}"
         for layer, unit, role in zip(shown["layer"], shown["unit"], shown["role"].astype(str), strict=True)
+    ]
+    digits = decimals(float(shown["effect"].abs().max())) + 1
+    told = [
+        f"{with_interval(row['effect'], row['low'], row['high'], digits)} {averages.unit}<br>n {row['n']} pairs, "
+        f"{row['groups']} groups; q {chance(row['q'])}"
+        for row in shown.to_dict("records")
     ]
     figure = Figure()
     figure.add_bar(
-        x=shown["effect"],
-        y=labels,
-        orientation="h",
-        marker={"color": COLOURS[0], "opacity": [1.0 if q <= THRESHOLD else 0.35 for q in shown["q"]]},
-        error_x={
-            "array": shown["high"] - shown["effect"],
-            "arrayminus": shown["effect"] - shown["low"],
-            "thickness": 1,
-            "color": "black",
-        },
-        customdata=shown[["n", "groups", "q"]],
-        hovertemplate="%{y}: %{x:.3g}<br>n %{customdata[0]} pairs, %{customdata[1]} groups, q %{customdata[2]:.3g}"
-        "<extra></extra>",
-    )
+        x=shown["effect"], y=labels, orientation="h", hovertext=told,
+        hovertemplate="<b>%{y}</b><br>%{hovertext}<extra></extra>",
+        marker={"color": [COLOURS[0] if q <= THRESHOLD else "white" for q in shown["q"]],
+                "line": {"color": COLOURS[0], "width": 1.5}},
+        error_x={"array": shown["high"] - shown["effect"], "arrayminus": shown["effect"] - shown["low"],
+                 "thickness": 1, "color": "black"},
+    )  # fmt: skip
     figure.add_vline(x=0, line={"color": "black", "width": 1})
     figure.update_xaxes(title=axis_title(averages))
-    figure.update_yaxes(title="layer.unit, token", type="category", dtick=1)
-    note = (
-        f"the {len(shown)} strongest of {len(rows)}, chosen by these same pairs; lines: the interval; faded: q > 0.05"
-    )
-    return finished(figure, averages, title, direction, None, 760, 240 + 24 * len(shown), note=note)
+    figure.update_yaxes(title="layer.unit, token", type="category", dtick=1, showgrid=False)
+    note = f"the {len(shown)} strongest of {len(rows)}, chosen by these same pairs; lines: the interval"
+    note += f"; open: q > {THRESHOLD:g}" if (shown["q"] > THRESHOLD).any() else ""
+    what = f"{QUANTITIES[averages.column]} of the strongest {NAMES[component]}"
+    return titled(
+        figure, title or headline(what, averages, direction), said(averages, direction, note), 860,
+        24 * len(shown) + 10, left=290, top=4,
+    )  # fmt: skip
 
 
-def path_figures(averages: Shown, direction: str, title: str) -> dict[str, go.Figure]:
+def path_figures(averages: Shown, direction: str) -> dict[str, go.Figure]:
     """Every figure of paths and units that the averages have the rows for, by file name."""
     here = averages.table[averages.table["direction"] == direction]
     cut = here[here["severed"] != ""]
     sites, last = whole_sites(here), cut[(cut["role"] == LAST) & (cut["severed"] == "both")]
     drawn: dict[str, go.Figure] = {}
-    if ((cut["component"] == "resid_pre") & (cut["role"] != "before_subject")).any():
-        drawn[f"severed_{direction}"] = plot_severed(averages, title=f"{title}: whole and severed", direction=direction)
+    if ((cut["component"] == "resid_pre") & (cut["role"] != BEFORE)).any():
+        drawn[f"severed_{direction}"] = plot_severed(averages, direction=direction)
     if last["component"].isin(OUTPUTS).any():
-        drawn[f"direct_{direction}"] = plot_direct(averages, title=f"{title}: direct and whole", direction=direction)
+        drawn[f"direct_{direction}"] = plot_direct(averages, direction=direction)
     if (last["component"] == "head").any():
-        drawn[f"direct_heads_{direction}"] = plot_direct_heads(
-            averages, title=f"{title}: heads, whole and direct", direction=direction
-        )
+        drawn[f"direct_heads_{direction}"] = plot_direct_heads(averages, direction=direction)
     for role in [role for role in ROLES if ((sites["component"] == PATTERN) & (sites["role"] == role)).any()]:
-        headline = f"{title}: attention from {role.replace('_', ' ')}"
-        drawn[f"attention_{role}_{direction}"] = plot_attention(
-            averages, role=role, title=headline, direction=direction
-        )
+        drawn[f"attention_{role}_{direction}"] = plot_attention(averages, role=role, direction=direction)
     single = sites[(sites["window"] == 1) & (sites["groups"] > 1)]
     for component in [each for each in SINGLE if each in set(single["component"])]:
-        headline = f"{title}: the strongest {NAMES[component]}"
-        drawn[f"{component}s_{direction}"] = plot_units(averages, component, title=headline, direction=direction)
+        drawn[f"{component}s_{direction}"] = plot_units(averages, component, direction=direction)
     return drawn
 
 
@@ -246,13 +262,11 @@ def lines_finished(
 ) -> go.Figure:
     """Axes, zero and caption of panels of lines by layer."""
     columns, lines = max(column for _, column in places), max(row for row, _ in places)
-    figure.add_hline(y=0, line={"color": "black", "width": 1})
-    figure.update_xaxes(title="layer", dtick=1 if n_layers(rows) <= 16 else 4)
+    lines_by_layer(figure, rows, axis_title(averages))
     figure.update_yaxes(matches="y", showticklabels=True)
-    figure.update_yaxes(title=axis_title(averages), col=1)
-    return finished(
-        figure, averages, title, direction, None, 260 + 330 * columns, 210 + 290 * lines,
-        note=f"bands: the interval; {note}",
+    return titled(
+        figure, title, said(averages, direction, f"{BANDS}; {note}"), SIDES + LEGEND + 320 * columns,
+        PANEL_HEIGHT * lines + 70 * (lines - 1), left=SIDES, bottom=50,
     )  # fmt: skip
 
 
@@ -260,14 +274,17 @@ def maps_of_heads(averages: Shown, parts: dict[str, pd.DataFrame], title: str, d
     """Layer x head maps on one colour scale, a panel per part."""
     rows = pd.concat(parts.values())
     heads = [str(head) for head in sorted(rows["unit"].unique())]
-    limit = float(rows["effect"].abs().max()) or 1.0
+    frame = Frame.of(rows, heads, heads, averages)
     figure, places = panels(list(parts))
     for part, (row, column) in zip(parts.values(), places, strict=True):
-        add_panel(figure, part.assign(column=part["unit"].astype(str)), heads, column, limit, row)
-    figure.update_xaxes(title="head", type="category")
-    layer_axes(figure, rows)
+        add_panel(figure, cells_of(part, part["unit"], averages, frame.scale.digits), frame, column, row)
+    figure.update_xaxes(title="head")
+    figure.update_yaxes(title="layer", col=1)
+    figure.update_layout(coloraxis=frame.scale.axis())
     columns, lines = max(column for _, column in places), max(row for row, _ in places)
-    width = 200 + columns * max(200, 46 * len(heads))
-    return finished(
-        figure, averages, title, direction, limit, width, 150 + lines * (90 + 34 * n_layers(rows)), note=note
-    )
+    marks = marks_line(figure, frame.scale)
+    return titled(
+        figure, title, said(averages, direction, f"{marks}; {note}" if marks else note),
+        SIDES + BAR + columns * max(200, frame.panel),
+        lines * frame.height + (lines - 1) * 80, left=SIDES,
+    )  # fmt: skip

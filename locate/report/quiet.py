@@ -1,4 +1,4 @@
-"""Figures whose pages send nothing over the network: no button uploads what they show."""
+"""Figures of one look whose pages send nothing over the network: no button uploads what they show."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from locate.report.theme import PANEL, TEMPLATE
+
 CONFIG = {"showSendToCloud": False, "plotlyServerURL": ""}
 """of plotly.js, whose toolbar otherwise has a button that uploads the figure to a cloud service"""
 
 
 class Figure(go.Figure):
-    """A plotly figure that is shown and written with `CONFIG`, unless the caller's own config says otherwise."""
+    """A plotly figure with the house's template, shown and written with `CONFIG` unless the caller's own differs."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.layout.template = TEMPLATE
 
     def to_html(self, *args: Any, **kwargs: Any) -> Any:
         """As plotly's."""
@@ -45,4 +51,4 @@ def quiet(args: tuple[Any, ...], given: dict[str, Any]) -> dict[str, Any]:
 
 def quiet_subplots(rows: int, columns: int, **options: Any) -> Figure:
     """plotly's `make_subplots`, on a `Figure`."""
-    return make_subplots(rows, columns, figure=Figure(), **options)
+    return make_subplots(rows, columns, figure=Figure(), **options).update_annotations(font_size=PANEL)

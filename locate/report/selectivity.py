@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,11 +14,16 @@ from locate.files import write_whole
 from locate.mediation.analysis import Analysis
 from locate.mediation.located import THRESHOLD
 from locate.report import figures as draw
+from locate.report.cells import Frame, add_panel, role_labels, tilt
 from locate.report.quiet import quiet_subplots
+from locate.report.theme import COLOURS, Scale, safe, titled
+from locate.report.words import metric_words, role_words, site_words, with_interval
 from locate.sites import ROLES
 
+LEANING_COLUMN = 50  # px
 TERM_NAMES = {"stereotypical": "stereotypical score", "factual": "factual score"}
-GREY = "#e4e4e4"
+LEANING = Scale(1.0, 0, 2, "selectivity")
+NEITHER = f"neither effect has q ≤ {THRESHOLD:g}"
 
 
 def plot_selectivity(
@@ -28,7 +34,8 @@ def plot_selectivity(
     direction  "denoising" or "noising"
     window     the width of the patches shown; resid_pre is always single
 
-    Cells in grey have neither effect (its q is above the threshold for both kinds); hover for both effects.
+    Hatched cells have neither effect (its q is above the threshold for both kinds), or were not measured; hover for
+    both effects.
 
     Raises LocateError when there is nothing to draw.
     """
@@ -39,20 +46,21 @@ def plot_selectivity(
         raise LocateError(f"no cells of direction {direction!r} and window {window} to draw: trace them first")
     components = [name for name in draw.NAMES if name in set(rows["component"])]
     roles = [role for role in ROLES if role in set(rows["role"])]
-    figure = panels(components, 0.02)
+    figure, shown = panels(components, 0.02), analysis.shown()
+    width = LEANING_COLUMN if len(roles) > 4 else draw.LEAST / len(roles)
+    frame = Frame(sorted(rows["layer"].unique()), roles, role_labels(roles, shown.subject, width), LEANING, width)
     for column, component in enumerate(components, start=1):
-        add_leanings(figure, rows[rows["component"] == component], roles, column)
-    figure.update_xaxes(ticktext=[draw.marked(role) for role in roles], tickvals=roles, tickangle=-40)
+        add_panel(figure, leanings(rows[rows["component"] == component], shown.subject), frame, column)
+    figure.update_xaxes(tickangle=tilt(width))
     figure.update_yaxes(title="layer", col=1)
-    height = 230 + 42 * draw.n_layers(rows)
-    shown = title or "Stereotype against definition"
-    figure.update_layout(
-        draw.layout(shown, caption(analysis, rows, direction, window), 190 + 300 * len(components), height)
-    )
-    figure.update_layout(margin_t=figure.layout.margin.t + 20, coloraxis=draw.colour_axis(1.0, "selectivity"))
     ticks = {"tickvals": [-1, 0, 1], "ticktext": ["-1 definition", "0 both alike", "+1 stereotype"]}
-    figure.update_layout(coloraxis={"colorbar": ticks})
-    return figure
+    figure.update_layout(coloraxis=LEANING.axis(**ticks))
+    what = f"stereotype against definition by layer and token: {draw.listed(draw.NAMES[each] for each in components)}"
+    return titled(
+        figure, title or draw.headline(what, shown, direction, window), caption(analysis, rows, direction, window),
+        draw.SIDES + draw.BAR + 60 + draw.side_by_side(len(components), frame.panel), frame.height,
+        left=draw.SIDES, bottom=draw.ROOM_TILTED if tilt(width) else draw.ROOM,
+    )  # fmt: skip
 
 
 def panels(components: list[str], spacing: float) -> go.Figure:
@@ -61,58 +69,48 @@ def panels(components: list[str], spacing: float) -> go.Figure:
     return quiet_subplots(1, len(names), shared_yaxes=True, horizontal_spacing=spacing, subplot_titles=names)
 
 
-def add_leanings(figure: go.Figure, panel: pd.DataFrame, roles: list[str], place: int) -> None:
-    """One heatmap of selectivity by layer and role over grey, which shows where it is undefined."""
-    layers = sorted(panel["layer"].unique())
-    grid = panel.assign(column=panel["role"].astype(str)).pivot(index="layer", columns="column").reindex(index=layers)
+def leanings(rows: pd.DataFrame, subject: str) -> pd.DataFrame:
+    """Selectivity as cells of a map, those where it is undefined without a colour."""
+    return pd.DataFrame(
+        {
+            "layer": rows["layer"].to_numpy(),
+            "column": rows["role"].astype(str).to_numpy(),
+            "effect": rows["selectivity"].to_numpy(),
+            "hover": [hover_of_leaning(row, subject) for row in rows.to_dict("records")],
+            "empty": np.where(rows["selectivity"].isna(), NEITHER, ""),
+            "fails": False,
+        }
+    )
 
-    def cells(name: str) -> np.ndarray:
-        return grid[name].reindex(columns=roles).to_numpy(dtype=float)
 
-    value = cells("selectivity")
-    shared = {"x": roles, "y": layers, "xgap": 1, "ygap": 1, "row": 1, "col": place}
-    undefined = np.where(np.isnan(value) & ~np.isnan(cells("stereotype")), 1.0, np.nan)
-    numbers = ["low", "high", "stereotype", "stereotype_low", "stereotype_high", "stereotype_n"]
-    numbers += ["definition", "definition_low", "definition_high", "definition_n"]
-    both = "stereotype %{customdata[2]:.3f} [%{customdata[3]:.3f}, %{customdata[4]:.3f}], n %{customdata[5]:.0f}"
-    both += "<br>definition %{customdata[6]:.3f} [%{customdata[7]:.3f}, %{customdata[8]:.3f}], n %{customdata[9]:.0f}"
-    where, own = "layer %{y}, %{x}<br>", "selectivity %{z:.2f} [%{customdata[0]:.2f}, %{customdata[1]:.2f}]"
-    data = np.stack([cells(name) for name in numbers], axis=-1)
-    figure.add_heatmap(
-        z=undefined, colorscale=[[0, GREY], [1, GREY]], showscale=False, customdata=data,
-        hovertemplate=f"{where}neither passes<br>{both}<extra></extra>", **shared,
-    )  # fmt: skip
-    figure.add_heatmap(
-        z=value, coloraxis="coloraxis", customdata=data, **shared,
-        hovertemplate=f"{where}{own}<br>{both}<extra></extra>",
-    )  # fmt: skip
-    clear = [[0, "rgba(0,0,0,0)"], [1, "rgba(0,0,0,0)"]]
-    text = np.where(np.isnan(value), "", np.char.mod("%+.2f", np.nan_to_num(value)))
-    dark = np.abs(np.nan_to_num(value)) > draw.DARK
-    for chosen, colour in ((~dark, "#333333"), (dark, "white")):
-        figure.add_heatmap(
-            z=value, text=np.where(chosen, text, ""), texttemplate="%{text}", hoverinfo="skip", colorscale=clear,
-            textfont={"size": 11, "color": colour}, showscale=False, **shared,
-        )  # fmt: skip
+def hover_of_leaning(row: dict[Any, Any], subject: str) -> str:
+    """What a mouse over a cell is told: site, selectivity, and both effects with their counts."""
+    site = site_words(row["component"], int(row["layer"]), str(row["role"]), window=int(row["window"]), subject=subject)
+    value, low, high = (row[name] for name in ("selectivity", "low", "high"))
+    told = [f"<b>{safe(site)}</b>", NEITHER if np.isnan(value) else f"selectivity {with_interval(value, low, high, 2)}"]
+    for kind in ("stereotype", "definition"):
+        effect = with_interval(row[kind], row[f"{kind}_low"], row[f"{kind}_high"], 3)
+        told.append(f"{kind} {effect}, n {row[f'{kind}_n']:.0f} pairs, {row[f'{kind}_groups']:.0f} groups")
+    return "<br>".join(told)
 
 
 def caption(analysis: Analysis, rows: pd.DataFrame, direction: str, window: int) -> str:
     """What selectivity is, of how many pairs, and how the whole prompt leans."""
-    value, low, high = analysis.total_selectivity[direction]
     pairs, jobs, more, words = (
         rows[f"{kind}_{count}"].max() for kind in ("stereotype", "definition") for count in ("n", "groups")
     )
     wide = "" if window == 1 else f"{window} layers written at once; "
     shared = "".join(
-        f";<br>A the stereotype, B the definition: {each.text()}"
+        f" A the stereotype, B the definition: {each.text()}."
         for each in analysis.overlap
         if each.direction == direction
     )
     return (
-        f"{direction} ({draw.meaning(direction)}); (s² - d²) / (s² + d²) of the effects s of occupations and d of "
-        f"words that say their gender, {analysis.metric.name} in {analysis.metric.unit};<br>{wide}n = {pairs} pairs of "
-        f"{jobs} occupations and {more} pairs of {words} words; whole prompt {value:+.2f} [{low:+.2f}, {high:+.2f}] "
-        f"({analysis.intervals.level:.0%});<br>grey: neither effect has q ≤ {THRESHOLD:g}{shared}"
+        f"{direction.capitalize()} ({draw.meaning(direction)}): (s² - d²) / (s² + d²) of the effects s of occupations "
+        f"and d of words that say their gender, {metric_words(analysis.metric.name)}, {analysis.metric.unit}; whole "
+        f"prompt {with_interval(*analysis.total_selectivity[direction], 2)} ({analysis.intervals.level:.0%}). {wide}n "
+        f"= {pairs} pairs of {jobs} occupations and {more} pairs of {words} words; hatched: {NEITHER}, or not "
+        f"measured.{shared}"
     )
 
 
@@ -132,24 +130,25 @@ def plot_regression(
     if rows.empty:
         raise LocateError(f"no coefficients of direction {direction!r} at role {role!r} to draw: trace them first")
     components = [name for name in draw.NAMES if name in set(rows["component"])]
-    figure = panels(components, 0.03)
-    for (term, name), colour in zip(TERM_NAMES.items(), draw.COLOURS[1::-1], strict=True):
+    figure, subject = panels(components, 0.03), analysis.shown().subject
+    for (term, name), colour in zip(TERM_NAMES.items(), COLOURS[1::-1], strict=True):
         for column, component in enumerate(components, start=1):
             line = rows[(rows["component"] == component) & (rows["term"] == term)].sort_values("layer")
             if len(line):
-                draw.add_band(figure, line.rename(columns={"coefficient": "effect"}), name, colour, column)
-    figure.add_hline(y=0, line={"color": "black", "width": 1})
-    figure.update_xaxes(title="layer", dtick=1 if draw.n_layers(rows) <= 16 else 4)
-    figure.update_yaxes(title=f"{analysis.metric.unit} per unit of score", col=1)
+                line = line.assign(effect=line["coefficient"], counts=[f"{n} words" for n in line["words"]])
+                draw.add_band(figure, line, name, colour, column)
+    draw.lines_by_layer(figure, rows, f"{analysis.metric.unit} per unit of score")
     wide = "" if window == 1 else f"{window} layers written at once; "
     text = (
-        f"{direction} ({draw.meaning(direction)}) at {role.replace('_', ' ')}; effect of a word, female minus male, on "
-        f"its two scores, each in [-1, 1];<br>{wide}n = {rows['words'].max()} words, {analysis.intervals.level:.0%} "
-        f"bands by bootstrap over words; {analysis.without_score} words without a score left out"
+        f"{direction.capitalize()} ({draw.meaning(direction)}): effect of a word, female minus male, on its two "
+        f"scores, each in [-1, 1]. {wide}n = {rows['words'].max()} words; {analysis.intervals.level:.0%} bands by "
+        f"bootstrap over words; {analysis.without_score} words without a score left out."
     )
-    headline = title or "Stereotypical and factual gender"
-    figure.update_layout(draw.layout(headline, text, 260 + 320 * len(components), 470))
-    return figure
+    what = f"stereotypical and factual gender by layer at the {role_words(role, subject)}"
+    return titled(
+        figure, title or draw.headline(what, analysis.shown(), direction, window), text,
+        draw.SIDES + draw.LEGEND + 310 * len(components), 300, left=draw.SIDES, bottom=50,
+    )  # fmt: skip
 
 
 def kept_tables(analysis: Analysis) -> dict[str, pd.DataFrame]:
@@ -161,23 +160,18 @@ def kept_tables(analysis: Analysis) -> dict[str, pd.DataFrame]:
 def comparison_figures(analysis: Analysis) -> dict[str, go.Figure]:
     """Figures of selectivity and regression by file name, for each direction, width, and role of the regression."""
     drawn: dict[str, go.Figure] = {}
-    model = analysis.trace.meta["model"]["name"]
     for name, table in kept_tables(analysis).items():
         for direction in analysis.trace.meta["directions"]:
             rows = table[(table["direction"] == direction) & (table["unit"] < 0)]
             for window in sorted({int(width) for width in rows["window"]}):
                 suffix = direction if window == 1 else f"{direction}_window{window}"
                 if name == "selectivity":
-                    headline = f"Stereotype against definition in {model}"
-                    drawn[f"selectivity_{suffix}"] = plot_selectivity(
-                        analysis, title=headline, direction=direction, window=window
-                    )
+                    drawn[f"selectivity_{suffix}"] = plot_selectivity(analysis, direction=direction, window=window)
                     continue
                 of_width = draw.whole_vectors(table, direction, window)
                 for role in sorted({*of_width.loc[of_width["coefficient"].notna(), "role"]} & {"subject_last", "last"}):
-                    headline = f"Stereotypical and factual gender in {model}"
                     drawn[f"regression_{role}_{suffix}"] = plot_regression(
-                        analysis, title=headline, direction=direction, role=role, window=window
+                        analysis, direction=direction, role=role, window=window
                     )
     return drawn
 

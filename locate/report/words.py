@@ -73,3 +73,20 @@ def signed(value: float, digits: int) -> str:
 def chance(p: float) -> str:
     """A p- or q-value as a reader needs it: "< 0.001", else two digits."""
     return "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def metric_words(metric: str) -> str:
+    """What a metric is, like "log-odds of she against he"; one of the caller's own goes by its name."""
+    return {
+        "logit_diff": "log-odds of she against he",
+        "prob_diff": "probability of she minus that of he",
+        "prob_stereotypical": "probability of the stereotypical pronoun",
+        "odds_ratio": "odds of the pronoun against the stereotype",
+        "female_neutral": "log-odds of she against they",
+        "neutral_male": "log-odds of they against he",
+    }.get(metric, metric)
+
+
+def with_interval(value: float, low: float, high: float, digits: int) -> str:
+    """A number with its interval, like "+1.20 [+0.90, +1.50]"."""
+    return f"{signed(value, digits)} [{signed(low, digits)}, {signed(high, digits)}]"

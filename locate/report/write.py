@@ -21,6 +21,8 @@ from locate.report import figures as draw
 from locate.report import selectivity as compare
 from locate.report.html import alone, divisions, page, plotly_script
 from locate.report.images import write_static
+from locate.report.occupations import plot_occupations
+from locate.report.pair import plot_pair
 from locate.report.paths import path_figures
 from locate.sites import check
 from locate.tracing.table import Trace, whole_sites
@@ -114,21 +116,20 @@ def write_csv(path: Path, table: pd.DataFrame) -> Path:
 def all_figures(analysis: Analysis) -> dict[str, go.Figure]:
     """Every figure of effects that the trace has the rows for, by file name."""
     trace, averages = analysis.trace, analysis.shown()
-    title = draw.title_of(trace, "nie")
     drawn: dict[str, go.Figure] = {}
     for direction in trace.meta["directions"]:
         rows = whole_sites(averages.table[averages.table["direction"] == direction])
         for window in sorted({int(width) for width in rows.loc[rows["unit"] < 0, "window"]}):
             suffix = direction if window == 1 else f"{direction}_window{window}"
-            drawn[f"map_{suffix}"] = draw.plot_map(averages, title=title, direction=direction, window=window)
+            drawn[f"map_{suffix}"] = draw.plot_map(averages, direction=direction, window=window)
             if set(rows["role"]) != {"before_subject"}:
-                drawn[f"layers_{suffix}"] = draw.plot_layers(averages, title=title, direction=direction, window=window)
+                drawn[f"layers_{suffix}"] = draw.plot_layers(averages, direction=direction, window=window)
         for role in sorted(
             {str(role) for role in rows.loc[(rows["component"] == "head") & (rows["window"] == 1), "role"]}
         ):
             name = f"heads_{role}_{direction}"
-            drawn[name] = draw.plot_heads(averages, role=role, title=title, direction=direction)
-        drawn |= path_figures(averages, direction, title)
+            drawn[name] = draw.plot_heads(averages, role=role, direction=direction)
+        drawn |= path_figures(averages, direction)
     direction = trace.meta["directions"][0]
     single = whole_sites(analysis.effects)
     single = single[
@@ -136,11 +137,10 @@ def all_figures(analysis: Analysis) -> dict[str, go.Figure]:
     ]
     if len(single):
         strongest = single.loc[single["total"].abs().idxmax()]
-        headline = f"Indirect effects in {trace.meta['model']['name']}: the pair with the largest total effect"
-        drawn["pair"] = draw.plot_pair(analysis, int(strongest["pair"]), direction=direction, title=headline)
+        drawn["pair"] = plot_pair(analysis, int(strongest["pair"]), direction=direction)
     log_odds = analysis.log_odds[analysis.log_odds["kind"] != DEFINITION]
     if len(set(log_odds["group"]) & set(occupation_table()["occupation"])) >= 3:
-        drawn["occupations"] = draw.plot_occupations(analysis, title=f"Occupations in {trace.meta['model']['name']}")
+        drawn["occupations"] = plot_occupations(analysis)
     return drawn
 
 
