@@ -11,7 +11,7 @@ after them.
 
 import json
 import sys
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -20,15 +20,17 @@ from speed import plots
 import locate
 from locate.files import write_json
 from locate.mediation import average, effects, pair_log_odds
-from locate.mediation.analysis import Shown, analyse
+from locate.mediation.analysis import Shown, analyse, short_name
 from locate.mediation.sets import Areas
 from locate.metrics import ANSWERS
 from locate.report import save_figures
-from locate.report.evidence import controls_line, plot_controls, plot_sets, with_foot
+from locate.report.evidence import controls_line, plot_controls, plot_sets
 from locate.report.figures import plot_layers, plot_map
+from locate.report.theme import with_foot
 
 HERE = Path(__file__).resolve().parent
 FORMATS = ("png", "svg")
+SAID = ("column", "metric", "unit", "positive", "level", "clusters", "kind", "rounding")
 KEEP = [
     "direction",
     "component",
@@ -56,7 +58,7 @@ def take(run: Path, name: str) -> None:
     averages[[*KEEP, "p", "q"]].to_csv(HERE / f"effects_{name}.csv", index=False, float_format="%.6g")
     controls, directions = analysis.controls, trace.meta["directions"]
     controls.to_csv(HERE / f"controls_{name}.csv", index=False, float_format="%.6g")
-    about = {each.name: getattr(shown, each.name) for each in fields(shown) if each.name != "table"} | {
+    about = {name: getattr(shown, name) for name in SAID} | {
         "model": trace.meta["model"],
         "ledger": trace.meta["ledger"]["reasons"],
     }
@@ -91,24 +93,33 @@ def totals(trace: locate.Trace) -> dict[str, list[float]]:
     }
 
 
+def by_direction(about: dict[str, dict]) -> dict[str, tuple[float, float, float]]:
+    """The total effect in both directions: where prompts are swapped, noising takes away what denoising restores."""
+    effect, low, high = about["totals"]["own"]
+    return {"denoising": (effect, low, high), "noising": (-effect, -high, -low)}
+
+
 def draw(name: str) -> list[Path]:
     """Maps and lines in both directions from one table."""
     averages = pd.read_csv(HERE / f"effects_{name}.csv", keep_default_na=False)
     about = json.loads((HERE / f"effects_{name}.json").read_text())
-    said = {each.name: about[each.name] for each in fields(Shown) if each.name != "table"}
-    averages = Shown(averages, **said)
+    averages = Shown(
+        averages,
+        **{name: about[name] for name in SAID},
+        model=short_name(about["model"]["name"]),
+        totals=by_direction(about),
+    )
     figures = {}
     for direction in ("denoising", "noising"):
-        title = f"Average indirect effect in {name}"
-        figures[f"map_{name}_{direction}"] = plot_map(averages, title=title, direction=direction)
-        figures[f"layers_{name}_{direction}"] = plot_layers(averages, title=title, direction=direction)
+        figures[f"map_{name}_{direction}"] = plot_map(averages, direction=direction)
+        figures[f"layers_{name}_{direction}"] = plot_layers(averages, direction=direction)
         for kind in ("map", "layers"):
             with_foot(figures[f"{kind}_{name}_{direction}"], about["foot"][direction])
     controls = pd.read_csv(HERE / f"controls_{name}.csv", keep_default_na=False)
-    figures[f"controls_{name}"] = plot_controls(controls, averages, title=f"Controls of the strongest sites of {name}")
+    figures[f"controls_{name}"] = plot_controls(controls, averages)
     if "areas" in about:
         sets, areas = pd.read_csv(HERE / f"sets_{name}.csv"), Areas(**about["areas"])
-        figures[f"sets_{name}"] = plot_sets(sets, areas, title=f"Sets of sites in {name}")
+        figures[f"sets_{name}"] = plot_sets(sets, areas, averages)
     paths, missing = save_figures(figures, HERE, FORMATS)
     if missing:
         sys.exit(missing)

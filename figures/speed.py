@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
-from textwrap import wrap
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
+
+from locate.report.quiet import quiet_subplots
+from locate.report.theme import titled
 
 HERE = Path(__file__).resolve().parent
 COLOURS = {
@@ -28,23 +29,11 @@ def machine(about: dict[str, object]) -> str:
     return where if ours == "torch" else f"{where}; the sweep's matrix products by {ours}, the others' by torch"
 
 
-def captioned(figure: go.Figure, title: str, caption: str) -> go.Figure:
-    """A figure with its title above and what was measured below."""
-    margin = {"t": 90, "b": 150, "l": 200, "r": 40}
-    figure.update_layout(title=title, template="plotly_white", width=960, height=500, margin=margin)
-    figure.add_annotation(
-        text="<br>".join(line for part in caption.split("\n") for line in wrap(part, 130)),
-        xref="paper", yref="paper", x=0, y=-0.24, xshift=40 - margin["l"], xanchor="left", yanchor="top",
-        showarrow=False, align="left", font={"size": 11},
-    )  # fmt: skip
-    return figure
-
-
 def plot_speed(table: pd.DataFrame, about: dict[str, object]) -> go.Figure:
     """Seconds of the whole job for each engine, one panel for each number of tokens; positions all different."""
     table = table[table["first"] == 0]
     lengths = sorted(table["tokens"].unique())
-    figure = make_subplots(1, len(lengths), subplot_titles=[f"{n} tokens" for n in lengths], shared_yaxes=True)
+    figure = quiet_subplots(1, len(lengths), subplot_titles=[f"{n} tokens" for n in lengths], shared_yaxes=True)
     for column, n_pos in enumerate(lengths, 1):
         rows = table[table["tokens"] == n_pos].sort_values("seconds", ascending=False)
         least = rows.loc[rows["engine"] == "locate, sweep", "seconds"].squeeze()
@@ -59,17 +48,18 @@ def plot_speed(table: pd.DataFrame, about: dict[str, object]) -> go.Figure:
     counts = ", ".join(f"{cells[n]:,} at {n} tokens" for n in lengths)
     caption = (
         f"{machine(about)}. {pairs} pairs; sites: resid_pre, attn_out and mlp_out, every layer and position "
-        f"({counts}). In brackets: times the sweep's.\n"
-        "The job is read as log-odds. Peers run at full depth: their time is measured on random cells and scaled.\n"
+        f"({counts}). In brackets: times the sweep's. "
+        "The job is read as log-odds. Peers run at full depth: their time is measured on random cells and scaled. "
         f"Largest difference between any two: {table['largest difference'].max():.1g} nats."
     )
-    return captioned(figure, "Exact activation patching: the same job by five engines", caption)
+    title = "Exact activation patching: the same job by five engines"
+    return titled(figure, title, caption, 960, 260, left=200)
 
 
 def plot_curves(table: pd.DataFrame, about: dict[str, object]) -> go.Figure:
     """Seconds over tokens, layers and pairs, the sweep beside the peer."""
     axes = ("tokens", "layers", "pairs")
-    figure = make_subplots(1, 3, subplot_titles=[f"over {axis}" for axis in axes])
+    figure = quiet_subplots(1, 3, subplot_titles=[f"over {axis}" for axis in axes])
     for column, axis in enumerate(axes, 1):
         part = table[table["over"] == axis]
         for engine, rows in part.groupby("engine"):
@@ -87,14 +77,14 @@ def plot_curves(table: pd.DataFrame, about: dict[str, object]) -> go.Figure:
     ends = [np.log10(table["seconds"].min()) - 0.1, np.log10(table["seconds"].max()) + 0.1]
     figure.update_yaxes(type="log", range=ends, dtick=1)
     figure.update_yaxes(title="seconds (log scale)", col=1)
-    figure.update_layout(legend={"orientation": "h", "y": 1.18, "x": 0.45})
+    figure.update_layout(legend={"orientation": "h", "y": -0.2})
     rest = table[table["over"] != "tokens"]
     caption = (
         f"{machine(about)}; all positions differ. What is not varied: {rest['tokens'].iloc[0]} tokens, "
         f"{table['layers'].max()} layers, {table.loc[table['over'] == 'tokens', 'pairs'].iloc[0]} pairs. "
         "The peer's time is scaled from random cells."
     )
-    return captioned(figure, "How the cost of an exact map grows", caption)
+    return titled(figure, "How the cost of an exact map grows", caption, 960, 280, bottom=90)
 
 
 def plots() -> dict[str, go.Figure]:

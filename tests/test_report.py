@@ -1,5 +1,6 @@
 """Figures from hand-made averages, and what a report writes."""
 
+import html
 import os
 import re
 from dataclasses import replace
@@ -12,15 +13,34 @@ import plotly.graph_objects as go
 import plotly.io
 import pytest
 from handmade import GROUPS, META, both, map_trace, odds, trace_of
+from scipy import stats
 
 from locate import LocateError, analyse, load_located, load_trace
 from locate.mediation import effects
 from locate.mediation.analysis import Shown
 from locate.prompts import occupation_table
 from locate.report import draw_figures, images, save_figures, write_report
-from locate.report.figures import plot_heads, plot_layers, plot_map, plot_occupations, plot_pair
+from locate.report.figures import plot_heads, plot_layers, plot_map
+from locate.report.occupations import plot_occupations
+from locate.report.pair import plot_pair
+from locate.report.theme import COLOURS, bare, colour, contrast, ink, limit_of, luminance, with_foot
+from locate.report.write import figures_of
 
 SCRIPT = "<script>alert(1)</script>"
+
+
+def grey(text):
+    """The label of words that no patch was made at."""
+    return f'<span style="color:#555555">{text}</span>'
+
+
+UNPLACED = grey("…")
+
+
+def doubled(trace):
+    """The trace with its pair a second time as of another group: averages need two."""
+    other = trace.table.assign(pair=1, group="other")
+    return replace(trace, table=pd.concat([trace.table, other], ignore_index=True))
 
 
 def averages_of(cells, **about):
@@ -41,14 +61,50 @@ def colours(figure):
     return [trace for trace in figure.data if trace.type == "heatmap" and trace.coloraxis]
 
 
-def veils(figure):
-    """The heatmaps that fade cells, one a panel."""
-    return [trace for trace in figure.data if trace.type == "heatmap" and trace.opacity]
+def marked(figure, name="fails"):
+    """Which cells have a dot ("fails"), are hatched ("hatching") or framed ("frames"), one array a panel."""
+    found = []
+    for panel in colours(figure):
+        cells = np.zeros(np.shape(panel.z), dtype=bool)
+        for trace in figure.data:
+            if trace.name == name and (trace.xaxis, trace.yaxis) == (panel.xaxis, panel.yaxis):
+                places = [np.floor(np.array(each, dtype=float) + 0.5) for each in (trace.y, trace.x)]
+                known = np.isfinite(places[0])
+                cells[places[0][known].astype(int), places[1][known].astype(int)] = True
+        found.append(cells)
+    return found
+
+
+def numbers(figure):
+    """What is written in the cells, one array a panel, and each number's colour."""
+    texts = [trace for trace in figure.data if trace.name == "numbers"]
+    return [
+        (
+            np.where(one.text == "", other.text, one.text),
+            np.where(one.text == "", other.textfont.color, one.textfont.color),
+        )
+        for one, other in zip(texts[::2], texts[1::2], strict=True)
+    ]
+
+
+def labels(figure):
+    """The labels of the columns of the first panel, without line breaks."""
+    return [each.replace("<br>", " ") for each in figure.layout.xaxis.ticktext]
+
+
+def panel_titles(figure):
+    """The titles of the panels."""
+    return [each.text for each in figure.layout.annotations if each.name is None]
 
 
 def lines(figure):
     """The lines of averages by their name."""
     return {trace.name: trace for trace in figure.data if trace.type == "scatter" and trace.name}
+
+
+def drawn_words(figure):
+    """Everything that is written around a figure's panels, as it is marked up."""
+    return "".join(each.text for each in figure.layout.annotations)
 
 
 def bands(figure):
@@ -57,8 +113,8 @@ def bands(figure):
 
 
 def caption(figure):
-    """Title and caption."""
-    return figure.layout.title.text
+    """Title and caption as plain text."""
+    return f"{figure.layout.meta['title']} {figure.layout.meta['caption']}"
 
 
 class Page(HTMLParser):
@@ -109,25 +165,68 @@ def test_map_shows_every_average_in_its_cell(averages, direction):
     figure = plot_map(averages, direction=direction)
     keyed = averages.table[averages.table["direction"] == direction].set_index(["component", "layer", "role"])
     for component, panel in zip(("resid_pre", "attn_out", "mlp_out"), colours(figure), strict=True):
-        assert list(panel.x) == ["before_subject", "subject_last", "last"]
-        assert list(panel.y) == [0, 1, 2]
-        for i, layer in enumerate(panel.y):
-            for j, role in enumerate(panel.x):
+        for layer in range(3):
+            for column, role in enumerate(("before_subject", "subject_last", "last")):
                 cell = keyed.loc[(component, layer, role)]
-                assert panel.z[i][j] == cell["effect"]
-                assert panel.customdata[i][j].tolist() == cell[["low", "high", "n", "groups", "q"]].tolist()
+                assert panel.z[layer][column] == cell["effect"] or (np.isnan(panel.z[layer][column]) and column == 0)
+    assert list(figure.layout.yaxis.ticktext) == ["0", "1", "2"]
+    assert labels(figure) == ["tokens before the occupation", "<b>last token of the occupation</b>",
+                              "last token of the prompt"]  # fmt: skip
+    assert list(figure.layout.xaxis.tickvals) == [0, 1, 2]
+
+
+def test_hover_tells_site_effect_interval_share_counts_q_and_stability(averages):
+    figure = plot_map(averages)
+    row = averages.table.query("direction == 'denoising' and component == 'mlp_out' and layer == 0").set_index("role")
+    cell = row.loc["subject_last"]
+    assert colours(figure)[2].hovertext[0][1].split("<br>") == [
+        "<b>MLP output, layer 0, last token of the occupation</b>",
+        f"effect {cell['effect']:+.3f} [{cell['low']:+.3f}, {cell['high']:+.3f}] nats",
+        f"{cell['effect'] / 4:.0%} of the total effect",
+        "n 24 pairs, 12 groups; q < 0.001",
+        f"among the five strongest in {cell['stability']:.0%} of resamples",
+    ]
+    assert 0 < cell["stability"] <= 1
+    signed = plot_map(replace(averages, table=averages.table.drop(columns=["share", "stability"])))
+    assert len(colours(signed)[2].hovertext[0][1].split("<br>")) == 3
 
 
 def test_map_leaves_cells_without_a_row_empty():
     figure = plot_map(averages_of([{"layer": 0, "role": "last"}, {"layer": 2, "effect": 2.0}]))
     (panel,) = colours(figure)
     assert np.array(panel.z) == pytest.approx(np.array([[np.nan, 1.0], [2.0, np.nan]]), nan_ok=True)
-    assert list(panel.y) == [0, 2]
+    assert list(figure.layout.yaxis.ticktext) == ["0", "2"]
+    assert marked(figure, "hatching")[0].tolist() == [[True, False], [False, True]]
+    empty = next(trace for trace in figure.data if trace.name == "empty")
+    assert (empty.hovertext[0][0], empty.hovertemplate) == ("not measured", "%{hovertext}<extra></extra>")
+    assert "hatched: not measured, or 0 within rounding" in caption(figure)
+
+
+def test_cells_that_are_0_within_rounding_are_hatched_and_others_are_not():
+    still = {"effect": 1e-6, "low": -9e-6, "high": 1e-5}
+    cells = [{"layer": 0} | still, {"layer": 1, "low": -2e-5} | {"effect": 0.0, "high": 0.0}, {"layer": 2}]
+    figure = plot_map(averages_of(cells, rounding=1e-5))
+    assert marked(figure, "hatching")[0].tolist() == [[True], [False], [False]]
+    assert np.isnan(colours(figure)[0].z[0][0])
+    empty = next(trace for trace in figure.data if trace.name == "empty")
+    assert "0 within rounding: nothing that follows from it reaches the answer" in empty.hovertext[0][0]
+    assert "n 24 pairs, 12 groups" in empty.hovertext[0][0]
+    assert "hatched" not in caption(plot_map(averages_of([{}])))
+
+
+def test_an_analysis_knows_its_rounding_in_the_unit_of_each_quantity():
+    trace = map_trace()
+    trace.meta["audit"] = {"engine": {"largest_difference": 1e-3}}
+    assert analyse(trace).shown().rounding == pytest.approx(2e-3)
+    assert analyse(trace).shown("nie / total").rounding == pytest.approx(2e-3 / 4)
+    probabilities = analyse(trace, metric="prob_diff")
+    largest = probabilities.effects[["base", "source"]].abs().max().max()
+    assert probabilities.shown().rounding == pytest.approx(2e-3 * largest)
+    assert analyse(trace, metric="odds_ratio").shown().rounding == pytest.approx(2e-3)
 
 
 def test_panels_are_titled_by_component(averages):
-    titles = [note.text for note in plot_map(averages).layout.annotations]
-    assert titles == ["residual stream", "attention output", "MLP output"]
+    assert panel_titles(plot_map(averages)) == ["residual stream", "attention output", "MLP output"]
 
 
 @pytest.mark.parametrize("sizes", [(0.5, -3.0), (3.0, 0.5), (-0.1, -0.2)])
@@ -136,9 +235,10 @@ def test_colours_are_centred_on_zero_and_reach_the_largest_effect(sizes):
     axis = plot_map(averages_of(cells)).layout.coloraxis
     assert axis.cmax == -axis.cmin == max(abs(size) for size in sizes)
     assert axis.colorbar.title.text == "nats"
-    colour = dict(axis.colorscale)
-    assert min(int(part) for part in re.findall(r"\d+", colour[0.5])) > 240
-    assert colour[0.0] != colour[1.0]
+    figure = plot_map(averages_of(cells))
+    drawn = dict(figure.layout.template.layout.coloraxis.colorscale)
+    assert drawn[0.5] == colour(0, 1) == "#f7f7f7"
+    assert (drawn[0.0], drawn[1.0]) == (colour(-9, 1), colour(9, 1))
 
 
 def test_colours_do_not_depend_on_rows_that_are_not_drawn():
@@ -150,21 +250,90 @@ def test_a_map_of_zeros_can_be_drawn():
     assert plot_map(averages_of([{"effect": 0.0}])).layout.coloraxis.cmax > 0
 
 
-def test_veil_lies_exactly_on_cells_beyond_the_threshold():
+def test_dots_mark_exactly_the_cells_beyond_the_threshold():
     q = [[0.01, 0.05], [0.0501, 1.0]]
     cells = [
         {"layer": layer, "role": role, "q": q[layer][column]}
         for layer in range(2)
         for column, role in enumerate(("subject_last", "last"))
     ]
-    (veil,) = veils(plot_map(averages_of(cells)))
-    assert list(veil.x) == ["subject_last", "last"]
-    assert (~np.isnan(np.array(veil.z))).tolist() == [[False, False], [True, True]]
+    figure = plot_map(averages_of(cells))
+    assert marked(figure)[0].tolist() == [[False, False], [True, True]]
+    assert (np.array(colours(figure)[0].z) == 1.0).all()
+    assert not [trace for trace in figure.data if trace.opacity]
 
 
-def test_veil_does_not_lie_on_cells_without_a_row():
-    (veil,) = veils(plot_map(averages_of([{"layer": 0, "role": "last", "q": 1.0}, {"layer": 1}])))
-    assert (~np.isnan(np.array(veil.z))).tolist() == [[False, True], [False, False]]
+def test_cells_without_a_row_have_no_dot():
+    figure = plot_map(averages_of([{"layer": 0, "role": "last", "q": 1.0}, {"layer": 1}]))
+    assert marked(figure)[0].tolist() == [[False, True], [False, False]]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "texts"),
+    [
+        ((2.4, -0.104, 0.004, 0.0), ["+2.40", "-0.10", "0", "0"]),
+        ((0.02, -0.0123, 0.0004, 0.00004), ["+0.020", "-0.012", "0", "0"]),
+        ((0.0004, -0.00012, 0.000011, 0), ["+0.00040", "-0.00012", "+0.00001", "0"]),
+        ((231.0, -12.0, 0.4, 0), ["+231", "-12", "0", "0"]),
+    ],
+)
+def test_numbers_in_cells_have_the_decimals_that_the_map_needs(sizes, texts):
+    figure = plot_map(averages_of([{"layer": layer, "effect": size} for layer, size in enumerate(sizes)], rounding=-1))
+    assert numbers(figure)[0][0].ravel().tolist() == texts
+    written, told = texts[0], colours(figure)[0].hovertext[0][0]
+    assert f"effect {sizes[0]:+.{len(written.partition('.')[2]) + 1}f} [" in told
+
+
+def test_numbers_can_be_read_on_every_colour_of_the_scale():
+    ramp = np.linspace(-3, 3, 601)
+    assert min(contrast(colour(each, 3), ink(colour(each, 3))) for each in ramp) >= 4.5
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert luminance("#808080") == pytest.approx(0.2159, abs=1e-4)
+    cells = [{"layer": number, "effect": size, "q": 0.5} for number, size in enumerate(np.linspace(-1, 1, 21))]
+    figure = plot_map(averages_of(cells, rounding=-1))
+    ((texts, inks),) = numbers(figure)
+    assert (texts != "").all()
+    assert inks.ravel().tolist() == [ink(colour(cell["effect"], 1)) for cell in cells]
+    assert {"#000000", "#ffffff"} == set(inks.ravel())
+    (dots,) = [trace for trace in figure.data if trace.name == "fails"]
+    assert list(dots.marker.color) == inks.ravel().tolist()
+
+
+def test_the_colour_of_a_value_is_mixed_as_on_the_bar():
+    assert colour(0.2, 1) == "#fee0b6"
+    assert colour(0.1, 1) == "#faecd6"  # halfway from #f7f7f7 to #fee0b6
+    assert colour(-1, 1) == colour(-7, 1) == "#2d004b"
+
+
+@pytest.mark.parametrize(
+    ("values", "limit", "beyond"),
+    [
+        ([0.5, -3.0, 0.1], 3.0, 0),
+        ([], 1.0, 0),
+        ([0.0, np.nan], 1.0, 0),
+        ([0.5] * 99 + [1.9], 1.9, 0),  # less than four times the others
+        ([0.5] * 99 + [-2.1], 0.5, 1),
+        ([0.5] * 40 + [23.6], 23.6, 0),  # the 98th percentile of so few is the largest itself
+        ([0.0] * 200 + [0.5, 9.0], 9.0, 0),  # a scale does not end at 0
+        ([0.1] * 97 + [0.6] + [23.6, -5.0], 5.0, 1),
+    ],
+)
+def test_a_scale_ends_below_a_few_outliers(values, limit, beyond):
+    assert limit_of(values) == (limit, beyond)
+
+
+def test_cells_beyond_the_scale_are_framed_and_told():
+    cells = [{"layer": layer, "effect": 0.6 if layer else -23.6} for layer in range(80)]
+    cells += [{"layer": layer, "role": "last", "effect": 0.0, "low": 0.0, "high": 0.0} for layer in range(80)]
+    figure = plot_map(averages_of(cells))
+    assert figure.layout.coloraxis.cmax == 0.6
+    framed, unframed = marked(figure, "frames")[0][:, 0], marked(figure, "frames")[0][:, 1]
+    assert framed.tolist() == [True] + [False] * 79
+    assert not unframed.any()
+    assert numbers(figure)[0][0][0][0] == "-23.60"
+    assert "framed: beyond the colour scale, which ends at 0.60" in caption(figure)
+    assert "framed" in figure.layout.coloraxis.colorbar.title.text
+    assert "framed" not in caption(plot_map(averages_of(cells[1:])))
 
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
@@ -172,10 +341,12 @@ def test_veil_does_not_lie_on_cells_without_a_row():
 def test_caption_tells_direction_metric_unit_n_groups_and_level(averages, plot, direction):
     text = caption(plot(averages, direction=direction))
     asks = {"denoising": "is the site sufficient?", "noising": "is the site necessary?"}[direction]
+    total = {"denoising": "+4.00 [+4.00, +4.00]", "noising": "-4.00 [-4.00, -4.00]"}[direction]
     for part in (
-        f"{direction} ({asks})",
-        "logit_diff in nats",
+        f"{direction.capitalize()} ({asks})",
+        "log-odds of she against he, nats",
         "positive is towards the stereotype",
+        f"total effect {total}",
         "n = 24 pairs of 12 groups",
         "95% intervals by bootstrap over groups",
     ):
@@ -183,7 +354,8 @@ def test_caption_tells_direction_metric_unit_n_groups_and_level(averages, plot, 
 
 
 def test_caption_says_how_a_failing_cell_looks(averages):
-    assert "faded: q > 0.05" in caption(plot_map(averages))
+    assert "dot: q > 0.05" in caption(plot_map(averages_of([{"q": 0.5}])))
+    assert "dot" not in caption(plot_map(averages))
     assert "bands: the interval" in caption(plot_layers(averages))
 
 
@@ -202,37 +374,85 @@ def test_caption_of_an_odds_ratio_does_not_turn_its_sign():
 
 @pytest.mark.parametrize(
     ("column", "words"),
-    [("nie", "Average indirect effect"), ("nde", "Average direct effect"), ("total", "total effect")],
+    [("nie", "Average indirect effect"), ("nde", "Average direct effect"), ("total", "Average total effect")],
 )
 def test_title_and_axis_name_the_quantity(column, words):
     averages = analyse(map_trace()).shown(column)
     assert words in caption(plot_map(averages))
-    assert (
-        plot_layers(averages)
-        .layout.yaxis.title.text.lower()
-        .startswith(words.lower().replace("total", "average total"))
-    )
+    assert plot_layers(averages).layout.yaxis.title.text == f"{words.lower()}, nats"
 
 
 def test_titles_are_data_not_markup(averages):
-    assert "&lt;script&gt;" in caption(plot_map(averages, title=SCRIPT))
-    assert "<script" not in caption(plot_map(averages, title=SCRIPT))
+    figure = plot_map(averages, title=SCRIPT)
+    assert "&lt;script&gt;" in drawn_words(figure)
+    assert "<script" not in drawn_words(figure)
+    assert figure.layout.meta["title"] == SCRIPT
 
 
-def test_subject_is_bold(averages):
-    ticks = plot_map(averages).layout.xaxis
-    assert list(ticks.ticktext) == ["before subject", "<b>subject last</b>", "last"]
-    assert list(ticks.tickvals) == ["before_subject", "subject_last", "last"]
+def test_titles_tell_what_is_shown_and_no_two_are_alike():
+    trace = map_trace(components=("mlp_out", "attn_out"), layers=2)
+    trace.meta["model"] = META["model"] | {"name": "models/of/mine"}
+    wide = replace(trace, table=trace.table.assign(window=3))
+    heads = map_trace(components=("head",), layers=2, unit=0)
+    joined = replace(trace, table=pd.concat([trace.table, wide.table, heads.table], ignore_index=True))
+    figures = figures_of(analyse(joined, samples=100))
+    titles = [figure.layout.meta["title"] for figure in figures.values()]
+    assert len(titles) == len(set(titles)) > 10
+    assert figures["map_denoising"].layout.meta["title"] == (
+        "Average indirect effect by layer and token: attention output and MLP output in mine (denoising)"
+    )
+    assert "3 layers at once" in figures["layers_noising_window3"].layout.meta["title"]
+    assert "at the last token of the occupation" in figures["heads_subject_last_denoising"].layout.meta["title"]
+    assert not any("/" in title for title in titles)
+
+
+def test_words_around_a_figure_are_large_and_in_few_tight_lines(averages):
+    for figure in figures_of(analyse(map_trace(), samples=100)).values():
+        around = {each.name: each for each in figure.layout.annotations if each.name}
+        assert set(around) == {"title", "caption", "foot"}
+        for name, note in around.items():
+            plain = note.text.replace("<br>", " ").replace("\u00a0", " ")
+            assert html.unescape(plain) == figure.layout.meta[name]
+            assert note.font.size >= 12
+        assert around["caption"].text.count("<br>") <= 2
+
+
+def test_a_bare_figure_has_no_words_around_it_and_no_room_for_them():
+    figure = with_foot(plot_map(averages_of([{}]), title="A long title " * 20), "A foot. " * 60)
+    left = bare(figure)
+    assert panel_titles(left) == ["MLP output"]
+    assert {each.name for each in left.layout.annotations} == {None}
+    assert left.layout.meta == figure.layout.meta
+    assert set(left.layout.meta) == {"title", "caption", "foot"}
+    inner = [each.layout.height - each.layout.margin.t - each.layout.margin.b for each in (figure, left)]
+    assert inner[0] == pytest.approx(inner[1])
+    assert left.layout.margin.t < 50
+    assert left.layout.margin.b < 100
+    assert len(figure.layout.annotations) == 4
+
+
+def test_every_figure_has_the_template_and_plotly_keeps_its_own():
+    default = plotly.io.templates.default
+    figure = plot_layers(averages_of([{}]))
+    assert figure.layout.template.layout.font.family.startswith("Arial")
+    assert list(figure.layout.template.layout.colorway) == list(COLOURS[:6])
+    assert plotly.io.templates.default == default
+    assert go.Figure().layout.template != figure.layout.template
+
+
+def test_subjects_that_are_no_occupations_are_not_called_so():
+    trace = map_trace(layers=1, kind="user")
+    assert labels(plot_map(analyse(trace)))[1] == "<b>last token of the subject</b>"
 
 
 def test_bands_are_the_intervals(averages):
     table = averages.table
     figure = plot_layers(replace(averages, table=table[table["component"] == "mlp_out"]))
     rows = table.query("component == 'mlp_out' and direction == 'denoising' and role == 'last'").sort_values("layer")
-    assert list(lines(figure)["last"].y) == rows["effect"].tolist()
-    assert list(lines(figure)["last"].x) == [0, 1, 2]
-    assert list(bands(figure)["last"].x) == [0, 1, 2, 2, 1, 0]
-    assert list(bands(figure)["last"].y) == rows["high"].tolist() + rows["low"].tolist()[::-1]
+    assert list(lines(figure)["last token of the prompt"].y) == rows["effect"].tolist()
+    assert list(lines(figure)["last token of the prompt"].x) == [0, 1, 2]
+    assert list(bands(figure)["last token of the prompt"].x) == [0, 1, 2, 2, 1, 0]
+    assert list(bands(figure)["last token of the prompt"].y) == rows["high"].tolist() + rows["low"].tolist()[::-1]
 
 
 def test_lines_of_a_share_of_the_total_have_that_unit():
@@ -243,12 +463,15 @@ def test_lines_of_a_share_of_the_total_have_that_unit():
 def test_lines_mark_zero_and_show_each_role_once_in_the_legend(averages):
     figure = plot_layers(averages)
     assert any(shape.y0 == shape.y1 == 0 for shape in figure.layout.shapes)
-    assert [trace.name for trace in figure.data if trace.showlegend] == ["subject last", "last"]
+    assert [trace.name for trace in figure.data if trace.showlegend] == [
+        "last token of the occupation", "last token of the prompt",
+    ]  # fmt: skip
 
 
 def test_lines_of_the_roles_asked_for(averages):
-    assert list(lines(plot_layers(averages, roles=["last"]))) == ["last"]
-    assert list(lines(plot_layers(averages, roles=["before_subject"]))) == ["before subject"]
+    assert list(lines(plot_layers(averages, roles=["last"]))) == ["last token of the prompt"]
+    before = plot_layers(averages, roles=["before_subject"])
+    assert list(lines(before)) == ["tokens before the occupation"]
 
 
 @pytest.mark.parametrize("plot", [plot_map, plot_layers])
@@ -278,7 +501,7 @@ def test_heads_are_drawn_by_layer_and_number():
     cells += [{"component": "head", "unit": 0, "role": "subject_last", "effect": 9.0}]
     figure = plot_heads(averages_of(cells))
     (panel,) = colours(figure)
-    assert list(panel.x) == ["0", "2", "10"]
+    assert list(figure.layout.xaxis.ticktext) == ["0", "2", "10"]
     assert np.array(panel.z) == pytest.approx(np.array([[0, 0.2, 1], [1, 1.2, 2]]))
     assert figure.layout.coloraxis.cmax == 2.0
 
@@ -290,17 +513,20 @@ def test_pair_shows_its_own_effects_by_token():
     for component, panel in zip(("resid_pre", "attn_out", "mlp_out"), colours(figure), strict=True):
         for layer in range(3):
             for position in range(3):
-                assert panel.z[layer][position] == rows[component, layer, position]
+                expected = rows[component, layer, position] or np.nan
+                assert panel.z[layer][position] == pytest.approx(expected, nan_ok=True)
     assert figure.layout.coloraxis.cmax == -figure.layout.coloraxis.cmin == rows.abs().max()
-    assert "total effect -4.00 nats" in caption(figure)
-    assert "clean: “The engineer said that”, corrupted: “The man said that”" in caption(figure)
-    assert "no interval" in caption(figure)
+    assert "total effect of this pair -4.00" in caption(figure)
+    assert "Clean: “The engineer said that”; corrupted: “The man said that”" in caption(figure)
+    assert "one pair, no interval" in figure.layout.meta["foot"].lower()
+    assert "controls" not in figure.layout.meta["foot"]
 
 
 def test_pair_marks_its_subject():
-    assert list(plot_pair(analyse(map_trace()), 0).layout.xaxis.ticktext) == [
-        "␣before_subject", "<b>␣subject_last</b>", "␣last",
-    ]  # fmt: skip
+    figure = plot_pair(analyse(map_trace()), 0)
+    assert labels(figure) == ["␣before_subject", "<b>␣subject_last</b>", "␣last"]
+    told = colours(figure)[1].hovertext[0][1]
+    assert told == "<b>“␣subject_last”<br>attention output, layer 0, last token of the occupation</b><br>+1.000 nats"
 
 
 def test_pair_keeps_the_place_of_a_token_without_counterpart():
@@ -310,8 +536,46 @@ def test_pair_keeps_the_place_of_a_token_without_counterpart():
         for each in both(odds(2.0), odds(-2.0), odds(place - 2.0), odds(2.0), clean_pos=place, role=role, token=role)
     ]
     figure = plot_pair(analyse(trace_of(rows)), 0)
-    assert np.array(colours(figure)[0].z) == pytest.approx(np.array([[0.0, np.nan, 2.0]]), nan_ok=True)
-    assert list(figure.layout.xaxis.ticktext) == ["before_subject", "·", "<b>subject_last</b>"]
+    drawn = np.array(colours(figure)[0].z)[:, :3]
+    assert drawn == pytest.approx(np.array([[np.nan, np.nan, 2.0]]), nan_ok=True)
+    assert labels(figure) == ["before_subject", UNPLACED, "<b>subject_last</b>", UNPLACED]
+
+
+def two_token_pair(tokens, clean="The heating mechanic said that", group="heating mechanic"):
+    """A trace of one pair's tokens, given as (place, role, piece)."""
+    rows = [
+        each
+        for place, role, piece in tokens
+        for each in both(
+            odds(2.0), odds(-2.0), odds(place - 2.0), odds(2.0), clean=clean, group=group, clean_pos=place, role=role,
+            token=piece,
+        )
+    ]  # fmt: skip
+    return trace_of([each | {"group": f"{each['group']}"} for each in rows])
+
+
+def test_pair_names_every_token_and_the_whole_occupation():
+    ends = [(4, "subject_last", "ic"), (6, "last", "Ġthat")]
+    figure = plot_pair(analyse(doubled(two_token_pair(ends))), 0)
+    assert labels(figure) == [
+        grey("The"), grey("<b>heating mechan</b>"), "<b>ic</b>", grey("said"), "␣that",
+    ]  # fmt: skip
+    assert np.array(colours(figure)[0].z) == pytest.approx(np.array([[np.nan, np.nan, 4, np.nan, 6]]), nan_ok=True)
+    assert marked(figure, "hatching")[0].tolist() == [[True, True, False, True, False]]
+    empty = next(trace for trace in figure.data if trace.name == "empty")
+    assert empty.hovertext[0][1] == "<b>“heating mechan”</b><br>not measured"
+    assert "0 within rounding, or not measured, as the words in grey are" in caption(figure)
+
+
+def test_pair_guesses_no_text_that_its_tokens_do_not_settle():
+    clean = "The writer or driver said her"
+    where = {"group": "another", "clean": clean}
+    twice = plot_pair(analyse(doubled(two_token_pair([(3, "subject_last", "er"), (8, "last", "Ġher")], **where))), 0)
+    assert labels(twice) == [UNPLACED, "<b>er</b>", UNPLACED, "␣her"]
+    once = plot_pair(
+        analyse(doubled(two_token_pair([(3, "subject_last", "er"), (8, "last", "Ġher")], clean, "driver"))), 0
+    )
+    assert labels(once) == [grey("The writer or"), grey("<b>driv</b>"), "<b>er</b>", grey("said"), "␣her"]
 
 
 def test_pair_names_the_quantity_in_its_cells():
@@ -323,10 +587,12 @@ def test_pair_names_the_quantity_in_its_cells():
 def test_pair_escapes_prompts_and_tokens():
     trace = map_trace(layers=1, clean=f"{SCRIPT} & the nurse", corrupted=f"<b>{SCRIPT}", token="<i>")
     figure = plot_pair(analyse(trace), 0, title=SCRIPT)
-    assert "“&lt;script&gt;alert(1)&lt;/script&gt; &amp; the nurse”" in caption(figure)
-    assert "<script" not in caption(figure)
-    assert "<b>" not in caption(figure)
+    words = drawn_words(figure).replace("<br>", " ")
+    assert "“&lt;script&gt;alert(1)&lt;/script&gt; &amp; the nurse”" in words
+    assert "<script" not in words
+    assert "<b>" not in words
     assert "<i>" not in "".join(figure.layout.xaxis.ticktext)
+    assert "<i>" not in "".join(colours(figure)[0].hovertext.ravel())
 
 
 @pytest.mark.parametrize(
@@ -338,20 +604,54 @@ def test_a_pair_that_is_not_there_is_refused(pair, direction, message):
         plot_pair(analyse(map_trace(layers=1)), pair, direction=direction)
 
 
+def ranked(figure):
+    """The occupations of a ranking from the highest down, with their x."""
+    found = []
+    for trace in figure.data:
+        if trace.name == "ranked":
+            axis = figure.layout[trace.yaxis.replace("y", "yaxis")]
+            names = dict(zip(axis.tickvals, axis.ticktext, strict=True))
+            found += [(names[y], x) for y, x in sorted(zip(trace.y, trace.x, strict=True), reverse=True)]
+    return found
+
+
 def test_occupations_by_log_odds_and_share():
     log_odds = pd.DataFrame(
-        {"group": ["nurse", "nurse", "plumber", "editor", "king"], "log_odds": [1.0, 3.0, -1, 0, 9]}
+        {"group": ["nurse", "nurse", "nurse", "plumber", "editor", "king"], "log_odds": [1.0, 2.0, 3.0, -1, 0, 9]}
     )
     shares = pd.DataFrame(
         {"occupation": ["nurse", "plumber", "editor", "judge"], "share_women": [90.0, 10.0, 50.0, 5.0]}
     )
     figure = plot_occupations(log_odds, shares)
-    ranked, against = (trace for trace in figure.data if trace.mode == "markers")
-    assert (list(ranked.y), list(ranked.x)) == (["plumber", "editor", "nurse"], [-1, 0, 2])
-    assert list(ranked.error_x.array) == pytest.approx([0, 0, 1])
+    assert ranked(figure) == [("nurse", 2), ("editor", 0), ("plumber", -1)]
+    (marks,) = [trace for trace in figure.data if trace.name == "ranked"]
+    bar = stats.t.ppf(0.975, 2) / np.sqrt(3)  # the deviation over the three templates is 1
+    assert np.array(marks.error_x.array) == pytest.approx(np.array([np.nan, np.nan, bar]), nan_ok=True)
+    assert (
+        marks.hovertext[2] == f"<b>nurse</b><br>+2.00 [{2 - bar:+.2f}, {2 + bar:+.2f}] nats, 3 templates<br>90 % women"
+    )
+    assert marks.hovertext[0] == "<b>plumber</b><br>-1.00 nats, 1 templates<br>10 % women"
+    (against,) = [trace for trace in figure.data if trace.name == "scatter"]
     assert (list(against.x), list(against.y)) == ([10, 50, 90], [-1, 0, 2])
     assert "3 occupations" in caption(figure)
+    assert "mean over 1 to 3 templates each; bars: 95% intervals over templates" in caption(figure)
     assert f"Pearson r = {np.corrcoef([10, 50, 90], [-1, 0, 2])[0, 1]:.2f} [" in caption(figure)
+    few = plot_occupations(log_odds.drop(index=0), shares)
+    assert "no intervals, which need 3 templates" in caption(few)
+
+
+def test_many_occupations_are_ranked_in_columns_with_readable_names():
+    table = occupation_table()
+    log_odds = pd.DataFrame({"group": table["occupation"], "log_odds": np.arange(len(table)) / 10})
+    figure = plot_occupations(log_odds)
+    assert [name for name, _ in ranked(figure)] == list(table["occupation"][::-1])
+    axes = [axis for axis in figure.select_yaxes() if axis.ticktext]
+    assert len(axes) == 3
+    rows = max(len(axis.ticktext) for axis in axes)
+    inner = figure.layout.height - figure.layout.margin.t - figure.layout.margin.b
+    assert inner / rows >= 15
+    assert all(axis.tickfont.size >= 11 for axis in axes)
+    assert figure.layout.width <= 1240
 
 
 def test_correlation_has_an_interval_over_occupations():
@@ -621,8 +921,8 @@ def test_no_page_has_a_button_that_uploads(averages, tmp_path, monkeypatch):
 
 def test_the_caption_says_how_wide_the_window_is(averages):
     wide = replace(averages, table=averages.table.assign(window=3))
-    assert "3 layers written at once" in plot_map(wide, window=3).layout.title.text
-    assert "written at once" not in plot_map(averages).layout.title.text
+    assert "3 layers written at once" in caption(plot_map(wide, window=3))
+    assert "written at once" not in caption(plot_map(averages))
 
 
 def test_drawing_again_leaves_the_rest_of_the_run_alone(tmp_path):

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 import pandas as pd
 import plotly.graph_objects as go
 
-from locate.report import figures as draw
 from locate.report.quiet import quiet_subplots
+from locate.report.theme import COLOURS, titled
 
-COLOURS = draw.COLOURS
 UNITS = {"output": "MLP and attention outputs", "head": "heads", "neuron": "neurons of MLP 0"}
 KINDS = {"occupation": "stereotype", "definition": "definition"}
 WHERE = ("MLP 0", "all layers")
@@ -46,12 +45,12 @@ def draw_overlaps(table: pd.DataFrame) -> go.Figure:
             )  # fmt: skip
     figure.update_xaxes(range=[-0.03, 1.05], title="share of the 10 strongest", zeroline=True)
     text = (
-        "denoising; 95 % intervals over couples of words; halves: means over 100 random halves of the couples, "
-        "which have half as many words as the dots.<br>"
-        "Outputs and heads are patched exactly, neurons estimated by integrated gradients"
+        "Denoising; 95% intervals over couples of words; halves: means over 100 random halves of the couples, "
+        "which have half as many words as the dots. "
+        "Outputs and heads are patched exactly, neurons estimated by integrated gradients."
     )
-    figure.update_layout(draw.layout("Are the same sites located?", text, 1080, 430))
-    return figure.update_layout(margin_l=190, legend={"orientation": "h", "y": -0.22})
+    titled(figure, "Are the same sites located?", text, 1080, 210, left=190, bottom=95)
+    return figure.update_layout(legend={"orientation": "h", "y": -0.25})
 
 
 def draw_ablations(table: pd.DataFrame) -> go.Figure:
@@ -78,11 +77,11 @@ def draw_ablations(table: pd.DataFrame) -> go.Figure:
     figure.update_yaxes(title="% taken", col=1)
     n = {kind: table.loc[table["kind"] == kind, ["n", "groups"]].max() for kind in KINDS}
     text = (
-        "share taken of the difference in log-odds between the two words of a pair; neurons chosen on half of the "
+        "Share taken of the difference in log-odds between the two words of a pair; neurons chosen on half of the "
         "words, set to 0 at every token in prompts about the others: n = "
         f"{n['occupation']['n']} pairs of {n['occupation']['groups']} couples of occupations, {n['definition']['n']} "
-        f"pairs of {n['definition']['groups']} couples of words that say their gender;<br>95 % intervals over couples; "
-        "every random set (as many neurons in the same layers) is a dot; below 0: the difference grows"
+        f"pairs of {n['definition']['groups']} couples of words that say their gender; 95% intervals over couples; "
+        "every random set (as many neurons in the same layers) is a dot; below 0: the difference grows."
     )
-    figure.update_layout(draw.layout("What ablating neurons takes", text, 1180, 480))
+    titled(figure, "What ablating neurons takes", text, 1180, 270, bottom=95)
     return figure.update_layout(legend={"orientation": "h", "y": -0.2})

@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from attention import Coded, Heads, by_layer, coded, everywhere, measure, singly
-from plotly.subplots import make_subplots
 from rules import HOLDS, NONE, OPEN, Claim, decided, draws, held_out_share, same_heads, same_number
 from runner import Findings, Study, main
 
@@ -31,7 +30,10 @@ from locate.evaluation.readers import (
     winogender_continuations,
 )
 from locate.model.hooked import Model
-from locate.report.figures import add_panel, colour_axis, layout
+from locate.report.cells import Frame, add_panel, layers_of, marks_line
+from locate.report.quiet import quiet_subplots
+from locate.report.theme import Scale, titled
+from locate.report.words import with_interval
 
 SETS = ("winobias/dev", "winobias/test", "winogender/bls", "winogender/bergsma")
 STUDY = Study(
@@ -169,29 +171,42 @@ def claims_of(
 
 
 def figure_of(tables: dict[str, pd.DataFrame], model: Model, unit: str = UNIT) -> go.Figure:
-    """Layer x head map of the mean NIE, one panel a data set; faded where the interval holds 0."""
+    """Layer x head map of the mean NIE, one panel a data set; with a dot where the interval holds 0."""
     heads = [str(head) for head in range(model.n_heads)]
-    figure = make_subplots(1, len(tables), shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=list(tables))
-    limit = max(float(table.loc[table["head"] >= 0, "nie"].abs().max()) for table in tables.values())
-    for place, table in enumerate(tables.values(), start=1):
-        rows = table[table["head"] >= 0]
-        panel = rows.assign(
-            column=rows["head"].astype(str),
-            effect=rows["nie"],
-            low=rows["nie_low"],
-            high=rows["nie_high"],
-            q=np.where(rows["nie_low"] * rows["nie_high"] > 0, 0.0, 1.0),
-        )
-        add_panel(figure, panel[["layer", "column", "effect", "low", "high", "n", "groups", "q"]], heads, place, limit)
-    figure.update_xaxes(title="head", type="category")
+    figure = quiet_subplots(1, len(tables), shared_yaxes=True, horizontal_spacing=0.04, subplot_titles=list(tables))
+    own = {name: table[table["head"] >= 0] for name, table in tables.items()}
+    scale = Scale.of(pd.concat(own.values())["nie"].to_numpy(), unit)
+    frame = Frame(layers_of(pd.concat(own.values())), heads, heads, scale).wide()
+    for place, rows in enumerate(own.values(), start=1):
+        add_panel(figure, cells_of(rows, scale), frame, place)
+    figure.update_xaxes(title="head")
     figure.update_yaxes(title="layer", col=1)
     n = ", ".join(f"{table['n'].iloc[0]} ({name})" for name, table in tables.items())
-    caption = "odds of the continuation of male stereotype after she, with the weights of one head from he;<br>"
-    caption += f"n = {n}; faded: the 95 % interval by bootstrap over pairs of persons holds 0"
+    marks = marks_line(figure, scale).replace("q > 0.05", "the 95% interval by bootstrap over pairs of persons holds 0")
+    caption = "Odds of the continuation of male stereotype after she, with the weights of one head from he. "
+    caption += f"n = {n}; {marks}."
     title = f"Mean indirect effect of each head's attention weights, {model.name.rsplit('/', 1)[-1]}"
-    figure.update_layout(layout(title, caption, 240 + 80 * model.n_heads * len(tables), 250 + 42 * model.n_layers))
-    figure.update_layout(coloraxis=colour_axis(limit, unit))
-    return figure
+    figure.update_layout(coloraxis=scale.axis())
+    return titled(figure, title, caption, 180 + frame.panel * len(tables), frame.height)
+
+
+def cells_of(rows: pd.DataFrame, scale: Scale) -> pd.DataFrame:
+    """Mean effects of heads as cells of a map; they fail where the interval holds 0."""
+    hovers = [
+        f"<b>attention weights, layer {row.layer}, head {row.head}</b><br>effect "
+        f"{with_interval(row.nie, row.nie_low, row.nie_high, scale.digits + 1)}<br>n {row.n}"
+        for row in rows.itertuples()
+    ]
+    return pd.DataFrame(
+        {
+            "layer": rows["layer"].to_numpy(),
+            "column": rows["head"].astype(str).to_numpy(),
+            "effect": rows["nie"].to_numpy(),
+            "hover": hovers,
+            "empty": "",
+            "fails": ~(rows["nie_low"] * rows["nie_high"] > 0).to_numpy(),
+        }
+    )
 
 
 def replicate(model: Model, options: argparse.Namespace) -> Findings:

@@ -164,11 +164,21 @@ class Analysis:
             level=self.intervals.level,
             clusters=self.intervals.clusters,
             kind=self.terms.kind if self.terms.other_kinds else "",
-            model=short_name(str(self.trace.meta["model"]["name"])),
-            subject="occupation" if self.terms.kind == OCCUPATION else "subject",
+            model=self.model,
+            subject=self.subject,
             totals={} if quantity == SHARE else {each: self.total(each) for each in self.trace.meta["directions"]},
             rounding=self.rounding(quantity),
         )
+
+    @property
+    def model(self) -> str:
+        """The model's name, without the folders or the owner before it."""
+        return short_name(str(self.trace.meta["model"]["name"]))
+
+    @property
+    def subject(self) -> str:
+        """What the pairs exchange: "occupation", or "subject" where they are of other kinds."""
+        return "occupation" if self.terms.kind == OCCUPATION else "subject"
 
     def _share_carried(self) -> Any:
         """Share of the total effect by row of the averages; nan for a metric whose effects are no differences."""

@@ -49,11 +49,13 @@ class Frame:
     def of(rows: pd.DataFrame, columns: Sequence[str], labels: Sequence[str], shown: Shown) -> Frame:
         """The frame of some averages; those that are 0 within rounding have no part in its scale."""
         drawn = rows.loc[~still(rows, shown), "effect"].to_numpy()
-        return Frame(sorted(rows["layer"].unique()), columns, labels, Scale.of(drawn, shown.unit)).wide()
+        return Frame(layers_of(rows), columns, labels, Scale.of(drawn, shown.unit)).wide()
 
     def wide(self, least: float = NARROW) -> Frame:
         """The frame with columns as wide as their numbers need, and at least so wide."""
-        return replace(self, width=max(least, LETTERS + 6.2 * len(signed(-self.scale.limit, self.scale.digits))))
+        return replace(
+            self, width=max(least, NARROW, LETTERS + 6.2 * len(signed(-self.scale.limit, self.scale.digits)))
+        )
 
     @property
     def panel(self) -> float:
@@ -69,6 +71,11 @@ class Frame:
     def row(self) -> int:
         """Pixels of a row."""
         return TALL if len(self.layers) <= FEW else LOW
+
+
+def layers_of(rows: pd.DataFrame) -> list[int]:
+    """The layers of some rows, from the lowest up."""
+    return sorted(int(layer) for layer in rows["layer"].unique())
 
 
 def still(rows: pd.DataFrame, shown: Shown) -> pd.Series:
@@ -91,7 +98,7 @@ def cells_of(rows: pd.DataFrame, columns: Iterable[object], shown: Shown, digits
             "effect": rows["effect"].to_numpy(),
             "hover": hovers,
             "empty": empty,
-            "fails": ~(rows["q"].to_numpy() <= THRESHOLD),
+            "fails": rows["q"].to_numpy() > THRESHOLD if "q" in rows else False,
         }
     )
 
@@ -106,10 +113,16 @@ def hover_of(row: dict[Any, Any], shown: Shown, digits: int, empty: str = "") ->
     told = [f"<b>{safe(site)}</b>", empty or safe(effect)]
     if not empty and row.get("share", np.nan) == row.get("share", np.nan):
         told.append(f"{row['share']:.0%} of the total effect")
-    told.append(f"n {int(row['n'])} pairs, {int(row['groups'])} groups" + ("" if empty else f"; q {chance(row['q'])}"))
+    told.append(counts_of(row, tested=not empty))
     if not empty and "stability" in row:
         told.append(f"among the five strongest in {row['stability']:.0%} of resamples")
     return "<br>".join(told)
+
+
+def counts_of(row: dict[Any, Any], tested: bool = True) -> str:
+    """Pairs and groups behind an average, and its q where it has one and was tested."""
+    q = f"; q {chance(row['q'])}" if tested and "q" in row else ""
+    return f"n {int(row['n'])} pairs, {int(row['groups'])} groups{q}"
 
 
 def add_panel(figure: go.Figure, cells: pd.DataFrame, frame: Frame, place: int, line: int = 1) -> None:

@@ -14,7 +14,7 @@ from locate.errors import LocateError
 from locate.files import write_whole
 from locate.mediation.analysis import Shown, short_name
 from locate.mediation.comparison import Comparison
-from locate.report.cells import NARROW, Frame, add_panel, cells_of, marks_line, role_label, role_labels, still, tilt
+from locate.report.cells import Frame, add_panel, cells_of, layers_of, marks_line, role_label, role_labels, still, tilt
 from locate.report.figures import (
     BAR,
     NAMES,
@@ -97,7 +97,7 @@ def plot_head_changes(
     if rows.empty:
         raise LocateError(f"no heads of direction {direction!r} at role {role!r}: compare runs with component 'head'")
     heads = [str(head) for head in sorted(rows["unit"].unique())]
-    frame = frame_of(rows, heads, shown).wide(max(NARROW, LEAST / len(heads)))
+    frame = frame_of(rows, heads, shown).wide(LEAST / len(heads))
     figure = beside({role_label(role, shown.subject, 18): rows}, "unit", frame, comparison)
     figure.update_xaxes(title="head")
     what = f"change of the {QUANTITIES[shown.column]} of attention heads at the {role_words(role, shown.subject)}"
@@ -112,7 +112,7 @@ def frame_of(rows: pd.DataFrame, columns: Sequence[str], shown: Shown) -> Frame:
     """The frame of maps of A, of B and of the change, on one colour scale."""
     panels = [panel_of(rows, each) for each in PANELS]
     drawn = np.concatenate([each.loc[~still(each, shown), "effect"].to_numpy() for each in panels])
-    return Frame(sorted(rows["layer"].unique()), columns, columns, Scale.of(drawn, shown.unit))
+    return Frame(layers_of(rows), columns, columns, Scale.of(drawn, shown.unit))
 
 
 def stacked(frame: Frame, lines: int) -> int:

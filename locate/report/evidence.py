@@ -149,6 +149,7 @@ def plot_sets(
     figure.add_hline(y=0, line={"color": "black", "width": 1})
     figure.update_xaxes(title="share of all sites in the circuit", row=1, col=1)
     figure.update_xaxes(title="sites in the set", dtick=1, row=1, col=2)
+    figure.update_yaxes(matches="y")
     figure.update_yaxes(title="share of the total effect", row=1, col=1)
     direction = next(iter(averages.totals))
     caption = (

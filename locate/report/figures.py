@@ -11,10 +11,10 @@ import plotly.graph_objects as go
 
 from locate.errors import LocateError
 from locate.mediation.analysis import Analysis, Shown
-from locate.report.cells import NARROW, Frame, add_panel, cells_of, marks_line, role_label, role_labels, tilt
+from locate.report.cells import Frame, add_panel, cells_of, counts_of, marks_line, role_label, role_labels, tilt
 from locate.report.quiet import quiet_subplots
 from locate.report.theme import COLOURS, titled
-from locate.report.words import chance, decimals, metric_words, role_words, with_interval
+from locate.report.words import decimals, metric_words, role_words, with_interval
 from locate.sites import BEFORE, ROLES
 from locate.tracing.table import whole_sites
 
@@ -37,7 +37,7 @@ QUANTITIES = {
     "total": "average total effect",
 }
 SIDES, BAR = 70, 110  # px left of the panels, and of the colour bar right of them
-ROOM, ROOM_TILTED = 74, 110  # px for labels of columns
+ROOM, ROOM_TILTED = 74, 98  # px for labels of columns
 LEGEND, LEAST = 210, 260  # px: a legend; a panel of few roles
 BANDS = "bands: the interval"
 
@@ -63,7 +63,7 @@ def plot_map(averages: Averages, *, title: str = "", direction: str = "denoising
     components = [name for name in NAMES if name in set(rows["component"])]
     roles = [role for role in ROLES if role in set(rows["role"])]
     frame = Frame.of(rows, roles, [], averages)
-    frame = frame.wide(LEAST / len(roles) if len(roles) <= 4 else NARROW)
+    frame = frame.wide(LEAST / len(roles))
     frame = replace(frame, labels=role_labels(roles, averages.subject, frame.width))
     figure = quiet_subplots(
         1, len(components), shared_yaxes=True, horizontal_spacing=0.02, subplot_titles=[NAMES[c] for c in components]
@@ -121,6 +121,7 @@ def plot_heads(averages: Averages, *, role: str = "last", title: str = "", direc
     heads = [str(head) for head in sorted(rows["unit"].unique())]
     figure = quiet_subplots(1, 1, subplot_titles=[f"{NAMES['head']}, {role_label(role, averages.subject)}"])
     frame = Frame.of(rows, heads, heads, averages)
+    frame = frame.wide(2 * LEAST / len(heads))
     add_panel(figure, cells_of(rows, rows["unit"], averages, frame.scale.digits), frame, 1)
     figure.update_xaxes(title="head")
     figure.update_yaxes(title="layer")
@@ -213,7 +214,7 @@ def add_band(
 def hover_of_line(row: dict[Any, Any], digits: int) -> str:
     """What a mouse over a point of a line is told: layer, effect with interval, counts and q."""
     told = [f"layer {row['layer']}: {with_interval(row['effect'], row['low'], row['high'], digits)}"]
-    told.append(row.get("counts") or f"n {row['n']} pairs, {row['groups']} groups; q {chance(row['q'])}")
+    told.append(row.get("counts") or counts_of(row))
     return "<br>".join(told)
 
 

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from scipy import stats
 
 from locate.errors import LocateError
-from locate.mediation.analysis import Analysis, short_name
+from locate.mediation.analysis import Analysis
 from locate.mediation.effect_table import DEFINITION
 from locate.prompts.build import occupation_table
 from locate.report.quiet import quiet_subplots
@@ -41,7 +41,7 @@ def plot_occupations(
     """
     model = ""
     if isinstance(log_odds, Analysis):
-        model = f" in {short_name(str(log_odds.trace.meta['model']['name']))}"
+        model = f" in {log_odds.model}"
         log_odds = log_odds.log_odds[log_odds.log_odds["kind"] != DEFINITION]
     rows = means_of(log_odds).join(
         (occupation_table() if shares is None else shares).set_index("occupation"), how="inner"

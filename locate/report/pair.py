@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ import plotly.graph_objects as go
 from locate.errors import LocateError
 from locate.mediation.analysis import Analysis, Shown
 from locate.prompts.pair import places
-from locate.report.cells import NOT_MEASURED, STILL, Frame, add_panel, marks_line
+from locate.report.cells import NOT_MEASURED, STILL, Frame, add_panel, layers_of, marks_line
 from locate.report.figures import BAR, LEAST, NAMES, QUANTITIES, SIDES, headline, listed, meaning, side_by_side
 from locate.report.quiet import quiet_subplots
 from locate.report.spelling import Part, Token, parts_of
@@ -50,7 +49,7 @@ def plot_pair(
         span = f"{numbers[0]} to {numbers[-1]}" if numbers else "none"
         raise LocateError(f"pair {pair} with direction {direction!r} is not in the trace: expected one of {span}")
     components = [name for name in NAMES if name in set(rows["component"])]
-    parts, shown = parts_of_pair(rows), replace(analysis.shown(), unit=analysis.metric.unit, column=column)
+    parts, shown = parts_of_pair(rows), of_pair(analysis, rows, column)
     frame = frame_of(rows.assign(effect=rows[column]), parts, shown)
     figure = quiet_subplots(
         1, len(components), shared_yaxes=True, horizontal_spacing=0.02, subplot_titles=[NAMES[c] for c in components]
@@ -72,6 +71,14 @@ def plot_pair(
     return with_foot(figure, FOOT_TEXT)
 
 
+def of_pair(analysis: Analysis, rows: pd.DataFrame, column: str) -> Shown:
+    """What the figure says about its effects; nothing of averages, which one pair does not have."""
+    return Shown(
+        rows, column, analysis.metric.name, analysis.metric.unit, model=analysis.model, subject=analysis.subject,
+        rounding=analysis.rounding(),
+    )  # fmt: skip
+
+
 def parts_of_pair(rows: pd.DataFrame) -> list[Part]:
     """The clean prompt of one pair, part by part."""
     known = rows.drop_duplicates("clean_pos").sort_values("clean_pos")
@@ -88,7 +95,7 @@ def frame_of(rows: pd.DataFrame, parts: Sequence[Part], shown: Shown) -> Frame:
     """Rows, columns and colours of one pair's map."""
     drawn = rows.loc[rows["effect"].abs() > shown.rounding, "effect"].to_numpy()
     keys = [str(number) for number in range(len(parts))]
-    layers, labels = sorted(rows["layer"].unique()), [label(each) for each in parts]
+    layers, labels = layers_of(rows), [label(each) for each in parts]
     return Frame(layers, keys, labels, Scale.of(drawn, shown.unit)).wide(max(COLUMN, LEAST / len(parts)))
 
 

@@ -10,10 +10,11 @@ import plotly.graph_objects as go
 from locate.errors import LocateError
 from locate.mediation.analysis import Shown
 from locate.mediation.located import THRESHOLD
-from locate.report.cells import Frame, add_panel, cells_of, marks_line, role_label
+from locate.report.cells import Frame, add_panel, cells_of, counts_of, marks_line, role_label
 from locate.report.figures import (
     BANDS,
     BAR,
+    LEAST,
     LEGEND,
     NAMES,
     QUANTITIES,
@@ -26,10 +27,11 @@ from locate.report.figures import (
     listed,
     said,
     shown_of,
+    side_by_side,
 )
 from locate.report.quiet import Figure, quiet_subplots
 from locate.report.theme import COLOURS, titled
-from locate.report.words import chance, decimals, role_words, with_interval
+from locate.report.words import decimals, role_words, with_interval
 from locate.sites import BEFORE, LAST, PATTERN, ROLES, check
 from locate.tracing.table import whole_sites
 
@@ -178,8 +180,7 @@ def plot_units(
     ]
     digits = decimals(float(shown["effect"].abs().max())) + 1
     told = [
-        f"{with_interval(row['effect'], row['low'], row['high'], digits)} {averages.unit}<br>n {row['n']} pairs, "
-        f"{row['groups']} groups; q {chance(row['q'])}"
+        f"{with_interval(row['effect'], row['low'], row['high'], digits)} {averages.unit}<br>{counts_of(row)}"
         for row in shown.to_dict("records")
     ]
     figure = Figure()
@@ -274,17 +275,18 @@ def maps_of_heads(averages: Shown, parts: dict[str, pd.DataFrame], title: str, d
     """Layer x head maps on one colour scale, a panel per part."""
     rows = pd.concat(parts.values())
     heads = [str(head) for head in sorted(rows["unit"].unique())]
-    frame = Frame.of(rows, heads, heads, averages)
     figure, places = panels(list(parts))
+    columns, lines = max(column for _, column in places), max(row for row, _ in places)
+    frame = Frame.of(rows, heads, heads, averages)
+    frame = frame.wide((2 * LEAST if columns == 1 else LEAST) / len(heads))
     for part, (row, column) in zip(parts.values(), places, strict=True):
         add_panel(figure, cells_of(part, part["unit"], averages, frame.scale.digits), frame, column, row)
     figure.update_xaxes(title="head")
     figure.update_yaxes(title="layer", col=1)
     figure.update_layout(coloraxis=frame.scale.axis())
-    columns, lines = max(column for _, column in places), max(row for row, _ in places)
     marks = marks_line(figure, frame.scale)
     return titled(
         figure, title, said(averages, direction, f"{marks}; {note}" if marks else note),
-        SIDES + BAR + columns * max(200, frame.panel),
+        SIDES + BAR + side_by_side(columns, frame.panel),
         lines * frame.height + (lines - 1) * 80, left=SIDES,
     )  # fmt: skip

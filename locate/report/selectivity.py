@@ -14,7 +14,7 @@ from locate.files import write_whole
 from locate.mediation.analysis import Analysis
 from locate.mediation.located import THRESHOLD
 from locate.report import figures as draw
-from locate.report.cells import Frame, add_panel, role_labels, tilt
+from locate.report.cells import Frame, add_panel, layers_of, role_labels, tilt
 from locate.report.quiet import quiet_subplots
 from locate.report.theme import COLOURS, Scale, safe, titled
 from locate.report.words import metric_words, role_words, site_words, with_interval
@@ -48,7 +48,7 @@ def plot_selectivity(
     roles = [role for role in ROLES if role in set(rows["role"])]
     figure, shown = panels(components, 0.02), analysis.shown()
     width = LEANING_COLUMN if len(roles) > 4 else draw.LEAST / len(roles)
-    frame = Frame(sorted(rows["layer"].unique()), roles, role_labels(roles, shown.subject, width), LEANING, width)
+    frame = Frame(layers_of(rows), roles, role_labels(roles, shown.subject, width), LEANING, width)
     for column, component in enumerate(components, start=1):
         add_panel(figure, leanings(rows[rows["component"] == component], shown.subject), frame, column)
     figure.update_xaxes(tickangle=tilt(width))

@@ -57,7 +57,8 @@ def parts_of(tokens: Sequence[Token], text: str, subject: Span | None) -> list[P
                 text, {way[number - 1][1] if number else 0 for way in ways}, {way[number][0] for way in ways}, subject
             )
         found += [Part(each.position, spelled(each.piece), each.role, each.role in SUBJECT) for each in run]
-    return found + stretch(text, {way[-1][1] for way in ways} or {len(text)}, {len(text)}, subject)
+    whole = not ways and tokens[-1].role == LAST
+    return found + ([] if whole else stretch(text, {way[-1][1] for way in ways}, {len(text)}, subject))
 
 
 def runs_of(tokens: Sequence[Token]) -> list[list[Token]]:
@@ -102,12 +103,14 @@ def spans_of(run: Sequence[Token], text: str, start: int, subject: Span | None) 
     """
     if run[0].position > 0:
         return [each for each in found_in(text, run, start) if fits(run, each, text, subject)]
-    for dropped in range(len(run)):
+    for dropped in range(len(run) + 1):
         rest = run[dropped:]
-        for each in found_in(text, rest, 0):
+        for each in found_in(text, rest, 0) if rest else [(0, 0)]:
             if each[0] == 0 and fits(rest, each, text, subject):
                 return [each]
-    return [(0, 0)]
+        if rest and rest[0].role != BEFORE:
+            break
+    return []
 
 
 def found_in(text: str, run: Sequence[Token], start: int) -> list[Span]:

@@ -22,7 +22,7 @@ RAMP = tuple("#{:02x}{:02x}{:02x}".format(*map(int, unlabel_rgb(each))) for each
 BLACK, DARK, GREY, RULE, WHITE = "#000000", "#222222", "#555555", "#e6e6e6", "#ffffff"
 TITLE, PANEL, TEXT, LABEL = 17, 13, 12, 11  # px: titles; of panels; captions and axes; the smallest of any figure
 LINE = {TITLE: 23, TEXT: 16}  # px from line to line
-LETTER = {TITLE: 8.2, TEXT: 5.7}  # px of a letter, about
+LETTER = {TITLE: 7.7, TEXT: 5.4}  # px of a letter, about
 SIDE, ABOVE, GAP = 16, 12, 10  # px: words from the figure's left edge, from its top, and from the panels
 FAR, QUANTILE = 4.0, 0.98  # an effect FAR times as large as that quantile lies beyond the colour scale
 PANEL_TITLE = 26  # px
@@ -36,6 +36,7 @@ AXIS = {
     "zerolinecolor": BLACK,
     "zerolinewidth": 1,
     "ticks": "",
+    "ticklabelstandoff": 4,
     "tickfont": {"size": TEXT},
     "title": {"font": {"size": TEXT}, "standoff": 8},
 }
