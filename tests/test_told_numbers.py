@@ -532,7 +532,8 @@ def told_speed_in_smollm2s_shape():
     ours = [today.loc[(tokens, "locate, sweep")] for tokens in (8, 16)]
     peer = [today.loc[(tokens, "transformer_lens.patching"), "times_the_limit"] for tokens in (8, 16)]
     assert {round(each["times_the_limit"], 1) for each in ours} == {1.2}
-    yield f"{ours[0]['seconds']:.0f} s at 8 tokens and {ours[1]['seconds']:.0f} s at 16 today, 1.2 times the limit at both"
+    seconds = [f"{each['seconds']:.0f} s at" for each in ours]
+    yield f"{seconds[0]} 8 tokens and {seconds[1]} 16 today, 1.2 times the limit at both"
     yield f"The peer takes {peer[0]:.1f} and {peer[1]:.1f} times the limit there"
     fast = [each["times_as_fast_as_transformer_lens"] for each in ours]
     yield f"the sweep is {fast[0]:.1f} and {fast[1]:.1f} times as fast"

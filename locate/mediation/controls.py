@@ -9,7 +9,7 @@ import pandas as pd
 from locate.mediation.averages import average, summed
 from locate.mediation.effect_table import default_view, effects
 from locate.mediation.resampling import DEFAULT, Intervals
-from locate.metrics import Metric
+from locate.metrics import Metric, metric_named
 from locate.tracing.table import CONTROL, Trace
 
 PLACE = ["component", "layer", "unit", "role"]
@@ -33,9 +33,10 @@ def control_table(
 
     One row per control, direction and site: `effect`, `low` and `high` as `average` makes them, `size`, the mean
     absolute effect of a pair, `n` pairs, `groups`; `own` and `own_size` are the mean and mean absolute effect of the
-    site itself in the whole run. Neutral words have no stereotype: their effect is female minus male; all others are
-    in the stereotype view where the run's pairs have a stereotype. Of random weights there is one row for each
-    direction: the site of the map with the largest average effect. Empty without controls. In the metric's unit.
+    site itself in the whole run. All are in the stereotype view where the run's pairs have a stereotype. Neutral words
+    have none: their effect is female minus male, and they are left out for a metric that needs a stereotype. Of random
+    weights there is one row for each direction: the site of the map with the largest average effect. Empty without
+    controls. In the metric's unit.
 
     Raises LocateError as `effects` and `average` do.
     """
@@ -44,9 +45,9 @@ def control_table(
     derived = single(effects(trace, metric, view=default_view(trace)) if whole is None else whole)
     index, design = summed(derived, "nie")
     own = with_sizes(index.assign(effect=design.groups.estimate), derived).set_index(["direction", *PLACE])
-    parts = []
+    parts, stereotyped = [], metric_named(metric).stereotyped
     for name, rows in trace.controls.groupby(CONTROL, observed=True, sort=False):
-        if name == SETS or rows["group"].nunique() < 2:
+        if name == SETS or rows["group"].nunique() < 2 or (stereotyped and (rows["stereotype"] == 0).all()):
             continue
         part = replace(trace, table=rows)
         derived = single(effects(part, metric, view=default_view(part)))

@@ -11,7 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from locate.errors import LocateError
-from locate.files import write_whole
+from locate.files import write_text, write_whole
 from locate.mediation.analysis import Shown, short_name
 from locate.mediation.comparison import Comparison
 from locate.report.cells import Frame, add_panel, cells_of, layers_of, marks_line, role_label, role_labels, still, tilt
@@ -27,6 +27,7 @@ from locate.report.figures import (
     side_by_side,
     whole_vectors,
 )
+from locate.report.page.comparison import comparison_page
 from locate.report.quiet import quiet_subplots
 from locate.report.theme import Scale, safe, titled
 from locate.report.words import decimals, role_words, with_interval
@@ -190,7 +191,7 @@ def write_comparison(
     formats: Sequence[str] = FORMATS,
     step: Callable[[str], None] | None = None,
 ) -> Written:
-    """Write changes.csv, compare.json and figures/ into a folder.
+    """Write changes.csv, compare.json, figures/ and report.html into a folder.
 
     formats, step  as in `write_report`
 
@@ -212,5 +213,8 @@ def write_comparison(
     csv = write_whole(folder / "changes.csv", lambda partial: named.to_csv(partial, index=False, float_format="%.6g"))
     content = comparison.save(folder / "compare.json")
     say("figures")
-    paths, missing = save_figures(change_figures(comparison), folder / "figures", formats)
-    return Written((csv, content, *paths), missing)
+    drawn = change_figures(comparison)
+    paths, missing = save_figures(drawn, folder / "figures", formats)
+    say("report")
+    page = write_text(folder / "report.html", comparison_page(comparison, drawn, missing=missing))
+    return Written((csv, content, page, *paths), missing)

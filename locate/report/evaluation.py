@@ -12,7 +12,9 @@ from locate.errors import LocateError
 from locate.evaluation.change import EvaluationChange, ScoreChange
 from locate.evaluation.evaluation import FILE, KINDS, Evaluation, main_scores
 from locate.evaluation.scores import Score
+from locate.files import write_text
 from locate.mediation.analysis import short_name
+from locate.report.page.scores import evaluation_change_page, evaluation_page
 from locate.report.quiet import quiet_subplots
 from locate.report.theme import COLOURS, LABEL, safe, titled
 from locate.report.write import FORMATS, save_figures, write_csv
@@ -207,19 +209,22 @@ def drawn_panels(figure: go.Figure, title: str, caption: str, panels: Panels, ri
 def write_evaluation_figure(
     evaluation: Evaluation, folder: str | Path, formats: Sequence[str] = FORMATS
 ) -> tuple[list[Path], str]:
-    """Draw an evaluation into its folder; see `save_figures`.
+    """Draw an evaluation into its folder, with report.html; see `save_figures`.
 
     Raises LocateError for an unknown format, or when a file cannot be written.
     """
     for each in formats:
         check("format", each, FORMATS)
-    return save_figures({"evaluation": plot_evaluation(evaluation)}, Path(folder) / "figures", formats)
+    drawn = {"evaluation": plot_evaluation(evaluation)}
+    paths, missing = save_figures(drawn, Path(folder) / "figures", formats)
+    page = write_text(Path(folder) / "report.html", evaluation_page(evaluation, drawn, missing=missing))
+    return [page, *paths], missing
 
 
 def write_evaluation_change(
     found: EvaluationChange, folder: str | Path, *, formats: Sequence[str] = FORMATS, step: Say | None = None
 ) -> tuple[list[Path], str]:
-    """Write changes.csv, retained.csv where scores need both models, and the figure.
+    """Write changes.csv, retained.csv where scores need both models, the figure and report.html.
 
     Returns the paths, and a line that says how to get what could not be drawn.
 
@@ -235,5 +240,8 @@ def write_evaluation_change(
     if found.retained:
         paths.append(write_csv(folder / "retained.csv", Evaluation({}, found.retained, {}).frame()))
     say("figures")
-    drawn, missing = save_figures({"change": plot_evaluation_change(found)}, folder / "figures", formats)
+    figures = {"change": plot_evaluation_change(found)}
+    drawn, missing = save_figures(figures, folder / "figures", formats)
+    say("report")
+    paths.append(write_text(folder / "report.html", evaluation_change_page(found, figures, missing=missing)))
     return paths + drawn, missing

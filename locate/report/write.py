@@ -19,9 +19,11 @@ from locate.prompts.build import occupation_table
 from locate.report import evidence
 from locate.report import figures as draw
 from locate.report import selectivity as compare
-from locate.report.html import alone, divisions, page, plotly_script
 from locate.report.images import write_static
 from locate.report.occupations import plot_occupations
+from locate.report.page.alone import PLOTLY_FILE, figure_page
+from locate.report.page.document import plotly_js
+from locate.report.page.run import run_page
 from locate.report.pair import plot_pair
 from locate.report.paths import path_figures
 from locate.sites import check
@@ -29,6 +31,7 @@ from locate.tracing.table import Trace, whole_sites
 
 FORMATS = ("html", "png", "svg", "pdf")
 STATIC = ("png", "svg", "pdf")
+IN_THE_MAP = ("map_", "heads_")  # figures that the map of report.html makes superfluous there
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +60,7 @@ def write_report(
     """Write everything that a run folder shows; it is derived once, by the analysis.
 
     direction, component, role, top  of located.json, as in `rank`
-    formats                          of the figures; HTML is self-contained
+    formats                          of the figures; their HTML needs the plotly.js beside it, and no network
     step                             called with a word on what is being done
     settings                         of `analyse`, where a trace is given
 
@@ -79,11 +82,12 @@ def write_report(
     more = [*compare.write_compared(analysis, folder), *write_evidence(analysis, folder)]
     say("figures")
     drawn = figures_of(analysis)
-    divs = divisions(drawn)
-    paths, missing = save_figures(drawn, folder / "figures", formats, divs)
+    paths, missing = save_figures(drawn, folder / "figures", formats)
     say("report")
     lines = evidence.evidence_lines(analysis, located)
-    html = write_text(folder / "report.html", page(analysis.trace, located, divs, missing, lines))
+    shown = {name: figure for name, figure in drawn.items() if not name.startswith(IN_THE_MAP)}
+    page = run_page(analysis, located, shown, run=folder, missing=missing, lines=lines)
+    html = write_text(folder / "report.html", page)
     return Report(located, averages, (table, json_path, html, *more, *paths), missing, tuple(lines))
 
 
@@ -148,11 +152,8 @@ def save_figures(
     figures: dict[str, go.Figure],
     folder: str | Path,
     formats: Sequence[str] = FORMATS,
-    divs: dict[str, str] | None = None,
 ) -> tuple[list[Path], str]:
-    """Write figures as self-contained HTML and, where a Chrome or Chromium is found, as static images.
-
-    divs  of the figures as `divisions` returns them, where they are known already
+    """Write figures as HTML, with one plotly.js beside them, and as static images where a Chrome or Chromium is found.
 
     Returns the paths, and a line that says how to get the rest ("" when nothing is missing).
     """
@@ -163,9 +164,9 @@ def save_figures(
         raise LocateError(f"cannot make the folder {folder}: {error}: choose another") from error
     paths = []
     if "html" in formats:
-        script = plotly_script()
-        for name, div in (divisions(figures) if divs is None else divs).items():
-            paths.append(write_text(folder / f"{name}.html", alone(div, script)))
+        paths.append(write_text(folder / PLOTLY_FILE, plotly_js()))
+        for name, figure in figures.items():
+            paths.append(write_text(folder / f"{name}.html", figure_page(name, figure)))
     static = [each for each in STATIC if each in formats]
     if not static:
         return paths, ""

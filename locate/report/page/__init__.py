@@ -1,0 +1,1 @@
+"""Pages: report.html of a run, of a comparison and of an evaluation, each one file that sends nothing anywhere."""

@@ -1,0 +1,211 @@
+"""The answer of a run in words that need no glossary: what carries the preference, how much, how sure, what next."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from locate.mediation.analysis import Analysis
+from locate.mediation.controls import PLACE
+from locate.mediation.located import Located, LocatedSite
+from locate.report.words import chance, decimals, metric_words, signed, site_words, with_interval
+from locate.tracing.table import CONTROL
+
+MOST, AGAINST = 3, 1  # sites that are told, with the total effect and against it
+CONTROLS = {
+    "shuffled source": "another {subject}'s value",
+    "random direction": "a random direction",
+    "neutral words": "a neutral word's value",
+    "definitional words": "the value of a word that says its gender",
+}
+
+
+@dataclass(frozen=True)
+class Carrier:
+    """A site that passes: its words, effect with interval, share of the total, and whether it works against that."""
+
+    words: str
+    effect: float
+    low: float
+    high: float
+    share: float | None
+    against: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a run says, for someone who sees such a run for the first time.
+
+    question  what was exchanged, and by how much that moves the answers
+    carriers  the strongest sites that pass, those with the total effect first
+    unit      of their effects
+    sure      how sure that is, a sentence each
+    advice    what to do next, a sentence each
+    commands  to type next
+    """
+
+    question: str
+    carriers: tuple[Carrier, ...]
+    unit: str
+    sure: tuple[str, ...]
+    advice: tuple[str, ...]
+    commands: tuple[str, ...]
+
+
+def answer_of(analysis: Analysis, located: Located, run: Path | None = None) -> Answer:
+    """The answer of a run, from the sites located under the analysis's settings.
+
+    run  its folder, for the commands; None where it has none
+    """
+    carriers = carriers_of(located, analysis.subject)
+    return Answer(
+        question_of(analysis, located),
+        carriers,
+        located.unit,
+        (*certainty(located, analysis.subject), *control_sentences(analysis, located), *located.limits()),
+        advice_of(located, carriers),
+        commands_of(analysis, located, run),
+    )
+
+
+def question_of(analysis: Analysis, located: Located) -> str:
+    """What was exchanged in how many prompts, and the total effect in words."""
+    subject = analysis.subject
+    pairs, groups = analysis.effects["pair"].nunique(), analysis.effects["group"].nunique()
+    row = analysis.effects.iloc[analysis.effects["total"].abs().argmax()]
+    if row["corrupted"] == row["clean"]:
+        what = f"Noise on the {subject} of prompts like “{row['clean']}”"
+    else:
+        what = f"Reading “{row['clean']}” in place of “{row['corrupted']}”, and so on in {pairs} pairs of prompts,"
+    effect, low, high = located.total
+    measure = f"the {metric_words(located.metric)}"
+    if low <= 0 <= high:
+        return (
+            f"{what} moves {measure} by {interval_words(effect, low, high)} {located.unit} on average over {groups} "
+            f"{subject}s, which cannot be told from 0: nothing can be said to carry it."
+        )
+    return (
+        f"{what} moves {measure} by {interval_words(effect, low, high)} {located.unit} {located.positive}"
+        f"{fold(located, effect, low, high)}."
+    )
+
+
+def fold(located: Located, effect: float, low: float, high: float) -> str:
+    """A change of log-odds as a factor of the odds."""
+    if located.unit != "nats":
+        return ""
+    ends = sorted((math.exp(low), math.exp(high)))
+    return f": the odds change {math.exp(effect):.2g}-fold [{ends[0]:.2g}, {ends[1]:.2g}]"
+
+
+def interval_words(effect: float, low: float, high: float) -> str:
+    """An effect and its interval, with as many decimals as their scale needs."""
+    return with_interval(effect, low, high, decimals(max(abs(effect), abs(low), abs(high))))
+
+
+def carriers_of(located: Located, subject: str) -> tuple[Carrier, ...]:
+    """The strongest sites that pass the threshold by their interval: those with the total effect, then against."""
+    effect, low, high = located.total
+    if low <= 0 <= high:
+        return ()
+    passing = [each for each in located.sites if each.q <= located.threshold and (each.low > 0 or each.high < 0)]
+    along = [each for each in passing if each.effect * effect > 0][:MOST]
+    against = [each for each in passing if each.effect * effect < 0][:AGAINST]
+    return tuple(carrier(located, each, subject) for each in [*along, *against])
+
+
+def carrier(located: Located, site: LocatedSite, subject: str) -> Carrier:
+    """A site in words, with its share of the total effect."""
+    words = site_words(site.component, site.layer, site.role, site.unit, window=located.window, subject=subject)
+    share = None if located.metric == "odds_ratio" else site.effect / located.total[0]
+    return Carrier(words, site.effect, site.low, site.high, share, site.effect * located.total[0] < 0)
+
+
+def certainty(located: Located, subject: str) -> list[str]:
+    """How the strongest site was tested, and the located set."""
+    said = []
+    if located.sites:
+        first = located.sites[0]
+        said.append(
+            f"Chance: the strongest site has q {smaller(first.q)}, corrected for all sites measured, and is among the "
+            f"five strongest in {first.stability:.0%} of the resamples of {first.groups} {subject}s."
+        )
+    test = located.set_test
+    if test is not None:
+        said.append(
+            f"Random sets: {counted(test.layers)} located on one half of the {subject}s carry "
+            f"{interval_words(test.effect, test.low, test.high)} {located.unit} together on the other half, the best "
+            f"of {test.sets} random sets {with_sign(test.largest)} (p = {test.p:.2g})."
+        )
+    return said
+
+
+def counted(layers: Sequence[int]) -> str:
+    """The first of some layers, and how many there are."""
+    first = ", ".join(str(each) for each in layers[:MOST])
+    more = len(layers) - MOST
+    word = "layer" if len(layers) == 1 else "layers"
+    return f"{word} {first}" + (f" and {more} more" if more > 0 else "")
+
+
+def smaller(q: float) -> str:
+    """A probability behind its sign: "< 0.001" or "= 0.02"."""
+    text = chance(q)
+    return text if text.startswith("<") else f"= {text}"
+
+
+def with_sign(value: float) -> str:
+    """A number with its sign and as many decimals as it needs."""
+    return signed(value, decimals(abs(value)))
+
+
+def control_sentences(analysis: Analysis, located: Located) -> list[str]:
+    """What each control leaves of the effect at the strongest site along the total effect that has controls."""
+    rows = analysis.controls
+    rows = rows[(rows["direction"] == located.direction) & (rows[CONTROL] != "random weights")]
+    if rows.empty:
+        return ["Controls: none were run, so any other prompt may do the same: trace again with controls."]
+    along = rows[rows["own"] * located.total[0] > 0]
+    chosen = along if len(along) else rows
+    first = chosen.iloc[0]
+    same = chosen[(chosen[PLACE] == first[PLACE]).all(axis=1)]
+    subject = analysis.subject
+    words = site_words(first["component"], first["layer"], first["role"], first["unit"], subject=subject)
+    told = {str(row[CONTROL]): interval_of(row) for _, row in same.iterrows()}
+    parts = [f"with {text.format(subject=subject)} {told[name]}" for name, text in CONTROLS.items() if name in told]
+    return [f"Controls: of {with_sign(first['own'])} at {words}, {'; '.join(parts)}."] if parts else []
+
+
+def interval_of(row: pd.Series) -> str:
+    """A control's effect with its interval."""
+    return interval_words(float(row["effect"]), float(row["low"]), float(row["high"]))
+
+
+def advice_of(located: Located, carriers: Sequence[Carrier]) -> tuple[str, ...]:
+    """What to do with this answer."""
+    if located.why_no_layers is not None:
+        return (f"No layer is handed to editors: {located.why_no_layers}.",)
+    if not located.layers:
+        why = "no layer passes" if carriers else "nothing passes"
+        return (f"Do not edit by this map: {why}. Trace more pairs, another swap, or other words.",)
+    return (
+        f"Edit a copy of the model at {counted(located.layers)}, and read the receipt: that a site carries the "
+        "preference does not prove that it is the best place to edit.",
+    )
+
+
+def commands_of(analysis: Analysis, located: Located, run: Path | None) -> tuple[str, ...]:
+    """Commands to type next; none without a run folder, or where no layer is located."""
+    if run is None or not located.layers or located.component is None:
+        return ()
+    model = shlex.quote(str(analysis.trace.meta["model"]["name"]))
+    handed = shlex.quote(str(run / "located.json"))
+    return (
+        f"locate-bias edit {model} --located {handed} --method lsdm -o edited",
+        f"locate-bias evaluate edited -o {shlex.quote('edited-evaluation')}",
+    )

@@ -1,0 +1,203 @@
+"""report.html of a comparison: what changed from model A to model B, and the maps of both and of their difference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from locate.mediation.analysis import short_name
+from locate.mediation.comparison import Comparison, SiteChange, TotalChange
+from locate.report.page.answer import interval_words
+from locate.report.page.cells import CELL, TEXTS, places_of
+from locate.report.page.document import Page, Section, items, table
+from locate.report.page.glossary import GLOSSARY, described
+from locate.report.page.lead import Bar, bar_list, figure_places
+from locate.report.page.map_data import WAYS, maps_of, short
+from locate.report.page.run import MAP
+from locate.report.theme import bare, colour, ink, limit_of
+from locate.report.words import chance, decimals, metric_words, site_words
+from locate.tracing.table import whole_sites
+
+PANELS = {"change": "B - A", "a": "A", "b": "B"}
+MOST = 4
+NOTHING = 1e-4  # of the scale: below, an effect is rounding
+WORDS = {
+    "A, B, B - A": "The effects in model A, in model B, and the mean difference over the same pairs: positive where B "
+    "has more of it."
+}
+
+
+def comparison_page(found: Comparison, figures: Mapping[str, go.Figure], *, missing: str = "") -> str:
+    """The report of a comparison as one HTML file.
+
+    figures  of the comparison, by file name
+    missing  what could not be written, in a line
+
+    Raises LocateError for a comparison that was read from a file.
+    """
+    names = {side: short_name(str(getattr(found, side)["name"])) for side in "ab"}
+    sections = [
+        Section("map", "Map", MAP),
+        Section("sites", "Largest changes", largest(found)),
+        Section("evidence", "Both models", items([*differences(found), *(each.text() for each in found.overlaps)])),
+        Section("figures", "Figures", figure_places(figures, missing)),
+        Section("words", "Words", described(WORDS | GLOSSARY)),
+    ]
+    return Page(
+        title=f"What changed from {names['a']} (A) to {names['b']} (B)",
+        lead=lead(found),
+        sections=sections,
+        figures={name: bare(each) for name, each in figures.items()},
+        data=change_data(found),
+    ).html()
+
+
+def lead(found: Comparison) -> str:
+    """What changed, in words, and the largest changes as bars."""
+    said = "".join(f'<p class="question">{escape(total_sentence(found, each))}</p>' for each in found.totals)
+    chosen = [each for each in found.sites if each.direction == found.totals[0].direction and passes(found, each)][
+        :MOST
+    ]
+    bars = bar_list(
+        [Bar(words_of(each), each.change[0], change_text(found, each), each.change[0] < 0) for each in chosen]
+    )
+    return (
+        f'{said}<div class="answer"><section aria-labelledby="changed"><h2 id="changed">Where it changed most '
+        f"({escape(found.totals[0].direction)})</h2>{bars or '<p>No site changed beyond chance.</p>'}</section></div>"
+    )
+
+
+def total_sentence(found: Comparison, total: TotalChange) -> str:
+    """The total effect in both models, and whether it changed."""
+    measure = f"the {metric_words(found.metric)}"
+    change = interval_words(*total.change)
+    verdict = "which leaves out 0" if total.change[1] > 0 or total.change[2] < 0 else "which may be chance"
+    return (
+        f"{total.direction.capitalize()}: the whole prompt moves {measure} by {interval_words(*total.a)} in A "
+        f"and {interval_words(*total.b)} {found.unit} in B, a change of {change}, {verdict} ({total.n} pairs)."
+    )
+
+
+def passes(found: Comparison, site: SiteChange) -> bool:
+    """Whether a site's change passes the threshold."""
+    return site.q <= found.threshold
+
+
+def words_of(site: SiteChange) -> str:
+    """A changed site in words."""
+    return site_words(site.component, site.layer, site.role, site.unit, key=site.key, window=site.window)
+
+
+def change_text(found: Comparison, site: SiteChange) -> str:
+    """A change with its interval, and what it was."""
+    return f"{interval_words(*site.change)} {found.unit} (A {interval_words(*site.a)}, B {interval_words(*site.b)})"
+
+
+def largest(found: Comparison) -> str:
+    """The largest changes as a table."""
+    if not found.sites:
+        return ""
+    head = ["site", "direction", f"A, {found.unit}", "B", "B - A", "n", "q"]
+    rows = [
+        [
+            words_of(each),
+            each.direction,
+            *(interval_words(*one) for one in (each.a, each.b, each.change)),
+            str(each.n),
+            chance(each.q),
+        ]
+        for each in found.sites
+    ]
+    return table(head, rows)
+
+
+def differences(found: Comparison) -> list[str]:
+    """What else differs between the two runs, and how many pairs both have."""
+    said = [f"{name}: {values[0]} in A, {values[1]} in B" for name, values in found.differing.items()]
+    pairs = found.pairs
+    return [*said, "pairs: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in pairs.items())]
+
+
+def change_data(found: Comparison) -> dict[str, Any]:
+    """What the page's script needs: maps, cells, and a view for each panel and direction."""
+    shown = whole_sites(found.shown().table).astype(TEXTS)
+    places = places_of(shown)
+    views = [
+        change_view(
+            found, total, panel, places.merge(shown[shown["direction"] == total.direction], on=CELL, how="left")
+        )
+        for panel in PANELS
+        for total in found.totals
+    ]
+    return {
+        "subject": "group",
+        "level": found.level,
+        "threshold": found.threshold,
+        "switches": [
+            {"name": "panel", "title": "model", "words": {}},
+            {"name": "direction", "title": "direction", "words": {}},
+        ],
+        "maps": maps_of(places, views[0], "occupation"),
+        "cells": [
+            {
+                "words": site_words(
+                    row["component"], row["layer"], row["role"], row["unit"], key=row["key"], window=row["window"]
+                ),
+                "site": row,
+            }
+            for row in places.to_dict("records")
+        ],
+        "views": views,
+    }
+
+
+def change_view(found: Comparison, total: TotalChange, panel: str, rows: pd.DataFrame) -> dict[str, Any]:
+    """Numbers and colours of every cell in one panel and direction; one colour scale serves all panels."""
+    every = found.shown().table[["effect_a", "effect_b", "change"]].to_numpy(dtype=float)
+    limit, beyond = limit_of(every)
+    columns = columns_of(panel)
+    effect = rows[columns["effect"]].to_numpy(dtype=float)
+    fills = [None if np.isnan(each) else colour(each, limit) for each in effect]
+    others = [other for other in PANELS if other != panel]
+    return {
+        "panel": PANELS[panel],
+        "direction": total.direction,
+        "about": WAYS[total.direction],
+        "words": f"{PANELS[panel]}, average indirect effect on the {metric_words(found.metric)}",
+        "unit": found.unit,
+        "positive": found.positive if panel != "change" else "that B has more of it",
+        "total": [short(each) for each in getattr(total, panel)],
+        "limit": short(limit),
+        "beyond": beyond,
+        "digits": decimals(limit),
+        **{name: [short(each) for each in rows[column]] for name, column in columns.items()},
+        **{name: [None if np.isnan(each) else int(each) for each in rows[name]] for name in ("n", "groups")},
+        "beside": [
+            {"name": PANELS[other]}
+            | {name: [short(each) for each in rows[column]] for name, column in columns_of(other).items()}
+            for other in others
+        ],
+        "zero": [int(each) for each in np.flatnonzero(nothing(rows, limit))],
+        "fill": fills,
+        "ink": [None if each is None else ink(each) for each in fills],
+        "scale": [colour(each, 1.0) for each in np.linspace(-1, 1, 21)],
+        "controls": {},
+    }
+
+
+def nothing(rows: pd.DataFrame, limit: float) -> np.ndarray:
+    """Whether a cell is 0 in both models with all its interval, up to rounding."""
+    ends = rows[[f"{name}_{side}" for side in "ab" for name in ("effect", "low", "high")]].to_numpy(dtype=float)
+    return np.abs(ends).max(axis=1) < NOTHING * limit
+
+
+def columns_of(panel: str) -> dict[str, str]:
+    """The columns of a table of changes that hold a panel's effect, interval and q."""
+    if panel == "change":
+        return {"effect": "change", "low": "low", "high": "high", "q": "q"}
+    return {name: f"{name}_{panel}" for name in ("effect", "low", "high", "q")}

@@ -1,0 +1,183 @@
+"""The maps of a page as its script reads them: grids of cells, and what each cell holds under every setting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from locate.mediation.analysis import Analysis
+from locate.mediation.located import THRESHOLD
+from locate.mediation.ranking import module_name
+from locate.report.page.cells import (
+    COUNTS,
+    NUMBERS,
+    Averages,
+    Cells,
+    averages_of,
+    cells_of,
+    group_means,
+    packed,
+    pair_effects,
+    settings_of,
+)
+from locate.report.theme import colour, ink, limit_of
+from locate.report.words import NAMES, decimals, metric_words, role_words, site_words
+from locate.sites import UNITS
+from locate.tracing.table import CONTROL
+
+MOST_BYTES = 10_000_000  # of the effects of single pairs in a page; above, means of groups are kept
+MOST_UNITS = 60  # of a layer x unit grid; of more, the strongest are listed
+LISTED = 40
+HEADS = ("head", "pattern")
+WAYS = {
+    "denoising": "Denoising: the corrupted prompt is run with a site's value from the clean one",
+    "noising": "Noising: the clean prompt is run with a site's value from the corrupted one",
+}
+
+
+def map_data(analysis: Analysis, step: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+    """Everything that the page's script needs: maps, cells, pairs, and a view for each metric, view and direction."""
+    cells = cells_of(analysis)
+    settings = settings_of(analysis)
+    directions = [str(each) for each in analysis.trace.meta["directions"]]
+    views, effects = [], {}
+    for each in settings:
+        step(f"report: {each.metric.name}, {each.view} view")
+        for direction in directions:
+            views.append(view_of(cells, averages_of(cells, each, direction)))
+            if not each.metric.signed or each.view == "signed":
+                effects[f"{each.metric.name} {direction}"] = pair_effects(cells, each, direction)
+    subject = analysis.subject
+    return {
+        "subject": subject,
+        "level": analysis.intervals.level,
+        "threshold": THRESHOLD,
+        "switches": [
+            {"name": "metric", "title": "metric", "words": {each["metric"]: each["measure"] for each in views}},
+            {"name": "view", "title": "view", "words": {}},
+            {"name": "direction", "title": "direction", "words": {}},
+        ],
+        "maps": maps_of(cells.places, views[0], subject),
+        "cells": [cell_of(row, analysis, subject) for row in cells.places.to_dict("records")],
+        "views": views,
+        **behind(cells, effects),
+    }
+
+
+def view_of(cells: Cells, found: Averages) -> dict[str, Any]:
+    """Numbers and colours of every cell under one metric, view and direction."""
+    metric, table = found.analysis.metric, found.table
+    measured = table.loc[~found.zero, "effect"].dropna().to_numpy()
+    limit, beyond = limit_of(measured)
+    fills = [None if np.isnan(each) else colour(each, limit) for each in table["effect"]]
+    return {
+        "metric": metric.name,
+        "view": found.analysis.view,
+        "direction": found.direction,
+        "measure": metric_words(metric.name),
+        "about": WAYS[found.direction],
+        "words": f"average indirect effect on the {metric_words(metric.name)}",
+        "beside": [],
+        "signed": metric.signed,
+        "unit": metric.unit,
+        "positive": found.analysis.terms.positive,
+        "total": [short(each) for each in found.total],
+        "limit": short(limit),
+        "beyond": beyond,
+        "digits": decimals(limit),
+        **{name: [short(each) for each in table[name]] for name in NUMBERS},
+        **{name: [None if np.isnan(each) else int(each) for each in table[name]] for name in COUNTS},
+        "zero": [int(each) for each in np.flatnonzero(found.zero)],
+        "fill": fills,
+        "ink": [None if each is None else ink(each) for each in fills],
+        "scale": [colour(each, 1.0) for each in np.linspace(-1, 1, 21)],
+        "controls": {str(cell): [control_of(row) for row in rows] for cell, rows in found.controls.items()},
+    }
+
+
+def control_of(row: dict[str, Any]) -> list[Any]:
+    """A control's name, effect, interval and counts."""
+    return [row[CONTROL], *(short(row[name]) for name in ("effect", "low", "high")), int(row["n"]), int(row["groups"])]
+
+
+def short(value: float) -> float | None:
+    """A number with six digits, as effects.csv has it; None for nan."""
+    return None if np.isnan(value) else float(f"{value:.6g}")
+
+
+def cell_of(row: dict[str, Any], analysis: Analysis, subject: str) -> dict[str, Any]:
+    """A cell's name in words, its module, and its names in effects.csv."""
+    layer, unit = int(row["layer"]), int(row["unit"])
+    more = {"key": row["key"], "window": int(row["window"]), "subject": subject}
+    words = site_words(row["component"], layer, row["role"], unit, **more)
+    names = {name: (int(value) if isinstance(value, int) else value) for name, value in row.items()}
+    module = module_name(analysis.trace.meta["modules"], row["component"], layer)
+    return {"words": words, "module": module, "site": names}
+
+
+def behind(cells: Cells, effects: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The pairs, or the groups where single pairs would make the page too large, and their effects by metric."""
+    groups = sum(each.size for each in effects.values()) * 2 * 4 / 3 > MOST_BYTES
+    kept = {name: group_means(cells, each) if groups else each for name, each in effects.items()}
+    return {
+        "grouped": groups,
+        "pairs": list(columns_behind(cells, groups)),
+        "effects": {name: packed(each) for name, each in kept.items()},
+    }
+
+
+def columns_behind(cells: Cells, groups: bool) -> Iterator[dict[str, Any]]:
+    """What each column of the effects is: a pair, or the pairs of a group together."""
+    if not groups:
+        for number, row in zip(cells.pairs.index, cells.pairs.to_dict("records"), strict=True):
+            yield {"pair": int(number), **row, "stereotype": int(row["stereotype"])}
+        return
+    for name in cells.groups:
+        own = cells.pairs[cells.pairs["group"] == name]
+        signs = own["stereotype"].unique()
+        yield {"group": name, "pairs": len(own), "stereotype": int(signs[0]) if len(signs) == 1 else 0}
+
+
+def maps_of(places: pd.DataFrame, first: dict[str, Any], subject: str) -> list[dict[str, Any]]:
+    """Grids of numbers of cells: rows are tokens or units, columns are layers; and lists of too many units."""
+    maps = []
+    for (component, window), part in places.groupby(["component", "window"], sort=False):
+        name = NAMES[str(component)] + (f", {window} layers together" if window > 1 else "")
+        if component not in UNITS:
+            labels = {each: role_words(each, subject) for each in part["role"].unique()}
+            maps.append(grid(name, part, part["role"], labels))
+            continue
+        for (role, key), units in part.groupby(["role", "key"], sort=False):
+            towards = f" to {role_words(str(key), subject)}" if key else ""
+            where = f"{name}s, {role_words(str(role), subject)}{towards}"
+            maps.append(units_map(where, units, first["effect"], "head" if component in HEADS else "unit"))
+    return maps
+
+
+def grid(name: str, part: pd.DataFrame, by: pd.Series, labels: dict[Any, str]) -> dict[str, Any]:
+    """A grid of cells: a row for each label, a column for each layer; -1 where there is no cell."""
+    layers = sorted(part["layer"].unique())
+    numbers = {(row, layer): int(cell) for row, layer, cell in zip(by, part["layer"], part.index, strict=True)}
+    return {
+        "name": name,
+        "layers": [int(each) for each in layers],
+        "rows": list(labels.values()),
+        "cells": [[numbers.get((row, layer), -1) for layer in layers] for row in labels],
+    }
+
+
+def units_map(name: str, units: pd.DataFrame, effects: Sequence[float | None], word: str) -> dict[str, Any]:
+    """A grid of units by layer; of too many, a list of the strongest by the settings that the page opens with."""
+    numbers = sorted(int(each) for each in units["unit"].unique())
+    if len(numbers) <= MOST_UNITS:
+        labels = {each: f"{word} {each}" for each in numbers}
+        return grid(name, units, units["unit"], labels)
+    sizes = [abs(effects[cell] or 0.0) for cell in units.index]
+    order = np.argsort(sizes, kind="stable")[::-1][:LISTED]
+    return {
+        "name": f"{name}: the {len(order)} strongest of {len(units)}",
+        "list": [int(units.index[each]) for each in order],
+    }

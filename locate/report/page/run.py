@@ -1,0 +1,137 @@
+"""report.html of a run: the answer at first sight, the map whose cells open, the evidence, and where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
+
+import plotly.graph_objects as go
+
+from locate.mediation.analysis import Analysis
+from locate.mediation.located import Located
+from locate.report.page.answer import Answer, answer_of, interval_words
+from locate.report.page.document import Page, Section, items, table
+from locate.report.page.glossary import GLOSSARY, described
+from locate.report.page.lead import Bar, bar_list, figure_places
+from locate.report.page.map_data import map_data
+from locate.report.theme import bare
+from locate.report.words import chance, decimals, signed, site_words
+from locate.tracing.table import Trace
+
+MAP = """
+<form id="settings" class="settings" aria-label="What the map shows"></form>
+<p id="caption" class="caption" aria-live="polite"></p>
+<div id="legend" class="legend" aria-hidden="true"></div>
+<div id="maps"></div>
+<article id="cell" class="cell" aria-live="polite" tabindex="-1">
+<p>Choose a cell to see its interval, its controls and the prompts behind it.</p></article>
+<noscript><p>The map needs JavaScript. The strongest cells are in the table below, all of them in effects.csv.</p>
+</noscript>
+"""
+
+
+def run_page(
+    analysis: Analysis,
+    located: Located,
+    figures: dict[str, go.Figure],
+    *,
+    run: Path | None = None,
+    missing: str = "",
+    lines: Sequence[str] = (),
+    step: Callable[[str], None] = lambda _: None,
+) -> str:
+    """The report of a run as one HTML file; every text that comes from a prompt or a file is data, never markup.
+
+    figures  of the run, by file name
+    run      its folder, for the commands to type next
+    missing  what could not be written, in a line
+    lines    what the evidence says
+    """
+    told = answer_of(analysis, located, run)
+    kind = "gender bias" if analysis.view == "stereotype" and located.kind == "occupation" else "gender"
+    sections = [
+        Section("map", "Map", MAP),
+        Section("evidence", "Evidence", items(lines)),
+        Section("sites", "Strongest sites", strongest(located, analysis.subject)),
+        Section("figures", "Figures", figure_places(figures, missing)),
+        Section("provenance", "Where the numbers come from", provenance(analysis.trace, located)),
+        Section("words", "Words", described(GLOSSARY)),
+    ]
+    return Page(
+        title=f"Where {analysis.model} carries {kind}",
+        lead=lead(told),
+        sections=sections,
+        figures={name: bare(each) for name, each in figures.items()},
+        data=map_data(analysis, step),
+    ).html()
+
+
+def lead(told: Answer) -> str:
+    """The answer as the page's first screen."""
+    commands = "".join(f"<pre><code>{escape(each)}</code></pre>" for each in told.commands)
+    carried = bars(told) or "<p>No site passes.</p>"
+    return (
+        f'<p class="question">{escape(told.question)}</p>\n<div class="answer">\n'
+        f'<section aria-labelledby="carries"><h2 id="carries">What carries it</h2>{carried}</section>\n'
+        f'<section aria-labelledby="sure"><h2 id="sure">How sure that is</h2>{items(told.sure)}</section>\n'
+        f'<section aria-labelledby="next"><h2 id="next">What to do next</h2>'
+        f"{''.join(f'<p>{escape(each)}</p>' for each in told.advice)}{commands}</section>\n</div>"
+    )
+
+
+def bars(told: Answer) -> str:
+    """The carriers, each with a bar as long as its effect."""
+    found = []
+    for each in told.carriers:
+        size = f"{interval_words(each.effect, each.low, each.high)} {told.unit}"
+        share = "" if each.share is None else f", {abs(each.share):.0%} of the total"
+        way = " the other way" if each.against else ""
+        found.append(Bar(each.words, each.effect, f"{size}{share}{way}", each.against))
+    return bar_list(found)
+
+
+def strongest(located: Located, subject: str) -> str:
+    """The ranked sites as a table."""
+    if not located.sites:
+        return ""
+    digits = decimals(max(abs(each.effect) for each in located.sites))
+    head = ["site", f"effect, {located.unit}", f"{located.level:.0%} interval", "n", "q", "stability", "module"]
+    rows = [
+        [
+            site_words(each.component, each.layer, each.role, each.unit, window=located.window, subject=subject),
+            signed(each.effect, digits),
+            f"[{signed(each.low, digits)}, {signed(each.high, digits)}]",
+            str(each.n),
+            chance(each.q),
+            f"{each.stability:.2f}",
+            each.module or "",
+            *([each.selectivity.text() if each.selectivity else ""] if located.selective else []),
+        ]
+        for each in located.sites
+    ]
+    return table([*head, "selectivity"] if located.selective else head, rows)
+
+
+def provenance(trace: Trace, located: Located) -> str:
+    """Model, prompts, ledger, controls and versions as a table."""
+    meta = trace.meta
+    ledger = meta["ledger"]
+    before = " ".join(meta["model"].get("before", ())) or ("BOS" if meta["model"]["prepend_bos"] else "-")
+    facts = {
+        "model": f"{meta['model']['name']} ({meta['model']['architecture']}), revision {meta['model']['revision']}",
+        "weights sha256": meta["model"]["weights_sha256"],
+        "dtype, device": f"{meta['model']['dtype']}, {meta.get('device', '')}",
+        "before every prompt": before,
+        "corruption": ", ".join(f"{key} {value}" for key, value in meta["corruption"].items()),
+        "prompt pairs": f"{ledger['kept']} kept, {ledger['dropped']} dropped, {ledger['skipped']} skipped",
+        **{f"left out: {reason}": str(count) for reason, count in ledger["reasons"].items()},
+        **{
+            f"note: {sentence}": f"{count} pair{'s' * (count > 1)}"
+            for sentence, count in ledger.get("notes", {}).items()
+        },
+        **{f"control: {name}": f"{value:.2g}" for name, value in located.controls.items()},
+        "versions": ", ".join(f"{name} {version}" for name, version in meta["libraries"].items()),
+        "seconds": f"{meta['seconds']:.0f}",
+    }
+    return table(["what", "value"], [[key, value] for key, value in facts.items()], name="facts")

@@ -1,0 +1,206 @@
+"""report.html of an evaluation, and of two compared: what the scores say, and every score with its interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+
+from locate.evaluation.change import EvaluationChange, ScoreChange
+from locate.evaluation.evaluation import KINDS, Evaluation, main_scores
+from locate.evaluation.scores import Score
+from locate.evaluation.tests import known_test
+from locate.mediation.analysis import short_name
+from locate.report.page.document import Page, Section, items, table
+from locate.report.page.glossary import described
+from locate.report.page.lead import figure_places
+from locate.report.theme import bare
+from locate.report.words import decimals
+
+HEADINGS = {"bias": "Bias", "control": "What must be kept", "ability": "Ability"}
+TOLD = 4  # sentences under each heading of the first screen
+WORDS = {
+    "interval": "Had other items of the same kind been drawn, the score would fall into it in about 95 of 100 cases.",
+    "ideal": "What an unbiased model has, or a perfect one; not every score has one.",
+    "n": "The items behind a score. Intervals resample their groups, such as occupations or paradigms.",
+    "to be kept": "Scores that an edit should leave alone, such as the pronouns of words that say their gender.",
+    "within noise": "The interval of a change holds 0, so that it may be chance.",
+}
+
+
+def evaluation_page(found: Evaluation, figures: Mapping[str, go.Figure], *, missing: str = "") -> str:
+    """The report of an evaluation as one HTML file.
+
+    figures  of the evaluation, by file name
+    missing  what could not be written, in a line
+    """
+    main = [each for each in main_scores(found.scores) if math.isfinite(each.value)]
+    sections = [
+        *[
+            Section(kind, HEADINGS[kind], scores_table([each for each in found.scores if each.kind == kind]))
+            for kind in KINDS
+        ],
+        Section("figures", "Figures", figure_places(figures, missing)),
+        Section("tests", "What the tests measure", described(titles(found))),
+        Section("provenance", "Where the numbers come from", provenance(found)),
+        Section("words", "Words", described(WORDS)),
+    ]
+    return Page(
+        title=f"Bias and ability of {short_name(found.name)}",
+        lead=cards({HEADINGS[kind]: [verdict(each) for each in main if each.kind == kind] for kind in KINDS}),
+        sections=sections,
+        figures={name: bare(each) for name, each in figures.items()},
+    ).html()
+
+
+def evaluation_change_page(found: EvaluationChange, figures: Mapping[str, go.Figure], *, missing: str = "") -> str:
+    """The report of two evaluations compared, as one HTML file; arguments as in `evaluation_page`."""
+    names = [short_name(each.name) for each in (found.before, found.after)]
+    main = {each.key for each in main_scores([change.before for change in found.changes])}
+    told = [each for each in found.changes if each.before.key in main and math.isfinite(each.change)]
+    moved = {HEADINGS[kind]: movements([each for each in told if each.before.kind == kind]) for kind in KINDS}
+    alone = [f"only before: {each}" for each in found.only_before] + [
+        f"only after: {each}" for each in found.only_after
+    ]
+    differing = [f"{name}: {values[0]} before, {values[1]} after" for name, values in found.differing.items()]
+    sections = [
+        *[
+            Section(kind, HEADINGS[kind], changes_table([each for each in found.changes if each.before.kind == kind]))
+            for kind in KINDS
+        ],
+        Section("kept", "Needs both models", scores_table(found.retained)),
+        Section("figures", "Figures", figure_places(figures, missing)),
+        Section("differing", "What else differs", items([*differing, *alone])),
+        Section("words", "Words", described(WORDS)),
+    ]
+    return Page(
+        title=f"What changed from {names[0]} to {names[1]}",
+        lead=cards(moved),
+        sections=sections,
+        figures={name: bare(each) for name, each in figures.items()},
+    ).html()
+
+
+def movements(changes: Sequence[ScoreChange]) -> list[str]:
+    """How many scores moved beyond their interval, and those that did; [] where there are none at all."""
+    moved = [each for each in changes if each.within_noise is False]
+    count = f"{len(moved)} of {len(changes)} scores moved beyond their interval"
+    return [count, *(change_verdict(each) for each in moved)] if changes else []
+
+
+def cards(told: Mapping[str, Sequence[str]]) -> str:
+    """The first sentences under their headings, side by side, and how many more the tables hold."""
+    sections = [
+        f"<section><h2>{escape(title)}</h2>{items([*lines[:TOLD], *more(len(lines) - TOLD)])}</section>"
+        for title, lines in told.items()
+        if lines
+    ]
+    return f'<div class="answer">{"".join(sections)}</div>'
+
+
+def more(count: int) -> list[str]:
+    """How many sentences are left out, where any are."""
+    return [f"and {count} more in the tables below"] if count > 0 else []
+
+
+def titles(found: Evaluation) -> dict[str, str]:
+    """What each test measures, in a line; a test of the user's own is not known here."""
+    known = {name: known_test(name) for name in dict.fromkeys(score.test for score in found.scores)}
+    return {name: "a test of your own" if test is None else test.title for name, test in known.items()}
+
+
+def verdict(score: Score) -> str:
+    """A score with its interval, and whether that holds the ideal."""
+    text = f"{label(score)}: {value_text(score)}"
+    if score.ideal is None or math.isnan(score.low):
+        return text
+    holds = score.low <= score.ideal <= score.high
+    return f"{text}; the ideal, {score.ideal:g}, lies {'inside' if holds else 'outside'} the interval"
+
+
+def change_verdict(change: ScoreChange) -> str:
+    """A score that moved: before, after, and the change with its interval."""
+    values = [f"{each.value:.{decimals(abs(each.value))}f}" for each in (change.before, change.after)]
+    unit = change.before.unit
+    return f"{label(change.before)}: {values[0]} to {values[1]} {unit}, a change of {change_text(change)}"
+
+
+def label(score: Score) -> str:
+    """A score's test, name and part."""
+    return f"{score.test}, {score.name.replace('_', ' ')}{f' ({score.part})' if score.part else ''}"
+
+
+def value_text(score: Score) -> str:
+    """A score with its interval and unit."""
+    digits = decimals(abs(score.value))
+    if math.isnan(score.low):
+        return f"{score.value:.{digits}f} {score.unit} (no interval)"
+    return f"{score.value:.{digits}f} [{score.low:.{digits}f}, {score.high:.{digits}f}] {score.unit}"
+
+
+def scores_table(scores: Sequence[Score]) -> str:
+    """Scores as a table; "" where there are none."""
+    if not scores:
+        return ""
+    head = ["score", "value and interval", "ideal", "n", "groups", "left out"]
+    rows = [
+        [
+            label(each),
+            value_text(each) if math.isfinite(each.value) else "none",
+            "" if each.ideal is None else f"{each.ideal:g}",
+            f"{each.n:,}",
+            f"{each.groups:,}",
+            left_out(each),
+        ]
+        for each in scores
+    ]
+    return table(head, rows)
+
+
+def left_out(score: Score) -> str:
+    """Items that do not count, and why."""
+    counts = {"ties": score.ties, "skipped": score.skipped, "empty": score.empty}
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+
+
+def changes_table(changes: Sequence[ScoreChange]) -> str:
+    """Changes as a table; "" where there are none."""
+    if not changes:
+        return ""
+    head = ["score", "before", "after", "change and interval", "within noise", "paired"]
+    rows = [
+        [
+            label(each.before),
+            *(value_text(one) for one in (each.before, each.after)),
+            change_text(each),
+            noise_text(each),
+            "by item" if each.paired else "no",
+        ]
+        for each in changes
+    ]
+    return table(head, rows)
+
+
+def change_text(change: ScoreChange) -> str:
+    """A change with its interval."""
+    if not math.isfinite(change.change):
+        return "none"
+    if math.isnan(change.low):
+        return f"{change.change:+.{decimals(abs(change.change))}f} (no interval)"
+    digits = decimals(max(abs(change.change), abs(change.low), abs(change.high)))
+    return f"{change.change:+.{digits}f} [{change.low:+.{digits}f}, {change.high:+.{digits}f}]"
+
+
+def noise_text(change: ScoreChange) -> str:
+    """Whether a change may be chance."""
+    return {None: "unknown", True: "yes", False: "no"}[change.within_noise]
+
+
+def provenance(found: Evaluation) -> str:
+    """The evaluation's model and settings as a table."""
+    facts: dict[str, Any] = {f"model: {name}": value for name, value in found.meta["model"].items()}
+    facts |= {name: value for name, value in found.meta.items() if isinstance(value, str | int | float | bool)}
+    return table(["what", "value"], [[name, str(value)] for name, value in facts.items()], name="facts")
