@@ -111,7 +111,7 @@ def test_a_whole_report_derives_each_part_once(trace, calls, tmp_path):
     assert names >= {"effects.csv", "located.json", "report.html", "controls.csv", "sets.csv", "selectivity.csv"}
     assert names >= {"regression.csv", "map_denoising.html", "controls_denoising.html", "sets.html", "pair.html"}
     assert report.located.set_test.sets == 2
-    assert {name for name, *_ in calls} == set(DERIVED) - {"stability"}
+    assert {name for name, *_ in calls} == set(DERIVED)
     assert {key: n for key, n in calls.items() if n > 1} == {}
     assert {tuple(words) for name, *words in calls if name == "effects"} == {
         ("stereotype", "occupation"),

@@ -15,7 +15,7 @@ from bare import trace
 from handmade import GROUPS, map_trace, steady
 from safetensors.torch import load_file, save_file
 from test_cli import run  # noqa: F401
-from test_report import caption, colours, veils
+from test_report import caption, colours, marked, panel_titles
 
 import locate
 from locate import LocateError, compare, load_trace
@@ -332,18 +332,34 @@ def test_a_change_that_is_no_number_is_not_saved(comparison, tmp_path):
 def test_maps_of_both_models_and_of_the_change_share_one_scale(comparison):
     figure = plot_changes(comparison)
     panels = colours(figure)
-    assert [each.text for each in figure.layout.annotations] == ["A: paper", "B: other", "B - A"]
+    assert panel_titles(figure) == ["A: paper", "B: other", "B - A"]
     assert len(panels) == 9
     before, after, change = panels[6:]
     np.testing.assert_allclose(np.array(after.z) - np.array(before.z), change.z, rtol=0, atol=1e-12)
     expected = np.zeros((3, 3))
     expected[1, 1] = 0.5
-    np.testing.assert_allclose(change.z, expected, rtol=0, atol=1e-12)
-    assert np.array(veils(figure)[8].z)[0, 1] == 1  # nothing changed in the lowest MLP: faded, though both effects pass
-    assert np.isnan(np.array(veils(figure)[6].z)[0, 1])
+    np.testing.assert_allclose(np.nan_to_num(change.z), expected, rtol=0, atol=1e-12)
+    for hatched in marked(figure, "hatching"):  # before the subject nothing reaches the answer in either model
+        assert hatched.tolist() == [[True, False, False]] * 3
+    assert marked(figure)[8][0, 1]  # nothing changed in the lowest MLP, though both effects pass
+    assert not marked(figure)[6][0, 1]
+    for panel, total in zip(("A", "B", "B - A"), ("a", "b", "change"), strict=True):
+        value = getattr(comparison.totals[0], total)[0]
+        assert f"{panel} {value:+.2f} [" in caption(figure) if value else f"{panel} 0.00 [" in caption(figure)
+    assert "layer and token: residual stream, attention output and MLP output, from paper (A) to other (B)" in caption(
+        figure
+    )
     assert figure.layout.coloraxis.cmax == pytest.approx(comparison.table["effect_b"].max())
-    assert "n = 24 pairs of 12 groups" in caption(figure).replace("<br>", " ")
-    assert "B - A: mean over the same pairs" in caption(figure).replace("<br>", " ")
+    assert "n = 24 pairs of 12 groups" in caption(figure)
+    assert "B - A: mean over the same pairs" in caption(figure)
+
+
+def test_each_panel_has_dots_by_its_own_q(comparison):
+    table = comparison.table.assign(q=0.5, q_a=0.01, q_b=0.01)
+    panels = marked(plot_changes(replace(comparison, table=table)))
+    assert panels[8].tolist() == [[False, True, True]] * 3
+    assert not panels[6].any()
+    assert not panels[7].any()
 
 
 def test_changes_of_heads_and_windows_have_their_figures():
@@ -360,7 +376,7 @@ def test_changes_of_heads_and_windows_have_their_figures():
     patches = next(column for column in change_table(found_wide).columns if column.header == "patch")
     assert set(patches.cells) == {"window 3"}
     figure = plot_head_changes(found)
-    assert [list(panel.x) for panel in colours(figure)] == [["1"]] * 3
+    assert [list(axis.ticktext) for axis in figure.select_xaxes()] == [["1"]] * 3
     for plot in (plot_changes, plot_head_changes):
         with pytest.raises(LocateError, match="direction 'sideways'"):
             plot(found, direction="sideways")

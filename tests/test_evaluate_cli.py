@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from test_report import caption, drawn_words, panel_titles
 
 from locate import cli
 from locate.errors import LocateError
@@ -197,12 +198,13 @@ def test_a_figure_shows_each_score_beside_its_ideal():
         "percent",
         "perplexity",
     ]
-    title = figure.layout.title.text.replace("<br>", " ")
-    assert "a&lt;b" in title
+    title = caption(figure)
+    assert "Model a<b," in title
+    assert "a&lt;b" in drawn_words(figure)
     assert "95% interval" in title
     assert "n 1 to 400 items in 1 to 40 groups" in title
     assert "6 of 8 scores" in title
-    assert [text.text for text in figure.layout.annotations] == [
+    assert panel_titles(figure) == [
         "<b>bias</b>",
         "<b>bias</b>",
         "<b>to be kept</b>",
@@ -240,6 +242,6 @@ def test_a_figure_of_changes_fades_noise(judged):
         assert trace.x[0] == side.value
         assert (trace.opacity == 1) == (change.within_noise is False)
     assert sides == {"circle-open": 4, "circle": 4}
-    words = [each.text for each in figure.layout.annotations if "[" in each.text or each.text[0] in "+-"]
+    words = [each for each in panel_titles(figure) if "[" in each or each[0] in "+-"]
     assert len(words) == 4
     assert "0 (" not in words

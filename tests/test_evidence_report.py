@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from test_report import caption
 
 from locate import Budget, Controls, LocateError, Map, Sets, analyse, cli, load, load_located, load_trace, rank, trace
 from locate.mediation.controls import control_table
@@ -50,7 +51,7 @@ def test_the_figure_of_controls_draws_the_table(run):
             np.testing.assert_allclose(np.array(mark.x) - np.array(mark.error_x.arrayminus), rows["low"])
     own = table[(table["control"] == "shuffled source") & (table["direction"] == "denoising")]["own"]
     assert sorted(drawn_marks["the site itself"].x) == pytest.approx(sorted(own))
-    assert "n = 20 pairs of 20 groups" in figure.layout.title.text.replace("<br>", " ")
+    assert "n = 20 pairs of 20 groups" in caption(figure)
     with pytest.raises(LocateError, match="no controls of direction 'noising'"):
         plot_controls(table[table["direction"] == "denoising"], analysis.shown(), direction="noising")
 
@@ -61,7 +62,7 @@ def test_the_figure_of_sets_draws_faithfulness(run):
     lines = {line.name: line for line in figure.data if line.name}
     for kind, name in (("circuit", "circuit"), ("top", "the strongest"), ("greedy", "greedy")):
         assert list(lines[name].y) == pytest.approx(list(table.loc[table["kind"] == kind, "faithfulness"]))
-    assert "CPR" in figure.layout.title.text
+    assert "CPR" in caption(figure)
 
 
 def test_the_figure_of_estimates_draws_both(run):
@@ -76,9 +77,11 @@ def test_every_figure_has_its_controls_at_the_foot(run):
     drawn_figures = figures_of(analysis)
     assert {"map_denoising", "controls_noising", "sets", "estimates", "pair"} <= set(drawn_figures)
     for name, figure in drawn_figures.items():
-        feet = [each.text for each in figure.layout.annotations if str(each.text).startswith("controls: patched with")]
-        assert len(feet) == 1, name
-        assert "shuffled source" in feet[0].replace("<br>", " ")
+        (foot,) = [each.text.replace("<br>", " ") for each in figure.layout.annotations if each.name == "foot"]
+        own = {"pair": "One pair, no interval", "occupations": "Unpatched prompts"}
+        assert foot.startswith(own.get(name, "controls: patched with")), name
+        assert ("shuffled source" in foot) == (name not in own)
+        assert figure.layout.meta["foot"] == foot.replace("\u00a0", " ")
     bare = replace(run, controls=None, meta={k: v for k, v in run.meta.items() if k not in ("controls", "audit")})
     assert controls_line(analyse(bare), "denoising") == "no controls were run"
     plain = all_figures(analysis)["map_denoising"]

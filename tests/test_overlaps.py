@@ -173,7 +173,7 @@ def test_kinds_that_are_carried_apart_share_nothing_and_the_figure_says_so():
         found = {each.direction: each for each in analysis.overlap}
         assert found["denoising"].share == found["noising"].share == share
         assert (found["denoising"].groups_a, found["denoising"].groups_b) == (12, 12)
-        caption = plot_selectivity(analysis).layout.title.text.replace("<br>", " ")
+        caption = plot_selectivity(analysis).layout.meta["caption"]
         assert f"{int(share)} of the 1 strongest of 2 sites are shared" in caption
     assert analyse(map_trace(layers=1)).overlap == []
 

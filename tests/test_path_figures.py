@@ -4,13 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from bare import trace
-from test_report import averages_of, bands, caption, colours, lines, veils
+from test_report import averages_of, bands, caption, colours, lines, marked, panel_titles
 
 from locate import LocateError, analyse
 from locate.mediation import effects
 from locate.prompts import occupation_pairs
 from locate.report import write_report
-from locate.report.figures import plot_heads, plot_layers, plot_map, plot_pair
+from locate.report.figures import plot_heads, plot_layers, plot_map
+from locate.report.pair import plot_pair
 from locate.report.paths import path_figures, plot_attention, plot_direct, plot_direct_heads, plot_severed, plot_units
 from locate.tracing.plan import Map
 
@@ -51,11 +52,11 @@ def test_the_residual_stream_is_drawn_whole_and_severed_role_by_role():
         assert list(line.x) == [0, 1, 2]
         assert list(line.y) == pytest.approx([sign * part, 2 * sign * part, 3 * sign * part])
     assert [line.showlegend for line in drawn] == [True] * 4 + [False] * 4
-    assert [each.text for each in figure.layout.annotations] == ["<b>subject last</b>", "last"]
+    assert panel_titles(figure) == ["<b>last token of the occupation</b>", "last token of the prompt"]
     last = bands(figure)["whole"]
     assert (max(last.y), min(last.y)) == pytest.approx((-1 + 0.25, -3 - 0.5))
-    assert "stays as in the base run" in caption(figure).replace("<br>", " ")
-    assert "n = 24 pairs of 12 groups" in caption(figure).replace("<br>", " ")
+    assert "stays as in the base run" in caption(figure)
+    assert "n = 24 pairs of 12 groups" in caption(figure)
 
 
 def test_direct_effects_stand_beside_whole_ones_at_the_last_token():
@@ -90,9 +91,17 @@ def test_attention_edges_are_mapped_by_the_token_attended_to():
     to_subject, to_last = colours(figure)
     assert np.array(to_subject.z) == pytest.approx(np.array([[1, 2], [5, 6]]))
     assert np.array(to_last.z) == pytest.approx(-np.array([[1, 2], [5, 6]]))
-    assert [each.text for each in figure.layout.annotations] == ["to <b>subject last</b>", "to last"]
-    assert np.array_equal(np.array(veils(figure)[0].z) == 1, [[False, True], [False, True]])
-    assert list(figure.layout.yaxis.categoryarray) == ["0", "4"]
+    assert panel_titles(figure) == ["to <b>last token of the occupation</b>", "to last token of the prompt"]
+    assert marked(figure)[0].tolist() == [[False, True], [False, True]]
+    assert list(figure.layout.yaxis.ticktext) == ["0", "4"]
+    assert "the values that they weigh are not" in caption(figure)
+    assert (
+        colours(figure)[0]
+        .hovertext[0][0]
+        .startswith(
+            "<b>attention weights, layer 0, head 0, last token of the prompt to the last token of the occupation</b>"
+        )
+    )
 
 
 def test_the_strongest_units_are_bars_with_their_intervals():
@@ -100,24 +109,26 @@ def test_the_strongest_units_are_bars_with_their_intervals():
     cells += [*odd_ones("neuron", unit=2), cell("mlp_out_unit", 9.0, unit=1), cell("neuron", 8.0, unit=5, groups=1)]
     cells[2]["q"] = 0.5
     (bars,) = plot_units(averages_of(cells), top=2).data
-    assert list(bars.y) == ["L2.2 last", "L2.1 last"]
+    assert list(bars.y) == ["2.2, last token of the prompt", "2.1, last token of the prompt"]
     assert list(bars.x) == [2.0, -3.0]
     assert list(bars.error_x.array) == pytest.approx([0.25, 0.25])
     assert list(bars.error_x.arrayminus) == pytest.approx([0.5, 0.5])
-    assert bars.marker.opacity == (0.35, 1.0)
+    assert bars.marker.color == ("white", "#0072B2")
+    assert "open: q > 0.05" in caption(plot_units(averages_of(cells), top=2))
+    assert bars.hovertext[1] == "-3.000 [-3.500, -2.750] nats<br>n 24 pairs, 12 groups; q 0.01"
 
 
 def test_a_figure_is_drawn_for_what_was_traced_and_for_nothing_else():
     plain = [cell(each, 1.0) for each in ("resid_pre", "attn_out", "mlp_out")] + [cell("head", 1.0, unit=0)]
-    assert path_figures(averages_of(plain), "denoising", "x") == {}
+    assert path_figures(averages_of(plain), "denoising") == {}
     everything = [each for name in ("resid_pre", "attn_out") for each in severed_cells(name)]
     everything += [*severed_cells("head", unit=0), cell("pattern", 1.0, unit=0, role="further")]
     everything += [cell("neuron", 1.0, unit=0), cell("mlp_out_unit", 1.0, unit=0)]
     names = {"severed", "direct", "direct_heads", "attention_further", "neurons", "mlp_out_units"}
-    assert set(path_figures(averages_of(everything), "denoising", "x")) == {f"{name}_denoising" for name in names}
-    assert path_figures(averages_of(everything), "noising", "x") == {}
+    assert set(path_figures(averages_of(everything), "denoising")) == {f"{name}_denoising" for name in names}
+    assert path_figures(averages_of(everything), "noising") == {}
     before = severed_cells("resid_pre", role="before_subject")
-    assert path_figures(averages_of(before), "denoising", "x") == {}
+    assert path_figures(averages_of(before), "denoising") == {}
 
 
 @pytest.mark.parametrize(
@@ -172,4 +183,4 @@ def test_one_pairs_map_holds_its_single_sites(traced):
     rows = derived.query("pair == 0 and direction == 'denoising' and component == 'mlp_out' and severed == ''")
     grid = rows.pivot(index="layer", columns="clean_pos", values="nie").to_numpy()
     drawn = np.array(panel.z, dtype=float)
-    assert drawn[:, ~np.isnan(drawn).all(0)] == pytest.approx(grid)
+    assert drawn[:, ~np.isnan(drawn).all(0)] == pytest.approx(np.where(grid == 0, np.nan, grid), nan_ok=True)

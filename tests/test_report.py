@@ -186,7 +186,13 @@ def test_hover_tells_site_effect_interval_share_counts_q_and_stability(averages)
         "n 24 pairs, 12 groups; q < 0.001",
         f"among the five strongest in {cell['stability']:.0%} of resamples",
     ]
-    assert 0 < cell["stability"] <= 1
+    (located,) = [
+        site for site in analyse(map_trace()).rank(direction="denoising").sites
+        if (site.component, site.layer, site.role) == ("mlp_out", 0, "subject_last")
+    ]  # fmt: skip
+    assert cell["stability"] == located.stability > 0
+    assert averages.table.query("component == 'resid_pre'")["stability"].isna().all()
+    assert "resamples" not in colours(figure)[0].hovertext[0][1]
     signed = plot_map(replace(averages, table=averages.table.drop(columns=["share", "stability"])))
     assert len(colours(signed)[2].hovertext[0][1].split("<br>")) == 3
 

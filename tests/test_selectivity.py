@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from handmade import GROUPS, both, map_trace, odds, trace_of
+from test_report import caption, labels, marked
 from test_resampling import SHAPES, made
 
 from locate import LocateError, analyse, load, load_located, rank, trace
@@ -207,7 +208,7 @@ def test_a_report_of_both_kinds_speaks_of_occupations_alone(told):
     assert rows["effect"].tolist() == pytest.approx([1.0, 0.1, 0.8])
     assert (rows[["n", "groups"]] == 12).all(axis=None)
     assert report.located.kind == "occupation"
-    assert "n = 12 occupation pairs of 12 groups" in plot_map(analyse(two_kinds(PATHS))).layout.title.text
+    assert "n = 12 occupation pairs of 12 groups" in caption(plot_map(analyse(two_kinds(PATHS))))
     assert rank(two_kinds(PATHS), kind="definition").sites[0].layer == 1
     drawn = {path.name for path in (folder / "figures").iterdir()}
     assert drawn >= {"selectivity_denoising.html", "selectivity_noising.html", "map_denoising.html"}
@@ -281,18 +282,23 @@ def test_the_map_of_selectivity_shows_each_site_where_it_is():
     analysis = analyse(two_kinds(PATHS))
     figure = plot_selectivity(analysis, direction="denoising")
     (panel,) = [each for each in figure.data if each.coloraxis == "coloraxis"]
-    assert list(panel.x) == ["subject_last"]
+    assert labels(figure) == ["<b>last token of the occupation</b>"]
     assert np.array(panel.z)[:, 0] == pytest.approx([(s**2 - d**2) / (s**2 + d**2) for s, d in PATHS])
     assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (-1, 1)
-    text = figure.layout.title.text.replace("<br>", " ")
-    assert "n = 12 pairs of 12 occupations and 12 pairs of 12 words; whole prompt" in text
+    text = caption(figure)
+    assert "n = 12 pairs of 12 occupations and 12 pairs of 12 words; hatched: neither effect has q ≤ 0.05" in text
+    assert analysis.total_selectivity["denoising"] == pytest.approx((0, 0, 0), abs=0.005)
+    assert "whole prompt 0.00 [0.00, 0.00] (95%)" in text
     table = analysis.selectivity
     undefined = analyse(two_kinds(PATHS))
     undefined.__dict__["selectivity"] = table.assign(
         selectivity=np.where(table["layer"] == 1, np.nan, table["selectivity"])
     )
-    grey = plot_selectivity(undefined).data[0]
-    assert np.array(grey.z)[:, 0] == pytest.approx([np.nan, 1, np.nan], nan_ok=True)
+    drawn = plot_selectivity(undefined)
+    assert marked(drawn, "hatching")[0][:, 0].tolist() == [False, True, False]
+    told = next(each for each in drawn.data if each.name == "empty").hovertext[1][0]
+    assert told.split("<br>")[1] == "neither effect has q ≤ 0.05"
+    assert told.split("<br>")[2].startswith("stereotype ")
     with pytest.raises(LocateError, match="no cells of direction 'up'"):
         plot_selectivity(analysis, direction="up")
     with pytest.raises(LocateError, match="only one kind of words was traced"):
@@ -318,7 +324,7 @@ def test_lines_of_the_regression_are_its_coefficients():
     lines = {each.name: list(each.y) for each in figure.data if each.mode == "lines+markers"}
     assert lines["stereotypical score"] == pytest.approx([0.5, -1.0], abs=1e-6)
     assert lines["factual score"] == pytest.approx([3.0, 0.25], abs=1e-6)
-    assert "n = 20 words" in figure.layout.title.text
+    assert "n = 20 words" in caption(figure)
     assert set(comparison_figures(analysis)) == {
         f"{name}_{direction}" for name in ("selectivity", "regression_subject_last") for direction in DIRECTIONS
     }

@@ -13,7 +13,7 @@ import pandas as pd
 
 from locate.errors import LocateError
 from locate.mediation.agreement import Agreement, agreement, estimated_and_exact
-from locate.mediation.averages import average, normalised, stability, total_effect
+from locate.mediation.averages import ROW, average, normalised, stability, total_effect
 from locate.mediation.controls import CHOOSING, SetTest, control_table, set_test
 from locate.mediation.effect_table import (
     EFFECTS,
@@ -30,7 +30,7 @@ from locate.mediation.effect_table import (
 )
 from locate.mediation.located import Located
 from locate.mediation.overlaps import Overlap, overlap
-from locate.mediation.ranking import TOP, Derived, Wanted, rank_sites
+from locate.mediation.ranking import TOP, Derived, Wanted, rank_sites, rankable
 from locate.mediation.regression import gender_regression, words_without_score
 from locate.mediation.resampling import Intervals
 from locate.mediation.selectivity_table import KINDS, comparable, of_kind, selectivity, total_selectivity
@@ -49,8 +49,8 @@ Part = TypeVar("Part")
 class Shown:
     """A table of averages, with what a figure says about it.
 
-    table     as `average` or `changes` returns it; an analysis adds `share` of the total effect (nan where undefined)
-              and `stability` to indirect effects
+    table     as `average` or `changes` returns it; an analysis adds to indirect effects `share` of the total effect and
+              `stability` as in `LocatedSite`, each nan where it is undefined
     column    "nie", "nde" or "total", or the share "nie / total"
     metric, unit, positive, level, clusters  as in `Located`
     kind      of the pairs, where others were traced beside it; else ""
@@ -154,7 +154,7 @@ class Analysis:
         """Averages of one quantity, with what a figure says about them."""
         table = self.average(quantity)
         if quantity == "nie":
-            table = table.assign(share=self._share_carried(), stability=self.stability["stability"].to_numpy())
+            table = table.assign(share=self._share_carried()).merge(self._firm, on=ROW, how="left")
         return Shown(
             table=table,
             column=quantity,
@@ -179,6 +179,14 @@ class Analysis:
     def subject(self) -> str:
         """What the pairs exchange: "occupation", or "subject" where they are of other kinds."""
         return "occupation" if self.terms.kind == OCCUPATION else "subject"
+
+    @cached_property
+    def _firm(self) -> pd.DataFrame:
+        """Stability of the sites that are ranked, among themselves, as `rank` has it."""
+        ranked = rankable(self.effects, None)
+        if ranked.empty:
+            return self.average()[ROW].assign(stability=float("nan"))
+        return stability(ranked, "nie", self.intervals)
 
     def _share_carried(self) -> Any:
         """Share of the total effect by row of the averages; nan for a metric whose effects are no differences."""

@@ -83,13 +83,16 @@ def still(rows: pd.DataFrame, shown: Shown) -> pd.Series:
     return rows[["effect", "low", "high"]].abs().max(axis=1) <= shown.rounding
 
 
-def cells_of(rows: pd.DataFrame, columns: Iterable[object], shown: Shown, digits: int) -> pd.DataFrame:
+def cells_of(
+    rows: pd.DataFrame, columns: Iterable[object], shown: Shown, digits: int, silent: pd.Series | None = None
+) -> pd.DataFrame:
     """Averages as cells: their layer, column and effect, with `hover`, `empty` (why they have no colour) and `fails`.
 
     columns  the key of each row's column
     digits   decimals in the map; hovers have one more
+    silent   where nothing that follows reaches the answer; None for where the averages are 0 within rounding
     """
-    empty = np.where(still(rows, shown), STILL, "")
+    empty = np.where(still(rows, shown) if silent is None else silent, STILL, "")
     hovers = [hover_of(row, shown, digits + 1, why) for row, why in zip(rows.to_dict("records"), empty, strict=True)]
     return pd.DataFrame(
         {
@@ -111,12 +114,17 @@ def hover_of(row: dict[Any, Any], shown: Shown, digits: int, empty: str = "") ->
     )  # fmt: skip
     effect = f"effect {with_interval(row['effect'], row['low'], row['high'], digits)} {shown.unit}"
     told = [f"<b>{safe(site)}</b>", empty or safe(effect)]
-    if not empty and row.get("share", np.nan) == row.get("share", np.nan):
+    if not empty and known(row, "share"):
         told.append(f"{row['share']:.0%} of the total effect")
     told.append(counts_of(row, tested=not empty))
-    if not empty and "stability" in row:
+    if not empty and known(row, "stability"):
         told.append(f"among the five strongest in {row['stability']:.0%} of resamples")
     return "<br>".join(told)
+
+
+def known(row: dict[Any, Any], name: str) -> bool:
+    """Whether a row has a number of that name."""
+    return bool(np.isfinite(row.get(name, np.nan)))
 
 
 def counts_of(row: dict[Any, Any], tested: bool = True) -> str:
@@ -163,9 +171,9 @@ def add_numbers(
     figure: go.Figure, effect: Float[np.ndarray, "layer column"], scale: Scale, shared: dict[str, Any]
 ) -> None:
     """The cells' numbers, black or white as their colours need."""
-    known = np.nan_to_num(effect)
-    inks = np.vectorize(lambda value: ink(colour(value, scale.limit)), otypes=[object])(known)
-    texts = np.vectorize(lambda value: number_text(value, scale.digits), otypes=[object])(known)
+    values = np.nan_to_num(effect)
+    inks = np.vectorize(lambda value: ink(colour(value, scale.limit)), otypes=[object])(values)
+    texts = np.vectorize(lambda value: number_text(value, scale.digits), otypes=[object])(values)
     for own in (BLACK, WHITE):
         figure.add_heatmap(
             name="numbers", z=effect, text=np.where((inks == own) & ~np.isnan(effect), texts, ""),

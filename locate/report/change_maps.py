@@ -122,7 +122,7 @@ def stacked(frame: Frame, lines: int) -> int:
 
 
 def beside(parts: dict[str, pd.DataFrame], column: str, frame: Frame, comparison: Comparison) -> go.Figure:
-    """A row of three panels for each part: A, B and the change."""
+    """A row of three panels for each part: A, B and the change, which is 0 by construction where both are."""
     heads = [f"A: {safe(names(comparison)[0])}", f"B: {safe(names(comparison)[1])}", "B - A"]
     figure = quiet_subplots(
         len(parts), 3, shared_yaxes=True, shared_xaxes=True, horizontal_spacing=0.02,
@@ -130,9 +130,11 @@ def beside(parts: dict[str, pd.DataFrame], column: str, frame: Frame, comparison
     )  # fmt: skip
     shown = comparison.shown()
     for line, (name, part) in enumerate(parts.items(), start=1):
+        both = still(panel_of(part, "a"), shown) & still(panel_of(part, "b"), shown)
         for place, panel in enumerate(PANELS, start=1):
             rows = panel_of(part, panel)
-            add_panel(figure, cells_of(rows, rows[column], shown, frame.scale.digits), frame, place, line)
+            silent = both if panel == "change" else still(rows, shown)
+            add_panel(figure, cells_of(rows, rows[column], shown, frame.scale.digits, silent), frame, place, line)
         figure.update_yaxes(title=f"{name}<br>layer", row=line, col=1)
     return figure.update_layout(coloraxis=frame.scale.axis())
 
