@@ -91,7 +91,7 @@ def test_attention_edges_are_mapped_by_the_token_attended_to():
     to_subject, to_last = colours(figure)
     assert np.array(to_subject.z) == pytest.approx(np.array([[1, 2], [5, 6]]))
     assert np.array(to_last.z) == pytest.approx(-np.array([[1, 2], [5, 6]]))
-    assert panel_titles(figure) == ["to <b>last token of the occupation</b>", "to last token of the prompt"]
+    assert panel_titles(figure) == ["to the <b>last token of the occupation</b>", "to the last token of the prompt"]
     assert marked(figure)[0].tolist() == [[False, True], [False, True]]
     assert list(figure.layout.yaxis.ticktext) == ["0", "4"]
     assert "the values that they weigh are not" in caption(figure)

@@ -23,7 +23,8 @@ STILL = "0 within rounding: nothing that follows from it reaches the answer"
 NOT_MEASURED = "not measured"
 HATCH, APART, CORNER = "#c8c8c8", 9, 6  # px from one diagonal to the next; from a cell's corner to its dot
 BREAK = (np.nan, np.nan)
-CORNERS = ((-0.46, -0.46), (-0.46, 0.46), (0.46, 0.46), (0.46, -0.46), (-0.46, -0.46), BREAK)
+CORNERS = ((-1, -1), (-1, 1), (1, 1), (1, -1), (-1, -1), BREAK)
+INSET = 3  # px from a cell's edge to the frame in it
 WIDE, NARROW, LETTERS = 74, 46, 14  # px of a column beside whose neighbours labels lie flat; of any; of its frame
 TALL, LOW, FEW = 34, 22, 14  # px of a row in a map of at most FEW layers, and of more
 
@@ -160,7 +161,7 @@ def add_panel(figure: go.Figure, cells: pd.DataFrame, frame: Frame, place: int, 
     add_numbers(figure, effect, frame.scale, shared)
     add_hatching(figure, np.isnan(effect), frame.width / frame.row, frame.row / APART, at)
     add_dots(figure, effect, fails, frame, at)
-    add_frames(figure, np.abs(np.nan_to_num(effect)) > frame.scale.limit, at)
+    add_frames(figure, np.abs(np.nan_to_num(effect)) > frame.scale.limit, frame, at)
     ticks = {"tickvals": list(range(shape[1])), "ticktext": list(frame.labels), "range": [-0.5, shape[1] - 0.5]}
     figure.update_xaxes(**ticks, showgrid=False, **at)
     ticks = {"tickvals": list(range(shape[0])), "ticktext": [str(each) for each in frame.layers]}
@@ -198,10 +199,11 @@ def add_hatching(figure: go.Figure, empty: np.ndarray, aspect: float, lines: flo
     add_lines(figure, "hatching", points, {"color": HATCH, "width": 1}, at)
 
 
-def add_frames(figure: go.Figure, beyond: np.ndarray, at: dict[str, int]) -> None:
-    """A frame around the cells that lie beyond the colour scale."""
-    lines = [(x + a, y + b) for y, x in np.argwhere(beyond) for a, b in CORNERS]
-    add_lines(figure, "frames", lines, {"color": BLACK, "width": 2}, at)
+def add_frames(figure: go.Figure, beyond: np.ndarray, frame: Frame, at: dict[str, int]) -> None:
+    """A white frame in the cells that lie beyond the colour scale, whose ends are dark."""
+    half = 0.5 - INSET / frame.width, 0.5 - INSET / frame.row
+    lines = [(x + a * half[0], y + b * half[1]) for y, x in np.argwhere(beyond) for a, b in CORNERS]
+    add_lines(figure, "frames", lines, {"color": WHITE, "width": 2}, at)
 
 
 def add_lines(

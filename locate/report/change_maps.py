@@ -37,7 +37,7 @@ from locate.tracing.table import META_FILE, whole_sites
 
 PANELS = ("a", "b", "change")
 NOTE = "B - A: mean over the same pairs, positive where B has more of it"
-BETWEEN, ROW_TITLES = 46, 110  # px between rows of panels, and for the titles left of them
+BETWEEN, ROW_TITLES = 26, 110  # px between rows of panels, and for the titles left of them
 COLUMN, LEAST = 60, 200  # px of a column of roles, and of a panel, at least
 
 

@@ -25,7 +25,7 @@ UNITS = {"%": "percent", "perplexity": "perplexity", "bits": "bits per byte"}
 ROW, HEAD = 24, 62  # pixels of a score, and of a panel besides its scores
 WIDE = 30.0  # largest over smallest value beyond which an axis of positive numbers is logarithmic
 LEFT, ACROSS, RIGHT, RIGHT_CHANGE = 290, 540, 30, 220  # px: labels, panels, and what stands right of them
-DODGE, FADED = 0.17, 0.4
+DODGE, FADED, READABLE = 0.17, 0.4, 0.75
 Panels = dict[tuple[str, str], list[int]]
 Say = Callable[[str], None]
 
@@ -98,7 +98,7 @@ def add_change(figure: go.Figure, change: ScoreChange, height: float, colour: st
     text = f"{change.change:+.3g} [{change.low:+.3g}, {change.high:+.3g}]"
     figure.add_annotation(
         text=text if math.isfinite(change.low) else f"{change.change:+.3g}", x=1.02, xref="x domain", xanchor="left",
-        y=height, yref="y", showarrow=False, font={"size": LABEL}, opacity=max(opacity, 0.6), row=row, col=1,
+        y=height, yref="y", showarrow=False, font={"size": LABEL}, opacity=max(opacity, READABLE), row=row, col=1,
     )  # fmt: skip
 
 

@@ -16,10 +16,10 @@ from locate.mediation.controls import CHOOSING
 from locate.mediation.located import Located
 from locate.mediation.sets import Areas
 from locate.metrics import difference
-from locate.report.figures import headline, total_of
+from locate.report.figures import headline, measured, total_of
 from locate.report.quiet import Figure, quiet_subplots
 from locate.report.theme import COLOURS, FOOT, titled, with_foot
-from locate.report.words import decimals, metric_words, role_words, site_words, with_interval
+from locate.report.words import decimals, role_words, site_words, with_interval
 from locate.tracing.table import CONTROL, whole_sites
 
 SHORT = {"mlp_out": "MLP", "attn_out": "attention", "head": "head", "neuron": "neuron", "resid_pre": "residual"}
@@ -92,7 +92,7 @@ def plot_controls(
     counts = rows[rows[CONTROL] == "shuffled source"]
     n = f"{counts['n'].max()} pairs of {counts['groups'].max()} groups" if len(counts) else "their own words"
     caption = (
-        f"{direction.capitalize()}: {metric_words(averages.metric)}, {averages.unit}; positive is "
+        f"{direction.capitalize()}: {measured(averages)}; positive is "
         f"{averages.positive}, for neutral words female{total_of(averages, direction)}. Sites: n = "
         f"{int(own['n'].max())} pairs of {int(own['groups'].max())} groups, shuffled and random: {n}; "
         f"{averages.level:.0%} intervals by bootstrap over groups. Shuffled: another group's value; random: as far, "

@@ -225,11 +225,17 @@ def said(averages: Shown, direction: str, note: str, window: int = 1) -> str:
     wide = "" if window == 1 else f"{window} layers written at once; "
     over = "groups and templates" if "template" in averages.clusters else "groups"
     return (
-        f"{direction.capitalize()} ({meaning(direction)}): {metric_words(averages.metric)}, {averages.unit}; positive "
+        f"{direction.capitalize()} ({meaning(direction)}): {measured(averages)}; positive "
         f"is {averages.positive}{total_of(averages, direction)}. {wide}n = {table['n'].max()} {kind}pairs of "
         f"{table['groups'].max()} groups; {averages.level:.0%} intervals by bootstrap over {over}"
         + (f"; {note}." if note else ".")
     )
+
+
+def measured(averages: Shown) -> str:
+    """Metric and unit in words."""
+    words = metric_words(averages.metric)
+    return words if averages.unit in words else f"{words}, {averages.unit}"
 
 
 def total_of(averages: Shown, direction: str) -> str:

@@ -22,7 +22,7 @@ LEVEL = 0.95
 MOST_ROWS, ROW = 48, 15  # occupations in a column of the ranking; px of each
 NAME, RANKED, SCATTER = 152, 108, 340  # px: names, a column's dots, the scatter
 LOWEST, RIGHT, AXIS_ROOM, BESIDE = 360, 30, 75, 110  # px: least height; right of all; the scatter's axis; both
-NAMED = 3  # occupations named in the scatter at each end
+NAMED, NEAR = 3, (60.0, 0.04)  # occupations named in the scatter at each end; % of women and of its height of a name
 ODDS = "log-odds of she against he, nats"
 
 
@@ -116,7 +116,7 @@ def hover_of(row: dict[Any, Any], digits: int) -> str:
 def add_scatter_of(figure: go.Figure, rows: pd.DataFrame, place: int) -> None:
     """Log-odds against the share of women; the occupations at both ends are named."""
     digits = decimals(float(rows["log_odds"].abs().max()))
-    ends = {*rows.index[:NAMED], *rows.index[-NAMED:]} if len(rows) > 2 * NAMED else set(rows.index)
+    ends = named_ends(rows)
     figure.add_scatter(
         x=rows["share_women"], y=rows["log_odds"], name="scatter", mode="markers+text", showlegend=False,
         text=[safe(name) if number in ends else "" for number, name in rows["occupation"].items()],
@@ -128,6 +128,18 @@ def add_scatter_of(figure: go.Figure, rows: pd.DataFrame, place: int) -> None:
     figure.add_hline(y=0, line={"color": BLACK, "width": 1}, row=1, col=place)
     figure.update_xaxes(title={"text": "women in the occupation, %", "font": {"size": TEXT}}, row=1, col=place)
     figure.update_yaxes(title=ODDS, row=1, col=place)
+
+
+def named_ends(rows: pd.DataFrame) -> set[int]:
+    """The occupations at both ends that are named in the scatter: those whose names do not run into another's."""
+    span = float(rows["log_odds"].max() - rows["log_odds"].min())
+    found: list[int] = []
+    for number in [*range(len(rows) - 1, len(rows) - 1 - NAMED, -1), *range(NAMED)]:
+        share, odds = rows.loc[number, ["share_women", "log_odds"]]
+        others = [rows.loc[each, ["share_women", "log_odds"]] for each in found]
+        if not any(abs(share - x) < NEAR[0] and abs(odds - y) < NEAR[1] * span for x, y in others):
+            found.append(number)
+    return set(found)
 
 
 def caption(rows: pd.DataFrame) -> str:

@@ -12,11 +12,22 @@ from locate.errors import LocateError
 from locate.mediation.analysis import Analysis, Shown
 from locate.prompts.pair import places
 from locate.report.cells import NOT_MEASURED, STILL, Frame, add_panel, layers_of, marks_line
-from locate.report.figures import BAR, LEAST, NAMES, QUANTITIES, SIDES, headline, listed, meaning, side_by_side
+from locate.report.figures import (
+    BAR,
+    LEAST,
+    NAMES,
+    QUANTITIES,
+    SIDES,
+    headline,
+    listed,
+    meaning,
+    measured,
+    side_by_side,
+)
 from locate.report.quiet import quiet_subplots
 from locate.report.spelling import Part, Token, parts_of
 from locate.report.theme import GREY, Scale, safe, titled, with_foot
-from locate.report.words import decimals, metric_words, signed, site_words
+from locate.report.words import decimals, signed, site_words
 from locate.tracing.table import whole_sites
 
 FOOT_TEXT = "One pair, no interval: what holds on average is in the other figures."
@@ -62,9 +73,10 @@ def plot_pair(
     figure.update_layout(coloraxis=frame.scale.axis())
     quantity = QUANTITIES[column].removeprefix("average ")
     what = f"{quantity} of each token in one prompt: {listed(NAMES[each] for each in components)}"
+    marks = marks_line(figure, frame.scale, empty_words(parts))
     titled(
         figure, title or headline(what, shown, direction),
-        caption(rows.iloc[0], analysis, direction, quantity, marks_line(figure, frame.scale, empty_words(parts))),
+        caption(rows.iloc[0], analysis, shown, direction, quantity, marks),
         SIDES + BAR + side_by_side(len(components), frame.panel), frame.height,
         left=SIDES, bottom=24 + int(4.6 * max(len(each.text) for each in parts)),
     )  # fmt: skip
@@ -119,13 +131,13 @@ def cells_of_pair(rows: pd.DataFrame, parts: Sequence[Part], frame: Frame, shown
     return pd.DataFrame(found).assign(fails=False)
 
 
-def caption(row: pd.Series, analysis: Analysis, direction: str, quantity: str, marks: str) -> str:
+def caption(row: pd.Series, analysis: Analysis, shown: Shown, direction: str, quantity: str, marks: str) -> str:
     """Both prompts, what the cells show, and the pair's total effect."""
-    metric, total = analysis.metric, row["total"]
+    total = row["total"]
     corrupted = "the same with noise" if row["corrupted"] == row["clean"] else f"“{row['corrupted']}”"
     return (
         f"Clean: “{row['clean']}”; corrupted: {corrupted}. {direction.capitalize()} ({meaning(direction)}): {quantity} "
-        f"on the {metric_words(metric.name)}, {metric.unit}; positive is {analysis.terms.positive}; total effect of "
+        f"on the {measured(shown)}; positive is {analysis.terms.positive}; total effect of "
         f"this pair {signed(total, decimals(abs(total)))}. Exchanged words in bold" + (f"; {marks}." if marks else ".")
     )
 

@@ -46,7 +46,7 @@ SINGLE = ("neuron", "mlp_out_unit")
 MOST_COLUMNS = 3
 STRONGEST = 20
 SEVERED_NOTE = "severed: what lies downstream at the same token stays as in the base run"
-PANEL_HEIGHT = 230  # px of a panel of lines
+PANEL_HEIGHT, BETWEEN = 230, 84  # px of a panel of lines, and between two lines of panels
 DIRECT_NOTE = "direct: what the write itself says in the final residual stream, every later layer at this token severed"
 
 
@@ -134,7 +134,8 @@ def plot_attention(averages: Averages, *, role: str = LAST, title: str = "", dir
         )
     keys = [key for key in ("", *ROLES) if key in set(rows["key"])]
     parts = {
-        f"to {role_label(key, averages.subject)}" if key else "to all tokens": rows[rows["key"] == key] for key in keys
+        f"to the {role_label(key, averages.subject)}" if key else "to all tokens": rows[rows["key"] == key]
+        for key in keys
     }
     where = role_words(role, averages.subject)
     what = f"{QUANTITIES[averages.column]} of attention from the {where}"
@@ -241,15 +242,23 @@ def refuse_whole(rows: pd.DataFrame, direction: str, component: str, where: str)
         raise LocateError(f"no severed {component} of direction {direction!r} at {where}: trace with --severed")
 
 
-def panels(titles: Sequence[str]) -> tuple[go.Figure, list[tuple[int, int]]]:
-    """An empty figure with a panel per title, a few to a line, and each panel's row and column from 1."""
+def panels(titles: Sequence[str], height: int = PANEL_HEIGHT) -> tuple[go.Figure, list[tuple[int, int]]]:
+    """An empty figure with a panel per title, a few to a line, and each panel's row and column from 1.
+
+    height  of a panel, px
+    """
     lines = -(-len(titles) // MOST_COLUMNS)
     columns = -(-len(titles) // lines)
     figure = quiet_subplots(
         lines, columns, shared_yaxes=True, subplot_titles=list(titles), horizontal_spacing=0.04,
-        vertical_spacing=0.0 if lines == 1 else 0.28 / lines,
+        vertical_spacing=0.0 if lines == 1 else BETWEEN / stacked(lines, height),
     )  # fmt: skip
     return figure, [(1 + place // columns, 1 + place % columns) for place in range(len(titles))]
+
+
+def stacked(lines: int, height: int) -> int:
+    """Pixels of so many lines of panels."""
+    return lines * height + (lines - 1) * BETWEEN
 
 
 def lines_finished(
@@ -267,7 +276,7 @@ def lines_finished(
     figure.update_yaxes(matches="y", showticklabels=True)
     return titled(
         figure, title, said(averages, direction, f"{BANDS}; {note}"), SIDES + LEGEND + 320 * columns,
-        PANEL_HEIGHT * lines + 70 * (lines - 1), left=SIDES, bottom=50,
+        stacked(lines, PANEL_HEIGHT), left=SIDES, bottom=50,
     )  # fmt: skip
 
 
@@ -275,9 +284,9 @@ def maps_of_heads(averages: Shown, parts: dict[str, pd.DataFrame], title: str, d
     """Layer x head maps on one colour scale, a panel per part."""
     rows = pd.concat(parts.values())
     heads = [str(head) for head in sorted(rows["unit"].unique())]
-    figure, places = panels(list(parts))
-    columns, lines = max(column for _, column in places), max(row for row, _ in places)
     frame = Frame.of(rows, heads, heads, averages)
+    figure, places = panels(list(parts), frame.height)
+    columns, lines = max(column for _, column in places), max(row for row, _ in places)
     frame = frame.wide((2 * LEAST if columns == 1 else LEAST) / len(heads))
     for part, (row, column) in zip(parts.values(), places, strict=True):
         add_panel(figure, cells_of(part, part["unit"], averages, frame.scale.digits), frame, column, row)
@@ -288,5 +297,5 @@ def maps_of_heads(averages: Shown, parts: dict[str, pd.DataFrame], title: str, d
     return titled(
         figure, title, said(averages, direction, f"{marks}; {note}" if marks else note),
         SIDES + BAR + side_by_side(columns, frame.panel),
-        lines * frame.height + (lines - 1) * 80, left=SIDES,
+        stacked(lines, frame.height), left=SIDES,
     )  # fmt: skip

@@ -17,7 +17,7 @@ from locate.report import figures as draw
 from locate.report.cells import Frame, add_panel, layers_of, role_labels, tilt
 from locate.report.quiet import quiet_subplots
 from locate.report.theme import COLOURS, Scale, safe, titled
-from locate.report.words import metric_words, role_words, site_words, with_interval
+from locate.report.words import role_words, site_words, with_interval
 from locate.sites import ROLES
 
 LEANING_COLUMN = 50  # px
@@ -107,7 +107,7 @@ def caption(analysis: Analysis, rows: pd.DataFrame, direction: str, window: int)
     )
     return (
         f"{direction.capitalize()} ({draw.meaning(direction)}): (s² - d²) / (s² + d²) of the effects s of occupations "
-        f"and d of words that say their gender, {metric_words(analysis.metric.name)}, {analysis.metric.unit}; whole "
+        f"and d of words that say their gender, {draw.measured(analysis.shown())}; whole "
         f"prompt {with_interval(*analysis.total_selectivity[direction], 2)} ({analysis.intervals.level:.0%}). {wide}n "
         f"= {pairs} pairs of {jobs} occupations and {more} pairs of {words} words; hatched: {NEITHER}, or not "
         f"measured.{shared}"

@@ -36,6 +36,7 @@ AXIS = {
     "zerolinecolor": BLACK,
     "zerolinewidth": 1,
     "ticks": "",
+    "exponentformat": "none",
     "ticklabelstandoff": 4,
     "tickfont": {"size": TEXT},
     "title": {"font": {"size": TEXT}, "standoff": 8},
@@ -122,7 +123,12 @@ class Scale:
     def axis(self, **bar: Any) -> dict[str, object]:
         """Arguments of plotly's `coloraxis`; those of `bar` go to its colour bar."""
         text = f"{safe(self.unit)}<br>(framed:<br>beyond)" if self.beyond else safe(self.unit)
-        bar = {"title": {"text": text, "font": {"size": TEXT}}, "thickness": 16, "tickfont": {"size": TEXT}} | bar
+        bar = {
+            "title": {"text": text, "font": {"size": TEXT}},
+            "thickness": 16,
+            "tickfont": {"size": TEXT},
+            "exponentformat": "none",
+        } | bar
         return {"cmin": -self.limit, "cmax": self.limit, "colorbar": bar}
 
 
