@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from locate.cli.completion import DIRECTION
 from locate.cli.options import (
     EFFECTS,
     OUTPUT,
@@ -45,7 +46,11 @@ def compare(
     quantity: Quantity = "nie",
     direction: Annotated[
         str | None,
-        typer.Option(rich_help_panel=EFFECTS, help="denoising or noising; default: all that were traced"),
+        typer.Option(
+            autocompletion=DIRECTION,
+            rich_help_panel=EFFECTS,
+            help="denoising or noising; default: all that were traced",
+        ),
     ] = None,
     overlap: Annotated[
         bool,
@@ -70,7 +75,7 @@ def compare(
 
     No model is loaded.
     """
-    from locate.cli.show import Steps
+    from locate.cli.steps import Steps
 
     check_seed(seed)
     folder = output or Path("runs") / f"{folder_name(run_a)}-to-{folder_name(run_b)}"

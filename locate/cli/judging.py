@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from locate.cli.completion import TEST_LIST
 from locate.cli.options import (
     MODEL_HELP,
     OUTPUT,
@@ -35,7 +36,7 @@ from locate.errors import LocateError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from locate.cli.show import Steps
+    from locate.cli.steps import Steps
     from locate.evaluation.change import EvaluationChange
     from locate.evaluation.evaluation import Evaluation
     from locate.evaluation.scores import Score
@@ -54,7 +55,9 @@ def evaluate(
     tests: Annotated[
         str | None,
         typer.Option(
-            rich_help_panel=TESTS, help="names separated by commas; default: all whose data is bundled or in --data"
+            autocompletion=TEST_LIST,
+            rich_help_panel=TESTS,
+            help="names separated by commas; default: all whose data is bundled or in --data",
         ),
     ] = None,
     data: Annotated[
@@ -87,7 +90,10 @@ def evaluate(
 
     The same command continues an evaluation that was stopped.
     """
-    from locate.cli.show import Steps, print_paths
+    from locate.cli.following import after_evaluation
+    from locate.cli.show import print_following, print_paths
+    from locate.cli.steps import Steps, Work
+    from locate.cli.writing import drawing
 
     check_seed(seed)
     wanted, sources = format_list(formats), parsed_sources(source or [], text)
@@ -115,6 +121,7 @@ def evaluate(
             folder=folder,
             step=progress(steps),
         )
+        steps.expect([Work("figure", drawing(1, wanted))])
         steps.say("figure")
         paths, missing = write_evaluation_figure(found, folder, wanted)
     if as_json:
@@ -122,6 +129,7 @@ def evaluate(
         return
     print_evaluation(found)
     print_paths([folder / name for name in ("evaluation.json", "scores.csv")] + paths, missing)
+    print_following(after_evaluation(found, folder))
 
 
 def parsed_sources(given: Sequence[str], text: Path | None) -> dict[str, str | Path]:
@@ -141,15 +149,11 @@ def parsed_sources(given: Sequence[str], text: Path | None) -> dict[str, str | P
 
 
 def progress(steps: Steps) -> Callable[[str, int, int], None]:
-    """Progress that names each test when it begins, and estimates its time."""
-    current = ""
+    """Progress that names each test, with the time left of it: how long the others take is not known."""
+    told: dict[str, Callable[[int, int], None]] = {}
 
     def step(test: str, done: int, total: int) -> None:
-        nonlocal current
-        if test != current:
-            current, steps.started, steps.shown = test, 0.0, 0.0
-            steps.say(test)
-        steps.rows(done, total)
+        told.setdefault(test, steps.counted(test, "this test"))(done, total)
 
     return step
 
@@ -224,7 +228,8 @@ def interval(value: float, low: float, high: float, sign: str = "") -> str:
 
 def compare_judged(first: Path, second: Path, folder: Path, formats: str, seed: int, as_json: bool) -> None:
     """Compare two evaluation folders, write the changes with their figure, and print them."""
-    from locate.cli.show import Steps, print_paths
+    from locate.cli.show import print_paths
+    from locate.cli.steps import Steps
     from locate.evaluation.change import compare_evaluations
     from locate.evaluation.evaluation import load_evaluation
     from locate.report.evaluation import write_evaluation_change
