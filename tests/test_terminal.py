@@ -212,15 +212,15 @@ def test_the_time_left_of_works_is_corrected_by_those_that_are_done(clock):
     assert (rest.place(), rest.left()) == ("step 1 of 3", 13.0)
     clock[0] += 1
     assert rest.left() == 12.0
-    clock[0] += 3  # twice as long as was guessed
+    clock[0] += 7  # 8 s in place of 2 s: as long as guesses count for 10 s, half as long again
     rest.begin("figures")
-    assert (rest.place(), rest.left()) == ("step 2 of 3", 22.0)
+    assert (rest.place(), rest.left()) == ("step 2 of 3", 16.5)
     clock[0] += 40  # longer than was guessed: a tenth of it again, and what follows
-    assert rest.left() == pytest.approx(4.0 + 2.0)
+    assert rest.left() == pytest.approx(4.0 + 1.5)
     rest.begin("nobody declared this")
     assert rest.place() == "step 2 of 3"
     rest.begin("report")
-    assert rest.left() == pytest.approx(44 / 12)
+    assert rest.left() == pytest.approx(58 / 22)
 
 
 def test_no_line_says_that_no_time_is_left():
@@ -321,7 +321,7 @@ def test_the_commands_that_are_printed_work_one_after_the_other(traced, tmp_path
     monkeypatch.chdir(tmp_path)
     edit, rank = commands_in((traced / "out.txt").read_text())
     assert edit == ["edit", "mini", "--located", "run/located.json", "--output", "run-edited"]
-    assert rank == ["rank", "run", "--metric", "logit_diff", "--direction", "noising"]
+    assert rank == ["rank", "run", "--direction", "noising"]
     assert "noising" in called(monkeypatch, rank)[0]
     evaluations = commands_in(called(monkeypatch, [*edit, *QUICKER["edit"]])[0])
     assert [words[:2] for words in evaluations[:2]] == [["evaluate", "mini"], ["evaluate", "run-edited"]]
@@ -335,12 +335,12 @@ def test_the_commands_that_are_printed_work_one_after_the_other(traced, tmp_path
 def test_paths_are_quoted_for_a_shell(located, tmp_path):
     made = located_of(located, directions=["denoising"])
     folder = tmp_path / "my runs" / "a'b"
-    edit, plot = following.after_trace(made, folder, "my model", {"--revision": "x y", "--allow-pickle": True}, {})
+    edit, rank = following.after_trace(made, folder, "my model", {"--revision": "x y", "--allow-pickle": True}, {})
     assert shlex.split(edit)[1:] == [
         "edit", "my model", "--located", str(folder / "located.json"), "--output", f"{folder}-edited",
         "--revision", "x y", "--allow-pickle",
     ]  # fmt: skip
-    assert shlex.split(plot)[1:3] == ["plot", str(folder)]
+    assert shlex.split(rank)[1:] == ["rank", str(folder), "--metric", "prob_diff"]
     folder.with_name("a'b-edited").mkdir(parents=True)
     (edit, _) = following.after_trace(made, folder, "my model", {}, {})
     assert shlex.split(edit)[-1] == f"{folder}-edited-2"
@@ -363,8 +363,14 @@ def located_of(found, **meta):
 def test_no_edit_is_offered_where_none_works(located, tmp_path, change):
     found = following.after_trace(replace(located, **change), tmp_path / "run", "mini", {}, {"--kind": "user"})
     assert not any(" edit " in line for line in found)
-    assert [shlex.split(line)[1] for line in found] == ["rank", "plot"]
-    assert all("--kind user" in line for line in found)
+    folder = str(tmp_path / "run")
+    assert [shlex.split(line)[1:] for line in found] == [
+        ["rank", folder, "--kind", "user", "--direction", "noising"],
+        ["rank", folder, "--metric", "prob_diff", "--kind", "user"],
+    ]
+    few = located_of(replace(located, **change), directions=["denoising"], probabilities=False)
+    (found,) = following.after_trace(few, tmp_path / "run", "mini", {}, {})
+    assert shlex.split(found)[1:] == ["plot", folder]
 
 
 def test_a_run_made_alike_is_offered_to_be_compared(located, tmp_path):

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from locate.mediation.controls import CHOOSING
-from locate.mediation.effect_table import DEFINITION, OCCUPATION
+from locate.mediation.effect_table import DEFINITION, OCCUPATION, default_view
 from locate.mediation.located import Located, LocatedSite
-from locate.metrics import METRICS, difference
+from locate.metrics import METRICS, difference, positive_means
 from locate.report.words import chance, decimals, role_words, signed
+from locate.tracing.table import CONTROLS as CONTROLS_MEASURED
 from locate.tracing.table import whole_sites
 
 if TYPE_CHECKING:
@@ -166,7 +167,10 @@ def layers_line(located: Located, analysis: Analysis | None = None) -> str:
 
 
 def layer_effects(located: Located, analysis: Analysis | None) -> dict[int, tuple[float, int]]:
-    """The largest effect in each layer of the component and role that the located layers are of, and its pairs."""
+    """What each layer carries at the component and role that the located layers are of, and of how many pairs.
+
+    Of several heads or neurons of a layer it is the one that carries most.
+    """
     if analysis is None:
         sites = [site for site in located.sites if (site.component, site.role) == (located.component, located.role)]
         found = [(site.layer, site.effect, site.n) for site in sites]
@@ -175,12 +179,13 @@ def layer_effects(located: Located, analysis: Analysis | None) -> dict[int, tupl
         rows = rows[(rows["direction"] == located.direction) & (rows["window"] == located.window)]
         rows = rows[(rows["component"] == located.component) & (rows["role"] == located.role)]
         found = [(int(row.layer), float(row.effect), int(row.n)) for row in rows.itertuples()]
-    return {layer: (effect, n) for layer, effect, n in sorted(found, key=lambda each: abs(each[1]))}
+    sign = 1 if located.total[0] > 0 else -1
+    return {layer: (effect, n) for layer, effect, n in sorted(found, key=lambda each: sign * each[1])}
 
 
 def control_lines(analysis: Analysis, located: Located) -> list[str]:
     """What a run's controls, sets and estimates say of what was located."""
-    about = analysis.trace.meta.get("controls", {})
+    about = analysis.trace.meta.get(CONTROLS_MEASURED, {})
     lines = site_control_lines(analysis.controls, located)
     lines += set_lines(located)
     if lines and located.metric != CHOOSING:
@@ -193,7 +198,11 @@ def control_lines(analysis: Analysis, located: Located) -> list[str]:
     elif analysis.why_no_sets:
         lines.append(f"  sets of sites are not shown: {analysis.why_no_sets}")
     lines += [f"  {each.line()}" for each in analysis.agreement]
-    return ["Controls and further evidence:", *lines] if lines else []
+    if CONTROLS_MEASURED not in analysis.trace.meta:
+        lines.append("  no controls were measured")
+    positive = positive_means(analysis.metric, default_view(analysis.trace))
+    sign = "" if positive == located.positive else f" (positive is {positive})"
+    return [f"Controls and further evidence{sign}:", *lines]
 
 
 def site_control_lines(controls: pd.DataFrame, located: Located) -> list[str]:

@@ -16,7 +16,7 @@ from locate.mediation.located import Located
 if TYPE_CHECKING:
     from locate.evaluation.evaluation import Evaluation
 
-PROGRAM = "locate-bias"
+PROGRAM, DEFAULT = "locate-bias", "logit_diff"
 EVALUATION, RECEIPT, META_FILE = "evaluation.json", "receipt.json", "meta.json"
 
 
@@ -51,13 +51,14 @@ def can_be_edited(located: Located) -> bool:
 def after_trace(
     located: Located, folder: Path, model: str, reading: Mapping[str, object], effects: Mapping[str, object]
 ) -> list[str]:
-    """After a trace: edit where layers were located, compare with a run made alike, or rank by another direction.
+    """After a trace: edit where layers were located, compare with a run made alike, rank in another way.
 
     model    as it was named
     reading  the options that say how it was read
     effects  those that say whose effects were derived
     """
-    meta, more = located.trace, given_options({"--metric": located.metric} | dict(effects))
+    meta, more = located.trace, given_options(effects)
+    metric = [] if located.metric == DEFAULT else ["--metric", located.metric]
     edit, other = [], other_run(folder, meta)
     if can_be_edited(located):
         target = free_folder(folder.with_name(f"{folder.name}-edited"))
@@ -65,9 +66,12 @@ def after_trace(
         edit = [command("edit", model, *place, *given_options(reading))]
     compare = [] if other is None else [command("compare", other, folder)]
     ways = [way for way in meta["directions"] if way != located.direction]
-    rank = [command("rank", folder, *more, "--direction", way) for way in ways]
+    rank = [command("rank", folder, *metric, *more, "--direction", way) for way in ways]
+    if located.metric != DEFAULT or meta.get("probabilities", True):
+        other_metric = "prob_diff" if located.metric == DEFAULT else DEFAULT
+        rank.append(command("rank", folder, "--metric", other_metric, *more))
     first = [*compare, *edit] if (Path(model) / RECEIPT).is_file() else [*edit, *compare]
-    return [*first, *rank, command("plot", folder, *more), command("rank", folder, *more)][:2]
+    return [*first, *rank, command("plot", folder, *metric, *more)][:2]
 
 
 def other_run(folder: Path, meta: Mapping[str, Any]) -> Path | None:

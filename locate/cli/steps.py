@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PLAIN_EVERY = 15.0  # seconds between lines where stderr is not a terminal
 TERMINAL_EVERY = 0.2
-ENOUGH = 0.5  # seconds of finished work before its speed corrects what is guessed of the rest
+TRUSTED = 10.0  # seconds that a guess counts for beside the time that finished work took
 OVERTIME = 0.1  # share of its time so far that work which takes longer than was guessed is taken to need still
 
 
@@ -59,7 +59,7 @@ class Rest:
 
     def left(self) -> float:
         """Seconds for the rest of the work that goes on, and for all that follow."""
-        slower = self.taken / self.guessed if self.guessed and self.taken > ENOUGH else 1.0
+        slower = (TRUSTED + self.taken) / (TRUSTED + self.guessed)
         gone = time.monotonic() - self.began
         here = max(self.works[self.at].seconds * slower - gone, OVERTIME * gone)
         return here + slower * sum(each.seconds for each in self.works[self.at + 1 :])

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from locate.tracing.plan import Map
     from locate.tracing.progress import Progress
 
-# seconds on a core of 2.5 GHz, as measured on runs of mini and SmolLM2
-EFFECTS, EFFECTS_ROW = 0.5, 6e-5
-RANKING, RANKING_ROW = 0.5, 4e-5
-DRAWN = 0.3  # a figure as HTML
-CHROME, IMAGE = 4.0, 0.7  # its start, and a figure as PNG, SVG or PDF
-PAGE = 1.0
+# seconds on one core of a server, as measured on runs of mini and SmolLM2 with 25,000 to 370,000 rows
+EFFECTS, EFFECTS_ROW = 0.2, 5e-6
+RANKING, RANKING_ROW = 0.6, 1.2e-5
+DRAWN = 0.1  # a figure as HTML
+CHROME, IMAGE = 1.0, 0.45  # its start, and a figure as PNG, SVG or PDF
+PAGE = 0.5
 FIGURES_EACH = 4  # figures of a direction in a run of the usual components
 MAP = "map"  # the stage that measures the rows which effects are derived from
 
