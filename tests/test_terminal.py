@@ -120,6 +120,26 @@ def test_what_has_no_room_is_named(located):
     assert "share:" not in table_foot(found, hidden)
 
 
+@pytest.mark.parametrize("width", [30, 50, 80])
+def test_other_tables_fold_words_and_cut_nothing(width):
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("what was measured", no_wrap=True)
+    table.add_column("value, 95% interval", justify="right", no_wrap=True)
+    table.add_column("n", justify="right", no_wrap=True)
+    for number in range(3):
+        table.add_row("log-odds of the occupations after an edit", f"+{number}.123 [-0.456, +0.789]", "1,234")
+    console, seen = terminal(width)
+    show.print_whole(console, table)
+    lines = re.sub(r"\x1b\[[\d;]*m", "", seen.getvalue()).splitlines()
+    assert sum("+1.123 [-0.456, +0.789]  1,234" in line for line in lines) == 1
+    assert "…" not in seen.getvalue()
+    assert console.width == width
+    if width >= 50:
+        assert max(map(len, lines)) <= width
+
+
 def test_a_pipe_gets_each_row_and_each_sentence_in_one_line(located, capsys):
     show.print_located(located, [], False)
     lines = capsys.readouterr().out.splitlines()

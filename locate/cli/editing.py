@@ -127,7 +127,7 @@ def edit(
 ) -> None:
     """Edit a model where its bias was located, and write it with a receipt that proves what changed."""
     from locate.cli.following import after_edit
-    from locate.cli.show import print_following, print_paths, stdout
+    from locate.cli.show import print_following, print_paths, print_whole, stdout
     from locate.cli.steps import Steps
 
     check_seed(seed)
@@ -170,7 +170,7 @@ def edit(
         print(json.dumps(receipt, indent=2, ensure_ascii=False))
         return
     console = stdout()
-    console.print(receipt_table(receipt))
+    print_whole(console, receipt_table(receipt))
     for line in receipt_lines(receipt):
         console.print(line, soft_wrap=True)
     print_paths([path for name in WRITTEN if (path := output / name).exists()] + ([adapter] if adapter else []), "")

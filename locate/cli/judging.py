@@ -167,12 +167,13 @@ def print_json(content: object) -> None:
 
 def print_evaluation(found: Evaluation) -> None:
     """The main scores of a model, and what was left out."""
-    from locate.cli.show import stdout
+    from locate.cli.show import print_whole, stdout
     from locate.evaluation.evaluation import main_scores
 
     console = stdout()
     shown = main_scores(found.scores)
-    console.print(score_table(shown, f"{found.name}, {found.meta['model']['dtype']} on {found.meta['device']}"))
+    title = f"{found.name}, {found.meta['model']['dtype']} on {found.meta['device']}"
+    print_whole(console, score_table(shown, title, console.is_terminal))
     if len(shown) < len(found.scores):
         console.print(f"{len(found.scores) - len(shown)} more scores, of parts of the data, are in scores.csv")
     for name, about in found.meta["tests"].items():
@@ -189,31 +190,28 @@ def print_evaluation(found: Evaluation) -> None:
         console.print(f"not run, because their data is missing: {', '.join(found.meta['left_out'])}", soft_wrap=True)
 
 
-def score_table(scores: Sequence[Score], title: str) -> Table:
-    """Scores with their intervals."""
+def score_table(scores: Sequence[Score], title: str, short: bool = False) -> Table:
+    """Scores with their intervals; a short one leaves out columns that are empty or 0 throughout."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in (
-        "test",
-        "score",
-        "part",
-        "value, 95% interval",
-        "unit",
-        "ideal",
-        "n",
-        "groups",
-        "ties",
-        "skipped",
-        "empty",
-    ):
-        left = name in ("test", "score", "part", "unit")
-        table.add_column(name, justify="left" if left else "right", no_wrap=True)
-    for score in scores:
-        counts = (score.n, score.groups, score.ties, score.skipped, score.empty)
-        ideal = "" if score.ideal is None else f"{score.ideal:g}"
-        cells = (score.test, score.name, score.part, interval(score.value, score.low, score.high), score.unit, ideal)
-        table.add_row(*cells, *(f"{count:,}" for count in counts))
+    columns: dict[str, list[str]] = {
+        "test": [score.test for score in scores],
+        "score": [score.name for score in scores],
+        "part": [score.part for score in scores],
+        "value, 95% interval": [interval(score.value, score.low, score.high) for score in scores],
+        "unit": [score.unit for score in scores],
+        "ideal": ["" if score.ideal is None else f"{score.ideal:g}" for score in scores],
+    }
+    for name in ("n", "groups", "ties", "skipped", "empty"):
+        columns[name] = [f"{getattr(score, name):,}" for score in scores]
+    if short:
+        columns = {title: cells for title, cells in columns.items() if set(cells) - {"", "0"}}
+    for title in columns:
+        left = title in ("test", "score", "part", "unit")
+        table.add_column(title, justify="left" if left else "right", no_wrap=True)
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*cells)
     return table
 
 
@@ -250,7 +248,7 @@ def print_changes(found: EvaluationChange) -> None:
     """The changes of the main scores, what needs both models, and what differs besides."""
     from rich.table import Table
 
-    from locate.cli.show import stdout
+    from locate.cli.show import print_whole, stdout
     from locate.evaluation.evaluation import main_scores
 
     console = stdout()
@@ -271,11 +269,11 @@ def print_changes(found: EvaluationChange) -> None:
             score.test, score.name, score.part, f"{each.before.value:.4g}", f"{each.after.value:.4g}",
             interval(each.change, each.low, each.high, "+"), score.unit, noise, "yes" if each.paired else "no",
         )  # fmt: skip
-    console.print(table)
+    print_whole(console, table)
     if len(shown) < len(changes):
         console.print(f"{len(changes) - len(shown)} more changes, of parts of the data, are in changes.csv")
     if found.retained:
-        console.print(score_table(found.retained, "of B given A"))
+        print_whole(console, score_table(found.retained, "of B given A", console.is_terminal))
     for side, labels in (("A", found.only_before), ("B", found.only_after)):
         if labels:
             console.print(f"only in {side}: {'; '.join(labels)}", soft_wrap=True)

@@ -93,7 +93,7 @@ def train(
 
     The same command continues a training that was stopped.
     """
-    from locate.cli.show import print_paths, stdout
+    from locate.cli.show import print_paths, print_whole, stdout
     from locate.cli.steps import Steps
     from locate.cli.verdict import looks_table
 
@@ -127,7 +127,7 @@ def train(
         print_json(made)
         return
     console = stdout()
-    console.print(looks_table(made["checkpoints"]))
+    print_whole(console, looks_table(made["checkpoints"]))
     console.print(f"{made['data']['train']} rows trained on, {made['data']['held_out']} held out", soft_wrap=True)
     print_paths(sorted(output.iterdir()), "")
 

@@ -11,9 +11,11 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
 
 from locate.cli.answer import answer_lines, control_lines, layers_line
-from locate.cli.table import site_table, table_foot, table_title, table_width
+from locate.cli.table import site_table, table_foot, table_title
 from locate.files import strict
 from locate.mediation.located import Located
 from locate.prompts.tokens import Ledger, TokenPair
@@ -72,14 +74,28 @@ def print_located(located: Located, paths: Sequence[Path], as_json: bool, analys
 
 def print_table(console: Console, located: Located) -> None:
     """The strongest sites with what the columns mean."""
-    width = console.width
-    table, hidden = site_table(located, width)
+    table, hidden = site_table(located, console.width)
     console.print()
     say(console, table_title(located))
-    console.width = max(width, table_width(table))  # where not even folded names make room, the terminal breaks lines
+    print_whole(console, table)
+    say(console, table_foot(located, hidden))
+
+
+def print_whole(console: Console, table: Table) -> None:
+    """A table of which nothing is cut: words are folded where there is little room, and a number never is.
+
+    Where not even that makes room, the terminal breaks the lines.
+    """
+    for column in table.columns:
+        if column.justify == "left":
+            column.no_wrap, column.overflow = False, "fold"
+        else:
+            column.min_width = max(len(str(cell)) for cell in [column.header, *column.cells])
+    unbounded = Console(width=10_000)
+    width = console.width
+    console.width = max(width, Measurement.get(unbounded, unbounded.options, table).minimum)
     console.print(table, crop=False)
     console.width = width
-    say(console, table_foot(located, hidden))
 
 
 def print_forecast(found: RunForecast, as_json: bool) -> None:

@@ -84,11 +84,6 @@ def site_table(located: Located, width: int) -> tuple[Table, list[str]]:
     return table, [each.title for each in columns if each not in kept]
 
 
-def table_width(table: Table) -> int:
-    """Columns of a terminal that the table takes, however narrow the terminal is."""
-    return sum(int(each.width or 0) + GAP for each in table.columns) - GAP
-
-
 def table_title(located: Located) -> str:
     """What the table lists, in words."""
     title = (
