@@ -214,7 +214,7 @@ def site_control_lines(controls: pd.DataFrame, located: Located) -> list[str]:
         chosen = controlled_site(here, located)
         at = here[(here[PLACE] == chosen[PLACE]).all(axis=1)]
         name = name_of_row(chosen, subject)
-        lines.append(f"  {name}, itself {signed(chosen['own'], decimals(abs(chosen['own'])))} {located.unit};")
+        lines.append(f"  {name}, itself {signed(chosen['own'], decimals(abs(chosen['own'])))} {located.unit}:")
         lines += [
             f"    {interval(row['effect'], row['low'], row['high'])} {CONTROLS[row['control']]}"
             for _, row in at.iterrows()
