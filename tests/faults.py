@@ -41,6 +41,12 @@ PAIRS = ["tests/test_evaluate_pairs.py", "-k", "hand or line or context or means
 WORDS = ["tests/test_evaluate_occupations.py"]
 TRAINER = ["tests/test_training.py", "-k", "Trainer and gpt2"]
 ABREAST = ["tests/test_abreast.py"]
+TERMINAL = [
+    "tests/test_terminal.py",
+    "-k",
+    "cut or room or answer or hand_off or share or against or works or counting",
+]
+TYPED = ["tests/test_terminal.py", "-k", "(quoted or offered) and not one_after"]
 GUARDS = ["tests/test_training.py", "-k", "Guards"]
 DATA = ["tests/test_training.py", "-k", "TestData or TestTokens"]
 ORIGINALS = ["tests/test_rewriting.py", "-k", "TestRows"]
@@ -393,6 +399,38 @@ FAULTS = [
           *LOOP, "-k", "names_the_pair"),
     fault("time left: stages that never came are waited for", "tracing/progress.py",
           "for name in names[: names.index(stage) + 1]:", "for name in [stage]:", *LOOP, "-k", "time_left"),
+    fault("time left: what a budget gives the map is not counted", "tracing/progress.py",
+          "rest = max(rest, each.within - (self.since - self.opened))", "pass", *LOOP, "-k", "time_left"),
+    fault("time left: figures and report are not counted", "cli/writing.py",
+          "left=found.left + sum(each.seconds for each in self.works())", "left=found.left",
+          "tests/test_terminal.py", "-k", "of_the_measuring"),
+    fault("time left: works are not corrected by those that are done", "cli/steps.py",
+          "slower = (TRUSTED + self.taken) / (TRUSTED + self.guessed)", "slower = 1.0", *TERMINAL),
+    fault("time left: work that takes long is done", "cli/steps.py",
+          "max(self.works[self.at].seconds * slower - gone, OVERTIME * gone)",
+          "max(self.works[self.at].seconds * slower - gone, 0.0)", *TERMINAL),
+    fault("terminal: a table is squeezed into the terminal", "cli/show.py",
+          "console.width = max(width, Measurement.get(unbounded, unbounded.options, table).minimum)",
+          "console.width = width", *TERMINAL),
+    fault("terminal: a column that has no room is shown", "cli/table.py",
+          "room - each.width - GAP >= min(longest, FOLDED)", "room - each.width - GAP >= -99", *TERMINAL),
+    fault("terminal: shares of the total of other pairs", "cli/answer.py",
+          "if has_shares(located) and n >= every else", "if has_shares(located) else", *TERMINAL),
+    fault("terminal: what works against the preference carries it", "cli/answer.py",
+          "along = [site for site in passing if site.effect * located.total[0] > 0]", "along = passing", *TERMINAL),
+    fault("terminal: sites that fail the threshold are named", "cli/answer.py",
+          "if site.q <= located.threshold and", "if site.q <= 1 and", "tests/test_terminal.py", "-k", "do_not_pass"),
+    fault("terminal: layers beyond the listed sites have no number", "cli/answer.py",
+          "    if analysis is None:\n        sites =", "    if True:\n        sites =", *TERMINAL),
+    fault("what to type next: paths are not quoted", "cli/following.py",
+          "return shlex.join([PROGRAM, *map(str, words)])", 'return " ".join([PROGRAM, *map(str, words)])', *TYPED),
+    fault("what to type next: an edit where no layer was located", "cli/following.py",
+          "return modules and bool(located.layers) and", "return modules and", *TYPED),
+    fault("what to type next: a run of the same model is compared", "cli/following.py",
+          'content["recipe"].get("weights_sha256") != meta["recipe"]["weights_sha256"]', "True", *TYPED),
+    fault("completion: a name is offered twice", "cli/completion.py",
+          "if name.startswith(last) and name not in given", "if name.startswith(last)",
+          "tests/test_terminal.py", "-k", "complete_verbs"),
     fault("time left of an edit: only the part that runs", "editors/pace.py",
           "return [*now, *self.waiting]", "return now or self.waiting", "tests/test_pace.py", "-k", "all_parts"),
     fault("time left of an edit: work before the first report is counted in no time", "editors/pace.py",

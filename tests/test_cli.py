@@ -116,28 +116,25 @@ def test_help_lists_the_verbs_in_the_order_of_their_use(run):
     assert verbs == ["prompts", "trace", "rank", "plot", "edit", "evaluate", "compare", "rewrite", "selftest"]
 
 
-def test_help_groups_the_options_and_cuts_no_name(run):
+VERBS = ("prompts", "trace", "rank", "plot", "edit", "evaluate", "compare", "selftest", "rewrite")
+BELOW = ("train", "run", "judge")
+
+
+def test_help_groups_the_options(run):
     code, out, _ = run("trace", "--help")
     assert code == 0
     assert re.findall(r"^╭─ (.*?) ─", out, re.MULTILINE) == [
         "Options", "Model", "Prompts", "What is patched", "Effects", "Evidence", "Measuring", "Precision", "Output",
     ]  # fmt: skip
-    for verb in ("prompts", "trace", "rank", "plot", "edit", "evaluate", "compare", "selftest"):
-        code, out, _ = run(verb, "--help")
-        assert code == 0
-        assert "…" not in out
 
 
-def test_the_shell_completes_verbs_and_values(run, monkeypatch):
-    monkeypatch.setenv("_LOCATE_BIAS_COMPLETE", "complete_bash")
-    for words, at, expected in (
-        ("locate-bias tr", 1, ["trace"]),
-        ("locate-bias trace --corrupt ", 3, ["swap", "noise"]),
-    ):
-        monkeypatch.setenv("COMP_WORDS", words)
-        monkeypatch.setenv("COMP_CWORD", str(at))
-        code, out, _ = run()
-        assert (code, out.split()) == (0, expected)
+@pytest.mark.parametrize("words", [(verb,) for verb in VERBS] + [("rewrite", verb) for verb in BELOW])
+def test_help_cuts_nothing_at_80_columns(run, monkeypatch, words):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run(*words, "--help")
+    assert code == 0
+    assert "…" not in out
+    assert max(map(len, out.splitlines())) == 80
 
 
 def test_plot_draws_a_pair(run, traced):

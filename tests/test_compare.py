@@ -414,7 +414,7 @@ def test_the_command_line_compares(run, runs, tmp_path):  # noqa: F811
     code, out, _ = run("compare", runs / "before", runs / "after", "-o", tmp_path / "out", "--formats", "html")
     assert code == 0
     assert "total effect, denoising" in out
-    assert "largest changes of nie of logit_diff (nats)" in out
+    assert "Largest changes: natural indirect effect (nie) on the log-odds of the female against the male answer" in out
     assert "change, 95% interval" in out
     assert re.search(r"denoising: \d+ of the 10 strongest of 24 sites are shared", " ".join(out.split()))
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"changes.csv", "compare.json", "figures"}

@@ -256,6 +256,27 @@ def test_time_left_counts_what_is_still_to_come(monkeypatch):
     assert seen[-1].left == 0
 
 
+def test_time_left_within_a_budget_is_that_of_the_budget_and_of_what_follows(monkeypatch):
+    """100 s for estimates and map together; a control of a thousand operations comes after them."""
+    from locate.tracing import progress
+
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    seen = []
+    waiting = [Expected("estimates", 1000.0), Expected("map", 0.0, within=100.0), Expected("a", 1000.0)]
+    pace = Pace(waiting, seen.append)
+    pace.start("estimates", 100, 1000.0)
+    clock[0] += 10
+    pace.measure(50)
+    assert seen[-1].left == pytest.approx(90 + 1000 / 25)
+    clock[0] += 110  # it takes longer than it should: what is left of it, and the control
+    pace.measure(25)
+    speed = 750 / 120
+    assert seen[-1].left == pytest.approx(250 / speed + 1000 / (speed / 2))
+    pace.start("map", 100, 500.0)
+    assert seen[-1].left == pytest.approx((500 + 1000) / (speed / 2))
+
+
 def test_names_of_stages_are_names_of_folders():
     assert slug("control: shuffled source") == "control-shuffled-source"
     assert slug("sets: greedy search 3") == "sets-greedy-search-3"

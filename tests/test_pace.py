@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from locate import load_located, occupation_pairs
-from locate.cli import show
+from locate.cli import steps as shown
 from locate.cli.editing import WORDS
-from locate.cli.show import Steps, progress_line
+from locate.cli.steps import Steps, progress_line
 from locate.editors import covariance, pace, receipt
 from locate.editors.covariance import covariances, preserved_parts, preserved_windows
 from locate.editors.dama import DAMA
@@ -156,7 +156,7 @@ def test_the_line_says_what_is_done_and_what_is_left():
 
 def test_a_line_is_written_as_soon_as_the_time_left_is_known(monkeypatch):
     lines, now = [], [100.0]
-    monkeypatch.setattr(show.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(shown.time, "monotonic", lambda: now[0])
     steps = Steps()
     monkeypatch.setattr(steps, "say", lines.append)
     for second, left in enumerate([None, None, 30.0, 29.0, 28.0]):

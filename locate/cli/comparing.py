@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from locate.cli.completion import DIRECTION
 from locate.cli.options import (
     EFFECTS,
     OUTPUT,
@@ -45,7 +46,11 @@ def compare(
     quantity: Quantity = "nie",
     direction: Annotated[
         str | None,
-        typer.Option(rich_help_panel=EFFECTS, help="denoising or noising; default: all that were traced"),
+        typer.Option(
+            autocompletion=DIRECTION,
+            rich_help_panel=EFFECTS,
+            help="denoising or noising; default: all that were traced",
+        ),
     ] = None,
     overlap: Annotated[
         bool,
@@ -70,7 +75,7 @@ def compare(
 
     No model is loaded.
     """
-    from locate.cli.show import Steps
+    from locate.cli.steps import Steps
 
     check_seed(seed)
     folder = output or Path("runs") / f"{folder_name(run_a)}-to-{folder_name(run_b)}"
@@ -125,7 +130,7 @@ def show_overlap(run_a: Path, run_b: Path, settings: dict[str, Any], as_json: bo
 
 def print_comparison(found: Comparison, written: Written, as_json: bool) -> None:
     """Totals, what else differs, and the largest changes; or the JSON of compare.json."""
-    from locate.cli.show import print_paths, stdout
+    from locate.cli.show import print_paths, print_whole, say, stdout
     from locate.files import strict
 
     if as_json:
@@ -151,8 +156,11 @@ def print_comparison(found: Comparison, written: Written, as_json: bool) -> None
         )
     console.print(f"positive is {found.positive}; a positive change is more so in B")
     for each in found.overlaps:
-        console.print(f"{each.direction}: {each.text()}")
-    console.print(change_table(found))
+        say(console, f"{each.direction}: {each.text()}")
+    if found.sites:
+        console.print()
+        say(console, change_title(found))
+        print_whole(console, change_table(found))
     print_paths(written.paths, written.missing)
 
 
@@ -160,20 +168,39 @@ def change_table(found: Comparison) -> Table:
     """The largest changes; a column says what makes a patch more than one site, where any is."""
     from rich.table import Table
 
-    title = f"largest changes of {found.quantity} of {found.metric} ({found.unit})"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    from locate.cli.answer import site_name, with_ends
+    from locate.report.words import chance, decimals, signed
+
+    table = Table(box=None, pad_edge=False)
     shown = found.sites[:SHOWN]
-    patched = [more_of(site) for site in shown]
-    words = ("direction", "component", "role", "patch")
-    names = ["direction", "component", "layer", "role", "unit", *(["patch"] if any(patched) else [])]
-    for name in (*names, "A", "B", f"change, {found.level:.0%} interval", "n", "q"):
-        table.add_column(name, justify="left" if name in words else "right", no_wrap=True)
-    for site, more in zip(shown, patched, strict=True):
-        where = [site.direction, site.component, str(site.layer), site.role]
-        where += ["" if site.unit is None else str(site.unit), *([more] if any(patched) else [])]
-        numbers = f"{site.a[0]:+.3f}", f"{site.b[0]:+.3f}", interval(site.change), str(site.n), f"{site.q:.2g}"
-        table.add_row(*where, *numbers)
+    digits = decimals(max((abs(value) for site in shown for value in (*site.change, site.a[0], site.b[0])), default=0))
+    columns = {
+        "site": [site_name(site.component, site.layer, site.role, site.unit, "subject") for site in shown],
+        "direction": [site.direction for site in shown] if len({site.direction for site in shown}) > 1 else [],
+        "patch": [more_of(site) for site in shown] if any(map(more_of, shown)) else [],
+        "A": [signed(site.a[0], digits) for site in shown],
+        "B": [signed(site.b[0], digits) for site in shown],
+        f"change, {found.level:.0%} interval": [with_ends(*site.change, digits) for site in shown],
+        "n": [str(site.n) for site in shown] if len({site.n for site in shown}) > 1 else [],
+        "q": [chance(site.q) for site in shown],
+    }
+    columns = {title: cells for title, cells in columns.items() if cells}
+    for title in columns:
+        table.add_column(title, justify="left" if title in ("site", "direction", "patch") else "right", no_wrap=True)
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*cells)
     return table
+
+
+def change_title(found: Comparison) -> str:
+    """What the table lists, in words."""
+    from locate.cli.answer import COPIED, QUANTITIES, metric_words
+
+    shown = found.sites[:SHOWN]
+    title = f"Largest changes: {QUANTITIES[found.quantity]} on the {metric_words(found.metric)}, in {found.unit}"
+    ways, counts = ({getattr(site, name) for site in shown} for name in ("direction", "n"))
+    title += f", values copied {COPIED[ways.pop()]}" if len(ways) == 1 else ""
+    return title + (f"; n = {counts.pop()} pairs" if len(counts) == 1 else "")
 
 
 def more_of(site: SiteChange) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from locate.cli.completion import METHOD
 from locate.cli.options import (
     MODEL_HELP,
     PROMPTS,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from locate.cli.show import Steps
+    from locate.cli.steps import Steps
     from locate.editors.pace import Part
     from locate.mediation.located import Located
 
@@ -77,7 +78,7 @@ def edit(
     located: Annotated[Path, typer.Option(help="located.json of a trace of this model")],
     output: Annotated[Path, typer.Option("--output", "-o", help="new folder for the edited model and its receipt")],
     model: Edited = "mini",
-    method: Annotated[str, typer.Option(rich_help_panel=EDITOR, help=METHODS)] = "lsdm",
+    method: Annotated[str, typer.Option(autocompletion=METHOD, rich_help_panel=EDITOR, help=METHODS)] = "lsdm",
     layers: Annotated[
         str | None,
         typer.Option(rich_help_panel=EDITOR, help="like 0-3,7, located or not; default: the strongest located"),
@@ -125,7 +126,9 @@ def edit(
     as_json: AsJson = False,
 ) -> None:
     """Edit a model where its bias was located, and write it with a receipt that proves what changed."""
-    from locate.cli.show import Steps, print_paths, stdout
+    from locate.cli.following import after_edit
+    from locate.cli.show import print_following, print_paths, print_whole, stdout
+    from locate.cli.steps import Steps
 
     check_seed(seed)
     count = thread_count(threads)
@@ -167,10 +170,13 @@ def edit(
         print(json.dumps(receipt, indent=2, ensure_ascii=False))
         return
     console = stdout()
-    console.print(receipt_table(receipt))
+    print_whole(console, receipt_table(receipt))
     for line in receipt_lines(receipt):
         console.print(line, soft_wrap=True)
     print_paths([path for name in WRITTEN if (path := output / name).exists()] + ([adapter] if adapter else []), "")
+    given = {"--revision": revision, "--allow-pickle": allow_pickle, "--trust-remote-code": trust_remote_code}
+    before = {"--bos": None if plain.encoder.bos == Bos.auto else plain.encoder.bos, "--chat": plain.encoder.chat}
+    print_following(after_edit(model, output, given, before))
 
 
 def check_read(how: object, method: str, **given: object) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from locate.cli.completion import TEST_LIST
 from locate.cli.options import (
     MODEL_HELP,
     OUTPUT,
@@ -35,7 +36,7 @@ from locate.errors import LocateError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from locate.cli.show import Steps
+    from locate.cli.steps import Steps
     from locate.evaluation.change import EvaluationChange
     from locate.evaluation.evaluation import Evaluation
     from locate.evaluation.scores import Score
@@ -54,7 +55,9 @@ def evaluate(
     tests: Annotated[
         str | None,
         typer.Option(
-            rich_help_panel=TESTS, help="names separated by commas; default: all whose data is bundled or in --data"
+            autocompletion=TEST_LIST,
+            rich_help_panel=TESTS,
+            help="names separated by commas; default: all whose data is bundled or in --data",
         ),
     ] = None,
     data: Annotated[
@@ -87,7 +90,10 @@ def evaluate(
 
     The same command continues an evaluation that was stopped.
     """
-    from locate.cli.show import Steps, print_paths
+    from locate.cli.following import after_evaluation
+    from locate.cli.show import print_following, print_paths
+    from locate.cli.steps import Steps, Work
+    from locate.cli.writing import drawing
 
     check_seed(seed)
     wanted, sources = format_list(formats), parsed_sources(source or [], text)
@@ -115,6 +121,7 @@ def evaluate(
             folder=folder,
             step=progress(steps),
         )
+        steps.expect([Work("figure", drawing(1, wanted))])
         steps.say("figure")
         paths, missing = write_evaluation_figure(found, folder, wanted)
     if as_json:
@@ -122,6 +129,7 @@ def evaluate(
         return
     print_evaluation(found)
     print_paths([folder / name for name in ("evaluation.json", "scores.csv")] + paths, missing)
+    print_following(after_evaluation(found, folder))
 
 
 def parsed_sources(given: Sequence[str], text: Path | None) -> dict[str, str | Path]:
@@ -141,15 +149,11 @@ def parsed_sources(given: Sequence[str], text: Path | None) -> dict[str, str | P
 
 
 def progress(steps: Steps) -> Callable[[str, int, int], None]:
-    """Progress that names each test when it begins, and estimates its time."""
-    current = ""
+    """Progress that names each test, with the time left of it: how long the others take is not known."""
+    told: dict[str, Callable[[int, int], None]] = {}
 
     def step(test: str, done: int, total: int) -> None:
-        nonlocal current
-        if test != current:
-            current, steps.started, steps.shown = test, 0.0, 0.0
-            steps.say(test)
-        steps.rows(done, total)
+        told.setdefault(test, steps.counted(test, "this test"))(done, total)
 
     return step
 
@@ -163,12 +167,13 @@ def print_json(content: object) -> None:
 
 def print_evaluation(found: Evaluation) -> None:
     """The main scores of a model, and what was left out."""
-    from locate.cli.show import stdout
+    from locate.cli.show import print_whole, stdout
     from locate.evaluation.evaluation import main_scores
 
     console = stdout()
     shown = main_scores(found.scores)
-    console.print(score_table(shown, f"{found.name}, {found.meta['model']['dtype']} on {found.meta['device']}"))
+    title = f"{found.name}, {found.meta['model']['dtype']} on {found.meta['device']}"
+    print_whole(console, score_table(shown, title, console.is_terminal))
     if len(shown) < len(found.scores):
         console.print(f"{len(found.scores) - len(shown)} more scores, of parts of the data, are in scores.csv")
     for name, about in found.meta["tests"].items():
@@ -185,31 +190,28 @@ def print_evaluation(found: Evaluation) -> None:
         console.print(f"not run, because their data is missing: {', '.join(found.meta['left_out'])}", soft_wrap=True)
 
 
-def score_table(scores: Sequence[Score], title: str) -> Table:
-    """Scores with their intervals."""
+def score_table(scores: Sequence[Score], title: str, short: bool = False) -> Table:
+    """Scores with their intervals; a short one leaves out columns that are empty or 0 throughout."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in (
-        "test",
-        "score",
-        "part",
-        "value, 95% interval",
-        "unit",
-        "ideal",
-        "n",
-        "groups",
-        "ties",
-        "skipped",
-        "empty",
-    ):
-        left = name in ("test", "score", "part", "unit")
-        table.add_column(name, justify="left" if left else "right", no_wrap=True)
-    for score in scores:
-        counts = (score.n, score.groups, score.ties, score.skipped, score.empty)
-        ideal = "" if score.ideal is None else f"{score.ideal:g}"
-        cells = (score.test, score.name, score.part, interval(score.value, score.low, score.high), score.unit, ideal)
-        table.add_row(*cells, *(f"{count:,}" for count in counts))
+    columns: dict[str, list[str]] = {
+        "test": [score.test for score in scores],
+        "score": [score.name for score in scores],
+        "part": [score.part for score in scores],
+        "value, 95% interval": [interval(score.value, score.low, score.high) for score in scores],
+        "unit": [score.unit for score in scores],
+        "ideal": ["" if score.ideal is None else f"{score.ideal:g}" for score in scores],
+    }
+    for name in ("n", "groups", "ties", "skipped", "empty"):
+        columns[name] = [f"{getattr(score, name):,}" for score in scores]
+    if short:
+        columns = {title: cells for title, cells in columns.items() if set(cells) - {"", "0"}}
+    for title in columns:
+        left = title in ("test", "score", "part", "unit")
+        table.add_column(title, justify="left" if left else "right", no_wrap=True)
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*cells)
     return table
 
 
@@ -224,7 +226,8 @@ def interval(value: float, low: float, high: float, sign: str = "") -> str:
 
 def compare_judged(first: Path, second: Path, folder: Path, formats: str, seed: int, as_json: bool) -> None:
     """Compare two evaluation folders, write the changes with their figure, and print them."""
-    from locate.cli.show import Steps, print_paths
+    from locate.cli.show import print_paths
+    from locate.cli.steps import Steps
     from locate.evaluation.change import compare_evaluations
     from locate.evaluation.evaluation import load_evaluation
     from locate.report.evaluation import write_evaluation_change
@@ -245,7 +248,7 @@ def print_changes(found: EvaluationChange) -> None:
     """The changes of the main scores, what needs both models, and what differs besides."""
     from rich.table import Table
 
-    from locate.cli.show import stdout
+    from locate.cli.show import print_whole, stdout
     from locate.evaluation.evaluation import main_scores
 
     console = stdout()
@@ -266,11 +269,11 @@ def print_changes(found: EvaluationChange) -> None:
             score.test, score.name, score.part, f"{each.before.value:.4g}", f"{each.after.value:.4g}",
             interval(each.change, each.low, each.high, "+"), score.unit, noise, "yes" if each.paired else "no",
         )  # fmt: skip
-    console.print(table)
+    print_whole(console, table)
     if len(shown) < len(changes):
         console.print(f"{len(changes) - len(shown)} more changes, of parts of the data, are in changes.csv")
     if found.retained:
-        console.print(score_table(found.retained, "of B given A"))
+        print_whole(console, score_table(found.retained, "of B given A", console.is_terminal))
     for side, labels in (("A", found.only_before), ("B", found.only_after)):
         if labels:
             console.print(f"only in {side}: {'; '.join(labels)}", soft_wrap=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from locate.cli.completion import COMPONENT, DTYPE, FORMAT_LIST, KIND, METRIC, QUANTITY, ROLE, VIEW
 from locate.errors import LocateError
 from locate.sites import COMPONENTS, ROLES
 
@@ -103,7 +104,10 @@ Threads = Annotated[
     ),
 ]
 Dtype = Annotated[
-    str, typer.Option(rich_help_panel=MODEL, help="float32, bfloat16, float16, float64, or tf32 on a GPU")
+    str,
+    typer.Option(
+        autocompletion=DTYPE, rich_help_panel=MODEL, help="float32, bfloat16, float16, float64, or tf32 on a GPU"
+    ),
 ]
 BosOption = Annotated[
     Bos,
@@ -157,6 +161,7 @@ WordsOption = Annotated[
 Kind = Annotated[
     str | None,
     typer.Option(
+        autocompletion=KIND,
         rich_help_panel=EFFECTS,
         help="kind of pairs that effects speak of: occupation, definition, user or all; default: occupation",
     ),
@@ -179,6 +184,7 @@ MaxDropped = Annotated[
 Metric = Annotated[
     str,
     typer.Option(
+        autocompletion=METRIC,
         rich_help_panel=EFFECTS,
         help="logit_diff (the female against the male answer), female_neutral or neutral_male (one of them against the "
         "neutral answer), prob_diff, prob_stereotypical or odds_ratio",
@@ -187,6 +193,7 @@ Metric = Annotated[
 View = Annotated[
     str | None,
     typer.Option(
+        autocompletion=VIEW,
         rich_help_panel=EFFECTS,
         help="sign of effects: stereotype (towards the stereotype) or signed (female minus male); "
         "default: stereotype where pairs have one",
@@ -195,6 +202,7 @@ View = Annotated[
 Quantity = Annotated[
     str,
     typer.Option(
+        autocompletion=QUANTITY,
         rich_help_panel=EFFECTS,
         help="nie (natural indirect effect), nde (natural direct effect) or total",
     ),
@@ -210,16 +218,29 @@ ClustersOption = Annotated[
 IntervalSeed = Annotated[int, typer.Option("--seed", rich_help_panel=EFFECTS, help="seed of intervals")]
 HandOff = Annotated[
     str | None,
-    typer.Option("--layers-of", rich_help_panel=OUTPUT, help="component whose layers go to editors; default: mlp_out"),
+    typer.Option(
+        "--layers-of",
+        autocompletion=COMPONENT,
+        rich_help_panel=OUTPUT,
+        help="component whose layers go to editors; default: mlp_out",
+    ),
 ]
 RoleOption = Annotated[
     str | None,
     typer.Option(
-        "--layers-at", rich_help_panel=OUTPUT, help="role at which these layers are chosen; default: subject_last"
+        "--layers-at",
+        autocompletion=ROLE,
+        rich_help_panel=OUTPUT,
+        help="role at which these layers are chosen; default: subject_last",
     ),
 ]
 Formats = Annotated[
-    str, typer.Option(rich_help_panel=OUTPUT, help="figure formats, separated by commas: html, png, svg, pdf")
+    str,
+    typer.Option(
+        autocompletion=FORMAT_LIST,
+        rich_help_panel=OUTPUT,
+        help="figure formats, separated by commas: html, png, svg, pdf",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", rich_help_panel=OUTPUT, help="print JSON on stdout, for programs")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="run folder that `locate-bias trace` has written")]

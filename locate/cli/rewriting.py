@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from locate.cli.completion import CRITERION_LIST
 from locate.cli.options import (
     MODEL_HELP,
     OUTPUT,
@@ -28,7 +28,6 @@ from locate.cli.options import (
 from locate.errors import LocateError
 
 if TYPE_CHECKING:
-    from locate.cli.show import Steps
     from locate.rewriting.judge import Judge
     from locate.rewriting.request import Request
 
@@ -94,7 +93,8 @@ def train(
 
     The same command continues a training that was stopped.
     """
-    from locate.cli.show import Steps, print_paths, stdout
+    from locate.cli.show import print_paths, print_whole, stdout
+    from locate.cli.steps import Steps
     from locate.cli.verdict import looks_table
 
     check_seed(seed)
@@ -119,7 +119,7 @@ def train(
         plain = load_causal(model, device=device, revision=revision, threads=count, **trusted)
         steps.notes(plain.notes)
         made = train_rewriter(
-            plain, rows, how, output, request=request_of(instruction), located=handed, step=timed(steps, "training")
+            plain, rows, how, output, request=request_of(instruction), located=handed, step=steps.counted("training")
         )
         told = note_on(made["data"])
         steps.notes([] if told is None else [told])
@@ -127,7 +127,7 @@ def train(
         print_json(made)
         return
     console = stdout()
-    console.print(looks_table(made["checkpoints"]))
+    print_whole(console, looks_table(made["checkpoints"]))
     console.print(f"{made['data']['train']} rows trained on, {made['data']['held_out']} held out", soft_wrap=True)
     print_paths(sorted(output.iterdir()), "")
 
@@ -165,7 +165,8 @@ def run(
     """
     from collections import Counter
 
-    from locate.cli.show import Steps, print_paths, stdout
+    from locate.cli.show import print_paths, stdout
+    from locate.cli.steps import Steps
 
     check_seed(seed)
     count = thread_count(threads)
@@ -192,7 +193,7 @@ def run(
         trusted: dict[str, Any] = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
         plain = load_causal(model, device=device, dtype=dtype, revision=revision, threads=count, **trusted)
         steps.notes(plain.notes)
-        found = rewrite_file(plain, data, output, request, lines=lines, batch=batch, step=timed(steps, "rewriting"))
+        found = rewrite_file(plain, data, output, request, lines=lines, batch=batch, step=steps.counted("rewriting"))
     counts = dict(Counter(row.outcome or "rewritten" for row in found))
     if as_json:
         print_json({"rows": len(found), "outcomes": counts, "path": str(output)})
@@ -235,8 +236,9 @@ def judge(
     criteria: Annotated[
         str | None,
         typer.Option(
+            autocompletion=CRITERION_LIST,
             rich_help_panel=JUDGING,
-            help="what the judge scores: bias,toxicity,knowledge_retention,faithfulness,relevancy; default: all",
+            help="what the judge scores: bias, toxicity, knowledge_retention, faithfulness, relevancy; default: all",
         ),
     ] = None,
     originals: Annotated[
@@ -251,7 +253,8 @@ def judge(
 
     A judge's answers are kept as they come: the same command continues after a stop.
     """
-    from locate.cli.show import Steps, print_paths
+    from locate.cli.show import print_paths
+    from locate.cli.steps import Steps
     from locate.cli.verdict import print_verdict
 
     count = thread_count(threads)
@@ -286,7 +289,7 @@ def judge(
         found = judge_file(
             file, folder, words=listed, model=model, embedder=embedder, judge=who, criteria=named,
             originals=originals, parallel=parallel,
-            step=lambda what, done, of: told.setdefault(what, timed(steps, what))(done, of),
+            step=lambda what, done, of: told.setdefault(what, steps.counted(what))(done, of),
         )  # fmt: skip
     if as_json:
         print_json(found.about | {"summary": found.summary.to_dict("records")})
@@ -349,21 +352,6 @@ def judge_of(place: str, name: str | None, timeout: float, threads: int | None) 
     from locate.model.causal import load_causal
 
     return local_judge(load_causal(place, threads=threads))
-
-
-def timed(steps: Steps, what: str) -> Callable[[int, int], None]:
-    """Progress of one part of the work, with its rate and the time left."""
-    from locate.tracing.progress import Progress
-
-    start: list[tuple[float, int]] = []
-
-    def step(done: int, of: int) -> None:
-        now = time.monotonic()
-        start[:] = start or [(now, done)]
-        spent, new = now - start[0][0], done - start[0][1]
-        steps.progress(Progress(what, done, of, new / spent if new and spent > 1 else None))
-
-    return step
 
 
 VERBS: dict[Callable[..., None], str] = {

@@ -1,139 +1,34 @@
-"""What the command line prints: progress on stderr, results on stdout."""
+"""What the command line prints on stdout: results, and what to type next."""
 
 from __future__ import annotations
 
 import json
-import time
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.live import Live
+from rich.measure import Measurement
 from rich.table import Table
-from rich.text import Text
 
+from locate.cli.answer import answer_lines, control_lines, layers_line
+from locate.cli.table import site_table, table_foot, table_title
 from locate.files import strict
-from locate.mediation.effect_table import OCCUPATION
 from locate.mediation.located import Located
 from locate.prompts.tokens import Ledger, TokenPair
 from locate.report.write import Report
 from locate.tracing.table import Trace
 
 if TYPE_CHECKING:
+    from locate.mediation.analysis import Analysis
     from locate.planted.finding import Finding
     from locate.study.forecast import RunForecast
-    from locate.tracing.progress import Progress
-
-SHOWN = 10
-PLAIN_EVERY = 15.0  # seconds between lines where stderr is not a terminal
-TERMINAL_EVERY = 0.2
 
 
-class Steps:
-    """Progress on stderr: a line that is rewritten on a terminal, a line now and then elsewhere."""
-
-    def __init__(self) -> None:
-        self.console = Console(stderr=True, highlight=False)
-        self.live = Live(console=self.console, transient=True, refresh_per_second=5)
-        self.started = self.shown = 0.0
-        self.first = 0
-        self.stage = ""
-        self.timed = False
-
-    def __enter__(self) -> Steps:
-        if self.console.is_terminal:
-            self.live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.console.is_terminal:
-            self.live.stop()
-
-    def say(self, step: str) -> None:
-        """Name what is being done."""
-        if self.console.is_terminal:
-            self.live.update(Text(f"{step} ..."))
-        else:
-            self.console.print(f"{step} ...", soft_wrap=True)
-
-    def notes(self, sentences: Sequence[str]) -> None:
-        """Sentences that stay on the screen: what a reader of the numbers has to know."""
-        for each in sentences:
-            self.console.print(f"note: {each}", markup=False, soft_wrap=True)
-
-    def progress(self, found: Progress) -> None:
-        """How far a run is; a line for each stage at the least, and one as soon as the time left is known."""
-        now, timed = time.monotonic(), found.left is not None
-        every = TERMINAL_EVERY if self.console.is_terminal else PLAIN_EVERY
-        if found.stage == self.stage and timed <= self.timed and now - self.shown < every:
-            return
-        self.stage, self.timed, self.shown = found.stage, timed, now
-        self.say(progress_line(found))
-
-    def rows(self, done: int, planned: int) -> None:
-        """Rows done so far, the rate, and an estimate of the time left."""
-        now = time.monotonic()
-        if not self.started:
-            self.started, self.first = now, done
-        if now - self.shown < (TERMINAL_EVERY if self.console.is_terminal else PLAIN_EVERY) and done < planned:
-            return
-        self.shown = now
-        self.say(rows_line(done, planned, done - self.first, now - self.started))
-
-
-def progress_line(found: Progress) -> str:
-    """One line on the stage that is measured, its rate, and the time left for it and all that follows.
-
-    Where nothing is known of what follows, the time left is that of the stage.
-    """
-    line = f"{found.stage}: {found.done:,} of {found.planned:,}"
-    if found.rate is not None:
-        line += f", {pace(found.rate)} a second"
-    if found.left is not None:
-        return f"{line}; about {duration(found.left)} left in all"
-    if found.rate is None:
-        return line
-    return f"{line}; about {duration((found.planned - found.done) / found.rate)} left of this part"
-
-
-def pace(rate: float) -> str:
-    """Things a second."""
-    return f"{rate:,.{0 if rate >= 3 else 1}f}"
-
-
-def duration(seconds: float) -> str:
-    """A time in seconds or minutes."""
-    return f"{seconds / 60:.0f} min" if seconds > 90 else f"{seconds:.0f} s"
-
-
-def rows_line(done: int, planned: int, measured: int, seconds: float) -> str:
-    """One line on the rows done; the rate counts only what was measured now, not what a resumed run found."""
-    line = f"measuring: {done:,} of {planned:,} rows"
-    if measured and seconds > 1:
-        rate = measured / seconds
-        line += f", {pace(rate)} a second, about {duration((planned - done) / rate)} left"
-    return line
-
-
-def site_table(located: Located, shown: int = SHOWN) -> Table:
-    """The strongest sites."""
-    about = (
-        [located.unit, located.direction]
-        if located.kind == OCCUPATION
-        else [located.unit, located.direction, located.kind]
-    )
-    title = f"{located.quantity} of {located.metric} ({', '.join(about)})"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in located.head():
-        table.add_column(name, justify="left" if name in ("component", "role") else "right", no_wrap=True)
-    for cells in located.rows()[:shown]:
-        table.add_row(*cells)
-    return table
+JOINED = "\N{NO-BREAK SPACE}"  # where a line is not folded
 
 
 def stdout() -> Console:
@@ -142,24 +37,65 @@ def stdout() -> Console:
     return console if console.is_terminal else Console(highlight=False, markup=False, width=160)
 
 
-def print_located(located: Located, paths: Sequence[Path], as_json: bool) -> None:
-    """The located sites, or the JSON of located.json."""
+def say(console: Console, line: str) -> None:
+    """A sentence: folded at spaces on a terminal, where what follows is indented, and in one line elsewhere.
+
+    A number stays on one line with what stands in brackets behind it.
+    """
+    if console.is_terminal:
+        indent = len(line) - len(line.lstrip())
+        after = " " * (indent and indent + 2)
+        whole = re.sub(
+            r"(?<=\d),? (?=\[|\()|(?<=\d), (?=[-+\d.]+\])", lambda found: found[0].replace(" ", JOINED), line
+        )
+        folded = fill(whole, console.width, subsequent_indent=after, break_long_words=False, break_on_hyphens=False)
+        line = folded.replace(JOINED, " ")
+    console.print(line, soft_wrap=True)
+
+
+def print_located(located: Located, paths: Sequence[Path], as_json: bool, analysis: Analysis | None = None) -> None:
+    """What was located, in words and as a table, or the JSON of located.json.
+
+    analysis  that it comes from, for what its controls say
+    """
     if as_json:
         print(json.dumps(strict(located.as_json()), indent=2, ensure_ascii=False))
         return
     console = stdout()
-    effect, low, high = located.total
-    console.print(
-        f"total effect {effect:+.3f} [{low:+.3f}, {high:+.3f}] {located.unit}; positive is {located.positive}"
-    )
-    if located.without_stereotype:
-        console.print(f"{located.without_stereotype} pairs have no stereotype and are left out")
+    evidence = [] if analysis is None or located.quantity != "nie" else control_lines(analysis, located)
+    for line in [*answer_lines(located), *located.limits(), *evidence]:
+        say(console, line)
     if located.sites:
-        console.print(site_table(located))
-    for limit in located.limits():
-        console.print(limit)
-    console.print(f"\n{located.layers_line()}", soft_wrap=True)
+        print_table(console, located)
+    console.print()
+    say(console, layers_line(located, analysis))
     print_paths(paths, "")
+
+
+def print_table(console: Console, located: Located) -> None:
+    """The strongest sites with what the columns mean."""
+    table, hidden = site_table(located, console.width)
+    console.print()
+    say(console, table_title(located))
+    print_whole(console, table)
+    say(console, table_foot(located, hidden))
+
+
+def print_whole(console: Console, table: Table) -> None:
+    """A table of which nothing is cut: words are folded where there is little room, and a number never is.
+
+    Where not even that makes room, the terminal breaks the lines.
+    """
+    for column in table.columns:
+        if column.justify == "left":
+            column.no_wrap, column.overflow = False, "fold"
+        else:
+            column.min_width = max(len(str(cell)) for cell in [column.header, *column.cells])
+    unbounded = Console(width=10_000)
+    width = console.width
+    console.width = max(width, Measurement.get(unbounded, unbounded.options, table).minimum)
+    console.print(table, crop=False)
+    console.width = width
 
 
 def print_forecast(found: RunForecast, as_json: bool) -> None:
@@ -202,8 +138,8 @@ def print_findings(findings: Sequence[Finding], as_json: bool) -> None:
     console.print(f"{sum(each.passed for each in findings)} of {len(findings)} found")
 
 
-def print_report(trace: Trace, report: Report, as_json: bool) -> None:
-    """What a trace found and where it was written."""
+def print_report(trace: Trace, report: Report, analysis: Analysis, following: Sequence[str], as_json: bool) -> None:
+    """What a trace found, where it was written, how to look at it, and what to type next."""
     if as_json:
         content = {
             "located": report.located.as_json(),
@@ -219,14 +155,30 @@ def print_report(trace: Trace, report: Report, as_json: bool) -> None:
         f"in {trace.meta['seconds']:.0f} s",
     )
     for reason, count in ledger["reasons"].items():
-        console.print(f"  {count} left out: {reason}")
+        say(console, f"  {count} left out: {reason}")
     print_notes(ledger)
     console.print()
-    print_located(report.located, report.paths, False)
-    for line in report.lines:
-        console.print(line, soft_wrap=True)
-    if report.missing:
-        Console(stderr=True, highlight=False).print(report.missing, markup=False)
+    print_located(report.located, report.paths, False, analysis)
+    tell_missing(report.missing)
+    page = next((path for path in report.paths if path.suffix == ".html" and path.parent.name != "figures"), None)
+    if page is not None:
+        console.print(f"open it in a browser: {page}", soft_wrap=True)
+    print_following(following)
+
+
+def print_following(commands: Sequence[str]) -> None:
+    """What to type next; each command stands in one line, to be copied."""
+    if commands:
+        console = stdout()
+        console.print("what to type next:")
+        for each in commands:
+            console.print(f"  {each}", soft_wrap=True)
+
+
+def tell_missing(missing: str) -> None:
+    """What could not be written, on stderr."""
+    if missing:
+        Console(stderr=True, highlight=False).print(missing, markup=False, soft_wrap=True)
 
 
 def print_paths(paths: Sequence[Path], missing: str) -> None:
@@ -238,8 +190,7 @@ def print_paths(paths: Sequence[Path], missing: str) -> None:
     for folder, names in folders.items():
         listed = ", ".join(names) if len(names) <= 4 else f"{len(names)} files"
         console.print(f"written to {folder}: {listed}", soft_wrap=True)
-    if missing:
-        Console(stderr=True, highlight=False).print(missing, markup=False)
+    tell_missing(missing)
 
 
 def print_tokens(

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from locate.cli.completion import COMPONENT_LIST, DIRECTION, ROLE_LIST, SEVERED_LIST
 from locate.cli.options import (
     EFFECTS,
     EVIDENCE,
@@ -47,6 +48,7 @@ from locate.cli.options import (
     Threads,
     TrustCode,
     View,
+    Words,
     WordsOption,
     check_budget,
     check_names,
@@ -75,11 +77,15 @@ def trace(
     limit: Limit = None,
     max_dropped: MaxDropped = 0.2,
     components: Annotated[
-        str, typer.Option(rich_help_panel=PATCHED, help=", ".join(COMPONENTS))
+        str,
+        typer.Option(autocompletion=COMPONENT_LIST, rich_help_panel=PATCHED, help=", ".join(COMPONENTS)),
     ] = "resid_pre,attn_out,mlp_out",
     layers: Annotated[str | None, typer.Option(rich_help_panel=PATCHED, help="like 0-3,7; default: all")] = None,
     roles: Annotated[
-        str | None, typer.Option(rich_help_panel=PATCHED, help=f"tokens: {', '.join(ROLES)}; default: all")
+        str | None,
+        typer.Option(
+            autocompletion=ROLE_LIST, rich_help_panel=PATCHED, help=f"tokens: {', '.join(ROLES)}; default: all"
+        ),
     ] = None,
     windows: Annotated[
         str, typer.Option(rich_help_panel=PATCHED, help="numbers of neighbouring layers patched together, like 1,5")
@@ -87,12 +93,18 @@ def trace(
     severed: Annotated[
         str | None,
         typer.Option(
+            autocompletion=SEVERED_LIST,
             rich_help_panel=PATCHED,
             help="also patch with later outputs at that token held at the base run: attn_out, mlp_out, both",
         ),
     ] = None,
     keys: Annotated[
-        str | None, typer.Option(rich_help_panel=PATCHED, help="with pattern: roles attended to, one patch for each")
+        str | None,
+        typer.Option(
+            autocompletion=ROLE_LIST,
+            rich_help_panel=PATCHED,
+            help="with pattern: roles attended to, one patch for each",
+        ),
     ] = None,
     direction: Annotated[
         Direction, typer.Option(rich_help_panel=PATCHED, help="which way activations are copied")
@@ -207,7 +219,11 @@ def trace(
     as_json: AsJson = False,
 ) -> None:
     """Measure where a model carries its bias; run the same command again to continue after a stop."""
-    from locate.cli.show import Steps, print_forecast, print_report
+    from locate.cli.following import after_trace
+    from locate.cli.show import print_forecast, print_report
+    from locate.cli.steps import Steps
+    from locate.cli.writing import Writing, count_figures
+    from locate.mediation.analysis import analyse
     from locate.report import write_report
 
     wanted, count = format_list(formats), thread_count(threads)
@@ -256,20 +272,18 @@ def trace(
             print_forecast(foretell(loaded, chosen, plan, directions=ways, plan=beside, settings=settings), as_json)
             return
         stage = Stage("map", chosen, plan, ways)
-        result = run(loaded, stage, beside, settings, output=folder, progress=steps.progress)
-        report = write_report(
-            result,
-            folder,
-            metric=metric,
-            kind=kind,
-            component=layers_of,
-            role=layers_at,
-            formats=wanted,
-            clusters=clusters.value,
-            seed=seed,
-            step=steps.say,
+        more = sets + (budget is not None) + 4 * (words is Words.both)
+        writing = Writing(count_figures(plan, len(ways), controls=controls, more=more), wanted)
+        result = run(
+            loaded, stage, beside, settings, output=folder, progress=lambda each: steps.progress(writing.follow(each))
         )
-    print_report(result, report, as_json)
+        writing.rows = len(result)
+        steps.expect(writing.works())
+        analysis = analyse(result, metric=metric, kind=kind, clusters=clusters.value, seed=seed)
+        report = write_report(analysis, folder, component=layers_of, role=layers_at, formats=wanted, step=steps.say)
+    given = {"--revision": revision, "--allow-pickle": allow_pickle, "--trust-remote-code": trust_remote_code}
+    derived = {"--kind": kind, "--clusters": None if clusters is Clusters.group else clusters.value}
+    print_report(result, report, analysis, after_trace(report.located, folder, model, given, derived), as_json)
 
 
 def selftest(
@@ -284,7 +298,8 @@ def selftest(
         raise LocateError(f"--models {models}: expected a number of models >= 1")
     check_seed(seed)
     count = thread_count(threads)
-    from locate.cli.show import Steps, print_findings
+    from locate.cli.show import print_findings
+    from locate.cli.steps import Steps
 
     with Steps() as steps:
         steps.say("loading TransformerLens")
@@ -310,7 +325,11 @@ def rank(
     quantity: Quantity = "nie",
     direction: Annotated[
         str | None,
-        typer.Option(rich_help_panel=EFFECTS, help="denoising or noising; default: the first that was traced"),
+        typer.Option(
+            autocompletion=DIRECTION,
+            rich_help_panel=EFFECTS,
+            help="denoising or noising; default: the first that was traced",
+        ),
     ] = None,
     clusters: ClustersOption = Clusters.group,
     seed: IntervalSeed = 0,
@@ -326,23 +345,12 @@ def rank(
     """Rank the sites of a run again, without its model; the run folder is not changed."""
     check_seed(seed)
     from locate.cli.show import print_located
-    from locate.mediation.analysis import rank as rank_sites
+    from locate.mediation.analysis import analyse
     from locate.tracing import load_trace
 
-    located = rank_sites(
-        load_trace(run),
-        metric=metric,
-        view=view,
-        kind=kind,
-        quantity=quantity,
-        direction=direction,
-        component=layers_of,
-        role=layers_at,
-        top=top,
-        clusters=clusters.value,
-        seed=seed,
-    )
-    print_located(located, [] if output is None else [located.save(output)], as_json)
+    analysis = analyse(load_trace(run), metric=metric, view=view, kind=kind, clusters=clusters.value, seed=seed)
+    located = analysis.rank(quantity=quantity, direction=direction, component=layers_of, role=layers_at, top=top)
+    print_located(located, [] if output is None else [located.save(output)], as_json, analysis)
 
 
 def plot(
@@ -355,13 +363,18 @@ def plot(
         int | None, typer.Option(rich_help_panel=OUTPUT, help="draw the map of this one pair, and nothing else")
     ] = None,
     direction: Annotated[
-        str | None, typer.Option(rich_help_panel=OUTPUT, help="direction of that map: denoising or noising")
+        str | None,
+        typer.Option(
+            autocompletion=DIRECTION, rich_help_panel=OUTPUT, help="direction of that map: denoising or noising"
+        ),
     ] = None,
     formats: Formats = "html,png,svg,pdf",
 ) -> None:
     """Draw the figures of a run again, without its model."""
     check_seed(seed)
-    from locate.cli.show import Steps, print_paths
+    from locate.cli.show import print_paths
+    from locate.cli.steps import Steps, Work
+    from locate.cli.writing import FIGURES_EACH, drawing
     from locate.mediation.analysis import analyse
     from locate.report import draw_figures, save_figures
     from locate.report.pair import plot_pair
@@ -370,6 +383,8 @@ def plot(
     wanted, found = format_list(formats), load_trace(run)
     analysis = analyse(found, metric=metric, kind=kind, clusters=clusters.value, seed=seed)
     with Steps() as steps:
+        count = 1 if pair is not None else FIGURES_EACH * len(found.meta["directions"])
+        steps.expect([Work("figures", drawing(count, wanted))])
         steps.say("figures")
         if pair is None:
             paths, missing = draw_figures(analysis, run, formats=wanted)
@@ -400,7 +415,8 @@ def prompts(
     as_json: AsJson = False,
 ) -> None:
     """Show how a model's tokenizer reads the prompts: tokens, roles, and which pairs are dropped and why."""
-    from locate.cli.show import Steps, print_tokens
+    from locate.cli.show import print_tokens
+    from locate.cli.steps import Steps
     from locate.prompts import occupation_table, tokenise
 
     if list_occupations:

@@ -30,12 +30,12 @@ def looks_table(looks: list[dict[str, Any]]) -> Table:
 
 def print_verdict(found: Verdict) -> None:
     """The means, the groups, and what was counted."""
-    from locate.cli.show import stdout
+    from locate.cli.show import print_whole, stdout
 
     console = stdout()
-    console.print(summary_table(found.summary))
+    print_whole(console, summary_table(found.summary))
     if len(found.groups) > 1:
-        console.print(group_table(found.groups))
+        print_whole(console, group_table(found.groups))
     outcomes = ", ".join(f"{count} {name}" for name, count in sorted(found.about["outcomes"].items()))
     console.print(f"{found.about['rows']} rows: {outcomes}")
     for reason, lines in found.about["unread"].items():

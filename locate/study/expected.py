@@ -39,13 +39,13 @@ def expected_stages(job: Job, plan: Plan) -> list[Expected]:
 
 
 def expected_map(job: Job, budget: Budget | None) -> list[Expected]:
-    """The map itself; within a budget the estimates, and as much of the map as a number of passes allows."""
+    """The map itself; within a budget the estimates, and as much of the map as the time or number of passes allows."""
     whole = stage_operations(job)
     if budget is None:
         return [Expected(job.stage.name, whole)]
     estimates = Expected(ESTIMATING, SiteEstimates("signed", METHODS[budget.method]).operations(job))
     if budget.passes is None:
-        return [estimates]
+        return [estimates, Expected(job.stage.name, 0.0, within=budget.seconds)]
     return [estimates, Expected(job.stage.name, whole * min(1.0, budget.passes / job.planned))]
 
 

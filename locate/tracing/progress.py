@@ -19,6 +19,7 @@ class Progress:
     planned  rows or pairs of it in all
     rate     rows a second, of those measured now; None before it is known
     left     seconds for this stage and all that are expected after it, at the speed so far; None before it is known
+    part     what the time left is of, in words, where `left` is not known
     """
 
     stage: str
@@ -26,6 +27,7 @@ class Progress:
     planned: int
     rate: float | None = None
     left: float | None = None
+    part: str = "this part"
 
 
 Report = Callable[[Progress], None]
@@ -33,10 +35,16 @@ Report = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Expected:
-    """A stage that is still to come, and about how many operations it will take."""
+    """A stage that is still to come.
+
+    operations  that it will take, about
+    within      seconds from the start of the run that it is given together with all stages before it, where a budget
+                says so; None elsewhere
+    """
 
     stage: str
     operations: float
+    within: float | None = None
 
 
 class Pace:
@@ -48,7 +56,7 @@ class Pace:
     """
 
     def __init__(self, expected: Sequence[Expected] = (), report: Report | None = None) -> None:
-        self.waiting = {each.stage: each.operations for each in expected}
+        self.waiting = {each.stage: each for each in expected}
         self.report = report or (lambda _: None)
         self.stage, self.done, self.planned, self.measured = "", 0, 0, 0
         self.operations = 0.0  # of the stage
@@ -57,7 +65,7 @@ class Pace:
             [0.0, 0.0],
         )  # operations and time of the first stage, and of all later ones
         self.later = -1
-        self.started = self.since = time.monotonic()
+        self.opened = self.started = self.since = time.monotonic()
 
     def start(self, stage: str, planned: int, operations: float, found: int = 0) -> None:
         """Begin a stage of `planned` rows, of which an earlier start has measured `found`."""
@@ -101,5 +109,9 @@ class Pace:
         later = speeds[1] or speeds[0] / SLOWER
         if not later:
             return None
-        rest = self.operations * (1 - self.done / self.planned)
-        return rest / (later if self.later else speeds[0] or later) + sum(self.waiting.values()) / later
+        rest = self.operations * (1 - self.done / self.planned) / (later if self.later else speeds[0] or later)
+        for each in self.waiting.values():
+            if each.within is not None:
+                rest = max(rest, each.within - (self.since - self.opened))
+            rest += each.operations / later
+        return rest
