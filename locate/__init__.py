@@ -36,6 +36,7 @@ HOME = {
     "compare": "locate.evaluation.either",
     "edit": "locate.editors.methods",
     "estimate": "locate.study.estimate",
+    "explore": "locate.explorer.opening",
     "evaluate": "locate.evaluation.run",
     "load": "locate.model.loading",
     "load_causal": "locate.model.causal",

@@ -23,6 +23,7 @@ FLOORS = [
     {"editors"},
     {"rewriting"},
     {"report", "planted", "plot"},
+    {"explorer"},
     {"cli", "__main__"},
 ]
 

@@ -11,7 +11,6 @@ from test_editors import TEMPLATE, drawn
 from transformers import AutoModelForCausalLM
 
 from locate import LocateError
-from locate.cli.editing import receipt_lines
 from locate.editors import receipt
 from locate.editors.edit import Edit, ParameterChange, load_edit, product_change
 from locate.editors.receipt import check_free, compare_tensors, own_part, save_edited
@@ -21,6 +20,7 @@ from locate.evaluation.run import edited_of
 from locate.model.causal import load_causal
 from locate.model.likelihood import next_log_probs
 from locate.model.matrices import matrix
+from locate.report.receipts import receipt_lines
 
 FIGURES = Path(__file__).parents[1] / "figures"
 

@@ -14,7 +14,6 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from locate import LocateError, load_located, occupation_pairs
-from locate.cli.editing import receipt_lines
 from locate.editors import covariance, receipt
 from locate.editors.edit import Edit, ParameterChange, load_edit
 from locate.editors.fast import FAST
@@ -29,6 +28,7 @@ from locate.model.loading import load, load_encoder
 from locate.model.matrices import activation, matrix
 from locate.model.stamp import Stamp, stamp_tensors
 from locate.prompts import definitional_pairs
+from locate.report.receipts import receipt_lines
 from locate.schema import validate
 
 TEMPLATES = {

@@ -14,12 +14,12 @@ from test_cli import run  # noqa: F401
 
 import locate
 from locate.cli import following, show, steps, writing
-from locate.cli.answer import answer_lines, control_lines, digits_of, interval, layers_line, name_of, with_ends
 from locate.cli.steps import Rest, Steps, Work, duration
 from locate.cli.table import number_columns, site_table, table_foot, table_title
 from locate.cli.writing import Writing, count_figures
 from locate.mediation.located import SiteSelectivity
 from locate.report import write_report
+from locate.report.answer import answer_lines, control_lines, digits_of, interval, layers_line, name_of, with_ends
 from locate.tracing.plan import Map
 from locate.tracing.progress import Progress
 

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from locate.cli.comparing import compare
 from locate.cli.editing import edit
+from locate.cli.exploring import explore
 from locate.cli.judging import evaluate
 from locate.cli.rewriting import rewriting_application
 from locate.cli.verbs import plot, prompts, rank, selftest, trace
@@ -21,6 +22,7 @@ VERBS: dict[Callable[..., None], tuple[str, str]] = {
     trace: (LOCATE, "Measure where the bias is: run folder, figures, located.json"),
     rank: (LOCATE, "Rank the sites of a run again; needs no model"),
     plot: (LOCATE, "Draw the figures of a run again; needs no model"),
+    explore: (LOCATE, "Show a run in a live page, with prompts of your own"),
     edit: (CHANGE, "Edit a model where its bias was located, with a receipt"),
     evaluate: (CHANGE, "Test a model for bias and ability"),
     compare: (CHANGE, "Compare two runs, or two evaluations"),

@@ -168,7 +168,7 @@ def change_table(found: Comparison) -> Table:
     """The largest changes; a column says what makes a patch more than one site, where any is."""
     from rich.table import Table
 
-    from locate.cli.answer import site_name, with_ends
+    from locate.report.answer import site_name, with_ends
     from locate.report.words import chance, decimals, signed
 
     table = Table(box=None, pad_edge=False)
@@ -194,7 +194,8 @@ def change_table(found: Comparison) -> Table:
 
 def change_title(found: Comparison) -> str:
     """What the table lists, in words."""
-    from locate.cli.answer import COPIED, QUANTITIES, metric_words
+    from locate.report.answer import COPIED, QUANTITIES
+    from locate.report.words import metric_words
 
     shown = found.sites[:SHOWN]
     title = f"Largest changes: {QUANTITIES[found.quantity]} on the {metric_words(found.metric)}, in {found.unit}"

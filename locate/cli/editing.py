@@ -65,11 +65,6 @@ WORDS = {
     "after: natural": "measuring natural sentences after the edit, as reloaded",
     "after: perplexity": "measuring perplexity after the edit, as reloaded",
 }
-CUTS = {
-    "held_out": "held-out occupations",
-    "unseen_forms": "held-out occupations in unseen forms",
-    "natural": "occupations in natural sentences",
-}
 WRITTEN = ("model.safetensors", "unstamped", "edit.safetensors", "receipt.json")
 MAIN = ("log_odds", "abs_log_odds", "abs_log_odds_word", "definition_words", "definition_prompts", "perplexity")
 
@@ -169,6 +164,8 @@ def edit(
     if as_json:
         print(json.dumps(receipt, indent=2, ensure_ascii=False))
         return
+    from locate.report.receipts import receipt_lines
+
     console = stdout()
     print_whole(console, receipt_table(receipt))
     for line in receipt_lines(receipt):
@@ -231,6 +228,8 @@ def receipt_table(receipt: dict[str, Any]) -> Table:
     """Scores before and after, for all words and for those held out."""
     from rich.table import Table
 
+    from locate.report.receipts import score_words
+
     table = Table(title=f"{receipt['method']}, before and after", title_justify="left", box=None, pad_edge=False)
     for name in ("score", "of", "before", "after", "n"):
         table.add_column(name, justify="left" if name in ("score", "of") else "right", no_wrap=True)
@@ -238,41 +237,5 @@ def receipt_table(receipt: dict[str, Any]) -> Table:
     for was in receipt["scores"]["before"]:
         now = after[was["name"], was["part"]]
         if was["name"] in MAIN and was["n"]:
-            table.add_row(was["name"], was["part"] or "all", interval(was), interval(now), str(now["n"]))
+            table.add_row(was["name"], was["part"] or "all", score_words(was), score_words(now), str(now["n"]))
     return table
-
-
-def interval(score: dict[str, Any]) -> str:
-    """A score with its interval."""
-    if score["low"] is None or score["low"] != score["low"]:
-        return f"{score['value']:.3g}"
-    return f"{score['value']:.3g} [{score['low']:.3g}, {score['high']:.3g}]"
-
-
-def receipt_lines(receipt: dict[str, Any]) -> list[str]:
-    """What the edit did, in sentences."""
-    scores, tensors = receipt["scores"], receipt["tensors"]
-    lines = [
-        f"{said}: mean |log-odds| cut by {interval(scores['cut'][part])} %"
-        for part, said in CUTS.items()
-        if part in scores["cut"]
-    ]
-    lines += [f"{each['name'].replace('_', ' ')}: {interval(each)} %, n {each['n']}" for each in scores["kept"]]
-    lines.append(f"perplexity: {interval(scores['perplexity_change'])} %")
-    edited = receipt["located"]["edited_layers"]
-    where = edited if isinstance(edited, str) else f"layers {', '.join(map(str, edited))}"
-    beside = f", {len(tensors['added'])} added beside the MLP" if tensors["added"] else ""
-    lines.append(f"{where}: {len(tensors['changed'])} tensors changed or widened{beside}")
-    lines.append(f"bit for bit as before: {tensors['unchanged']} of the original's tensors")
-    stored = tensors["files"] or {"converted": 0, "gone": []}
-    if stored["converted"]:
-        lines.append(f"{stored['converted']} tensors of the original's files are stored in another number format")
-    if stored["gone"]:
-        names = ", ".join(stored["gone"][:3])
-        lines.append(f"{len(stored['gone'])} tensors of the original's files are not in the edited model's: {names}")
-    lines.append(
-        f"reloaded from disk: log-probabilities {receipt['reload']['largest_difference']:.1g} nats apart at most"
-    )
-    if "reason" in receipt["load"]:
-        lines.append(f"load it with {receipt['load']['with']}, not from_pretrained: {receipt['load']['reason']}")
-    return lines

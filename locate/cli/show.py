@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from locate.cli.answer import answer_lines, control_lines, layers_line
 from locate.cli.table import site_table, table_foot, table_title
 from locate.files import strict
 from locate.mediation.located import Located
 from locate.prompts.tokens import Ledger, TokenPair
+from locate.report.answer import answer_lines, control_lines, layers_line
 from locate.report.write import Report
 from locate.tracing.table import Trace
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from locate.cli.answer import COPIED, QUANTITIES, SHOWN, digits_of, metric_words, name_of, share_of, with_ends
 from locate.mediation.effect_table import OCCUPATION
 from locate.mediation.located import Located
+from locate.report.answer import COPIED, QUANTITIES, SHOWN, digits_of, name_of, named_metric, share_of, with_ends
 from locate.report.words import chance
 
 GAP = 2  # spaces between two columns
@@ -86,9 +86,7 @@ def site_table(located: Located, width: int) -> tuple[Table, list[str]]:
 
 def table_title(located: Located) -> str:
     """What the table lists, in words."""
-    title = (
-        f"Strongest sites: {QUANTITIES[located.quantity]} on the {metric_words(located.metric)}, in {located.unit}, "
-    )
+    title = f"Strongest sites: {QUANTITIES[located.quantity]} on the {named_metric(located)}, in {located.unit}, "
     title += f"values copied {COPIED[located.direction]}"
     if located.window > 1:
         title += f", {located.window} layers at once around each"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -280,10 +281,12 @@ def trace(
         writing.rows = len(result)
         steps.expect(writing.works())
         analysis = analyse(result, metric=metric, kind=kind, clusters=clusters.value, seed=seed)
-        report = write_report(analysis, folder, component=layers_of, role=layers_at, formats=wanted, step=steps.say)
-    given = {"--revision": revision, "--allow-pickle": allow_pickle, "--trust-remote-code": trust_remote_code}
-    derived = {"--kind": kind, "--clusters": None if clusters is Clusters.group else clusters.value}
-    print_report(result, report, analysis, after_trace(report.located, folder, model, given, derived), as_json)
+        given = {"--revision": revision, "--allow-pickle": allow_pickle, "--trust-remote-code": trust_remote_code}
+        derived = {"--kind": kind, "--clusters": None if clusters is Clusters.group else clusters.value}
+        following = partial(after_trace, folder=folder, model=model, reading=given, effects=derived)
+        where: dict[str, Any] = {"component": layers_of, "role": layers_at, "formats": wanted}
+        report = write_report(analysis, folder, **where, step=steps.say, following=following)
+    print_report(result, report, analysis, following(report.located), as_json)
 
 
 def selftest(

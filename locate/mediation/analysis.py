@@ -18,7 +18,6 @@ from locate.mediation.controls import CHOOSING, SetTest, control_table, set_test
 from locate.mediation.effect_table import (
     EFFECTS,
     EVERY,
-    OCCUPATION,
     VIEWS,
     Terms,
     default_kind,
@@ -26,6 +25,7 @@ from locate.mediation.effect_table import (
     effects,
     pair_log_odds,
     rounding,
+    subject_of,
     terms_of,
 )
 from locate.mediation.located import Located
@@ -71,6 +71,7 @@ class Shown:
     model: str = ""
     subject: str = "occupation"
     totals: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    answers: tuple[str | None, ...] | None = None
     rounding: float = 0.0
 
 
@@ -166,6 +167,7 @@ class Analysis:
             kind=self.terms.kind if self.terms.other_kinds else "",
             model=self.model,
             subject=self.subject,
+            answers=self.answers,
             totals={} if quantity == SHARE else {each: self.total(each) for each in self.trace.meta["directions"]},
             rounding=self.rounding(quantity),
         )
@@ -176,9 +178,14 @@ class Analysis:
         return short_name(str(self.trace.meta["model"]["name"]))
 
     @property
+    def answers(self) -> tuple[str | None, ...] | None:
+        """The female, male and neutral answer, where all pairs have the same and the run says so."""
+        return answers_of(self.trace.meta)
+
+    @property
     def subject(self) -> str:
-        """What the pairs exchange: "occupation", or "subject" where they are of other kinds."""
-        return "occupation" if self.terms.kind == OCCUPATION else "subject"
+        """What the pairs exchange, in a word; see `subject_of`."""
+        return subject_of(self.terms.kind)
 
     @cached_property
     def _firm(self) -> pd.DataFrame:
@@ -355,6 +362,12 @@ class Analysis:
         said = [*located.limits()] + ([] if self.set_test is None else [self.set_test.line(located.unit)])
         notes = "".join(f"<p>{escape(each)}</p>" for each in said)
         return f"{head}<table><tr>{titles}</tr>{''.join(rows)}</table>{notes}"
+
+
+def answers_of(meta: dict[str, Any]) -> tuple[str | None, ...] | None:
+    """The answers that all pairs of a trace share, from its meta; None where they differ, or an older run says none."""
+    found = meta.get("prompts", {}).get("answers")
+    return None if found is None else tuple(found)
 
 
 def short_name(model: str) -> str:

@@ -180,6 +180,11 @@ def default_kind(table: pd.DataFrame) -> str:
     raise LocateError(f"the pairs are of kinds {', '.join(kinds)}: choose one of them, or {EVERY!r} for the mixture")
 
 
+def subject_of(kind: str) -> str:
+    """What pairs of a kind exchange, in a word: "occupation", "word" (one that says its gender) or "subject"."""
+    return {OCCUPATION: "occupation", DEFINITION: "word"}.get(kind, "subject")
+
+
 def of_kind(table: pd.DataFrame, kind: str | None) -> pd.DataFrame:
     """The rows of one kind of pairs; see `effects`.
 

@@ -149,6 +149,16 @@ class Prompts:
         return pd.DataFrame([asdict(pair) for pair in self.pairs])
 
     @property
+    def answers(self) -> list[str | None] | None:
+        """The female, male and neutral answer that all pairs share; None for a neutral one that some lack or spell
+        otherwise, and None altogether where the other two differ.
+        """
+        female, male, neutral = ({getattr(pair, name) for pair in self.pairs} for name in ("female", "male", "neutral"))
+        if len(female) != 1 or len(male) != 1:
+            return None
+        return [*female, *male, neutral.pop() if len(neutral) == 1 else None]
+
+    @property
     def hash(self) -> str:
         """sha256 of all fields of all pairs, in order."""
         return hash_of([asdict(pair) for pair in self.pairs])

@@ -234,7 +234,7 @@ def said(averages: Shown, direction: str, note: str, window: int = 1) -> str:
 
 def measured(averages: Shown) -> str:
     """Metric and unit in words."""
-    words = metric_words(averages.metric)
+    words = metric_words(averages.metric, averages.answers)
     return words if averages.unit in words else f"{words}, {averages.unit}"
 
 

@@ -87,6 +87,7 @@ def of_pair(analysis: Analysis, rows: pd.DataFrame, column: str) -> Shown:
     """What the figure says about its effects; nothing of averages, which one pair does not have."""
     return Shown(
         rows, column, analysis.metric.name, analysis.metric.unit, model=analysis.model, subject=analysis.subject,
+        answers=analysis.answers,
         rounding=analysis.rounding(),
     )  # fmt: skip
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+
+from locate.metrics import ANSWERS
 
 NAMES = {
     "resid_pre": "residual stream",
@@ -75,15 +78,20 @@ def chance(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
-def metric_words(metric: str) -> str:
-    """What a metric is, like "log-odds of she against he"; one of the caller's own goes by its name."""
+def metric_words(metric: str, answers: Sequence[str | None] | None = None) -> str:
+    """What a metric measures, like "log-odds of she against he"; one of the caller's own goes by its name.
+
+    answers  the female, male and neutral one, where all pairs have the same
+    """
+    words = zip(ANSWERS, answers or (None, None, None), strict=True)
+    female, male, neutral = (each.strip() if each else f"the {name} answer" for name, each in words)
     return {
-        "logit_diff": "log-odds of she against he",
-        "prob_diff": "probability of she minus that of he",
-        "prob_stereotypical": "probability of the stereotypical pronoun",
-        "odds_ratio": "odds of the pronoun against the stereotype",
-        "female_neutral": "log-odds of she against they",
-        "neutral_male": "log-odds of they against he",
+        "logit_diff": f"log-odds of {female} against {male}",
+        "prob_diff": f"probability of {female} minus that of {male}",
+        "prob_stereotypical": "probability of the stereotypical answer",
+        "odds_ratio": "odds of the anti-stereotypical against the stereotypical answer",
+        "female_neutral": f"log-odds of {female} against {neutral}",
+        "neutral_male": f"log-odds of {neutral} against {male}",
     }.get(metric, metric)
 
 

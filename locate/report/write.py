@@ -55,6 +55,7 @@ def write_report(
     top: int = 20,
     formats: Sequence[str] = FORMATS,
     step: Callable[[str], None] | None = None,
+    following: Callable[[Located], Sequence[str]] = lambda _: (),
     **settings: Any,
 ) -> Report:
     """Write everything that a run folder shows; it is derived once, by the analysis.
@@ -62,6 +63,7 @@ def write_report(
     direction, component, role, top  of located.json, as in `rank`
     formats                          of the figures; their HTML needs the plotly.js beside it, and no network
     step                             called with a word on what is being done
+    following                        what was located -> commands to type next
     settings                         of `analyse`, where a trace is given
 
     Writes effects.csv (indirect, direct and total averages with intervals, and the share of the total), located.json,
@@ -86,7 +88,7 @@ def write_report(
     say("report")
     lines = evidence.evidence_lines(analysis, located)
     shown = {name: figure for name, figure in drawn.items() if not name.startswith(IN_THE_MAP)}
-    page = run_page(analysis, located, shown, run=folder, missing=missing, lines=lines)
+    page = run_page(analysis, located, shown, commands=following(located), missing=missing, lines=lines)
     html = write_text(folder / "report.html", page)
     return Report(located, averages, (table, json_path, html, *more, *paths), missing, tuple(lines))
 

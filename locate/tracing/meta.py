@@ -52,7 +52,7 @@ def starting_meta(job: Job, chosen_by: dict[str, Any] | None = None) -> dict[str
             "probabilities": settings.probabilities,
             "checks": dict(model.checks),
             "modules": model.module_templates(),
-            "prompts": {"pairs": len(prompts), "sha256": prompts.hash},
+            "prompts": {"pairs": len(prompts), "sha256": prompts.hash, "answers": prompts.answers},
             "ledger": job.ledger.as_json(),
             "map": None if job.map is None else asdict(job.map),
             "directions": list(job.stage.directions),

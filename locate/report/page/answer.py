@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
 from locate.mediation.analysis import Analysis
 from locate.mediation.controls import PLACE
 from locate.mediation.located import Located, LocatedSite
+from locate.report.answer import carriers, controlled_site, has_shares, is_clear
 from locate.report.words import chance, decimals, metric_words, signed, site_words, with_interval
 from locate.tracing.table import CONTROL
 
@@ -57,19 +56,19 @@ class Answer:
     commands: tuple[str, ...]
 
 
-def answer_of(analysis: Analysis, located: Located, run: Path | None = None) -> Answer:
+def answer_of(analysis: Analysis, located: Located, commands: Sequence[str] = ()) -> Answer:
     """The answer of a run, from the sites located under the analysis's settings.
 
-    run  its folder, for the commands; None where it has none
+    commands  to type next
     """
-    carriers = carriers_of(located, analysis.subject)
+    found = carriers_of(located, analysis.subject)
     return Answer(
         question_of(analysis, located),
-        carriers,
+        found,
         located.unit,
         (*certainty(located, analysis.subject), *control_sentences(analysis, located), *located.limits()),
-        advice_of(located, carriers),
-        commands_of(analysis, located, run),
+        advice_of(located, found),
+        tuple(commands),
     )
 
 
@@ -83,8 +82,8 @@ def question_of(analysis: Analysis, located: Located) -> str:
     else:
         what = f"Reading “{row['clean']}” in place of “{row['corrupted']}”, and so on in {pairs} pairs of prompts,"
     effect, low, high = located.total
-    measure = f"the {metric_words(located.metric)}"
-    if low <= 0 <= high:
+    measure = f"the {metric_words(located.metric, analysis.answers)}"
+    if not is_clear(located):
         return (
             f"{what} moves {measure} by {interval_words(effect, low, high)} {located.unit} on average over {groups} "
             f"{subject}s, which cannot be told from 0: nothing can be said to carry it."
@@ -109,20 +108,17 @@ def interval_words(effect: float, low: float, high: float) -> str:
 
 
 def carriers_of(located: Located, subject: str) -> tuple[Carrier, ...]:
-    """The strongest sites that pass the threshold by their interval: those with the total effect, then against."""
-    effect, low, high = located.total
-    if low <= 0 <= high:
+    """The strongest sites that pass: some with the total effect, then those against it; none where that may be 0."""
+    if not is_clear(located):
         return ()
-    passing = [each for each in located.sites if each.q <= located.threshold and (each.low > 0 or each.high < 0)]
-    along = [each for each in passing if each.effect * effect > 0][:MOST]
-    against = [each for each in passing if each.effect * effect < 0][:AGAINST]
-    return tuple(carrier(located, each, subject) for each in [*along, *against])
+    along, against = carriers(located)
+    return tuple(carrier(located, each, subject) for each in [*along[:MOST], *against[:AGAINST]])
 
 
 def carrier(located: Located, site: LocatedSite, subject: str) -> Carrier:
     """A site in words, with its share of the total effect."""
     words = site_words(site.component, site.layer, site.role, site.unit, window=located.window, subject=subject)
-    share = None if located.metric == "odds_ratio" else site.effect / located.total[0]
+    share = site.effect / located.total[0] if has_shares(located) else None
     return Carrier(words, site.effect, site.low, site.high, share, site.effect * located.total[0] < 0)
 
 
@@ -170,10 +166,8 @@ def control_sentences(analysis: Analysis, located: Located) -> list[str]:
     rows = rows[(rows["direction"] == located.direction) & (rows[CONTROL] != "random weights")]
     if rows.empty:
         return ["Controls: none were run, so any other prompt may do the same: trace again with controls."]
-    along = rows[rows["own"] * located.total[0] > 0]
-    chosen = along if len(along) else rows
-    first = chosen.iloc[0]
-    same = chosen[(chosen[PLACE] == first[PLACE]).all(axis=1)]
+    first = controlled_site(rows, located)
+    same = rows[(rows[PLACE] == first[PLACE]).all(axis=1)]
     subject = analysis.subject
     words = site_words(first["component"], first["layer"], first["role"], first["unit"], subject=subject)
     told = {str(row[CONTROL]): interval_of(row) for _, row in same.iterrows()}
@@ -196,16 +190,4 @@ def advice_of(located: Located, carriers: Sequence[Carrier]) -> tuple[str, ...]:
     return (
         f"Edit a copy of the model at {counted(located.layers)}, and read the receipt: that a site carries the "
         "preference does not prove that it is the best place to edit.",
-    )
-
-
-def commands_of(analysis: Analysis, located: Located, run: Path | None) -> tuple[str, ...]:
-    """Commands to type next; none without a run folder, or where no layer is located."""
-    if run is None or not located.layers or located.component is None:
-        return ()
-    model = shlex.quote(str(analysis.trace.meta["model"]["name"]))
-    handed = shlex.quote(str(run / "located.json"))
-    return (
-        f"locate-bias edit {model} --located {handed} --method lsdm -o edited",
-        f"locate-bias evaluate edited -o {shlex.quote('edited-evaluation')}",
     )

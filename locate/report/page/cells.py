@@ -115,26 +115,32 @@ def can_be_shown(analysis: Analysis) -> bool:
         return False
 
 
-def averages_of(cells: Cells, analysis: Analysis, direction: str) -> Averages:
-    """Averages of the cells under the settings of an analysis of the same run."""
-    rows = analysis.average()
+def averages_of(cells: Cells, analysis: Analysis, direction: str, quantity: str = "nie") -> Averages:
+    """Averages of the cells under the settings of an analysis of the same run.
+
+    quantity  "nie" or "nde"
+
+    Raises LocateError where the run has no such quantity.
+    """
+    rows = analysis.average(quantity)
     rows = whole_sites(rows[rows["direction"] == direction])
     total = analysis.total(direction)
     table = placed(cells, rows, ["effect", "low", "high", "q", *COUNTS])
     table["share"] = table["effect"] / total[0] if total[1] > 0 or total[2] < 0 else np.nan
-    table["stability"] = placed(cells, stabilities(analysis, direction), ["stability"])["stability"]
+    table["stability"] = placed(cells, stabilities(analysis, direction, quantity), ["stability"])["stability"]
     single = table["groups"] < 2  # of one group alone no interval can be made
     table.loc[single, ["low", "high", "q", "stability"]] = np.nan
     effects = whole_sites(analysis.effects)
     effects = effects[effects["direction"] == direction]
-    largest = effects.assign(size=effects["nie"].abs()).groupby(CELL, observed=True)["size"].max().reset_index()
+    largest = effects.assign(size=effects[quantity].abs()).groupby(CELL, observed=True)["size"].max().reset_index()
     zero = placed(cells, largest, ["size"])["size"] <= rounding_of(analysis.effects)
-    return Averages(analysis, direction, total, table, zero.to_numpy(), controls_of(cells, analysis, direction))
+    controls = controls_of(cells, analysis, direction) if quantity == "nie" else {}
+    return Averages(analysis, direction, total, table, zero.to_numpy(), controls)
 
 
-def stabilities(analysis: Analysis, direction: str) -> pd.DataFrame:
+def stabilities(analysis: Analysis, direction: str, quantity: str = "nie") -> pd.DataFrame:
     """How often each ranked site is among the five strongest, with the names of its cell."""
-    sites = analysis.rank(direction=direction, top=EVERY)
+    sites = analysis.rank(quantity=quantity, direction=direction, top=EVERY)
     found = [
         dict(zip(CELL, (each.component, each.layer, each.unit, sites.window, each.role, ""), strict=True))
         | {"stability": each.stability}
@@ -171,8 +177,10 @@ def controls_of(cells: Cells, analysis: Analysis, direction: str) -> dict[int, l
     return found
 
 
-def pair_effects(cells: Cells, analysis: Analysis, direction: str) -> Float[np.ndarray, "cell pair"]:
-    """Each pair's own indirect effect in each cell, and in a last row its total effect, in the unit of the metric.
+def pair_effects(
+    cells: Cells, analysis: Analysis, direction: str, quantity: str = "nie"
+) -> Float[np.ndarray, "cell pair"]:
+    """Each pair's own effect in each cell, and in a last row its total effect, in the unit of the metric.
 
     Within a pair the tokens of one role are averaged, as in `average`: the mean over pairs is the cell's average. nan
     where a pair has no such token, or no value of the metric.
@@ -187,7 +195,7 @@ def pair_effects(cells: Cells, analysis: Analysis, direction: str) -> Float[np.n
     place = cell * shape[1] + pair
     size = shape[0] * shape[1]
     counts = np.bincount(place, minlength=size).reshape(shape)
-    sums = np.bincount(place, rows["nie"].to_numpy(dtype=float), minlength=size).reshape(shape)
+    sums = np.bincount(place, rows[quantity].to_numpy(dtype=float), minlength=size).reshape(shape)
     totals = rows.drop_duplicates("pair").set_index("pair")["total"].reindex(cells.pairs.index).to_numpy(dtype=float)
     with np.errstate(invalid="ignore"):
         return np.vstack([np.where(counts > 0, sums / counts, np.nan), totals])

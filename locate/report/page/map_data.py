@@ -11,6 +11,7 @@ import pandas as pd
 from locate.mediation.analysis import Analysis
 from locate.mediation.located import THRESHOLD
 from locate.mediation.ranking import module_name
+from locate.report.figures import QUANTITIES
 from locate.report.page.cells import (
     COUNTS,
     NUMBERS,
@@ -47,7 +48,7 @@ def map_data(analysis: Analysis, step: Callable[[str], None] = lambda _: None) -
     for each in settings:
         step(f"report: {each.metric.name}, {each.view} view")
         for direction in directions:
-            views.append(view_of(cells, averages_of(cells, each, direction)))
+            views.append(view_of(averages_of(cells, each, direction)))
             if not each.metric.signed or each.view == "signed":
                 effects[f"{each.metric.name} {direction}"] = pair_effects(cells, each, direction)
     subject = analysis.subject
@@ -67,7 +68,7 @@ def map_data(analysis: Analysis, step: Callable[[str], None] = lambda _: None) -
     }
 
 
-def view_of(cells: Cells, found: Averages) -> dict[str, Any]:
+def view_of(found: Averages, quantity: str = "nie") -> dict[str, Any]:
     """Numbers and colours of every cell under one metric, view and direction."""
     metric, table = found.analysis.metric, found.table
     measured = table.loc[~found.zero, "effect"].dropna().to_numpy()
@@ -77,9 +78,9 @@ def view_of(cells: Cells, found: Averages) -> dict[str, Any]:
         "metric": metric.name,
         "view": found.analysis.view,
         "direction": found.direction,
-        "measure": metric_words(metric.name),
+        "measure": metric_words(metric.name, found.analysis.answers),
         "about": WAYS[found.direction],
-        "words": f"average indirect effect on the {metric_words(metric.name)}",
+        "words": f"{QUANTITIES[quantity]} on the {metric_words(metric.name, found.analysis.answers)}",
         "beside": [],
         "signed": metric.signed,
         "unit": metric.unit,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from html import escape
-from pathlib import Path
 
 import plotly.graph_objects as go
 
@@ -36,7 +35,7 @@ def run_page(
     located: Located,
     figures: dict[str, go.Figure],
     *,
-    run: Path | None = None,
+    commands: Sequence[str] = (),
     missing: str = "",
     lines: Sequence[str] = (),
     step: Callable[[str], None] = lambda _: None,
@@ -44,11 +43,11 @@ def run_page(
     """The report of a run as one HTML file; every text that comes from a prompt or a file is data, never markup.
 
     figures  of the run, by file name
-    run      its folder, for the commands to type next
+    commands to type next
     missing  what could not be written, in a line
     lines    what the evidence says
     """
-    told = answer_of(analysis, located, run)
+    told = answer_of(analysis, located, commands)
     kind = "gender bias" if analysis.view == "stereotype" and located.kind == "occupation" else "gender"
     sections = [
         Section("map", "Map", MAP),

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from locate.mediation.analysis import answers_of
 from locate.mediation.controls import CHOOSING
-from locate.mediation.effect_table import DEFINITION, OCCUPATION, default_view
+from locate.mediation.effect_table import default_view, subject_of
 from locate.mediation.located import Located, LocatedSite
 from locate.metrics import METRICS, difference, positive_means
-from locate.report.words import chance, decimals, role_words, signed
+from locate.report.words import chance, decimals, metric_words, role_words, signed
 from locate.tracing.table import CONTROLS as CONTROLS_MEASURED
 from locate.tracing.table import whole_sites
 
@@ -29,15 +30,6 @@ SHORT = {
     "pattern": "attention weights",
 }
 """component: its shortest name; the layer follows, and the unit after a dot"""
-MEASURED = {
-    "logit_diff": "log-odds of the female against the male answer",
-    "female_neutral": "log-odds of the female against the neutral answer",
-    "neutral_male": "log-odds of the neutral against the male answer",
-    "prob_diff": "probability of the female minus that of the male answer",
-    "prob_stereotypical": "probability of the stereotypical answer",
-    "odds_ratio": "odds of the anti-stereotypical against the stereotypical answer",
-}
-"""metric: what it measures"""
 QUANTITIES = {
     "nie": "natural indirect effect (nie)",
     "nde": "natural direct effect (nde)",
@@ -62,14 +54,10 @@ RANDOM_WEIGHTS = "random weights"
 PLACE = ["component", "layer", "unit", "role"]
 
 
-def subject_of(located: Located) -> str:
-    """What the prompts exchange, in a word."""
-    return {OCCUPATION: "occupation", DEFINITION: "word"}.get(located.kind, "subject")
-
-
-def metric_words(metric: str) -> str:
-    """What a metric measures, with its name; a metric of the user's own has its name alone."""
-    return f"{MEASURED[metric]} ({metric})" if metric in MEASURED else metric
+def named_metric(located: Located) -> str:
+    """What the metric measures, with its name; a metric of the user's own has its name alone."""
+    words = metric_words(located.metric, answers_of(located.trace))
+    return words if words == located.metric else f"{words} ({located.metric})"
 
 
 def site_name(component: str, layer: int, role: str, unit: int | None, subject: str) -> str:
@@ -80,7 +68,7 @@ def site_name(component: str, layer: int, role: str, unit: int | None, subject: 
 
 def name_of(site: LocatedSite, located: Located) -> str:
     """A ranked site in few words."""
-    return site_name(site.component, site.layer, site.role, site.unit, subject_of(located))
+    return site_name(site.component, site.layer, site.role, site.unit, subject_of(located.kind))
 
 
 def has_shares(located: Located) -> bool:
@@ -118,7 +106,7 @@ def digits_of(located: Located) -> int:
 def answer_lines(located: Located) -> list[str]:
     """The total effect, and the sites that carry it or work against it."""
     lines = [
-        f"Total effect, {PROMPTS[located.direction]}, on the {metric_words(located.metric)}: "
+        f"Total effect, {PROMPTS[located.direction]}, on the {named_metric(located)}: "
         f"{interval(*located.total)} {located.unit}; positive is {located.positive}."
     ]
     if located.without_stereotype:
@@ -127,10 +115,8 @@ def answer_lines(located: Located) -> list[str]:
         return lines
     if not is_clear(located):
         return [*lines, "Its interval holds 0: there is no preference to be located, and no layer is named."]
-    passing = [site for site in located.sites if site.q <= located.threshold and site.low * site.high > 0]
-    along = [site for site in passing if site.effect * located.total[0] > 0]
-    against = [site for site in passing if site.effect * located.total[0] < 0]
-    if not passing:
+    along, against = carriers(located)
+    if not along and not against:
         lines.append(f"No single site passes the false-discovery threshold (q {located.threshold:g}).")
     if along:
         lines.append("Sites that carry most of it (they overlap, and need not add up):")
@@ -139,6 +125,13 @@ def answer_lines(located: Located) -> list[str]:
         lines.append("Sites that work most against it:")
         lines += [carried_line(site, located) for site in against[:NAMED]]
     return lines
+
+
+def carriers(located: Located) -> tuple[list[LocatedSite], list[LocatedSite]]:
+    """The listed sites that pass, by their whole interval: those with the total effect, and those against it."""
+    passing = [site for site in located.sites if site.q <= located.threshold and site.low * site.high > 0]
+    along, against = ([site for site in passing if site.effect * located.total[0] * sign > 0] for sign in (1, -1))
+    return along, against
 
 
 def carried_line(site: LocatedSite, located: Located) -> str:
@@ -208,7 +201,7 @@ def control_lines(analysis: Analysis, located: Located) -> list[str]:
 def site_control_lines(controls: pd.DataFrame, located: Located) -> list[str]:
     """The controls at the strongest located site that has any, and the largest effect in the untrained model."""
     rows = controls[controls["direction"] == located.direction]
-    subject, lines = subject_of(located), []
+    subject, lines = subject_of(located.kind), []
     here = rows[rows["control"] != RANDOM_WEIGHTS]
     if len(here):
         chosen = controlled_site(here, located)
@@ -245,7 +238,7 @@ def set_lines(located: Located) -> list[str]:
     test = located.set_test
     if test is None:
         return []
-    layers, role = ", ".join(map(str, test.layers)), role_words(test.role, subject_of(located))
+    layers, role = ", ".join(map(str, test.layers)), role_words(test.role, subject_of(located.kind))
     digits = decimals(abs(test.effect))
     return [
         f"  {SHORT[test.component]} {layers} at the {role}, located on half of the groups and copied together on the "

@@ -1,0 +1,298 @@
+"""The live page: its layout, and what happens when a setting, a cell, a pair or a prompt is chosen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+from dash import Dash, Input, Output, ctx, dcc, html, no_update
+from dash import State as Given
+
+from locate.errors import LocateError
+from locate.explorer import parts
+from locate.explorer.live import Asked, Live, Stale, asked_of
+from locate.explorer.pairs import pair_parts
+from locate.explorer.runs import CHANGE, Runs
+from locate.explorer.state import SWITCHES, State, token_of
+from locate.report.change_maps import plot_changes
+from locate.report.figures import QUANTITIES, plot_map
+from locate.report.images import write_static
+from locate.report.page.document import asset
+from locate.report.quiet import CONFIG
+from locate.report.words import NAMES, metric_words
+
+TITLES = dict(zip(SWITCHES, ("model", "metric", "view", "pairs", "direction", "quantity"), strict=True))
+FIELDS = ("template", "subject", "counterfactual", "female", "male")
+ASKED = dict(
+    zip(FIELDS, ("sentence with {subject}", "subject", "in its place", "female answer", "male answer"), strict=True)
+)
+EXAMPLE = dict(zip(FIELDS, ("The {subject} said that", "nurse", "mechanic", "she", "he"), strict=True))
+SHELL = """<!doctype html>
+<html lang="en"><head>{%metas%}<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark"><title>{%title%}</title>{%css%}<style>PAGE_CSS</style></head>
+<body>{%app_entry%}<footer>{%config%}{%scripts%}{%renderer%}</footer></body></html>"""
+
+
+def make_app(runs: Runs, live: Live | None = None, receipt: tuple[str, ...] = ()) -> Dash:
+    """The live page of one or two runs.
+
+    live     models for prompts of the visitor's own; None where none was given
+    receipt  lines of the edit's receipt, where an edited model is beside the run's
+    """
+    app = Dash("locate.explorer", assets_folder=str(Path(__file__).parent / "assets"), update_title="")
+    app.title = f"{runs.title()}: explore"
+    app.index_string = SHELL.replace("PAGE_CSS", asset("page.css"))
+    app.layout = layout(runs, live is not None, receipt)
+    show_map(app, runs)
+    export(app, runs)
+    if live is not None:
+        answer_prompts(app, live)
+    return app
+
+
+def layout(runs: Runs, with_model: bool, receipt: tuple[str, ...]) -> html.Div:
+    """Everything that is on the page before anything is chosen."""
+    switches = [
+        html.Fieldset(
+            [html.Legend(TITLES[name]), dcc.RadioItems(id=name, options=[], inline=True, labelClassName="choice")],
+            hidden=name == "panel" and len(runs.traces) == 1,
+        )
+        for name in SWITCHES
+    ]
+    shown = [
+        html.H2("Map"),
+        html.Div(switches, className="settings"),
+        html.P(id="caption", className="caption"),
+        html.Div(id="legend", className="legend"),
+        html.Div(id="maps"),
+        html.P([html.Button(text, id=name, type="button") for name, text in EXPORTS.items()]),
+        html.P(id="status", className="refusal", role="status"),
+        html.Pre(html.Code(id="python", className="python")),
+    ]
+    return html.Div(
+        [
+            dcc.Location(id="url", refresh=False),
+            dcc.Store(id="chosen"),
+            dcc.Download(id="download"),
+            html.Header([html.H1(runs.title()), *header(runs), html.Div(id="answer")]),
+            *(own_prompt(receipt) if with_model else []),
+            html.Section(shown),
+            html.Article(id="cell", className="cell"),
+            html.Article(id="pair", className="cell", hidden=True),
+        ]
+    )
+
+
+EXPORTS = {"png": "PNG of the map", "svg": "SVG", "html": "HTML", "csv": "CSV of the open cell"}
+
+
+def header(runs: Runs) -> list[Any]:
+    """Where each run lies, and the hash of its weights."""
+    return [
+        html.P(f"{name}: {folder}, weights {trace.meta['model']['weights_sha256'][:12]}", className="note")
+        for name, folder, trace in zip("AB", runs.folders, runs.traces, strict=False)
+    ]
+
+
+def own_prompt(receipt: tuple[str, ...]) -> list[Any]:
+    """The fields of the visitor's own prompt, and where its answers go."""
+    fields = [
+        html.Label(
+            [ASKED[name], dcc.Input(id=name, value=EXAMPLE[name], type="text", debounce=0.2, autoComplete="off")]
+        )
+        for name in FIELDS
+    ]
+    edited = [html.H3("The edit's receipt"), html.Ul([html.Li(each) for each in receipt])] if receipt else []
+    return [
+        html.Section(
+            [html.H2("Your prompt"), html.Div(fields, className="own"), html.Div(id="tokens"),
+             html.P(html.Button("Measure", id="measure", type="button")), dcc.Store(id="request"),
+             html.Div(id="probabilities"), html.Div(id="own-map"), *edited]
+        )
+    ]  # fmt: skip
+
+
+def show_map(app: Dash, runs: Runs) -> None:
+    """The map, the open cell and the open pair follow the address, the switches, and what is clicked."""
+
+    @app.callback(
+        Output("url", "search"),
+        *(Output(name, each) for name in SWITCHES for each in ("options", "value")),
+        *(Output(name, "children") for name in ("answer", "caption", "legend", "maps", "cell", "pair", "python")),
+        Output("pair", "hidden"),
+        Input("url", "search"),
+        Input("chosen", "data"),
+        *(Input(name, "value") for name in SWITCHES),
+    )
+    def show(query: str | None, chosen: dict[str, Any] | None, *values: str | None) -> tuple[Any, ...]:
+        state = runs.settle(runs.first.asked(query))
+        if ctx.triggered_id in SWITCHES:
+            given: dict[str, Any] = {
+                name: value for name, value in zip(SWITCHES, values, strict=True) if value is not None
+            }
+            state = runs.settle(replace(state, **given))
+        elif ctx.triggered_id == "chosen" and chosen:
+            state = runs.settle(replace(state, **{name: chosen[name] for name in ("cell", "pair") if name in chosen}))
+        allowed, view = runs.allowed(state), runs.view(state)
+        switches = [
+            part for name in SWITCHES for part in (options(name, allowed[name], runs.answers), getattr(state, name))
+        ]
+        words = [each["words"] for each in runs.sites(state)]
+        query = state.query(token_of(query))
+        return (
+            query,
+            *switches,
+            parts.answer_parts(runs.answer(state)),
+            parts.caption(view, runs.analysis(state).subject),
+            parts.legend(view),
+            parts.map_tables(runs.maps(state), view, words, state.cell),
+            cell_parts(runs, state, view),
+            pair_parts(runs, state),
+            python_line(runs, state),
+            state.pair is None,
+        )
+
+
+def options(name: str, values: list[str], answers: tuple[str | None, ...] | None) -> list[dict[str, str]]:
+    """The choices of a switch, in words."""
+    words = {"metric": lambda value: metric_words(value, answers), "quantity": QUANTITIES.__getitem__}.get(name, str)
+    return [{"label": f" {words(value)}", "value": value} for value in values]
+
+
+def cell_parts(runs: Runs, state: State, view: dict[str, Any]) -> list[Any]:
+    """The open cell: its numbers, the groups as dots, and its pairs."""
+    if state.cell is None:
+        return [html.P("Choose a cell to see its interval, its controls and the prompts behind it.")]
+    site, analysis = runs.sites(state)[state.cell], runs.analysis(state)
+    heading = html.H3(site["words"])
+    if view["effect"][state.cell] is None:
+        return [heading, html.P("Not measured.")]
+    found = parts.facts(view, state.cell, site, analysis.subject, analysis.intervals.level)
+    pairs = runs.behind(state)
+    if pairs.empty:
+        return [heading, found]
+    columns = [html.Div(found), html.Div(parts.dots(pairs, analysis.subject, view["unit"]))]
+    few, rest = (
+        parts.pair_table(each, analysis.subject, view["unit"], view["digits"] + 1)
+        for each in (pairs.head(parts.FIRST_PAIRS), pairs.iloc[parts.FIRST_PAIRS :])
+    )
+    left = len(pairs) - parts.FIRST_PAIRS
+    more = [html.Details([html.Summary(f"{left} more pairs"), rest])] if left > 0 else []
+    return [heading, html.Div(columns, className="columns"), few, *more]
+
+
+def python_line(runs: Runs, state: State) -> str:
+    """The Python that draws the same map."""
+    settings = f"metric={state.metric!r}, view={state.view!r}, kind={state.kind!r}"
+    analysed = [f"locate.analyse(locate.load_trace({str(each)!r}), {settings})" for each in runs.folders]
+    if state.panel == CHANGE:
+        both = ",\n    ".join(analysed)
+        compared = f"locate.compare(\n    {both},\n    quantity={state.quantity!r})"
+        return f"locate.plot.changes({compared}, direction={state.direction!r})"
+    own = analysed[1 if state.panel == "B" else 0]
+    return f"locate.plot.map(\n    {own}.shown({state.quantity!r}),\n    direction={state.direction!r})"
+
+
+def export(app: Dash, runs: Runs) -> None:
+    """The map as a picture or a page of its own, and the open cell as CSV."""
+
+    @app.callback(
+        Output("download", "data"),
+        Output("status", "children"),
+        *(Input(name, "n_clicks") for name in EXPORTS),
+        Given("url", "search"),
+        prevent_initial_call=True,
+    )
+    def save(*given: Any) -> tuple[Any, str]:
+        state = runs.settle(runs.first.asked(given[-1]))
+        try:
+            return exported(runs, state, str(ctx.triggered_id)), ""
+        except LocateError as error:
+            return no_update, str(error)
+
+
+def exported(runs: Runs, state: State, kind: str) -> dict[str, Any]:
+    """A file to be saved.
+
+    Raises LocateError where nothing is open, or nothing can be drawn.
+    """
+    if kind == "csv":
+        pairs = runs.behind(state)
+        if pairs.empty:
+            raise LocateError("no pairs to save: open a cell of one model first")
+        return dict(dcc.send_data_frame(pairs.to_csv, "cell.csv", index=False))
+    if state.panel == CHANGE:
+        figure = plot_changes(runs.comparison(state), direction=state.direction)
+    else:
+        shown = runs.analysis(state, 1 if state.panel == "B" else 0).shown(state.quantity)
+        figure = plot_map(shown, direction=state.direction)
+    if kind == "html":
+        return {"content": figure.to_html(config=CONFIG), "filename": "map.html", "type": "text/html", "base64": False}
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"map.{kind}"
+        _, missing = write_static([(path, figure)])
+        if missing:
+            raise LocateError(missing)
+        return dict(dcc.send_bytes(path.read_bytes(), path.name))
+
+
+def answer_prompts(app: Dash, live: Live) -> None:
+    """Tokens follow the fields at once; a click measures the probabilities, and then the map."""
+
+    @app.callback(Output("tokens", "children"), *(Input(name, "value") for name in FIELDS))
+    def read(*values: Any) -> list[Any]:
+        try:
+            pair, clean, corrupted = live.tokens(asked_of(values))
+        except LocateError as error:
+            return [html.P(str(error), className="refusal", role="status")]
+        lines = [
+            parts.tokens_line("clean prompt", list(zip(clean, pair.clean_roles, strict=True))),
+            parts.tokens_line("corrupted prompt", list(zip(corrupted, pair.corrupted_roles, strict=True))),
+        ]
+        return [*lines, html.P(f"{len(pair.aligned)} of {len(pair.clean)} tokens have a counterpart", className="note")]
+
+    @app.callback(
+        Output("probabilities", "children"),
+        Output("own-map", "children", allow_duplicate=True),
+        Output("request", "data"),
+        Input("measure", "n_clicks"),
+        *(Given(name, "value") for name in FIELDS),
+        prevent_initial_call=True,
+    )
+    def measure(_: int | None, *values: Any) -> tuple[Any, Any, Any]:
+        asked, number = asked_of(values), live.new_request()
+        try:
+            rows = live.probabilities(asked, number)
+        except LocateError as error:
+            return [html.P(str(error), className="refusal", role="status")], [], no_update
+        except Stale:
+            return no_update, no_update, no_update
+        table = html.Div(parts.probabilities(rows, (asked.female, asked.male)), className="scroll")
+        waiting = [html.P("measuring every token and layer ...", className="note", role="status")]
+        return [table], waiting, {"number": number, "asked": list(values)}
+
+    @app.callback(Output("own-map", "children"), Input("request", "data"), prevent_initial_call=True)
+    def draw(request: dict[str, Any] | None) -> Any:
+        if not request:
+            return no_update
+        try:
+            found = live.maps(asked_of(tuple(request["asked"])), request["number"])
+        except Stale:
+            return no_update
+        except LocateError as error:
+            return [html.P(str(error), className="refusal", role="status")]
+        return own_maps(live, asked_of(tuple(request["asked"])), found)
+
+
+def own_maps(live: Live, asked: Asked, found: list[tuple[str, pd.DataFrame]]) -> list[Any]:
+    """The maps of the visitor's prompt, one model after the other."""
+    tokens = list(enumerate(live.tokens(asked)[1]))
+    children: list[Any] = [html.P("One pair, no interval. Effects are female minus male, denoising.", className="note")]
+    for name, rows in found:
+        rows = rows[rows["direction"] == "denoising"].assign(effect=lambda each: each["nie"])
+        total = float(rows["total"].iloc[0])
+        children += [html.H3(f"{name}: total effect {total:+.2f} nats"), *parts.token_maps(rows, tokens, "nats", NAMES)]
+    return children

@@ -1,0 +1,278 @@
+"""The parts of the live page as Dash components: maps as tables of buttons, the open cell, and a pair's own map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from dash import dcc, html
+
+from locate.mediation.located import THRESHOLD
+from locate.report.page.answer import Answer, interval_words
+from locate.report.quiet import CONFIG, Figure
+from locate.report.theme import Scale, colour, ink
+from locate.report.words import chance, signed
+
+FIRST_PAIRS = 12
+SIGNS = {1: "stereotypically female", -1: "stereotypically male", 0: "without stereotype"}
+DOTS = {1: "#b35806", -1: "#542788", 0: "#5a5a63"}
+Children = list[Any]
+
+
+def map_tables(
+    maps: Sequence[dict[str, Any]], view: dict[str, Any], words: Sequence[str], chosen: int | None
+) -> Children:
+    """One table of buttons for each component.
+
+    maps    grids of numbers of cells, as `maps_of` makes them
+    view    numbers and colours of every cell, as `view_of` makes them
+    words   what each cell is
+    chosen  the open cell
+    """
+    zero = set(view["zero"])
+    return [
+        html.Div(className="scroll", children=map_table(each, view, words, chosen, zero, place))
+        for place, each in enumerate(maps)
+    ]
+
+
+def map_table(
+    given: dict[str, Any], view: dict[str, Any], words: Sequence[str], chosen: int | None, zero: set[int], place: int
+) -> html.Table:
+    """One table: rows are tokens or units, columns are layers; of too many units, a list of the strongest."""
+    if "list" in given:
+        heads, rows = [], [(words[cell], [cell]) for cell in given["list"]]
+    else:
+        heads, rows = [str(each) for each in given["layers"]], list(zip(given["rows"], given["cells"], strict=True))
+    head = [html.Tr([html.Th("", scope="col"), *(html.Th(each, scope="col") for each in heads)])] if heads else []
+    body = [
+        html.Tr(
+            [
+                html.Th(name, scope="row"),
+                *(
+                    cell_of_map(cell, view, words, chosen, zero, f"{place},{row},{column}")
+                    for column, cell in enumerate(cells)
+                ),
+            ]
+        )
+        for row, (name, cells) in enumerate(rows)
+    ]
+    caption = html.Caption(f"{given['name']}, by layer" if heads else given["name"])
+    return html.Table([caption, html.Thead(head), html.Tbody(body)], className="map wide")
+
+
+def cell_of_map(
+    cell: int, view: dict[str, Any], words: Sequence[str], chosen: int | None, zero: set[int], where: str
+) -> html.Td:
+    """A cell as a button that says its site and its numbers; hatched where nothing was measured, or it is 0."""
+    if cell < 0:
+        return html.Td(className="hatched", title="not measured")
+    effect, digits = view["effect"][cell], view["digits"]
+    if effect is None or cell in zero:
+        told, text, look, name = "not measured" if effect is None else "0 in every pair", "", {}, "hatched"
+    else:
+        passes = view["q"][cell] is not None and view["q"][cell] <= THRESHOLD
+        told = f"{number_words(view, cell, digits)} {view['unit']}"
+        text, name = signed(effect, digits) if passes else "·", ""
+        look = {"background": view["fill"][cell], "color": view["ink"][cell]}
+    attributes: dict[str, Any] = {
+        "aria-label": f"{words[cell]}: {told}",
+        "aria-pressed": "true" if cell == chosen else "false",
+        "data-cell": str(cell),
+        "data-place": where,
+    }
+    button = html.Button(
+        text, type="button", className=name, style=look, title=f"{words[cell]}: {told}",
+        tabIndex=0 if where.endswith(",0,0") else -1, **attributes,
+    )  # fmt: skip
+    return html.Td(button)
+
+
+def number_words(numbers: dict[str, Any], cell: int, digits: int) -> str:
+    """A cell's effect with its interval."""
+    low, high = numbers["low"][cell], numbers["high"][cell]
+    interval = "no interval" if low is None else f"[{signed(low, digits)}, {signed(high, digits)}]"
+    return f"{signed(numbers['effect'][cell], digits)} {interval}"
+
+
+def legend(view: dict[str, Any]) -> Children:
+    """The colour scale."""
+    end = f"{view['limit']:.{view['digits']}f}"
+    return [f"-{end} ", *(html.I(style={"background": each}) for each in view["scale"]), f" +{end} {view['unit']}"]
+
+
+def caption(view: dict[str, Any], subject: str) -> str:
+    """What the map shows, with the total effect and the counts."""
+    pairs, groups = (max(each for each in view[name] if each is not None) for name in ("n", "groups"))
+    said = (
+        f"{view['about']}. Numbers: {view['words']}, {view['unit']}, positive means {view['positive']}. Total effect "
+        f"{interval_words(*view['total'])}. n = {pairs} pairs of {groups} {subject}s. A dot in place of a number: q > "
+        f"{THRESHOLD}. Hatched: 0 in every pair, or not measured."
+    )
+    if not view["beyond"]:
+        return said
+    return f"{said} Colours end at {view['limit']:.{view['digits']}f}; {view['beyond']} cells lie beyond."
+
+
+def facts(view: dict[str, Any], cell: int, site: dict[str, Any], subject: str, level: float) -> html.Dl:
+    """The numbers of the open cell."""
+    digits, q = view["digits"] + 1, view["q"][cell]
+    effect = f"{number_words(view, cell, digits)} {view['unit']} ({level:.0%} interval)"
+    lines = [("effect", f"{effect}, positive means {view['positive']}")]
+    share, stability = (view[name][cell] if name in view else None for name in ("share", "stability"))
+    if share is not None:
+        lines.append(("share", f"{share:.0%} of the total effect {signed(view['total'][0], digits)}"))
+    lines += [(each["name"], number_words(each, cell, digits)) for each in view["beside"]]
+    lines.append(("n", f"{view['n'][cell]} pairs of {view['groups'][cell]} {subject}s"))
+    doubt = "" if q is None or q <= THRESHOLD else f": above {THRESHOLD}, so this may be chance"
+    lines.append(("q", "none" if q is None else f"{chance(q)}{doubt}"))
+    if stability is not None:
+        lines.append(("stability", f"among the five strongest in {stability:.0%} of resamples"))
+    if "module" in site:
+        lines.append(("module", site["module"] or "none: no module writes it alone"))
+    for name, value, low, high, n, _ in view["controls"].get(str(cell), []):
+        lines.append((f"control: {name}", f"{interval_words(value, low, high)}, n {n}"))
+    return html.Dl([part for name, value in lines for part in (html.Dt(name), html.Dd(value))])
+
+
+def dots(pairs: pd.DataFrame, subject: str, unit: str) -> dcc.Graph:
+    """The effect of each group, the mean over its pairs, as a dot in a stack."""
+    groups = pairs.groupby("group", sort=False).agg(effect=("effect", "mean"), stereotype=("stereotype", "first"))
+    width = max(float(np.ptp(groups["effect"])), 1e-12) / 60
+    groups["height"] = groups.groupby(np.rint(groups["effect"] / width)).cumcount()
+    figure = Figure()
+    for sign, part in groups.groupby("stereotype"):
+        figure.add_scatter(
+            x=part["effect"], y=part["height"], mode="markers", name=SIGNS[int(sign)], text=part.index,
+            marker={"size": 7, "color": DOTS[int(sign)]}, hovertemplate="%{text}: %{x:.3f}<extra></extra>",
+        )  # fmt: skip
+    figure.add_vline(x=0, line={"color": "black", "width": 1})
+    figure.update_yaxes(visible=False)
+    figure.update_xaxes(title=f"effect of each {subject}, {unit}")
+    figure.update_layout(height=240, margin={"l": 10, "r": 10, "t": 30, "b": 40}, legend={"orientation": "h", "y": 1.2})
+    config: Any = {**CONFIG, "displayModeBar": False, "responsive": True}
+    return dcc.Graph(figure=figure, config=config, className="plot", style={"height": "240px"})
+
+
+def pair_table(pairs: pd.DataFrame, subject: str, unit: str, digits: int) -> html.Div:
+    """Pairs of the open cell, strongest first; each opens its own map."""
+    heads = [subject, f"effect, {unit}", "total effect", "clean prompt", "corrupted prompt"]
+    body = [html.Tr(pair_row(row, digits)) for row in pairs.to_dict("records")]
+    table = html.Table(
+        [html.Thead(html.Tr([html.Th(each, scope="col") for each in heads])), html.Tbody(body)], className="pairs"
+    )
+    return html.Div(table, className="scroll")
+
+
+def pair_row(row: dict[Any, Any], digits: int) -> Children:
+    """A pair as a row: the button that opens it, its numbers, and its prompts."""
+    opens: dict[str, Any] = {"data-pair": str(row["pair"])}
+    return [
+        html.Td(html.Button(row["group"], type="button", title="open this pair", **opens)),
+        html.Td(signed(row["effect"], digits), className="number"),
+        html.Td(signed(row["total"], digits), className="number"),
+        html.Td(row["clean"], dir="auto"),
+        html.Td("the same, with noise" if row["corrupted"] == row["clean"] else row["corrupted"], dir="auto"),
+    ]
+
+
+def tokens_line(title: str, tokens: Sequence[tuple[str, str]]) -> html.P:
+    """A prompt as its tokens, coloured by role."""
+    spans = [
+        html.Span(text, className=f"token {role or 'between'}", title=role.replace("_", " ") or "not patched")
+        for text, role in tokens
+    ]
+    return html.P([html.B(f"{title}: "), *spans], className="tokens", dir="auto")
+
+
+def probabilities(rows: Sequence[tuple[str, str, float, float]], answers: tuple[str, str]) -> html.Table:
+    """Probabilities of both answers by model and prompt."""
+    head = ["model", "prompt", *(f"p({each.strip()})" for each in answers), "log-odds, nats"]
+    body = [
+        html.Tr(
+            [html.Td(model), html.Td(prompt), html.Td(f"{np.exp(first):.4f}"), html.Td(f"{np.exp(second):.4f}"),
+             html.Td(f"{first - second:+.2f}")]
+        )
+        for model, prompt, first, second in rows
+    ]  # fmt: skip
+    return html.Table([html.Thead(html.Tr([html.Th(each, scope="col") for each in head])), html.Tbody(body)])
+
+
+def token_maps(
+    effects: pd.DataFrame, tokens: Sequence[tuple[int | None, str]], unit: str, names: dict[str, str]
+) -> Children:
+    """A pair's own effects, one table for each component: rows are tokens, columns are layers; no interval.
+
+    effects  of one pair and direction: component, layer, clean_pos and `effect`
+    tokens   the clean prompt's tokens in order: position (None where nothing was patched), and text
+    names    component: its name
+    """
+    scale = Scale.of(effects["effect"].to_numpy(), unit)
+    layers = sorted(int(each) for each in effects["layer"].unique())
+    head = html.Thead(html.Tr([html.Th(each, scope="col") for each in ("token", *map(str, layers))]))
+    tables = []
+    for component, part in effects.groupby("component", sort=False, observed=True):
+        name = names[str(component)]
+        known = {
+            (int(place), int(layer)): float(effect)
+            for place, layer, effect in zip(part["clean_pos"], part["layer"], part["effect"], strict=True)
+        }
+        rows = []
+        for position, text in tokens:
+            cells = [
+                token_cell(None if position is None else known.get((position, layer)), scale, f"{name}, layer {layer}")
+                for layer in layers
+            ]
+            rows.append(html.Tr([html.Th(text, scope="row", dir="auto"), *cells]))
+        table = html.Table([html.Caption(f"{name}, by layer"), head, html.Tbody(rows)], className="map wide")
+        tables.append(html.Div(table, className="scroll"))
+    return tables
+
+
+def token_cell(effect: float | None, scale: Scale, words: str) -> html.Td:
+    """A cell of a pair's own map."""
+    if effect is None:
+        return html.Td(className="hatched", title=f"{words}: not measured")
+    fill = colour(effect, scale.limit)
+    told = f"{words}: {signed(effect, scale.digits + 1)} {scale.unit}"
+    return html.Td(signed(effect, scale.digits), style={"background": fill, "color": ink(fill)}, title=told)
+
+
+def answer_parts(told: Answer) -> Children:
+    """The answer of a run: what carries the preference, and how sure that is."""
+    largest = max((abs(each.effect) for each in told.carriers), default=1.0)
+    carriers = [
+        html.Li(
+            [
+                html.Span(each.words),
+                html.Span(
+                    className=f"bar {'against' if each.against else 'along'}",
+                    style={"width": f"{100 * abs(each.effect) / largest:.1f}%"},
+                ),
+                html.Span(
+                    f"{interval_words(each.effect, each.low, each.high)} {told.unit}"
+                    + ("" if each.share is None else f", {abs(each.share):.0%} of the total")
+                    + (" the other way" if each.against else ""),
+                    className="size",
+                ),
+            ]
+        )
+        for each in told.carriers
+    ]
+    return [
+        html.P(told.question, className="question"),
+        html.Div(
+            [
+                html.Section(
+                    [
+                        html.H2("What carries it"),
+                        html.Ol(carriers, className="carriers") if carriers else "No site passes.",
+                    ]
+                ),
+                html.Section([html.H2("How sure that is"), html.Ul([html.Li(each) for each in told.sure])]),
+            ],
+            className="answer",
+        ),
+    ]
