@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -100,14 +100,19 @@ class Seen:
 
 
 @contextmanager
-def opened(
-    browser: Browser, path: Path, size: tuple[int, int] = DESKTOP, *, dark: bool = False, fragment: str = ""
-) -> Iterator[Seen]:
-    """A file in a fresh window."""
+def visited(browser: Browser, url: str, size: tuple[int, int] = DESKTOP, *, dark: bool = False) -> Iterator[Seen]:
+    """An address in a fresh window."""
     context = browser.new_context(
         viewport={"width": size[0], "height": size[1]}, color_scheme="dark" if dark else "light", accept_downloads=True
     )
     seen = Seen(context.new_page())
-    seen.page.goto(path.as_uri() + fragment)
+    seen.page.goto(url)
     yield seen
     context.close()
+
+
+def opened(
+    browser: Browser, path: Path, size: tuple[int, int] = DESKTOP, *, dark: bool = False, fragment: str = ""
+) -> AbstractContextManager[Seen]:
+    """A file in a fresh window."""
+    return visited(browser, path.as_uri() + fragment, size, dark=dark)

@@ -16,7 +16,7 @@ from locate.explorer import parts
 from locate.explorer.live import Asked, Live, Stale, asked_of
 from locate.explorer.pairs import pair_parts
 from locate.explorer.runs import CHANGE, Runs
-from locate.explorer.state import SWITCHES, State, token_of
+from locate.explorer.state import NUMBERS, SWITCHES, State, token_of
 from locate.report.change_maps import plot_changes
 from locate.report.figures import QUANTITIES, plot_map
 from locate.report.images import write_static
@@ -123,19 +123,20 @@ def show_map(app: Dash, runs: Runs) -> None:
         *(Output(name, each) for name in SWITCHES for each in ("options", "value")),
         *(Output(name, "children") for name in ("answer", "caption", "legend", "maps", "cell", "pair", "python")),
         Output("pair", "hidden"),
+        Output("chosen", "data"),
         Input("url", "search"),
         Input("chosen", "data"),
         *(Input(name, "value") for name in SWITCHES),
     )
     def show(query: str | None, chosen: dict[str, Any] | None, *values: str | None) -> tuple[Any, ...]:
-        state = runs.settle(runs.first.asked(query))
-        if ctx.triggered_id in SWITCHES:
+        state = runs.first.asked(query)
+        if ctx.triggered_id in SWITCHES or ctx.triggered_id == "chosen":
             given: dict[str, Any] = {
-                name: value for name, value in zip(SWITCHES, values, strict=True) if value is not None
+                name: each for name, each in zip(SWITCHES, values, strict=True) if each is not None
             }
-            state = runs.settle(replace(state, **given))
-        elif ctx.triggered_id == "chosen" and chosen:
-            state = runs.settle(replace(state, **{name: chosen[name] for name in ("cell", "pair") if name in chosen}))
+            opened = {name: (chosen or {})[name] for name in NUMBERS if name in (chosen or {})}
+            state = replace(state, **given, **opened)
+        state = runs.settle(state)
         allowed, view = runs.allowed(state), runs.view(state)
         switches = [
             part for name in SWITCHES for part in (options(name, allowed[name], runs.answers), getattr(state, name))
@@ -153,6 +154,7 @@ def show_map(app: Dash, runs: Runs) -> None:
             pair_parts(runs, state),
             python_line(runs, state),
             state.pair is None,
+            {name: getattr(state, name) for name in NUMBERS},
         )
 
 

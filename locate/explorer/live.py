@@ -53,6 +53,8 @@ class Asked:
         clean, corrupted = self.subject.strip(), self.counterfactual.strip()
         if not clean or not corrupted:
             raise LocateError("expected a subject and a counterfactual, such as nurse and mechanic")
+        if clean == corrupted:
+            raise LocateError(f"subject and counterfactual are the same, {clean!r}: expected two, to be exchanged")
         return Pair(
             self.template.replace("{subject}", clean),
             self.template.replace("{subject}", corrupted),
