@@ -411,8 +411,10 @@ def test_an_edited_module_changes_most_where_it_was_edited(runs):
 
 
 def test_the_command_line_compares(run, runs, tmp_path):  # noqa: F811
-    code, out, _ = run("compare", runs / "before", runs / "after", "-o", tmp_path / "out", "--formats", "html")
+    code, out, err = run("compare", runs / "before", runs / "after", "-o", tmp_path / "out", "--formats", "html")
     assert code == 0
+    steps = re.findall(r"^(\w+), step (\d) of 3; about \d+ s left in all \.\.\.$", err, re.MULTILINE)
+    assert steps == [("effects", "1"), ("changes", "2"), ("figures", "3")]
     assert "total effect, denoising" in out
     assert "Largest changes: natural indirect effect (nie) on the log-odds of the female against the male answer" in out
     assert "change, 95% interval" in out

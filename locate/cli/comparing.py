@@ -90,16 +90,19 @@ def compare(
         settings = {"metric": metric, "view": view, "quantity": quantity, "direction": direction, "seed": seed}
         show_overlap(run_a, run_b, settings | {"k": strongest}, as_json)
         return
+    from locate.cli.writing import comparison_works
     from locate.mediation import compare_traces
     from locate.report.change_maps import write_comparison
     from locate.tracing import load_trace
 
     wanted = format_list(formats)
     with Steps() as steps:
+        first, second = load_trace(run_a), load_trace(run_b)
+        steps.expect(comparison_works(len(first), len(first.meta["directions"]), wanted))
         steps.say("effects")
         found = compare_traces(
-            load_trace(run_a),
-            load_trace(run_b),
+            first,
+            second,
             metric=metric,
             view=view,
             quantity=quantity,

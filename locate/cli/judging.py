@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 Judged = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
 TESTS = "Tests and their data"
+CHANGES = 3.0  # seconds that the intervals of changes take, about
 SOURCE_HELP = (
     "data of one test: TEST=FILE, TEST=FOLDER, or TEST=OWNER/NAME[:CONFIGURATION[:SPLIT]] on the hub; repeatable"
 )
@@ -227,13 +228,15 @@ def interval(value: float, low: float, high: float, sign: str = "") -> str:
 def compare_judged(first: Path, second: Path, folder: Path, formats: str, seed: int, as_json: bool) -> None:
     """Compare two evaluation folders, write the changes with their figure, and print them."""
     from locate.cli.show import print_paths
-    from locate.cli.steps import Steps
+    from locate.cli.steps import Steps, Work
+    from locate.cli.writing import drawing
     from locate.evaluation.change import compare_evaluations
     from locate.evaluation.evaluation import load_evaluation
     from locate.report.evaluation import write_evaluation_change
 
     wanted = format_list(formats)
     with Steps() as steps:
+        steps.expect([Work("changes", CHANGES), Work("figures", drawing(1, wanted))])
         steps.say("changes")
         found = compare_evaluations(load_evaluation(first), load_evaluation(second), seed=seed)
         paths, missing = write_evaluation_change(found, folder, formats=wanted, step=steps.say)

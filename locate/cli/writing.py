@@ -55,6 +55,15 @@ class Writing:
         return replace(found, left=found.left + sum(each.seconds for each in self.works()))
 
 
+def comparison_works(rows: int, directions: int, formats: Sequence[str]) -> list[Work]:
+    """The works of comparing two runs of so many rows, by the names that `compare` gives them."""
+    return [
+        Work("effects", 2 * (RANKING + RANKING_ROW * rows)),
+        Work("changes", PAGE),
+        Work("figures", drawing(directions, formats)),
+    ]
+
+
 def drawing(figures: int, formats: Sequence[str]) -> float:
     """Seconds for so many figures; images are only drawn where a Chrome is found."""
     images = len([each for each in formats if each != "html"])
