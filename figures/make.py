@@ -20,7 +20,7 @@ from speed import plots
 import locate
 from locate.files import write_json
 from locate.mediation import average, effects, pair_log_odds
-from locate.mediation.analysis import Shown, analyse, short_name
+from locate.mediation.analysis import Shown, analyse, without_folders
 from locate.mediation.sets import Areas
 from locate.metrics import ANSWERS
 from locate.report import save_figures
@@ -106,7 +106,7 @@ def draw(name: str) -> list[Path]:
     averages = Shown(
         averages,
         **{name: about[name] for name in SAID},
-        model=short_name(about["model"]["name"]),
+        model=without_folders(about["model"]["name"]),
         totals=by_direction(about),
     )
     figures = {}

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from locate.report.quiet import quiet_subplots
-from locate.report.theme import titled
+from locate.report.theme import add_words
 
 HERE = Path(__file__).resolve().parent
 COLOURS = {
@@ -53,7 +53,7 @@ def plot_speed(table: pd.DataFrame, about: dict[str, object]) -> go.Figure:
         f"Largest difference between any two: {table['largest difference'].max():.1g} nats."
     )
     title = "Exact activation patching: the same job by five engines"
-    return titled(figure, title, caption, 960, 260, left=200)
+    return add_words(figure, title, caption, 960, 260, left=200)
 
 
 def plot_curves(table: pd.DataFrame, about: dict[str, object]) -> go.Figure:
@@ -84,7 +84,7 @@ def plot_curves(table: pd.DataFrame, about: dict[str, object]) -> go.Figure:
         f"{table['layers'].max()} layers, {table.loc[table['over'] == 'tokens', 'pairs'].iloc[0]} pairs. "
         "The peer's time is scaled from random cells."
     )
-    return titled(figure, "How the cost of an exact map grows", caption, 960, 280, bottom=90)
+    return add_words(figure, "How the cost of an exact map grows", caption, 960, 280, bottom=90)
 
 
 def plots() -> dict[str, go.Figure]:

@@ -15,7 +15,7 @@ from bare import trace
 from handmade import GROUPS, map_trace, steady
 from safetensors.torch import load_file, save_file
 from test_cli import run  # noqa: F401
-from test_report import caption, colours, marked, panel_titles
+from test_report import caption, colours, labels, marked, panel_titles
 
 import locate
 from locate import LocateError, compare, load_trace
@@ -333,6 +333,7 @@ def test_maps_of_both_models_and_of_the_change_share_one_scale(comparison):
     figure = plot_changes(comparison)
     panels = colours(figure)
     assert panel_titles(figure) == ["A: paper", "B: other", "B - A"]
+    assert labels(figure)[1] == "<b>last token of the occupation</b>"
     assert len(panels) == 9
     before, after, change = panels[6:]
     np.testing.assert_allclose(np.array(after.z) - np.array(before.z), change.z, rtol=0, atol=1e-12)

@@ -167,7 +167,9 @@ def test_a_prompt_that_makes_no_pair_is_refused_in_words(browser, with_model):
         expect(seen.page.locator("#probabilities .refusal")).to_contain_text("expected {subject} exactly once")
 
 
-@pytest.mark.parametrize(("name", "begins"), [("SVG", b"<svg"), ("PNG of the map", b"\x89PNG"), ("HTML", b"<!doctype html")])
+@pytest.mark.parametrize(
+    ("name", "begins"), [("SVG", b"<svg"), ("PNG of the map", b"\x89PNG"), ("HTML", b"<!doctype html")]
+)
 def test_the_map_is_saved_as_a_picture(browser, alone, name, begins):
     with visited(browser, alone) as seen:
         expect(button(seen)).to_be_visible()

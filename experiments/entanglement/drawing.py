@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from locate.report.quiet import quiet_subplots
-from locate.report.theme import COLOURS, titled
+from locate.report.theme import COLOURS, add_words
 
 UNITS = {"output": "MLP and attention outputs", "head": "heads", "neuron": "neurons of MLP 0"}
 KINDS = {"occupation": "stereotype", "definition": "definition"}
@@ -49,7 +49,7 @@ def draw_overlaps(table: pd.DataFrame) -> go.Figure:
         "which have half as many words as the dots. "
         "Outputs and heads are patched exactly, neurons estimated by integrated gradients."
     )
-    titled(figure, "Are the same sites located?", text, 1080, 210, left=190, bottom=95)
+    add_words(figure, "Are the same sites located?", text, 1080, 210, left=190, bottom=95)
     return figure.update_layout(legend={"orientation": "h", "y": -0.25})
 
 
@@ -83,5 +83,5 @@ def draw_ablations(table: pd.DataFrame) -> go.Figure:
         f"pairs of {n['definition']['groups']} couples of words that say their gender; 95% intervals over couples; "
         "every random set (as many neurons in the same layers) is a dot; below 0: the difference grows."
     )
-    titled(figure, "What ablating neurons takes", text, 1180, 270, bottom=95)
+    add_words(figure, "What ablating neurons takes", text, 1180, 270, bottom=95)
     return figure.update_layout(legend={"orientation": "h", "y": -0.2})

@@ -32,7 +32,7 @@ from locate.evaluation.readers import (
 from locate.model.hooked import Model
 from locate.report.cells import Frame, add_panel, layers_of, marks_line
 from locate.report.quiet import quiet_subplots
-from locate.report.theme import Scale, titled
+from locate.report.theme import Scale, add_words
 from locate.report.words import with_interval
 
 SETS = ("winobias/dev", "winobias/test", "winogender/bls", "winogender/bergsma")
@@ -87,7 +87,7 @@ def sets_of(model: Model) -> list[tuple[int, int, Heads]]:
     return [*heads, *layers, (-1, -1, everywhere(*size))]
 
 
-def measured(model: Model, examples: Sequence[Continuations]) -> tuple[pd.DataFrame, dict[str, int]]:
+def metric_and_unit(model: Model, examples: Sequence[Continuations]) -> tuple[pd.DataFrame, dict[str, int]]:
     """Effects of the examples that are kept, one row an example and set; and how many are left out, by reason."""
     usable: list[tuple[Continuations, Coded]] = []
     reasons: dict[str, int] = {}
@@ -187,7 +187,7 @@ def figure_of(tables: dict[str, pd.DataFrame], model: Model, unit: str = UNIT) -
     caption += f"n = {n}; {marks}."
     title = f"Mean indirect effect of each head's attention weights, {model.name.rsplit('/', 1)[-1]}"
     figure.update_layout(coloraxis=scale.axis())
-    return titled(figure, title, caption, 180 + frame.panel * len(tables), frame.height)
+    return add_words(figure, title, caption, 180 + frame.panel * len(tables), frame.height)
 
 
 def cells_of(rows: pd.DataFrame, scale: Scale) -> pd.DataFrame:
@@ -218,7 +218,7 @@ def replicate(model: Model, options: argparse.Namespace) -> Findings:
     totals: dict[str, float] = {}
     for name in options.sets:
         examples, skipped = examples_of(name, options)
-        effects, reasons = measured(model, examples)
+        effects, reasons = metric_and_unit(model, examples)
         data, _, part = name.partition("/")
         path = reference_file(options.data / "vig_mediation" / "reference", data, model.name.rsplit("/", 1)[-1], part)
         tables[name] = averaged(effects)

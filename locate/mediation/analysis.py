@@ -175,7 +175,7 @@ class Analysis:
     @property
     def model(self) -> str:
         """The model's name, without the folders or the owner before it."""
-        return short_name(str(self.trace.meta["model"]["name"]))
+        return without_folders(str(self.trace.meta["model"]["name"]))
 
     @property
     def answers(self) -> tuple[str | None, ...] | None:
@@ -370,7 +370,7 @@ def answers_of(meta: dict[str, Any]) -> tuple[str | None, ...] | None:
     return None if found is None else tuple(found)
 
 
-def short_name(model: str) -> str:
+def without_folders(model: str) -> str:
     """A model's name without the folders or the owner before it."""
     return Path(model).name or model
 

@@ -23,6 +23,7 @@ from locate.tracing.table import Trace
 
 THRESHOLD = 0.05
 TOP = 20
+UNSAVED = ("table", "rounding", "subject")
 SIDE = ("name", "revision", "weights_sha256", "architecture", "dtype")
 
 Interval = tuple[float, float, float]
@@ -87,7 +88,7 @@ class Comparison:
                      only where nothing else was traced. All are in `table`
     overlaps         of the strongest sites of A and of B, by direction (see `overlap`)
     table            every site, as `changes` returns it; None when read from a file, beside which changes.csv has it
-    rounding         of a change, as in `Shown`; not saved
+    rounding, subject  as in `Shown`, the first of a change; not saved
     """
 
     quantity: str
@@ -109,12 +110,11 @@ class Comparison:
     overlaps: tuple[Overlap, ...] = ()
     table: pd.DataFrame | None = field(default=None, compare=False, repr=False)
     rounding: float = field(default=0.0, compare=False, repr=False)
+    subject: str = field(default="subject", compare=False, repr=False)
 
     def as_json(self) -> dict[str, Any]:
         """The content of compare.json."""
-        content = {
-            each.name: getattr(self, each.name) for each in fields(self) if each.name not in ("table", "rounding")
-        }
+        content = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in UNSAVED}
         content |= {name: [asdict(each) for each in content[name]] for name in ("totals", "sites", "overlaps")}
         return {"schema": COMPARE_VERSION, "locate": locate_version()} | content
 
@@ -135,7 +135,7 @@ class Comparison:
         if self.table is None:
             raise LocateError("this comparison was read from a file and holds no table: compare the two runs again")
         return Shown(
-            self.table, self.quantity, self.metric, self.unit, self.positive, self.level, subject="subject",
+            self.table, self.quantity, self.metric, self.unit, self.positive, self.level, subject=self.subject,
             rounding=self.rounding,
         )  # fmt: skip
 
@@ -202,6 +202,7 @@ def compare_traces(
         overlaps=tuple(overlap(first, second, quantity, ours.intervals, k=k)),
         table=table,
         rounding=ours.rounding(quantity) + theirs.rounding(quantity),
+        subject=ours.subject,
     )
 
 

@@ -25,7 +25,7 @@ HATCH, APART, CORNER = "#c8c8c8", 9, 6  # px from one diagonal to the next; from
 BREAK = (np.nan, np.nan)
 CORNERS = ((-1, -1), (-1, 1), (1, 1), (1, -1), (-1, -1), BREAK)
 INSET = 3  # px from a cell's edge to the frame in it
-WIDE, NARROW, LETTERS = 74, 46, 14  # px of a column beside whose neighbours labels lie flat; of any; of its frame
+WIDE, NARROW, LETTERS = 74, 48, 20  # px of a column beside whose neighbours labels lie flat; of any; of its frame
 TALL, LOW, FEW = 34, 22, 14  # px of a row in a map of at most FEW layers, and of more
 
 
@@ -49,7 +49,7 @@ class Frame:
     @staticmethod
     def of(rows: pd.DataFrame, columns: Sequence[str], labels: Sequence[str], shown: Shown) -> Frame:
         """The frame of some averages; those that are 0 within rounding have no part in its scale."""
-        drawn = rows.loc[~still(rows, shown), "effect"].to_numpy()
+        drawn = rows.loc[~is_still(rows, shown), "effect"].to_numpy()
         return Frame(layers_of(rows), columns, labels, Scale.of(drawn, shown.unit)).wide()
 
     def wide(self, least: float = NARROW) -> Frame:
@@ -79,7 +79,7 @@ def layers_of(rows: pd.DataFrame) -> list[int]:
     return sorted(int(layer) for layer in rows["layer"].unique())
 
 
-def still(rows: pd.DataFrame, shown: Shown) -> pd.Series:
+def is_still(rows: pd.DataFrame, shown: Shown) -> pd.Series:
     """Whether average and interval are 0 within the run's rounding."""
     return rows[["effect", "low", "high"]].abs().max(axis=1) <= shown.rounding
 
@@ -93,7 +93,7 @@ def cells_of(
     digits   decimals in the map; hovers have one more
     silent   where nothing that follows reaches the answer; None for where the averages are 0 within rounding
     """
-    empty = np.where(still(rows, shown) if silent is None else silent, STILL, "")
+    empty = np.where(is_still(rows, shown) if silent is None else silent, STILL, "")
     hovers = [hover_of(row, shown, digits + 1, why) for row, why in zip(rows.to_dict("records"), empty, strict=True)]
     return pd.DataFrame(
         {
@@ -115,15 +115,15 @@ def hover_of(row: dict[Any, Any], shown: Shown, digits: int, empty: str = "") ->
     )  # fmt: skip
     effect = f"effect {with_interval(row['effect'], row['low'], row['high'], digits)} {shown.unit}"
     told = [f"<b>{safe(site)}</b>", empty or safe(effect)]
-    if not empty and known(row, "share"):
+    if not empty and has_number(row, "share"):
         told.append(f"{row['share']:.0%} of the total effect")
     told.append(counts_of(row, tested=not empty))
-    if not empty and known(row, "stability"):
+    if not empty and has_number(row, "stability"):
         told.append(f"among the five strongest in {row['stability']:.0%} of resamples")
     return "<br>".join(told)
 
 
-def known(row: dict[Any, Any], name: str) -> bool:
+def has_number(row: dict[Any, Any], name: str) -> bool:
     """Whether a row has a number of that name."""
     return bool(np.isfinite(row.get(name, np.nan)))
 
@@ -152,14 +152,17 @@ def add_panel(figure: go.Figure, cells: pd.DataFrame, frame: Frame, place: int, 
     fails = np.zeros(shape, dtype=bool)
     fails[rows, columns] = cells["fails"]
     shared = {"x": list(range(shape[1])), "y": list(range(shape[0])), "xgap": 1, "ygap": 1, **at}
-    told = {"hovertext": hover, "hovertemplate": "%{hovertext}<extra></extra>"}
+    told = {"hovertemplate": "%{hovertext}<extra></extra>", "hoverongaps": False}
+    gaps = np.isnan(effect)
     figure.add_heatmap(
-        name="empty", z=np.where(np.isnan(effect), 0.0, np.nan), colorscale=[[0, WHITE], [1, WHITE]], showscale=False,
-        **told, **shared,
+        name="empty", z=np.where(gaps, 0.0, np.nan), colorscale=[[0, WHITE], [1, WHITE]], showscale=False,
+        hovertext=np.where(gaps, hover, ""), **told, **shared,
     )  # fmt: skip
-    figure.add_heatmap(name="effects", z=effect, coloraxis="coloraxis", **told, **shared)
+    figure.add_heatmap(
+        name="effects", z=effect, coloraxis="coloraxis", hovertext=np.where(gaps, "", hover), **told, **shared
+    )
     add_numbers(figure, effect, frame.scale, shared)
-    add_hatching(figure, np.isnan(effect), frame.width / frame.row, frame.row / APART, at)
+    add_hatching(figure, gaps, frame.width / frame.row, frame.row / APART, at)
     add_dots(figure, effect, fails, frame, at)
     add_frames(figure, np.abs(np.nan_to_num(effect)) > frame.scale.limit, frame, at)
     ticks = {"tickvals": list(range(shape[1])), "ticktext": list(frame.labels), "range": [-0.5, shape[1] - 0.5]}

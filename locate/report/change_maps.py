@@ -12,24 +12,34 @@ import plotly.graph_objects as go
 
 from locate.errors import LocateError
 from locate.files import write_text, write_whole
-from locate.mediation.analysis import Shown, short_name
+from locate.mediation.analysis import Shown, without_folders
 from locate.mediation.comparison import Comparison
-from locate.report.cells import Frame, add_panel, cells_of, layers_of, marks_line, role_label, role_labels, still, tilt
+from locate.report.cells import (
+    Frame,
+    add_panel,
+    cells_of,
+    is_still,
+    layers_of,
+    marks_line,
+    role_label,
+    role_labels,
+    tilt,
+)
 from locate.report.figures import (
     BAR,
     NAMES,
     QUANTITIES,
     ROOM,
     ROOM_TILTED,
+    caption_of,
     headline,
-    listed,
-    said,
+    join_names,
     side_by_side,
     whole_vectors,
 )
 from locate.report.page.comparison import comparison_page
 from locate.report.quiet import quiet_subplots
-from locate.report.theme import Scale, safe, titled
+from locate.report.theme import Scale, add_words, safe
 from locate.report.words import decimals, role_words, with_interval
 from locate.report.write import FORMATS, save_figures
 from locate.sites import ROLES, check
@@ -73,11 +83,11 @@ def plot_changes(
     frame = replace(frame, labels=role_labels(roles, shown.subject, frame.width))
     figure = beside({NAMES[name]: part for name, part in parts.items()}, "role", frame, comparison)
     figure.update_xaxes(tickangle=tilt(frame.width))
-    what = f"change of the {QUANTITIES[shown.column]} by layer and token: {listed(NAMES[each] for each in parts)}"
-    return titled(
+    what = f"change of the {QUANTITIES[shown.column]} by layer and token: {join_names(NAMES[each] for each in parts)}"
+    return add_words(
         figure, title or headline(what + between(comparison), shown, direction, window),
         caption(figure, comparison, frame, direction, window),
-        ROW_TITLES + BAR + side_by_side(3, frame.panel), stacked(frame, len(parts)), left=ROW_TITLES,
+        ROW_TITLES + BAR + side_by_side(3, frame.panel), stack_height(frame, len(parts)), left=ROW_TITLES,
         bottom=ROOM_TILTED if tilt(frame.width) else ROOM,
     )  # fmt: skip
 
@@ -102,7 +112,7 @@ def plot_head_changes(
     figure = beside({role_label(role, shown.subject, 18): rows}, "unit", frame, comparison)
     figure.update_xaxes(title="head")
     what = f"change of the {QUANTITIES[shown.column]} of attention heads at the {role_words(role, shown.subject)}"
-    return titled(
+    return add_words(
         figure, title or headline(what + between(comparison), shown, direction),
         caption(figure, comparison, frame, direction),
         ROW_TITLES + BAR + side_by_side(3, frame.panel), frame.height, left=ROW_TITLES,
@@ -112,11 +122,11 @@ def plot_head_changes(
 def frame_of(rows: pd.DataFrame, columns: Sequence[str], shown: Shown) -> Frame:
     """The frame of maps of A, of B and of the change, on one colour scale."""
     panels = [panel_of(rows, each) for each in PANELS]
-    drawn = np.concatenate([each.loc[~still(each, shown), "effect"].to_numpy() for each in panels])
+    drawn = np.concatenate([each.loc[~is_still(each, shown), "effect"].to_numpy() for each in panels])
     return Frame(layers_of(rows), columns, columns, Scale.of(drawn, shown.unit))
 
 
-def stacked(frame: Frame, lines: int) -> int:
+def stack_height(frame: Frame, lines: int) -> int:
     """Pixels of so many rows of panels."""
     return lines * frame.height + (lines - 1) * BETWEEN
 
@@ -126,14 +136,14 @@ def beside(parts: dict[str, pd.DataFrame], column: str, frame: Frame, comparison
     heads = [f"A: {safe(names(comparison)[0])}", f"B: {safe(names(comparison)[1])}", "B - A"]
     figure = quiet_subplots(
         len(parts), 3, shared_yaxes=True, shared_xaxes=True, horizontal_spacing=0.02,
-        vertical_spacing=BETWEEN / stacked(frame, len(parts)) if len(parts) > 1 else 0.0, subplot_titles=heads,
+        vertical_spacing=BETWEEN / stack_height(frame, len(parts)) if len(parts) > 1 else 0.0, subplot_titles=heads,
     )  # fmt: skip
     shown = comparison.shown()
     for line, (name, part) in enumerate(parts.items(), start=1):
-        both = still(panel_of(part, "a"), shown) & still(panel_of(part, "b"), shown)
+        both = is_still(panel_of(part, "a"), shown) & is_still(panel_of(part, "b"), shown)
         for place, panel in enumerate(PANELS, start=1):
             rows = panel_of(part, panel)
-            silent = both if panel == "change" else still(rows, shown)
+            silent = both if panel == "change" else is_still(rows, shown)
             add_panel(figure, cells_of(rows, rows[column], shown, frame.scale.digits, silent), frame, place, line)
         figure.update_yaxes(title=f"{name}<br>layer", row=line, col=1)
     return figure.update_layout(coloraxis=frame.scale.axis())
@@ -148,12 +158,12 @@ def caption(figure: go.Figure, comparison: Comparison, frame: Frame, direction: 
         for sides in [(("A", total.a), ("B", total.b), ("B - A", total.change))]
     )
     marks = marks_line(figure, frame.scale)
-    return said(comparison.shown(), direction, f"{NOTE}{told}" + (f"; {marks}" if marks else ""), window)
+    return caption_of(comparison.shown(), direction, f"{NOTE}{told}" + (f"; {marks}" if marks else ""), window)
 
 
 def names(comparison: Comparison) -> list[str]:
     """The names of both models, without folders or owners."""
-    return [short_name(str(side["name"])) for side in (comparison.a, comparison.b)]
+    return [without_folders(str(side["name"])) for side in (comparison.a, comparison.b)]
 
 
 def between(comparison: Comparison) -> str:

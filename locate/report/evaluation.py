@@ -13,10 +13,10 @@ from locate.evaluation.change import EvaluationChange, ScoreChange
 from locate.evaluation.evaluation import FILE, KINDS, Evaluation, main_scores
 from locate.evaluation.scores import Score
 from locate.files import write_text
-from locate.mediation.analysis import short_name
+from locate.mediation.analysis import without_folders
 from locate.report.page.scores import evaluation_change_page, evaluation_page
 from locate.report.quiet import quiet_subplots
-from locate.report.theme import COLOURS, LABEL, safe, titled
+from locate.report.theme import COLOURS, LABEL, add_words, safe
 from locate.report.write import FORMATS, save_figures, write_csv
 from locate.sites import check
 
@@ -57,7 +57,9 @@ def plot_evaluation(evaluation: Evaluation | EvaluationChange, *, title: str = "
         f"{evaluation.meta['level']:.0%} interval over groups; vertical tick: ideal; {counts}; {len(scores)} of "
         f"{len(evaluation.scores)} scores, all are in scores.csv."
     )
-    return drawn_panels(figure, title or f"Bias and ability of {short_name(evaluation.name)}", caption, panels, RIGHT)
+    return drawn_panels(
+        figure, title or f"Bias and ability of {without_folders(evaluation.name)}", caption, panels, RIGHT
+    )
 
 
 def plot_evaluation_change(found: EvaluationChange, *, title: str = "") -> go.Figure:
@@ -80,7 +82,7 @@ def plot_evaluation_change(found: EvaluationChange, *, title: str = "") -> go.Fi
         f"the right, the change with its own 95% interval, of {paired} scores paired by item; faded where it holds 0 "
         f"({noise} of {len(changes)} scores). n {spread([each.before.n for each in changes])} items."
     )
-    names = [short_name(each.name) for each in (found.before, found.after)]
+    names = [without_folders(each.name) for each in (found.before, found.after)]
     return drawn_panels(
         figure, title or f"Bias and ability from {names[0]} to {names[1]}", caption, panels, RIGHT_CHANGE
     )
@@ -203,7 +205,7 @@ def spread(counts: Sequence[int]) -> str:
 def drawn_panels(figure: go.Figure, title: str, caption: str, panels: Panels, right: int) -> go.Figure:
     """The figure with its title, caption, and room for its labels."""
     height = sum(ROW * len(places) for places in panels.values()) + HEAD * (len(panels) - 1)
-    return titled(figure, title, caption, LEFT + right + ACROSS, height, left=LEFT, right=right, bottom=50)
+    return add_words(figure, title, caption, LEFT + right + ACROSS, height, left=LEFT, right=right, bottom=50)
 
 
 def write_evaluation_figure(

@@ -16,9 +16,9 @@ from locate.mediation.controls import CHOOSING
 from locate.mediation.located import Located
 from locate.mediation.sets import Areas
 from locate.metrics import difference
-from locate.report.figures import headline, measured, total_of
+from locate.report.figures import headline, metric_and_unit, total_of
 from locate.report.quiet import Figure, quiet_subplots
-from locate.report.theme import COLOURS, FOOT, titled, with_foot
+from locate.report.theme import COLOURS, FOOT, add_words, with_foot
 from locate.report.words import decimals, role_words, site_words, with_interval
 from locate.tracing.table import CONTROL, whole_sites
 
@@ -92,7 +92,7 @@ def plot_controls(
     counts = rows[rows[CONTROL] == "shuffled source"]
     n = f"{counts['n'].max()} pairs of {counts['groups'].max()} groups" if len(counts) else "their own words"
     caption = (
-        f"{direction.capitalize()}: {measured(averages)}; positive is "
+        f"{direction.capitalize()}: {metric_and_unit(averages)}; positive is "
         f"{averages.positive}, for neutral words female{total_of(averages, direction)}. Sites: n = "
         f"{int(own['n'].max())} pairs of {int(own['groups'].max())} groups, shuffled and random: {n}; "
         f"{averages.level:.0%} intervals by bootstrap over groups. Shuffled: another group's value; random: as far, "
@@ -103,7 +103,7 @@ def plot_controls(
         most = weights.iloc[0]
         caption += f"; largest of the whole map with random weights {most['effect']:+.3f} ({short_name(most)})"
     what = "controls of the strongest sites"
-    return titled(
+    return add_words(
         figure, title or headline(what, averages, direction), f"{caption}.", 1000, 30 + 70 * len(names), left=250,
         top=8, bottom=50,
     )  # fmt: skip
@@ -158,7 +158,7 @@ def plot_sets(
         "effect."
     )
     what = "share of the total effect that sets of sites carry"
-    return titled(figure, title or headline(what, averages, direction), caption, 1000, 320, bottom=50)
+    return add_words(figure, title or headline(what, averages, direction), caption, 1000, 320, bottom=50)
 
 
 def add_curve(figure: go.Figure, x: pd.Series, rows: pd.DataFrame, name: str, colour: str, place: int) -> None:
@@ -215,7 +215,7 @@ def plot_agreement(analysis: Analysis, *, title: str = "") -> go.Figure:
         for each in found
     )
     what = "estimated against exact effects"
-    return titled(figure, title or headline(what, averages), f"{caption}.", 280 + 430 * len(found), 400, bottom=50)
+    return add_words(figure, title or headline(what, averages), f"{caption}.", 280 + 430 * len(found), 400, bottom=50)
 
 
 def hover_of_estimate(row: dict[Any, Any], subject: str) -> str:

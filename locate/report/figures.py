@@ -13,7 +13,7 @@ from locate.errors import LocateError
 from locate.mediation.analysis import Analysis, Shown
 from locate.report.cells import Frame, add_panel, cells_of, counts_of, marks_line, role_label, role_labels, tilt
 from locate.report.quiet import quiet_subplots
-from locate.report.theme import COLOURS, titled
+from locate.report.theme import COLOURS, add_words
 from locate.report.words import decimals, metric_words, role_words, with_interval
 from locate.sites import BEFORE, ROLES
 from locate.tracing.table import whole_sites
@@ -63,7 +63,7 @@ def plot_map(averages: Averages, *, title: str = "", direction: str = "denoising
     components = [name for name in NAMES if name in set(rows["component"])]
     roles = [role for role in ROLES if role in set(rows["role"])]
     frame = Frame.of(rows, roles, [], averages)
-    frame = frame.wide(LEAST / len(roles))
+    frame = frame.wide(LEAST / len(roles) * (2 if len(components) == 1 else 1))
     frame = replace(frame, labels=role_labels(roles, averages.subject, frame.width))
     figure = quiet_subplots(
         1, len(components), shared_yaxes=True, horizontal_spacing=0.02, subplot_titles=[NAMES[c] for c in components]
@@ -74,10 +74,10 @@ def plot_map(averages: Averages, *, title: str = "", direction: str = "denoising
     figure.update_xaxes(tickangle=tilt(frame.width))
     figure.update_yaxes(title="layer", col=1)
     figure.update_layout(coloraxis=frame.scale.axis())
-    what = f"{QUANTITIES[averages.column]} by layer and token: {listed(NAMES[each] for each in components)}"
-    return titled(
+    what = f"{QUANTITIES[averages.column]} by layer and token: {join_names(NAMES[each] for each in components)}"
+    return add_words(
         figure, title or headline(what, averages, direction, window),
-        said(averages, direction, marks_line(figure, frame.scale), window),
+        caption_of(averages, direction, marks_line(figure, frame.scale), window),
         SIDES + BAR + side_by_side(len(components), frame.panel), frame.height, left=SIDES,
         bottom=ROOM_TILTED if tilt(frame.width) else ROOM,
     )  # fmt: skip
@@ -127,9 +127,9 @@ def plot_heads(averages: Averages, *, role: str = "last", title: str = "", direc
     figure.update_yaxes(title="layer")
     figure.update_layout(coloraxis=frame.scale.axis())
     what = f"{QUANTITIES[averages.column]} of attention heads at the {role_words(role, averages.subject)}"
-    return titled(
+    return add_words(
         figure, title or headline(what, averages, direction),
-        said(averages, direction, marks_line(figure, frame.scale)),
+        caption_of(averages, direction, marks_line(figure, frame.scale)),
         SIDES + BAR + frame.panel, frame.height, left=SIDES,
     )  # fmt: skip
 
@@ -159,9 +159,9 @@ def plot_layers(
             if len(line):
                 add_band(figure, line, role_words(role, averages.subject), colour, column, digits=digits)
     lines_by_layer(figure, rows, axis_title(averages))
-    what = f"{QUANTITIES[averages.column]} by layer, with intervals: {listed(NAMES[each] for each in components)}"
-    return titled(
-        figure, title or headline(what, averages, direction, window), said(averages, direction, BANDS, window),
+    what = f"{QUANTITIES[averages.column]} by layer, with intervals: {join_names(NAMES[each] for each in components)}"
+    return add_words(
+        figure, title or headline(what, averages, direction, window), caption_of(averages, direction, BANDS, window),
         SIDES + LEGEND + 310 * len(components), 300, left=SIDES, bottom=50,
     )  # fmt: skip
 
@@ -218,21 +218,21 @@ def hover_of_line(row: dict[Any, Any], digits: int) -> str:
     return "<br>".join(told)
 
 
-def said(averages: Shown, direction: str, note: str, window: int = 1) -> str:
+def caption_of(averages: Shown, direction: str, note: str, window: int = 1) -> str:
     """The caption of a figure of averages; `note` says what its marks mean."""
     table = averages.table[averages.table["direction"] == direction]
     kind = f"{averages.kind} " if averages.kind else ""
     wide = "" if window == 1 else f"{window} layers written at once; "
     over = "groups and templates" if "template" in averages.clusters else "groups"
     return (
-        f"{direction.capitalize()} ({meaning(direction)}): {measured(averages)}; positive "
+        f"{direction.capitalize()} ({meaning(direction)}): {metric_and_unit(averages)}; positive "
         f"is {averages.positive}{total_of(averages, direction)}. {wide}n = {table['n'].max()} {kind}pairs of "
         f"{table['groups'].max()} groups; {averages.level:.0%} intervals by bootstrap over {over}"
         + (f"; {note}." if note else ".")
     )
 
 
-def measured(averages: Shown) -> str:
+def metric_and_unit(averages: Shown) -> str:
     """Metric and unit in words."""
     words = metric_words(averages.metric, averages.answers)
     return words if averages.unit in words else f"{words}, {averages.unit}"
@@ -254,7 +254,7 @@ def headline(what: str, averages: Shown, direction: str = "", window: int = 1) -
     return f"{what[0].upper()}{what[1:]}{whose}" + (f" ({', '.join(ways)})" if ways else "")
 
 
-def listed(names: Iterable[str]) -> str:
+def join_names(names: Iterable[str]) -> str:
     """Names as a list in words: "a, b and c"."""
     *most, last = names
     return f"{', '.join(most)} and {last}" if most else last

@@ -14,7 +14,7 @@ from locate.mediation.analysis import Analysis
 from locate.mediation.effect_table import DEFINITION
 from locate.prompts.build import occupation_table
 from locate.report.quiet import quiet_subplots
-from locate.report.theme import BLACK, COLOURS, LABEL, RAMP, TEXT, safe, titled, with_foot
+from locate.report.theme import BLACK, COLOURS, LABEL, RAMP, TEXT, add_words, safe, with_foot
 from locate.report.words import decimals, signed, with_interval
 
 FEWEST_TEMPLATES = 3
@@ -62,7 +62,7 @@ def plot_occupations(
     for column in range(columns):
         figure.update_xaxes(domain=[column * step, column * step + step - start], row=1, col=column + 1)
     figure.update_xaxes(domain=[columns * step - start + AXIS_ROOM / (width - NAME - RIGHT), 1], row=1, col=columns + 1)
-    titled(
+    add_words(
         figure, title or f"Log-odds of she against he by occupation{model}", caption(rows), width, height, left=NAME,
         bottom=50, top=4,
     )  # fmt: skip

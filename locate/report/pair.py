@@ -19,14 +19,14 @@ from locate.report.figures import (
     QUANTITIES,
     SIDES,
     headline,
-    listed,
+    join_names,
     meaning,
-    measured,
+    metric_and_unit,
     side_by_side,
 )
 from locate.report.quiet import quiet_subplots
 from locate.report.spelling import Part, Token, parts_of
-from locate.report.theme import GREY, Scale, safe, titled, with_foot
+from locate.report.theme import GREY, Scale, add_words, safe, with_foot
 from locate.report.words import decimals, signed, site_words
 from locate.tracing.table import whole_sites
 
@@ -72,9 +72,9 @@ def plot_pair(
     figure.update_yaxes(title="layer", col=1)
     figure.update_layout(coloraxis=frame.scale.axis())
     quantity = QUANTITIES[column].removeprefix("average ")
-    what = f"{quantity} of each token in one prompt: {listed(NAMES[each] for each in components)}"
+    what = f"{quantity} of each token in one prompt: {join_names(NAMES[each] for each in components)}"
     marks = marks_line(figure, frame.scale, empty_words(parts))
-    titled(
+    add_words(
         figure, title or headline(what, shown, direction),
         caption(rows.iloc[0], analysis, shown, direction, quantity, marks),
         SIDES + BAR + side_by_side(len(components), frame.panel), frame.height,
@@ -138,7 +138,7 @@ def caption(row: pd.Series, analysis: Analysis, shown: Shown, direction: str, qu
     corrupted = "the same with noise" if row["corrupted"] == row["clean"] else f"“{row['corrupted']}”"
     return (
         f"Clean: “{row['clean']}”; corrupted: {corrupted}. {direction.capitalize()} ({meaning(direction)}): {quantity} "
-        f"on the {measured(shown)}; positive is {analysis.terms.positive}; total effect of "
+        f"on the {metric_and_unit(shown)}; positive is {analysis.terms.positive}; total effect of "
         f"this pair {signed(total, decimals(abs(total)))}. Exchanged words in bold" + (f"; {marks}." if marks else ".")
     )
 

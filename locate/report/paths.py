@@ -22,15 +22,15 @@ from locate.report.figures import (
     Averages,
     add_band,
     axis_title,
+    caption_of,
     headline,
+    join_names,
     lines_by_layer,
-    listed,
-    said,
     shown_of,
     side_by_side,
 )
 from locate.report.quiet import Figure, quiet_subplots
-from locate.report.theme import COLOURS, titled
+from locate.report.theme import COLOURS, add_words
 from locate.report.words import decimals, role_words, with_interval
 from locate.sites import BEFORE, LAST, PATTERN, ROLES, check
 from locate.tracing.table import whole_sites
@@ -95,7 +95,7 @@ def plot_direct(averages: Averages, *, title: str = "", direction: str = "denois
             line = rows[(rows["component"] == component) & (rows["severed"] == severed)].sort_values("layer")
             if len(line):
                 add_band(figure, line, name, PATHS[severed][1], column, row, digits=digits)
-    what = f"{QUANTITIES[averages.column]}, direct and whole: {listed(NAMES[each] for each in components)}"
+    what = f"{QUANTITIES[averages.column]}, direct and whole: {join_names(NAMES[each] for each in components)}"
     return lines_finished(
         figure, averages, rows, title or headline(what, averages, direction), direction, places, DIRECT_NOTE
     )
@@ -199,8 +199,8 @@ def plot_units(
     note = f"the {len(shown)} strongest of {len(rows)}, chosen by these same pairs; lines: the interval"
     note += f"; open: q > {THRESHOLD:g}" if (shown["q"] > THRESHOLD).any() else ""
     what = f"{QUANTITIES[averages.column]} of the strongest {NAMES[component]}"
-    return titled(
-        figure, title or headline(what, averages, direction), said(averages, direction, note), 860,
+    return add_words(
+        figure, title or headline(what, averages, direction), caption_of(averages, direction, note), 860,
         24 * len(shown) + 10, left=290, top=4,
     )  # fmt: skip
 
@@ -251,12 +251,12 @@ def panels(titles: Sequence[str], height: int = PANEL_HEIGHT) -> tuple[go.Figure
     columns = -(-len(titles) // lines)
     figure = quiet_subplots(
         lines, columns, shared_yaxes=True, subplot_titles=list(titles), horizontal_spacing=0.04,
-        vertical_spacing=0.0 if lines == 1 else BETWEEN / stacked(lines, height),
+        vertical_spacing=0.0 if lines == 1 else BETWEEN / stack_height(lines, height),
     )  # fmt: skip
     return figure, [(1 + place // columns, 1 + place % columns) for place in range(len(titles))]
 
 
-def stacked(lines: int, height: int) -> int:
+def stack_height(lines: int, height: int) -> int:
     """Pixels of so many lines of panels."""
     return lines * height + (lines - 1) * BETWEEN
 
@@ -274,9 +274,9 @@ def lines_finished(
     columns, lines = max(column for _, column in places), max(row for row, _ in places)
     lines_by_layer(figure, rows, axis_title(averages))
     figure.update_yaxes(matches="y", showticklabels=True)
-    return titled(
-        figure, title, said(averages, direction, f"{BANDS}; {note}"), SIDES + LEGEND + 320 * columns,
-        stacked(lines, PANEL_HEIGHT), left=SIDES, bottom=50,
+    return add_words(
+        figure, title, caption_of(averages, direction, f"{BANDS}; {note}"), SIDES + LEGEND + 320 * columns,
+        stack_height(lines, PANEL_HEIGHT), left=SIDES, bottom=50,
     )  # fmt: skip
 
 
@@ -294,8 +294,8 @@ def maps_of_heads(averages: Shown, parts: dict[str, pd.DataFrame], title: str, d
     figure.update_yaxes(title="layer", col=1)
     figure.update_layout(coloraxis=frame.scale.axis())
     marks = marks_line(figure, frame.scale)
-    return titled(
-        figure, title, said(averages, direction, f"{marks}; {note}" if marks else note),
+    return add_words(
+        figure, title, caption_of(averages, direction, f"{marks}; {note}" if marks else note),
         SIDES + BAR + side_by_side(columns, frame.panel),
-        stacked(lines, frame.height), left=SIDES,
+        stack_height(lines, frame.height), left=SIDES,
     )  # fmt: skip

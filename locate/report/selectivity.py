@@ -16,7 +16,7 @@ from locate.mediation.located import THRESHOLD
 from locate.report import figures as draw
 from locate.report.cells import Frame, add_panel, layers_of, role_labels, tilt
 from locate.report.quiet import quiet_subplots
-from locate.report.theme import COLOURS, Scale, safe, titled
+from locate.report.theme import COLOURS, Scale, add_words, safe
 from locate.report.words import role_words, site_words, with_interval
 from locate.sites import ROLES
 
@@ -50,13 +50,15 @@ def plot_selectivity(
     width = LEANING_COLUMN if len(roles) > 4 else draw.LEAST / len(roles)
     frame = Frame(layers_of(rows), roles, role_labels(roles, shown.subject, width), LEANING, width)
     for column, component in enumerate(components, start=1):
-        add_panel(figure, leanings(rows[rows["component"] == component], shown.subject), frame, column)
+        add_panel(figure, leaning_cells(rows[rows["component"] == component], shown.subject), frame, column)
     figure.update_xaxes(tickangle=tilt(width))
     figure.update_yaxes(title="layer", col=1)
     ticks = {"tickvals": [-1, 0, 1], "ticktext": ["-1 definition", "0 both alike", "+1 stereotype"]}
     figure.update_layout(coloraxis=LEANING.axis(**ticks))
-    what = f"stereotype against definition by layer and token: {draw.listed(draw.NAMES[each] for each in components)}"
-    return titled(
+    what = (
+        f"stereotype against definition by layer and token: {draw.join_names(draw.NAMES[each] for each in components)}"
+    )
+    return add_words(
         figure, title or draw.headline(what, shown, direction, window), caption(analysis, rows, direction, window),
         draw.SIDES + draw.BAR + 60 + draw.side_by_side(len(components), frame.panel), frame.height,
         left=draw.SIDES, bottom=draw.ROOM_TILTED if tilt(width) else draw.ROOM,
@@ -69,7 +71,7 @@ def panels(components: list[str], spacing: float) -> go.Figure:
     return quiet_subplots(1, len(names), shared_yaxes=True, horizontal_spacing=spacing, subplot_titles=names)
 
 
-def leanings(rows: pd.DataFrame, subject: str) -> pd.DataFrame:
+def leaning_cells(rows: pd.DataFrame, subject: str) -> pd.DataFrame:
     """Selectivity as cells of a map, those where it is undefined without a colour."""
     return pd.DataFrame(
         {
@@ -107,7 +109,7 @@ def caption(analysis: Analysis, rows: pd.DataFrame, direction: str, window: int)
     )
     return (
         f"{direction.capitalize()} ({draw.meaning(direction)}): (s² - d²) / (s² + d²) of the effects s of occupations "
-        f"and d of words that say their gender, {draw.measured(analysis.shown())}; whole "
+        f"and d of words that say their gender, {draw.metric_and_unit(analysis.shown())}; whole "
         f"prompt {with_interval(*analysis.total_selectivity[direction], 2)} ({analysis.intervals.level:.0%}). {wide}n "
         f"= {pairs} pairs of {jobs} occupations and {more} pairs of {words} words; hatched: {NEITHER}, or not "
         f"measured.{shared}"
@@ -145,7 +147,7 @@ def plot_regression(
         f"bootstrap over words; {analysis.without_score} words without a score left out."
     )
     what = f"stereotypical and factual gender by layer at the {role_words(role, subject)}"
-    return titled(
+    return add_words(
         figure, title or draw.headline(what, analysis.shown(), direction, window), text,
         draw.SIDES + draw.LEGEND + 310 * len(components), 300, left=draw.SIDES, bottom=50,
     )  # fmt: skip

@@ -49,14 +49,14 @@ def parts_of(tokens: Sequence[Token], text: str, subject: Span | None) -> list[P
     ends. A stretch before the first token that holds no text (marks that begin every prompt) is left out.
     """
     runs = runs_of(tokens)
-    ways = list(placed(runs, text, subject))
+    ways = list(ways_to_place(runs, text, subject))
     found: list[Part] = []
     for number, run in enumerate(runs):
         if run[0].position > (runs[number - 1][-1].position + 1 if number else 0):
             found += stretch(
                 text, {way[number - 1][1] if number else 0 for way in ways}, {way[number][0] for way in ways}, subject
             )
-        found += [Part(each.position, spelled(each.piece), each.role, each.role in SUBJECT) for each in run]
+        found += [Part(each.position, spell(each.piece), each.role, each.role in SUBJECT) for each in run]
     whole = not ways and tokens[-1].role == LAST
     return found + ([] if whole else stretch(text, {way[-1][1] for way in ways}, {len(text)}, subject))
 
@@ -86,7 +86,7 @@ def stretch(text: str, starts: set[int], ends: set[int], subject: Span | None) -
     ]
 
 
-def placed(runs: Sequence[Sequence[Token]], text: str, subject: Span | None) -> list[list[Span]]:
+def ways_to_place(runs: Sequence[Sequence[Token]], text: str, subject: Span | None) -> list[list[Span]]:
     """Every way to place the runs in the text in their order; none where there are too many."""
     ways: list[list[Span]] = [[]]
     for run in runs:
@@ -156,7 +156,7 @@ def spellings(run: Sequence[Token]) -> set[str]:
     return found
 
 
-def spelled(piece: str) -> str:
+def spell(piece: str) -> str:
     """The text of one piece; a piece of some of a character's bytes stays as it is."""
     if all(each in BYTES for each in piece):
         text = bytes(BYTES[each] for each in piece).decode(errors="replace")

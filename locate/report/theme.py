@@ -23,6 +23,7 @@ BLACK, DARK, GREY, RULE, WHITE = "#000000", "#222222", "#555555", "#e6e6e6", "#f
 TITLE, PANEL, TEXT, LABEL = 17, 13, 12, 11  # px: titles; of panels; captions and axes; the smallest of any figure
 LINE = {TITLE: 23, TEXT: 16}  # px from line to line
 LETTER = {TITLE: 7.7, TEXT: 5.4}  # px of a letter, about
+NARROWEST = 700  # px of a figure
 SIDE, ABOVE, GAP = 16, 12, 10  # px: words from the figure's left edge, from its top, and from the panels
 FAR, QUANTILE = 4.0, 0.98  # an effect FAR times as large as that quantile lies beyond the colour scale
 PANEL_TITLE = 26  # px
@@ -137,14 +138,14 @@ def safe(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def wrapped(text: str, width: float, size: int) -> list[str]:
+def wrap_text(text: str, width: float, size: int) -> list[str]:
     """Escaped lines of a text that fit into so many pixels; none breaks before or after a sign like =."""
     room = max(20, int(width / LETTER[size]))
     kept = re.sub(r" ([=<>≤]) ", "\u00a0\\1\u00a0", text)
     return [safe(line) for line in wrap(kept, room, break_long_words=False)]
 
 
-def titled(
+def add_words(
     figure: go.Figure,
     title: str,
     caption: str,
@@ -163,9 +164,9 @@ def titled(
     height                    of its panels, px; what stands around them is added
     left, right, bottom, top  room around the panels for their own labels, px
     """
-    width = max(width, 700)
-    lines = {TITLE: wrapped(title, width - 2 * SIDE, TITLE), TEXT: wrapped(caption, width - 2 * SIDE, TEXT)}
-    above = int(head(len(lines[TITLE]), len(lines[TEXT])) + top)
+    width, height = round(max(width, NARROWEST)), round(height)
+    lines = {TITLE: wrap_text(title, width - 2 * SIDE, TITLE), TEXT: wrap_text(caption, width - 2 * SIDE, TEXT)}
+    above = head(len(lines[TITLE]), len(lines[TEXT])) + top
     figure.update_layout(
         width=width,
         height=above + height + bottom,
@@ -183,20 +184,20 @@ def titled(
     return figure
 
 
-def head(titles: int, lines: int) -> float:
+def head(titles: int, lines: int) -> int:
     """Pixels above the panels for so many lines of title and caption."""
     return ABOVE + LINE[TITLE] * titles + LINE[TEXT] * lines + GAP
 
 
-def tail(lines: int) -> float:
+def tail(lines: int) -> int:
     """Pixels below everything else for so many lines."""
     return GAP + LINE[TEXT] * lines
 
 
 def with_foot(figure: go.Figure, text: str) -> go.Figure:
-    """The figure with a plain text below everything else, wrapped to its width; one made by `titled`."""
+    """The figure with a plain text below everything else, wrapped to its width; one made by `add_words`."""
     margin = figure.layout.margin
-    lines = wrapped(text, figure.layout.width - 2 * SIDE, TEXT)
+    lines = wrap_text(text, figure.layout.width - 2 * SIDE, TEXT)
     bottom = margin.b + tail(len(lines))
     figure.update_layout(height=figure.layout.height + tail(len(lines)), margin_b=bottom)
     figure.layout.meta = figure.layout.meta | {FOOT: text}

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from locate.mediation.analysis import short_name
+from locate.mediation.analysis import without_folders
 from locate.mediation.comparison import Comparison, SiteChange, TotalChange
 from locate.report.page.answer import interval_words
 from locate.report.page.cells import CELL, TEXTS, places_of
@@ -40,7 +40,7 @@ def comparison_page(found: Comparison, figures: Mapping[str, go.Figure], *, miss
 
     Raises LocateError for a comparison that was read from a file.
     """
-    names = {side: short_name(str(getattr(found, side)["name"])) for side in "ab"}
+    names = {side: without_folders(str(getattr(found, side)["name"])) for side in "ab"}
     sections = [
         Section("map", "Map", MAP),
         Section("sites", "Largest changes", largest(found)),

@@ -13,7 +13,7 @@ from locate.evaluation.change import EvaluationChange, ScoreChange
 from locate.evaluation.evaluation import KINDS, Evaluation, main_scores
 from locate.evaluation.scores import Score
 from locate.evaluation.tests import known_test
-from locate.mediation.analysis import short_name
+from locate.mediation.analysis import without_folders
 from locate.report.page.document import Page, Section, items, table
 from locate.report.page.glossary import described
 from locate.report.page.lead import figure_places
@@ -49,7 +49,7 @@ def evaluation_page(found: Evaluation, figures: Mapping[str, go.Figure], *, miss
         Section("words", "Words", described(WORDS)),
     ]
     return Page(
-        title=f"Bias and ability of {short_name(found.name)}",
+        title=f"Bias and ability of {without_folders(found.name)}",
         lead=cards({HEADINGS[kind]: [verdict(each) for each in main if each.kind == kind] for kind in KINDS}),
         sections=sections,
         figures={name: bare(each) for name, each in figures.items()},
@@ -58,7 +58,7 @@ def evaluation_page(found: Evaluation, figures: Mapping[str, go.Figure], *, miss
 
 def evaluation_change_page(found: EvaluationChange, figures: Mapping[str, go.Figure], *, missing: str = "") -> str:
     """The report of two evaluations compared, as one HTML file; arguments as in `evaluation_page`."""
-    names = [short_name(each.name) for each in (found.before, found.after)]
+    names = [without_folders(each.name) for each in (found.before, found.after)]
     main = {each.key for each in main_scores([change.before for change in found.changes])}
     told = [each for each in found.changes if each.before.key in main and math.isfinite(each.change)]
     moved = {HEADINGS[kind]: movements([each for each in told if each.before.kind == kind]) for kind in KINDS}
