@@ -169,7 +169,9 @@ def control_sentences(analysis: Analysis, located: Located) -> list[str]:
     first = controlled_site(rows, located)
     same = rows[(rows[PLACE] == first[PLACE]).all(axis=1)]
     subject = analysis.subject
-    words = site_words(first["component"], first["layer"], first["role"], first["unit"], subject=subject)
+    words = site_words(
+        str(first["component"]), int(first["layer"]), str(first["role"]), int(first["unit"]), subject=subject
+    )
     told = {str(row[CONTROL]): interval_of(row) for _, row in same.iterrows()}
     parts = [f"with {text.format(subject=subject)} {told[name]}" for name, text in CONTROLS.items() if name in told]
     return [f"Controls: of {with_sign(first['own'])} at {words}, {'; '.join(parts)}."] if parts else []
