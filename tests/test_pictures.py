@@ -28,7 +28,7 @@ LEAST = 40_000  # bytes of a picture that shows something
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
+    folder = tmp_path_factory.mktemp("place") / "runs" / "demo"
     trace = load_trace(DEMO) if DEMO.is_dir() else map_trace(templates=("The {subject} said that",))
     trace.save(folder)
     write_report(trace, folder, formats=["html"])
@@ -53,14 +53,16 @@ def test_a_picture_of_the_report(run):
         keep("report.png", seen.page.screenshot())
 
 
-def test_a_picture_of_the_live_page(run):
-    page = explore(run, model=MODEL if MODEL.is_dir() and DEMO.is_dir() else "mini")
+def test_a_picture_of_the_live_page(run, monkeypatch):
+    monkeypatch.chdir(run.parents[1])
+    page = explore("runs/demo", model=MODEL if MODEL.is_dir() and DEMO.is_dir() else "mini")
     try:
-        with chromium() as browser, visited(browser, page.url, DESKTOP) as seen:
+        with chromium() as browser, visited(browser, page.url, (1400, 1100)) as seen:
             expect(seen.page.locator("#tokens .token").first).to_be_visible()
             seen.page.get_by_role("button", name="Measure").click()
             expect(seen.page.locator("#own-map table").first).to_be_visible(timeout=60_000)
             seen.page.get_by_role("heading", name="Your prompt").scroll_into_view_if_needed()
+            seen.page.evaluate("window.scrollBy(0, 250)")
             keep("explore.png", seen.page.screenshot())
     finally:
         page.close()
