@@ -83,7 +83,7 @@ def run(request, mini, tmp_path_factory):
 
 
 def of_located(old, new):
-    """Every place where two located.json differ by more than rounding; settings, prompts and the audit may have new keys."""
+    """Every place where two located.json differ by more than rounding; settings, prompts, audit may have new keys."""
     return differences(
         old,
         new,
