@@ -30,7 +30,7 @@ from locate.report.theme import with_foot
 
 HERE = Path(__file__).resolve().parent
 FORMATS = ("png", "svg")
-SAID = ("column", "metric", "unit", "positive", "level", "clusters", "kind", "rounding")
+SAID = ("column", "metric", "unit", "positive", "level", "clusters", "kind", "answers", "rounding")
 KEEP = [
     "direction",
     "component",
