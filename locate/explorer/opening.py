@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from locate.editors.receipt_words import receipt_lines
 from locate.errors import LocateError
 from locate.explorer.runs import Runs, check_folders
 from locate.files import read_json
-from locate.report.receipts import receipt_lines
 
 if TYPE_CHECKING:
     from locate.explorer.server import Page

@@ -18,9 +18,9 @@ from locate.mediation.averages import rounding_of
 from locate.mediation.controls import PLACE
 from locate.mediation.effect_table import VIEWS, default_view
 from locate.metrics import METRICS
-from locate.report.words import NAMES
 from locate.sites import ROLES
 from locate.tracing.table import CONTROL, whole_sites
+from locate.words import NAMES
 
 CELL = ["component", "layer", "unit", "window", "role", "key"]
 TEXTS = dict.fromkeys(("component", "role", "key"), "str")

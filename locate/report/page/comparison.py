@@ -10,9 +10,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from locate.mediation.analysis import without_folders
 from locate.mediation.comparison import Comparison, SiteChange, TotalChange
-from locate.report.page.answer import interval_words
 from locate.report.page.cells import CELL, TEXTS, places_of
 from locate.report.page.document import Page, Section, items, table
 from locate.report.page.glossary import GLOSSARY, described
@@ -20,8 +18,8 @@ from locate.report.page.lead import Bar, bar_list, figure_places
 from locate.report.page.map_data import WAYS, maps_of, short
 from locate.report.page.run import MAP
 from locate.report.theme import bare, colour, ink, limit_of
-from locate.report.words import chance, decimals, metric_words, site_words
 from locate.tracing.table import whole_sites
+from locate.words import chance, decimals, interval_words, metric_words, site_words, without_folders
 
 PANELS = {"change": "B - A", "a": "A", "b": "B"}
 MOST = 4
