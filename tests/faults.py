@@ -41,6 +41,7 @@ PAIRS = ["tests/test_evaluate_pairs.py", "-k", "hand or line or context or means
 WORDS = ["tests/test_evaluate_occupations.py"]
 TRAINER = ["tests/test_training.py", "-k", "Trainer and gpt2"]
 ABREAST = ["tests/test_abreast.py"]
+SHOWN = ["tests/test_notebook.py"]
 TERMINAL = [
     "tests/test_terminal.py",
     "-k",
@@ -585,6 +586,30 @@ FAULTS = [
           "above = head(lines[HEADLINE], lines[CAPTION]) - GAP", "above = 0", *DRAWN),
     fault("figures: plotly's own template", "report/quiet.py",
           "self.layout.template = TEMPLATE", "pass", *DRAWN),
+    fault("notebook: texts are markup", "notebook.py",
+          'escape(cells[name])}</td>', 'cells[name]}</td>', *SHOWN),
+    fault("notebook: rows have no heading", "notebook.py",
+          '<th scope="row"', '<th scope="col"', *SHOWN),
+    fault("notebook: columns without any text are shown", "notebook.py",
+          "if any(each[name] for each in rows)]", "]", *SHOWN),
+    fault("notebook: rows left out in silence", "notebook.py",
+          "if total > len(shown) else", "if total > 99 else", *SHOWN),
+    fault("notebook: decimals of the weakest site", "mediation/located.py",
+          "digits = decimals(max((abs(site.effect)", "digits = decimals(min((abs(site.effect)", *SHOWN),
+    fault("notebook: sites of other pairs have shares", "mediation/located.py",
+          "if has_shares(located) and n >= every else", "if is_clear(located) and n >= every else", *SHOWN),
+    fault("notebook: the best random set in place of the located one", "mediation/controls.py",
+          "effect: signed(self.largest, digits),", "effect: signed(self.effect, digits),", *SHOWN),
+    fault("notebook: each change with its own decimals", "mediation/comparison.py",
+          "with_interval(*getattr(each, side), digits)", "with_interval(*getattr(each, side), 3)", *SHOWN),
+    fault("notebook: A and B swapped", "mediation/comparison.py",
+          'zip(sides, ("A", "B", "B - A"), strict=True)', 'zip(sides, ("B", "A", "B - A"), strict=True)', *SHOWN),
+    fault("notebook: scores that may be chance count as moved", "evaluation/change.py",
+          "moved = sum(each.within_noise is False", "moved = sum(each.within_noise is not None", *SHOWN),
+    fault("notebook: a receipt shows the scores before twice", "editors/receipt_words.py",
+          '"after": value_text(now[each.key])', '"after": value_text(each)', *SHOWN),
+    fault("notebook: stamps of an edit not counted", "editors/edit.py",
+          "len(self.changes) + sum(len(stamp.tensors()) for stamp in self.stamps)", "len(self.changes)", *SHOWN),
     fault("figures: rounding of a share in nats", "mediation/analysis.py",
           'found /= min(abs(self.total(each)[0])', 'found /= max(1.0 or abs(self.total(each)[0])', *DRAWN),
     fault("pair: text told where tokens fit twice", "report/spelling.py",

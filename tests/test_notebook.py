@@ -22,6 +22,7 @@ from locate.mediation.controls import SetTest
 from locate.mediation.located import LocatedSite
 from locate.mediation.overlaps import Overlap
 from locate.mediation.sets import Areas
+from locate.model.stamp import Stamp
 from locate.notebook import Rows, as_table, first_rows, sentences, title
 from locate.words import decimals, with_interval
 
@@ -277,6 +278,10 @@ def test_an_edit_lists_what_it_changes():
     }  # fmt: skip
     assert shown.tables[0][1]["norm of the change"] == "1.73"
     assert edit.frame()["norm"].tolist()[:2] == pytest.approx([12**0.5, 3**0.5])
+    stamp = Stamp(2, "h.{}.mlp", torch.ones(1, 4), torch.ones(4, 1))
+    stamped = read(replace(edit, changes=dict(list(edit.changes.items())[:9]), stamps=(stamp,)))
+    assert stamped.sentences[-1] == "10 of 11; frame() has all of them"
+    assert stamped.tables[0][9]["norm of the change"] == "2.00"
     everywhere = replace(edit, located={"edited_layers": "the linear layers"})
     assert "Changed: the linear layers." in everywhere._repr_html_()
 
