@@ -215,6 +215,12 @@ def test_a_comparison_is_totals_and_changes_on_one_scale():
     assert [row["strongest sites of A and B"] for row in shared] == ["denoising", "noising"]
     one = compare_traces(map_trace(), renamed(map_trace(more), "b", "v"), samples=200, direction="noising")
     assert read(one).tables[1][0]["largest changes"] == "MLP output, layer 1, last token of the occupation"
+    told = [replace(each, meta=each.meta | {"prompts": {"answers": words}}) for each, words in (
+        (map_trace(), [" she", " he", None]), (renamed(map_trace(more), "b", "v"), [" she", " he", None]),
+    )]  # fmt: skip
+    assert "on the log-odds of she against he, in nats" in read(compare_traces(*told, samples=200)).titles[0]
+    told[1] = replace(told[1], meta=told[1].meta | {"prompts": {"answers": [" her", " his", None]}})
+    assert "log-odds of she" not in read(compare_traces(*told, samples=200)).titles[0]
     odd = replace(one, sites=(replace(one.sites[0], severed="mlp_out", window=3),), overlaps=())
     assert "(window 3, mlp_out severed)" in odd._repr_html_()
 

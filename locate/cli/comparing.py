@@ -201,7 +201,8 @@ def change_title(found: Comparison) -> str:
     from locate.words import COPIED, QUANTITIES, metric_words
 
     shown = found.sites[:SHOWN]
-    title = f"Largest changes: {QUANTITIES[found.quantity]} on the {metric_words(found.metric)}, in {found.unit}"
+    words = metric_words(found.metric, found.answers)
+    title = f"Largest changes: {QUANTITIES[found.quantity]} on the {words}, in {found.unit}"
     ways, counts = ({getattr(site, name) for site in shown} for name in ("direction", "n"))
     title += f", values copied {COPIED[ways.pop()]}" if len(ways) == 1 else ""
     return title + (f"; n = {counts.pop()} pairs" if len(counts) == 1 else "")

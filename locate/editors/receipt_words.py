@@ -6,7 +6,7 @@ from typing import Any
 
 from locate.evaluation.evaluation import main_scores, read_score
 from locate.evaluation.scores import label, value_text
-from locate.notebook import as_table, sentences, title
+from locate.notebook import as_table, title
 from locate.words import without_folders
 
 CUTS = {
@@ -61,6 +61,10 @@ class Receipt(dict[str, Any]):
         rows = [
             {"score": label(each), "before": value_text(each), "after": value_text(now[each.key]), "n": f"{each.n:,}"}
             for each in main_scores(before)
+            if not each.part and each.n
+        ]
+        told = [
+            {"what": what, "found": found} for what, _, found in (line.partition(": ") for line in receipt_lines(self))
         ]
         name = without_folders(str(self["model"]["name"]))
-        return title(f"Receipt of {self['method']} on {name}") + sentences(*receipt_lines(self)) + as_table(rows)
+        return title(f"Receipt of {self['method']} on {name}") + as_table(told) + as_table(rows)

@@ -25,7 +25,7 @@ from locate.words import QUANTITIES, chance, decimals, metric_words, site_words,
 
 THRESHOLD = 0.05
 TOP = 20
-UNSAVED = ("table", "rounding", "subject")
+UNSAVED = ("table", "rounding", "subject", "answers")
 SIDE = ("name", "revision", "weights_sha256", "architecture", "dtype")
 
 Interval = tuple[float, float, float]
@@ -90,7 +90,7 @@ class Comparison:
                      only where nothing else was traced. All are in `table`
     overlaps         of the strongest sites of A and of B, by direction (see `overlap`)
     table            every site, as `changes` returns it; None when read from a file, beside which changes.csv has it
-    rounding, subject  as in `Shown`, the first of a change; not saved
+    rounding, subject, answers  as in `Shown`, the first of a change; not saved
     """
 
     quantity: str
@@ -113,6 +113,7 @@ class Comparison:
     table: pd.DataFrame | None = field(default=None, compare=False, repr=False)
     rounding: float = field(default=0.0, compare=False, repr=False)
     subject: str = field(default="subject", compare=False, repr=False)
+    answers: tuple[str | None, ...] | None = field(default=None, compare=False, repr=False)
 
     def as_json(self) -> dict[str, Any]:
         """The content of compare.json."""
@@ -138,7 +139,7 @@ class Comparison:
             raise LocateError("this comparison was read from a file and holds no table: compare the two runs again")
         return Shown(
             self.table, self.quantity, self.metric, self.unit, self.positive, self.level, subject=self.subject,
-            rounding=self.rounding,
+            answers=self.answers, rounding=self.rounding,
         )  # fmt: skip
 
     def frame(self) -> pd.DataFrame:
@@ -152,7 +153,7 @@ class Comparison:
         return (
             title(
                 f"From {names[0]} (A) to {names[1]} (B): {QUANTITIES[self.quantity]} on the "
-                f"{metric_words(self.metric)}, in {self.unit}"
+                f"{metric_words(self.metric, self.answers)}, in {self.unit}"
             )
             + sentences(
                 "The weights are the same." if self.same_weights else "",
@@ -249,6 +250,7 @@ def compare_traces(
         table=table,
         rounding=ours.rounding(quantity) + theirs.rounding(quantity),
         subject=ours.subject,
+        answers=ours.answers if ours.answers == theirs.answers else None,
     )
 
 

@@ -72,7 +72,7 @@ def lead(found: Comparison) -> str:
 
 def total_sentence(found: Comparison, total: TotalChange) -> str:
     """The total effect in both models, and whether it changed."""
-    measure = f"the {metric_words(found.metric)}"
+    measure = f"the {metric_words(found.metric, found.answers)}"
     change = interval_words(*total.change)
     verdict = "which leaves out 0" if total.change[1] > 0 or total.change[2] < 0 else "which may be chance"
     return (
@@ -166,7 +166,7 @@ def change_view(found: Comparison, total: TotalChange, panel: str, rows: pd.Data
         "panel": PANELS[panel],
         "direction": total.direction,
         "about": WAYS[total.direction],
-        "words": f"{PANELS[panel]}, average indirect effect on the {metric_words(found.metric)}",
+        "words": f"{PANELS[panel]}, average indirect effect on the {metric_words(found.metric, found.answers)}",
         "unit": found.unit,
         "positive": found.positive if panel != "change" else "that B has more of it",
         "total": [short(each) for each in getattr(total, panel)],
