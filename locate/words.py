@@ -96,15 +96,16 @@ def metric_words(metric: str, answers: Sequence[str | None] | None = None) -> st
 
     answers  the female, male and neutral one, where all pairs have the same
     """
-    words = zip(ANSWERS, answers or (None, None, None), strict=True)
-    female, male, neutral = (each.strip() if each else f"the {name} answer" for name, each in words)
+    known = dict(zip(ANSWERS, answers or (None, None, None), strict=True))
+    first = {name: word.strip() if word else f"the {name}" for name, word in known.items()}
+    last = {name: word.strip() if word else f"the {name} answer" for name, word in known.items()}
     return {
-        "logit_diff": f"log-odds of {female} against {male}",
-        "prob_diff": f"probability of {female} minus that of {male}",
+        "logit_diff": f"log-odds of {first['female']} against {last['male']}",
+        "prob_diff": f"probability of {first['female']} minus that of {last['male']}",
         "prob_stereotypical": "probability of the stereotypical answer",
         "odds_ratio": "odds of the anti-stereotypical against the stereotypical answer",
-        "female_neutral": f"log-odds of {female} against {neutral}",
-        "neutral_male": f"log-odds of {neutral} against {male}",
+        "female_neutral": f"log-odds of {first['female']} against {last['neutral']}",
+        "neutral_male": f"log-odds of {first['neutral']} against {last['male']}",
     }.get(metric, metric)
 
 

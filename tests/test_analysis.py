@@ -25,7 +25,7 @@ SURFACE = (
     "load", "load_causal", "occupation_pairs", "read_pairs", "trace", "load_trace", "analyse", "rank",
     "load_located", "estimate", "edit", "save_edited", "evaluate", "compare", "Pair", "Prompts", "Site",
     "Patch", "Map", "Swap", "Noise", "Budget", "Controls", "DPO", "SFT", "Sets", "Trace", "Analysis", "Located", "LSDM",
-    "FAST", "LocateError", "plot",
+    "FAST", "LocateError", "explore", "plot",
 )  # fmt: skip
 DERIVED = (
     "effects", "terms_of", "average", "normalised", "rank_sites", "stability", "control_table", "set_test",
@@ -91,7 +91,13 @@ def calls(monkeypatch):
     def counted(name, function):
         @wraps(function)
         def call(*arguments, **settings):
-            words = [each for each in (*arguments, *settings.values()) if isinstance(each, str)]
+            given = (*arguments, *settings.values())
+            words = [each for each in given if isinstance(each, str)]
+            words += [each.name for each in given if isinstance(each, Metric)]
+            tables = [
+                each for each in given if isinstance(each, pd.DataFrame) and {"metric", "view"} <= {*each.columns}
+            ]
+            words += [f"{each['metric'].iloc[0]} {each['view'].iloc[0]}" for each in tables]
             found[name, *words] += 1
             return function(*arguments, **settings)
 
@@ -114,10 +120,11 @@ def test_a_whole_report_derives_each_part_once(trace, calls, tmp_path):
     assert report.located.set_test.sets == 2
     assert {name for name, *_ in calls} == set(DERIVED)
     assert {key: n for key, n in calls.items() if n > 1} == {}
-    assert {tuple(words) for name, *words in calls if name == "effects"} == {
-        ("stereotype", "occupation"),
-        ("stereotype", "all"),
-        ("signed", "all"),
+    assert {tuple(words) for name, *words in calls if name == "effects" and "logit_diff" in words} == {
+        ("stereotype", "occupation", "logit_diff"),
+        ("stereotype", "all", "logit_diff"),
+        ("signed", "all", "logit_diff"),
+        ("signed", "occupation", "logit_diff"),  # of the page, which can switch the view
     }
 
 
@@ -182,7 +189,7 @@ def named(trace, name):
 
 
 def test_the_surface_is_as_documented():
-    assert len(SURFACE) == 33
+    assert len(SURFACE) == 34
     assert set(locate.__all__) == set(SURFACE) == set(dir(locate))
     assert locate.Analysis is Analysis
     for name in (*locate.__all__, *(f"plot.{each}" for each in locate.plot.__all__)):

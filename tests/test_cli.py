@@ -61,7 +61,8 @@ def test_trace_goes_from_prompts_to_located_json(traced):
     }
     located = json.loads((traced / "located.json").read_text())
     assert located["module_template"] == "transformer.h.{}.mlp.c_proj"
-    assert (traced / "figures" / "map_denoising.html").stat().st_size > 1e6
+    assert (traced / "figures" / "map_denoising.html").stat().st_size > 1e4
+    assert (traced / "figures" / "plotly.min.js").stat().st_size > 1e6
 
 
 def test_a_finished_run_is_derived_again_without_measuring(run, traced, folder_of):
@@ -113,10 +114,21 @@ def test_help_lists_the_verbs_in_the_order_of_their_use(run):
     code, out, _ = run("--help")
     assert code == 0
     verbs = re.findall(r"^│ (\w+) {2,}", out, re.MULTILINE)
-    assert verbs == ["prompts", "trace", "rank", "plot", "edit", "evaluate", "compare", "rewrite", "selftest"]
+    assert verbs == [
+        "prompts",
+        "trace",
+        "rank",
+        "plot",
+        "explore",
+        "edit",
+        "evaluate",
+        "compare",
+        "rewrite",
+        "selftest",
+    ]
 
 
-VERBS = ("prompts", "trace", "rank", "plot", "edit", "evaluate", "compare", "selftest", "rewrite")
+VERBS = ("prompts", "trace", "rank", "plot", "explore", "edit", "evaluate", "compare", "selftest", "rewrite")
 BELOW = ("train", "run", "judge")
 
 

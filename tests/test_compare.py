@@ -278,7 +278,8 @@ def test_a_comparison_is_read_as_it_was_written(comparison, tmp_path):
     written = write_comparison(comparison, tmp_path / "out", formats=("html",))
     assert load_comparison(tmp_path / "out") == comparison
     names = {str(path.relative_to(tmp_path / "out")) for path in written.paths}
-    assert names == {"changes.csv", "compare.json", "figures/change_denoising.html", "figures/change_noising.html"}
+    figures = {f"figures/{name}" for name in ("change_denoising.html", "change_noising.html", "plotly.min.js")}
+    assert names == {"changes.csv", "compare.json", "report.html"} | figures
     table = pd.read_csv(tmp_path / "out" / "changes.csv", keep_default_na=False)
     np.testing.assert_allclose(table["change"].astype(float), comparison.table["change"], rtol=1e-5, atol=1e-9)
     assert set(table["unit_of_effect"]) == {"nats"}
@@ -414,13 +415,18 @@ def test_an_edited_module_changes_most_where_it_was_edited(runs):
 def test_the_command_line_compares(run, runs, tmp_path):  # noqa: F811
     code, out, err = run("compare", runs / "before", runs / "after", "-o", tmp_path / "out", "--formats", "html")
     assert code == 0
-    steps = re.findall(r"^(\w+), step (\d) of 3; about \d+ s left in all \.\.\.$", err, re.MULTILINE)
-    assert steps == [("effects", "1"), ("changes", "2"), ("figures", "3")]
+    steps = re.findall(r"^(\w+), step (\d) of 4; about \d+ s left in all \.\.\.$", err, re.MULTILINE)
+    assert steps == [("effects", "1"), ("changes", "2"), ("figures", "3"), ("report", "4")]
     assert "total effect, denoising" in out
-    assert "Largest changes: natural indirect effect (nie) on the log-odds of the female against the male answer" in out
+    assert "Largest changes: natural indirect effect (nie) on the log-odds of she against he" in out
     assert "change, 95% interval" in out
     assert re.search(r"denoising: \d+ of the 10 strongest of 24 sites are shared", " ".join(out.split()))
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"changes.csv", "compare.json", "figures"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "changes.csv",
+        "compare.json",
+        "figures",
+        "report.html",
+    }
     arguments = [runs / "before", runs / "after", "-o", tmp_path / "out", "--formats", "html", "--json", "--top", 3]
     code, out, _ = run("compare", *arguments, "--direction", "noising")
     assert code == 0

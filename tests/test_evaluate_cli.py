@@ -93,7 +93,7 @@ def test_evaluate_prints_draws_and_keeps(run, data, tmp_path, judged):
         for line in said.splitlines()
     )
     assert re.search(r"^figure, step 1 of 1; about \d+ s left in all \.\.\.$", err, re.MULTILINE)
-    assert {path.name for path in out.iterdir()} == {"evaluation.json", "scores.csv", "items", "figures"}
+    assert {path.name for path in out.iterdir()} == {"evaluation.json", "scores.csv", "items", "figures", "report.html"}
     pd.testing.assert_frame_equal(load_evaluation(out).frame(), judged[1]["mini"].frame())
     code, said, _ = run(*arguments, "--formats", "html", "--device", "cpu", "--json")
     assert json.loads(said)["scores"] == json.loads((out / "evaluation.json").read_text())["scores"]
@@ -133,7 +133,12 @@ def test_compare_tells_evaluations_from_traces(run, judged, tmp_path):
     expected = compare_evaluations(found["mini"], found["small"]).frame()
     assert changes["change"].tolist() == pytest.approx(expected["change"].tolist(), rel=1e-4)
     assert changes["test"].tolist() == ["perplexity", "perplexity", "piqa", "piqa"]
-    assert {path.name for path in (tmp_path / "c").iterdir()} == {"changes.csv", "retained.csv", "figures"}
+    assert {path.name for path in (tmp_path / "c").iterdir()} == {
+        "changes.csv",
+        "retained.csv",
+        "figures",
+        "report.html",
+    }
     code, said, _ = run(
         "compare", folders["mini"], folders["mini"], "-o", tmp_path / "d", "--formats", "html", "--json"
     )

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from families import FAMILIES
 
 from locate.errors import LocateError
+from locate.model.causal import load_causal
 from locate.model.checkpoint import find_checkpoint
 from locate.model.loading import load, load_encoder
 from locate.model.products import precise
@@ -105,6 +107,12 @@ def test_dtypes(model_of, dtype):
 def test_bos_is_put_in_front_where_it_is_asked_for(model_of, folder_of):
     asked = load(str(folder_of("gpt2")), bos="yes", device="cpu")
     assert asked.encode("The")[0] == [0, *model_of("gpt2").encode("The")[0]]
+
+
+@pytest.mark.parametrize("loader", [load, load_causal])
+def test_a_path_is_taken_as_well_as_its_text(folder_of, loader):
+    folder = folder_of("gpt2")
+    assert loader(Path(folder)).name == str(folder)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

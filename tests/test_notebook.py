@@ -83,7 +83,7 @@ def test_rows_are_a_tuple_and_none_of_them_is_said():
 def test_located_sites_stand_in_words_with_interval_share_q_and_stability(located):
     shown = read(located)
     assert shown.titles == [
-        "Strongest sites of own: natural indirect effect (nie) on the log-odds of the female answer against the male "
+        "Strongest sites of own: natural indirect effect (nie) on the log-odds of the female against the male "
         "answer, in nats"
     ]
     assert shown.sentences[0] == (
@@ -298,6 +298,7 @@ def as_json(score):
 
 def test_a_receipt_shows_scores_before_and_after():
     after = replace(WORDS, value=-0.2, low=-0.3, high=-0.1)
+    part = replace(WORDS, name="pronouns", part="held-out words", kind="control")
     receipt = Receipt(
         method="lsdm",
         model={"name": "folder/own"},
@@ -309,14 +310,17 @@ def test_a_receipt_shows_scores_before_and_after():
             "cut": {"held_out": as_json(replace(WORDS, value=68.0, low=60.0, high=74.0))},
             "kept": [],
             "perplexity_change": as_json(replace(PROSE, value=0.08)),
-            "before": [as_json(PROSE) | {"low": None, "high": None}, as_json(WORDS)],
-            "after": [as_json(PROSE), as_json(after)],
+            "before": [as_json(PROSE) | {"low": None, "high": None}, as_json(WORDS), as_json(part)],
+            "after": [as_json(PROSE), as_json(after), as_json(part)],
         },
     )
     shown = read(receipt)
     assert shown.titles == ["Receipt of lsdm on own"]
-    assert shown.sentences[0] == "held-out occupations: mean |log-odds| cut by 68 [60, 74] %"
-    assert shown.tables[0][0] == {
+    told, scores = shown.tables
+    assert told[0] == {"what": "held-out occupations", "found": "mean |log-odds| cut by 68 [60, 74] %"}
+    assert told[-1]["what"] == "reloaded from disk"
+    assert len(scores) == 2
+    assert scores[0] == {
         "score": "occupations, log odds", "before": "-0.50 [-0.70, -0.30] nats", "after": "-0.20 [-0.30, -0.10] nats",
         "n": "1,040",
     }  # fmt: skip

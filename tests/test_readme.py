@@ -53,7 +53,7 @@ def commands() -> list[str]:
 
 def test_the_pages_show_every_verb():
     assert {line.split()[1] for line in commands()} == {
-        "trace", "rank", "plot", "compare", "edit", "evaluate", "prompts", "rewrite", "selftest",
+        "trace", "rank", "plot", "explore", "compare", "edit", "evaluate", "prompts", "rewrite", "selftest",
     }  # fmt: skip
 
 
@@ -192,6 +192,11 @@ def left() -> list[str]:
     return [line for line, words in parsed.items() if (*words, *quicker(words)) not in shown_with_output()]
 
 
+def interrupt() -> None:
+    """Ctrl-C as soon as something waits for it."""
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("line", left(), ids=lambda line: line.split("#")[0].strip())
 def test_the_commands_run(line, place, monkeypatch, tmp_path):
     """Every command shown is run, on small inputs, in a folder that has what it names and not what it makes."""
@@ -199,6 +204,7 @@ def test_the_commands_run(line, place, monkeypatch, tmp_path):
     made = {words[k + 1] for k, word in enumerate(words) if word == "-o"}
     fill(tmp_path, place, made)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("locate.cli.exploring.wait", interrupt)
     monkeypatch.setattr("locate.rewriting.server.Server.answer", lambda self, question: '{"score": 0.5}')  # no server
     assert run(monkeypatch, [*words, *quicker(words)]) == 0
     for path in made:

@@ -1,6 +1,7 @@
 """Figures from hand-made averages, and what a report writes."""
 
 import html
+import json
 import os
 import re
 from dataclasses import replace
@@ -23,6 +24,7 @@ from locate.report import draw_figures, images, save_figures, write_report
 from locate.report.figures import plot_heads, plot_layers, plot_map
 from locate.report.occupations import plot_occupations
 from locate.report.pair import plot_pair
+from locate.report.quiet import CONFIG
 from locate.report.theme import COLOURS, bare, colour, contrast, ink, limit_of, luminance, with_foot
 from locate.report.write import figures_of
 
@@ -350,7 +352,7 @@ def test_caption_tells_direction_metric_unit_n_groups_and_level(averages, plot, 
     total = {"denoising": "+4.00 [+4.00, +4.00]", "noising": "-4.00 [-4.00, -4.00]"}[direction]
     for part in (
         f"{direction.capitalize()} ({asks})",
-        "log-odds of she against he, nats",
+        "log-odds of the female against the male answer, nats",
         "positive is towards the stereotype",
         f"total effect {total}",
         "n = 24 pairs of 12 groups",
@@ -684,7 +686,7 @@ def test_report_writes_what_it_says(report):
     names = {str(path.relative_to(folder)) for path in made.paths}
     drawn = [f"{kind}_{direction}" for kind in ("map", "layers") for direction in ("denoising", "noising")]
     figures = {f"figures/{name}.html" for name in [*drawn, "pair", "occupations"]}
-    assert names == {"effects.csv", "located.json", "report.html"} | figures
+    assert names == {"effects.csv", "located.json", "report.html", "figures/plotly.min.js"} | figures
     assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == names
     assert steps == ["effects", "ranking", "figures", "report"]
     assert made.missing == ""
@@ -695,7 +697,7 @@ def test_report_holds_the_located_layers_it_saves(report):
     assert load_located(folder) == made.located
     assert made.located.layers == (0, 1, 2)
     html = (folder / "report.html").read_text()
-    assert "strongest first: <b>0, 1, 2</b>" in html
+    assert "Edit a copy of the model at layers 0, 1, 2, and read the receipt" in html
     assert "does not prove that it is the best place to edit" in html
 
 
@@ -706,19 +708,35 @@ def test_report_tells_where_its_numbers_come_from(report):
         "w" * 64,
         "kind swap",
         "24 kept, 0 dropped, 0 skipped",
-        "effect (nats)",
+        "effect, nats",
         "95% interval",
     ):
         assert part in html
     assert "control: largest effect before the subject" in html
 
 
-@pytest.mark.parametrize("name", ["report.html", "figures/map_denoising.html"])
-def test_html_is_self_contained(report, name):
-    page = read_page(report[0] / name)
-    assert page.fetched == []
+def test_the_report_is_one_file(report):
+    page = read_page(report[0] / "report.html")
+    assert [each for each in page.fetched if not each.startswith("#")] == []
     assert max(len(script) for script in page.scripts) > 1_000_000
-    assert sum("Plotly.newPlot(" in script for script in page.scripts) >= 1
+    assert "://" not in (report[0] / "report.html").read_text().split("<script")[0]
+
+
+def test_a_figures_html_asks_for_the_plotly_beside_it_alone(report):
+    page = read_page(report[0] / "figures" / "map_denoising.html")
+    assert page.fetched == ["plotly.min.js"]
+    assert (report[0] / "figures" / "plotly.min.js").stat().st_size > 1_000_000
+    assert sum(path.stat().st_size for path in (report[0] / "figures").glob("*.html")) < 2_000_000
+
+
+def test_no_text_of_a_report_can_end_the_data_it_lies_in(tmp_path):
+    """Prompts, models and reasons are data: each script element ends where the page ends it."""
+    made = map_trace(layers=1, components=("mlp_out",), templates=("The {subject} said </script><b>bold</b> that",))
+    write_report(made, tmp_path, formats=[])
+    html = (tmp_path / "report.html").read_text()
+    assert "</script><b>" not in html
+    assert "\\u003c/script>\\u003cb>bold" in html
+    assert html.count("<script") == html.count("</script>")
 
 
 def test_effects_csv_has_units_counts_and_intervals(report):
@@ -801,9 +819,10 @@ def test_windows_beside_heads_are_reported(tmp_path):
     ]
     write_report(trace_of(rows), tmp_path, formats=[])
     html = (tmp_path / "report.html").read_text()
-    for name in ("map_denoising_window3", "layers_noising_window3", "heads_subject_last_denoising"):
-        assert f'id="figure-{name}"' in html
-    assert 'id="figure-pair"' not in html
+    assert 'data-figure="layers_noising_window3"' in html
+    assert 'data-figure="pair"' not in html
+    assert '"name":"MLP output, 3 layers together"' in html
+    assert '"name":"attention heads, last token of the occupation"' in html
 
 
 def test_a_saved_trace_is_reported_without_its_model(tmp_path):
@@ -850,8 +869,8 @@ def without_chrome(monkeypatch):
 
 def test_without_chrome_html_is_written_and_a_line_says_how_to_get_the_rest(averages, tmp_path, without_chrome):
     paths, missing = save_figures({"map": plot_map(averages)}, tmp_path)
-    assert [path.name for path in paths] == ["map.html"]
-    assert list(tmp_path.iterdir()) == paths
+    assert [path.name for path in paths] == ["plotly.min.js", "map.html"]
+    assert set(tmp_path.iterdir()) == set(paths)
     assert "no PNG, SVG or PDF" in missing
     assert "apt-get install chromium" in missing
 
@@ -894,8 +913,8 @@ def test_a_chrome_that_hangs_or_does_not_start_is_named_and_gone(averages, tmp_p
     monkeypatch.setattr(images, "START", 1.0 if "sleep" in script else 60.0)
     monkeypatch.setattr(images, "STOP", 0.5)
     paths, missing = save_figures({"map": plot_map(averages)}, tmp_path / "figures", ["html", "png"])
-    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["map.html"]
-    assert paths == [tmp_path / "figures" / "map.html"]
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"map.html", "plotly.min.js"}
+    assert [path.name for path in paths] == ["plotly.min.js", "map.html"]
     assert re.search(said, missing)
     assert "no PNG" in missing
     assert "\n" not in missing
@@ -916,7 +935,14 @@ def test_no_page_has_a_button_that_uploads(averages, tmp_path, monkeypatch):
     write_report(map_trace(layers=1, components=("mlp_out",)), tmp_path / "run", formats=["html"])
     pages = list(tmp_path.rglob("*.html"))
     assert len(pages) > 5
-    for page in pages:
+    reports = [page for page in pages if page.name == "report.html"]
+    assert len(reports) == 1
+    for page in reports:
+        content = page.read_text()
+        configs = re.findall(r'"config":(\{.*?\})\}</script>', content)
+        assert len(configs) == content.count('data-figure="') > 1
+        assert all(json.loads(each) == CONFIG | {"displaylogo": False} for each in configs)
+    for page in set(pages) - set(reports):
         calls = page.read_text().split("Plotly.newPlot(                    ")[1:]
         assert calls, page
         assert all('"showSendToCloud": false' in call and "plotlyServerURL" not in call for call in calls), page

@@ -224,7 +224,7 @@ def test_located_carries_selectivity_and_keeps_it(told):
     assert all(site.selectivity.low <= site.selectivity.value <= site.selectivity.high for site in sites.values())
     assert (sites[0].selectivity.n, sites[0].selectivity.groups) == (12, 12)
     html = (folder / "report.html").read_text()
-    assert "<th>selectivity</th>" in html
+    assert '<th scope="col">selectivity</th>' in html
     assert f"<td>{sites[0].selectivity.text()}</td>" in html
 
 

@@ -13,6 +13,9 @@ import pandas as pd
 import pytest
 from pages import PAGES, ROOT, without_code
 
+from locate.explorer.server import HOST
+from locate.mediation.located import THRESHOLD
+from locate.report.page.map_data import MOST_BYTES
 from locate.rewriting.originals import read_originals
 from locate.training.guards import Guards
 
@@ -565,6 +568,13 @@ def told_speed_on_a_gpu():
     yield f"equal to {table['largest difference'].max():.0e} nats".replace("e-0", "e-")
     yield f"takes {few.min():.1f} to {few.max():.1f} s at 8 tokens and {more.min():.1f} to {more.max():.1f} s at 16"
     yield f"{ratios.min():.0f} to {ratios.max():.0f} times as fast as `transformer_lens.patching`, whose"
+
+
+def told_of_pages():
+    yield f"q is above {THRESHOLD:g}"
+    assert MOST_BYTES == 10_000_000
+    yield "more than 10 MB"
+    yield f"listens on {HOST} alone"
 
 
 HEADS = ("mini", "mini, heads")

@@ -60,7 +60,7 @@ def test_meta_says_where_the_numbers_come_from(gpt2):
     meta = trace(gpt2, FEW, SMALL).meta
     assert meta["status"] == "complete"
     assert meta["model"]["weights_sha256"] == gpt2.checkpoint.weights_sha256
-    assert meta["prompts"] == {"pairs": 4, "sha256": FEW.hash}
+    assert meta["prompts"] == {"pairs": 4, "sha256": FEW.hash, "answers": [" she", " he", " they"]}
     assert meta["ledger"]["kept"] + meta["ledger"]["dropped"] == 4
     assert meta["ledger"]["skipped"] == len(FEW.skipped)
     assert {"torch", "transformers", "transformer-lens", "python"} <= set(meta["libraries"])

@@ -36,6 +36,11 @@ def explore(
     typer.echo(f"open in a browser on this machine: {page.url}")
     typer.echo("Ctrl-C ends it", err=True)
     try:
-        threading.Event().wait()
+        wait()
     except KeyboardInterrupt:
         page.close()
+
+
+def wait() -> None:
+    """Until Ctrl-C."""
+    threading.Event().wait()

@@ -229,14 +229,14 @@ def compare_judged(first: Path, second: Path, folder: Path, formats: str, seed: 
     """Compare two evaluation folders, write the changes with their figure, and print them."""
     from locate.cli.show import print_paths
     from locate.cli.steps import Steps, Work
-    from locate.cli.writing import drawing
+    from locate.cli.writing import PAGE, drawing
     from locate.evaluation.change import compare_evaluations
     from locate.evaluation.evaluation import load_evaluation
     from locate.report.evaluation import write_evaluation_change
 
     wanted = format_list(formats)
     with Steps() as steps:
-        steps.expect([Work("changes", CHANGES), Work("figures", drawing(1, wanted))])
+        steps.expect([Work("changes", CHANGES), Work("figures", drawing(1, wanted)), Work("report", PAGE)])
         steps.say("changes")
         found = compare_evaluations(load_evaluation(first), load_evaluation(second), seed=seed)
         paths, missing = write_evaluation_change(found, folder, formats=wanted, step=steps.say)

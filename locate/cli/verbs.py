@@ -63,6 +63,7 @@ from locate.cli.options import (
     run_folder,
     thread_count,
 )  # fmt: skip
+from locate.cli.planning import plan_beside
 from locate.errors import LocateError
 from locate.sites import COMPONENTS, DIRECTIONS, ROLES
 
@@ -239,21 +240,12 @@ def trace(
         steps.say("loading TransformerLens and the model")
         from locate.model.loading import load
         from locate.model.memory import parse_size
-        from locate.study.budget import Budget
-        from locate.study.controls import Controls
         from locate.study.forecast import foretell
-        from locate.study.plan import Plan
-        from locate.study.sets import Sets
         from locate.study.trace import run
         from locate.tracing.corrupt import Swap
         from locate.tracing.stage import Settings, Stage
 
-        method = (budget_method or BudgetMethod.integrated).value
-        beside = Plan(
-            None if budget is None else Budget.parsed(budget, seed=seed, method=method),
-            Controls(random_weights=random_weights, seed=seed) if controls else None,
-            Sets(seed=seed) if sets else None,
-        )
+        beside = plan_beside(budget, budget_method, seed, controls=controls, random_weights=random_weights, sets=sets)
         settings = Settings(
             Swap() if corrupt is Corrupt.swap else noise_of(sigmas, draws, seed),
             batch_size,

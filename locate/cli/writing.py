@@ -61,6 +61,7 @@ def comparison_works(rows: int, directions: int, formats: Sequence[str]) -> list
         Work("effects", 2 * (RANKING + RANKING_ROW * rows)),
         Work("changes", PAGE),
         Work("figures", drawing(directions, formats)),
+        Work("report", PAGE),
     ]
 
 

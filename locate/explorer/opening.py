@@ -9,6 +9,7 @@ from locate.editors.receipt_words import receipt_lines
 from locate.errors import LocateError
 from locate.explorer.runs import Runs, check_folders
 from locate.files import read_json
+from locate.words import without_folders
 
 if TYPE_CHECKING:
     from locate.explorer.server import Page
@@ -54,7 +55,8 @@ def explore(
         from locate.model.loading import load
 
         names = [str(model), *([] if edited is None else [str(edited)])]
-        live = Live(tuple((name, load(name, device=device, threads=threads)) for name in names))
+        loaded = [load(name, device=device, threads=threads) for name in names]
+        live = Live(tuple(zip(map(without_folders, names), loaded, strict=True)))
     token = new_token() if live is not None else ""
     app = make_app(found, live, lines_of_receipt(edited))
     guard(app, token)

@@ -100,7 +100,8 @@ class Runs:
 
     def cells(self, state: State, run: int = 0) -> Cells:
         """The cells of a run, and the pairs behind them."""
-        return self.once(("cells", run, state.metric, state.kind), lambda: cells_of(self.analysis(state, run)))
+        every = replace(state, view="signed")  # no pair is left out
+        return self.once(("cells", run, state.metric, state.kind), lambda: cells_of(self.analysis(every, run)))
 
     def comparison(self, state: State) -> Comparison:
         """What changed from A to B under the state's settings."""

@@ -155,7 +155,7 @@ class Analysis:
         """Averages of one quantity, with what a figure says about them."""
         table = self.average(quantity)
         if quantity == "nie":
-            table = table.assign(share=self._share_carried()).merge(self._firm, on=ROW, how="left")
+            table = table.assign(share=self._share_carried()).merge(self.ranked_stability, on=ROW, how="left")
         return Shown(
             table=table,
             column=quantity,
@@ -188,7 +188,7 @@ class Analysis:
         return subject_of(self.terms.kind)
 
     @cached_property
-    def _firm(self) -> pd.DataFrame:
+    def ranked_stability(self) -> pd.DataFrame:
         """Stability of the sites that are ranked, among themselves, as `rank` has it."""
         ranked = rankable(self.effects, None)
         if ranked.empty:

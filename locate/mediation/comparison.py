@@ -172,16 +172,14 @@ class Comparison:
         name   of the first column
         found  what it holds, and the effects
         """
-        sides = ("a", "b", "change")
-        digits = decimals(max((abs(getattr(each, side)[0]) for _, each in found for side in sides), default=0.0))
-        return [
-            {name: words}
-            | {
-                column: with_interval(*getattr(each, side), digits)
-                for side, column in zip(sides, ("A", "B", "B - A"), strict=True)
-            }
-            for words, each in found
-        ]
+        sizes = (abs(side[0]) for _, each in found for side in (each.a, each.b, each.change))
+        digits = decimals(max(sizes, default=0.0))
+        rows = []
+        for words, each in found:
+            told = {"A": each.a, "B": each.b, "B - A": each.change}
+            intervals = {column: with_interval(*value, digits=digits) for column, value in told.items()}
+            rows.append({name: words} | intervals)
+        return rows
 
     def _site_words(self, site: SiteChange) -> str:
         """A changed patch in words, with its direction where several were traced."""

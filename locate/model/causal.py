@@ -84,7 +84,7 @@ class CausalModel:
 
 
 def load_causal(
-    name: str = "mini",
+    name: str | Path = "mini",
     *,
     device: str | None = None,
     dtype: str = "float32",
@@ -104,7 +104,7 @@ def load_causal(
     from locate.model.loaded import notes_on_loaded
     from locate.model.loading import boot_encoder, check_numbers, read_network
 
-    dtype = SHORT_DTYPES.get(dtype, dtype)
+    name, dtype = str(name), SHORT_DTYPES.get(dtype, dtype)
     check("dtype", dtype, tuple(DTYPES))
     device = choose_device(device)
     checkpoint = find_checkpoint(

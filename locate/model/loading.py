@@ -42,7 +42,7 @@ UNLOADABLE = (OSError, ValueError, RuntimeError, KeyError, ImportError, Safetens
 
 
 def load(
-    name: str = "mini",
+    name: str | Path = "mini",
     *,
     device: str | None = None,
     dtype: str = "float32",
@@ -69,7 +69,7 @@ def load(
     Raises LocateError when the model is missing, gated, not a causal language model or too large for the memory, when
     it fails the start-up check, or when it has a stamp beside an MLP (see `load_stamped`).
     """
-    dtype = SHORT_DTYPES.get(dtype, dtype)
+    name, dtype = str(name), SHORT_DTYPES.get(dtype, dtype)
     check("dtype", dtype, tuple(DTYPES))
     device = choose_device(device)
     if dtype == "tf32" and not device.startswith("cuda"):

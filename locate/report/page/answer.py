@@ -74,24 +74,31 @@ def answer_of(analysis: Analysis, located: Located, commands: Sequence[str] = ()
 
 def question_of(analysis: Analysis, located: Located) -> str:
     """What was exchanged in how many prompts, and the total effect in words."""
-    subject = analysis.subject
-    pairs, groups = analysis.effects["pair"].nunique(), analysis.effects["group"].nunique()
-    row = analysis.effects.iloc[analysis.effects["total"].abs().argmax()]
-    if row["corrupted"] == row["clean"]:
-        what = f"Noise on the {subject} of prompts like “{row['clean']}”"
-    else:
-        what = f"Reading “{row['clean']}” in place of “{row['corrupted']}”, and so on in {pairs} pairs of prompts,"
+    rows = analysis.effects[analysis.effects["direction"] == located.direction]
     effect, low, high = located.total
-    measure = f"the {metric_words(located.metric, analysis.answers)}"
+    what = exchanged(rows, analysis.subject, located.direction, 1 if effect > 0 else -1)
+    moved = f"{what} moves the {metric_words(located.metric, analysis.answers)} by {interval_words(effect, low, high)}"
     if not is_clear(located):
+        groups = rows["group"].nunique()
         return (
-            f"{what} moves {measure} by {interval_words(effect, low, high)} {located.unit} on average over {groups} "
-            f"{subject}s, which cannot be told from 0: nothing can be said to carry it."
+            f"{moved} {located.unit} on average over {groups} {analysis.subject}s, which cannot be told from 0: "
+            "nothing can be said to carry it."
         )
-    return (
-        f"{what} moves {measure} by {interval_words(effect, low, high)} {located.unit} {located.positive}"
-        f"{fold(located, effect, low, high)}."
-    )
+    way = f" {located.positive}" if effect > 0 else f" (positive is {located.positive})"
+    return f"{moved} {located.unit}{way}{fold(located, effect, low, high)}."
+
+
+def exchanged(rows: pd.DataFrame, subject: str, direction: str, sign: int) -> str:
+    """What is exchanged, by the pair whose total effect is the largest on the side of the average's sign."""
+    row = rows.iloc[(sign * rows["total"]).argmax()]
+    pairs = rows["pair"].nunique()
+    others = f", and so on in {pairs} pairs of prompts," if pairs > 1 else ""
+    clean, corrupted = f"“{row['clean']}”", f"“{row['corrupted']}”"
+    if clean == corrupted:
+        way = "Taking away noise from" if direction == "denoising" else "Adding noise to"
+        return f"{way} the {subject} in {clean}{others}"
+    read, left = (clean, corrupted) if direction == "denoising" else (corrupted, clean)
+    return f"Reading {read} in place of {left}{others}"
 
 
 def fold(located: Located, effect: float, low: float, high: float) -> str:
@@ -164,7 +171,9 @@ def control_sentences(analysis: Analysis, located: Located) -> list[str]:
     first = controlled_site(rows, located)
     same = rows[(rows[PLACE] == first[PLACE]).all(axis=1)]
     subject = analysis.subject
-    words = site_words(first["component"], first["layer"], first["role"], first["unit"], subject=subject)
+    words = site_words(
+        str(first["component"]), int(first["layer"]), str(first["role"]), int(first["unit"]), subject=subject
+    )
     told = {str(row[CONTROL]): interval_of(row) for _, row in same.iterrows()}
     parts = [f"with {text.format(subject=subject)} {told[name]}" for name, text in CONTROLS.items() if name in told]
     return [f"Controls: of {with_sign(first['own'])} at {words}, {'; '.join(parts)}."] if parts else []

@@ -14,10 +14,9 @@ from jaxtyping import Float
 
 from locate.errors import LocateError
 from locate.mediation.analysis import Analysis
-from locate.mediation.averages import rounding_of
 from locate.mediation.controls import PLACE
 from locate.mediation.effect_table import VIEWS, default_view
-from locate.metrics import METRICS
+from locate.metrics import METRICS, difference
 from locate.sites import ROLES
 from locate.tracing.table import CONTROL, whole_sites
 from locate.words import NAMES
@@ -26,7 +25,6 @@ CELL = ["component", "layer", "unit", "window", "role", "key"]
 TEXTS = dict.fromkeys(("component", "role", "key"), "str")
 COUNTS = ("n", "groups")
 NUMBERS = ("effect", "low", "high", "q", "share", "stability")
-EVERY = 1 << 30  # more sites than any model has
 LARGEST = 32767  # of int16, whose smallest number stands for a missing value
 
 
@@ -34,7 +32,7 @@ LARGEST = 32767  # of int16, whose smallest number stands for a missing value
 class Cells:
     """The cells of a run's maps, in the order of the page, and the pairs behind them.
 
-    analysis  under the settings that the page opens with
+    analysis  that they come from
     places    one row per cell: component, layer, unit, window, role, key
     pairs     one row per pair: group, template, kind, stereotype, clean, corrupted
     """
@@ -68,8 +66,11 @@ class Averages:
 
 
 def cells_of(analysis: Analysis) -> Cells:
-    """The cells of a run, as far as whole sites were copied from the source; severed patches and named sets are not."""
-    rows = whole_sites(analysis.effects_of("signed" if analysis.metric.signed else "stereotype", analysis.kind))
+    """The cells of a run, as far as whole sites were copied from the source; severed patches and named sets are not.
+
+    analysis  in the view that leaves no pair out: the signed one, where the metric has it
+    """
+    rows = whole_sites(analysis.effects)
     places = places_of(rows)
     kept = ["group", "template", "kind", "stereotype", "clean", "corrupted"]
     pairs = rows.drop_duplicates("pair").sort_values("pair").set_index("pair")[kept]
@@ -118,7 +119,7 @@ def can_be_shown(analysis: Analysis) -> bool:
 def averages_of(cells: Cells, analysis: Analysis, direction: str, quantity: str = "nie") -> Averages:
     """Averages of the cells under the settings of an analysis of the same run.
 
-    quantity  "nie" or "nde"
+    quantity  "nie" or "nde"; the stability is that of the ranking, which is by "nie"
 
     Raises LocateError where the run has no such quantity.
     """
@@ -126,27 +127,19 @@ def averages_of(cells: Cells, analysis: Analysis, direction: str, quantity: str 
     rows = whole_sites(rows[rows["direction"] == direction])
     total = analysis.total(direction)
     table = placed(cells, rows, ["effect", "low", "high", "q", *COUNTS])
-    table["share"] = table["effect"] / total[0] if total[1] > 0 or total[2] < 0 else np.nan
-    table["stability"] = placed(cells, stabilities(analysis, direction, quantity), ["stability"])["stability"]
+    shares = analysis.metric.effect is difference and (total[1] > 0 or total[2] < 0)
+    table["share"] = table["effect"] / total[0] if shares else np.nan
+    firm = analysis.ranked_stability
+    firm = whole_sites(firm[firm["direction"] == direction])
+    table["stability"] = placed(cells, firm, ["stability"])["stability"] if quantity == "nie" else np.nan
     single = table["groups"] < 2  # of one group alone no interval can be made
     table.loc[single, ["low", "high", "q", "stability"]] = np.nan
     effects = whole_sites(analysis.effects)
     effects = effects[effects["direction"] == direction]
     largest = effects.assign(size=effects[quantity].abs()).groupby(CELL, observed=True)["size"].max().reset_index()
-    zero = placed(cells, largest, ["size"])["size"] <= rounding_of(analysis.effects)
+    zero = placed(cells, largest, ["size"])["size"] <= analysis.rounding(quantity)
     controls = controls_of(cells, analysis, direction) if quantity == "nie" else {}
     return Averages(analysis, direction, total, table, zero.to_numpy(), controls)
-
-
-def stabilities(analysis: Analysis, direction: str, quantity: str = "nie") -> pd.DataFrame:
-    """How often each ranked site is among the five strongest, with the names of its cell."""
-    sites = analysis.rank(quantity=quantity, direction=direction, top=EVERY)
-    found = [
-        dict(zip(CELL, (each.component, each.layer, each.unit, sites.window, each.role, ""), strict=True))
-        | {"stability": each.stability}
-        for each in sites.sites
-    ]
-    return pd.DataFrame(found, columns=[*CELL, "stability"]).fillna({"unit": -1}).astype({"unit": int})
 
 
 def placed(cells: Cells, rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:

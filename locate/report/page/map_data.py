@@ -41,8 +41,9 @@ WAYS = {
 
 def map_data(analysis: Analysis, step: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """Everything that the page's script needs: maps, cells, pairs, and a view for each metric, view and direction."""
-    cells = cells_of(analysis)
     settings = settings_of(analysis)
+    own = [each for each in settings if each.metric is analysis.metric]
+    cells = cells_of(next((each for each in own if each.view == "signed"), analysis))
     directions = [str(each) for each in analysis.trace.meta["directions"]]
     views, effects = [], {}
     for each in settings:
