@@ -20,13 +20,14 @@ from speed import plots
 import locate
 from locate.files import write_json
 from locate.mediation import average, effects, pair_log_odds
-from locate.mediation.analysis import Shown, analyse, without_folders
+from locate.mediation.analysis import Shown, analyse
 from locate.mediation.sets import Areas
 from locate.metrics import ANSWERS
 from locate.report import save_figures
 from locate.report.evidence import controls_line, plot_controls, plot_sets
 from locate.report.figures import plot_layers, plot_map
 from locate.report.theme import with_foot
+from locate.words import without_folders
 
 HERE = Path(__file__).resolve().parent
 FORMATS = ("png", "svg")

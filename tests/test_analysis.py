@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from handmade import GROUPS, both, map_trace, odds, trace_of
+from shown import read
 
 import locate
 from locate import Analysis, LocateError
@@ -136,7 +137,7 @@ def test_parts_asked_twice_are_the_same_object(trace):
     assert analysis.average("total") is analysis.average("total") is not analysis.average("nie")
     assert analysis.rank() is analysis.located
     assert analysis.rank(top=1) is analysis.rank(top=1) is not analysis.located
-    assert analysis.agreement == []
+    assert analysis.agreement == ()
 
 
 def test_a_part_is_derived_when_it_is_first_asked_for(trace, calls):
@@ -169,17 +170,17 @@ def test_settings_reach_every_part(trace):
     assert wide.located.total[0] == pytest.approx(4.0) == narrow.located.total[0]
 
 
-def test_a_notebook_shows_total_layers_and_sites(trace):
+def test_a_notebook_shows_what_was_located_and_the_evidence(trace):
     analysis = locate.analyse(trace, samples=100)
-    shown, located = analysis._repr_html_(), analysis.located
-    text = re.sub(r"<[^>]+>", " ", shown)
-    assert "total effect +4.000 [+4.000, +4.000]" in text
-    assert located.layers_line() in text.replace("&#x27;", "'")
-    assert located.layers[0] == 0
-    assert shown.count("<tr>") == 1 + min(10, len(located.sites))
-    for site in located.sites[:10]:
-        assert "".join(f"<td>{cell}</td>" for cell in site.cells()) in shown
-    assert located.set_test.line(located.unit) in text
+    shown, located = read(analysis), analysis.located
+    html = analysis._repr_html_()
+    assert html.startswith(located._repr_html_())
+    for part in (analysis.set_test, analysis.areas, analysis.overlap):
+        assert part._repr_html_() in html
+    assert "Total effect +4.00 [+4.00, +4.00] nats" in shown.sentences[0]
+    assert [row["selectivity"] for row in shown.tables[0]] == [each.selectivity.text() for each in located.sites[:10]]
+    plain = locate.analyse(replace(map_trace(layers=1), controls=None), samples=100)
+    assert plain._repr_html_() == plain.located._repr_html_()
     assert "<script>" not in replace(analysis, trace=named(trace, "<script>"))._repr_html_()
 
 

@@ -418,7 +418,7 @@ def test_the_command_line_compares(run, runs, tmp_path):  # noqa: F811
     steps = re.findall(r"^(\w+), step (\d) of 4; about \d+ s left in all \.\.\.$", err, re.MULTILINE)
     assert steps == [("effects", "1"), ("changes", "2"), ("figures", "3"), ("report", "4")]
     assert "total effect, denoising" in out
-    assert "Largest changes: natural indirect effect (nie) on the log-odds of the female against the male answer" in out
+    assert "Largest changes: natural indirect effect (nie) on the log-odds of she against he" in out
     assert "change, 95% interval" in out
     assert re.search(r"denoising: \d+ of the 10 strongest of 24 sites are shared", " ".join(out.split()))
     assert {path.name for path in (tmp_path / "out").iterdir()} == {

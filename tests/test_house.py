@@ -13,7 +13,7 @@ PACKAGE = ROOT / "locate"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
-    {"errors", "files", "schema", "sites", "metrics", "prompts"},
+    {"errors", "files", "schema", "sites", "metrics", "words", "notebook", "prompts"},
     {"model"},
     {"engine"},
     {"tracing"},

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 from handmade import GROUPS, META, both, map_trace, odds, row, trace_of
+from shown import read
 
 from locate import LocateError, load_located, rank
 
@@ -328,16 +329,11 @@ def test_frame_has_a_row_a_site(located):
     assert frame["effect"].tolist() == [site.effect for site in located.sites]
 
 
-def test_repr_tells_unit_direction_interval_and_layers(located):
-    html = located._repr_html_()
-    for text in (
-        "nie of logit_diff",
-        "nats, denoising, 95% intervals",
-        "12 groups",
-        "layers of mlp_out at subject_last, strongest first: 1, 0",
-    ):
-        assert text in html
-    assert html.count("<tr") == 1 + len(located.sites)
+def test_a_notebook_shows_the_layers_and_a_row_a_site(located):
+    shown = read(located)
+    assert shown.sentences[0].endswith("95% intervals over 12 occupations.")
+    assert shown.sentences[1].endswith("strongest first: 1, 0.")
+    assert len(shown.tables[0]) == min(10, len(located.sites))
 
 
 def test_seed_and_level_reach_the_intervals(located):

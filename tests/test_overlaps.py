@@ -52,7 +52,7 @@ def test_without_k_the_sets_have_ten_sites_or_half_of_them():
     for k in (0, 8):
         with pytest.raises(LocateError, match=f"the {k} strongest of 7 sites: expected a number from 1 to 7"):
             overlap(table_of(range(7)), table_of(range(7)), k=k)
-    assert overlap(table_of([1.0]), table_of([1.0])) == []
+    assert overlap(table_of([1.0]), table_of([1.0])) == ()
 
 
 def test_only_sites_of_both_count_and_directions_stay_apart():
@@ -175,7 +175,7 @@ def test_kinds_that_are_carried_apart_share_nothing_and_the_figure_says_so():
         assert (found["denoising"].groups_a, found["denoising"].groups_b) == (12, 12)
         caption = plot_selectivity(analysis).layout.meta["caption"]
         assert f"{int(share)} of the 1 strongest of 2 sites are shared" in caption
-    assert analyse(map_trace(layers=1)).overlap == []
+    assert analyse(map_trace(layers=1)).overlap == ()
 
 
 def test_runs_of_other_prompts_are_told_apart_by_their_sites():

@@ -141,7 +141,7 @@ def test_repr_counts_pairs_groups_and_skipped():
 
 
 def test_repr_of_no_pairs_is_only_the_count():
-    assert Prompts(())._repr_html_() == "<p>0 pairs, 0 groups, 0 skipped</p>"
+    assert Prompts(())._repr_html_() == "<p><b>0 pairs, 0 groups, 0 skipped</b></p>"
 
 
 def test_repr_escapes_html():
@@ -149,4 +149,4 @@ def test_repr_escapes_html():
     html = prompts._repr_html_()
     assert html.count("&lt;script&gt;") == 2
     assert "<script" not in html
-    assert "<b>" not in html
+    assert '<td style="text-align:left">&lt;b&gt;, he</td>' in html

@@ -14,13 +14,13 @@ from locate import LocateError
 from locate.editors import receipt
 from locate.editors.edit import Edit, ParameterChange, load_edit, product_change
 from locate.editors.receipt import check_free, compare_tensors, own_part, save_edited
+from locate.editors.receipt_words import receipt_lines
 from locate.editors.stamp import empty_stamp
 from locate.evaluation import occupations, perplexity
 from locate.evaluation.run import edited_of
 from locate.model.causal import load_causal
 from locate.model.likelihood import next_log_probs
 from locate.model.matrices import matrix
-from locate.report.receipts import receipt_lines
 
 FIGURES = Path(__file__).parents[1] / "figures"
 

@@ -19,6 +19,7 @@ from locate.editors.edit import Edit, ParameterChange, load_edit
 from locate.editors.fast import FAST
 from locate.editors.handoff import hand_off
 from locate.editors.receipt import compare_tensors, save_edited
+from locate.editors.receipt_words import receipt_lines
 from locate.editors.stamp import empty_stamp, fold, unfoldable
 from locate.evaluation import occupations, perplexity
 from locate.evaluation.run import edited_of, evaluate, network_hash
@@ -28,7 +29,6 @@ from locate.model.loading import load, load_encoder
 from locate.model.matrices import activation, matrix
 from locate.model.stamp import Stamp, stamp_tensors
 from locate.prompts import definitional_pairs
-from locate.report.receipts import receipt_lines
 from locate.schema import validate
 
 TEMPLATES = {

@@ -33,7 +33,7 @@ from locate.model.hooked import Model
 from locate.report.cells import Frame, add_panel, layers_of, marks_line
 from locate.report.quiet import quiet_subplots
 from locate.report.theme import Scale, add_words
-from locate.report.words import with_interval
+from locate.words import with_interval
 
 SETS = ("winobias/dev", "winobias/test", "winogender/bls", "winogender/bergsma")
 STUDY = Study(

@@ -27,7 +27,7 @@ from locate.errors import LocateError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from locate.mediation.comparison import Comparison, SiteChange
+    from locate.mediation.comparison import Comparison
     from locate.report.change_maps import Written
 
 SHOWN = 10
@@ -171,8 +171,9 @@ def change_table(found: Comparison) -> Table:
     """The largest changes; a column says what makes a patch more than one site, where any is."""
     from rich.table import Table
 
+    from locate.mediation.comparison import more_of
     from locate.report.answer import site_name, with_ends
-    from locate.report.words import chance, decimals, signed
+    from locate.words import chance, decimals, signed
 
     table = Table(box=None, pad_edge=False)
     shown = found.sites[:SHOWN]
@@ -197,26 +198,14 @@ def change_table(found: Comparison) -> Table:
 
 def change_title(found: Comparison) -> str:
     """What the table lists, in words."""
-    from locate.report.answer import COPIED, QUANTITIES
-    from locate.report.words import metric_words
+    from locate.words import COPIED, QUANTITIES, metric_words
 
     shown = found.sites[:SHOWN]
-    title = f"Largest changes: {QUANTITIES[found.quantity]} on the {metric_words(found.metric)}, in {found.unit}"
+    words = metric_words(found.metric, found.answers)
+    title = f"Largest changes: {QUANTITIES[found.quantity]} on the {words}, in {found.unit}"
     ways, counts = ({getattr(site, name) for site in shown} for name in ("direction", "n"))
     title += f", values copied {COPIED[ways.pop()]}" if len(ways) == 1 else ""
     return title + (f"; n = {counts.pop()} pairs" if len(counts) == 1 else "")
-
-
-def more_of(site: SiteChange) -> str:
-    """What a patch is besides one site copied from the source: a window, severed, to a key, a named set, an origin."""
-    told = {
-        f"window {site.window}": site.window > 1,
-        f"{site.severed} severed": bool(site.severed),
-        f"to {site.key}": bool(site.key),
-        site.name: bool(site.name),
-        f"from {site.origin}": site.origin not in ("source", "base+source"),
-    }
-    return ", ".join(text for text, holds in told.items() if holds)
 
 
 def interval(value: tuple[float, float, float]) -> str:

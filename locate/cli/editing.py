@@ -164,7 +164,7 @@ def edit(
     if as_json:
         print(json.dumps(receipt, indent=2, ensure_ascii=False))
         return
-    from locate.report.receipts import receipt_lines
+    from locate.editors.receipt_words import receipt_lines
 
     console = stdout()
     print_whole(console, receipt_table(receipt))
@@ -228,7 +228,7 @@ def receipt_table(receipt: dict[str, Any]) -> Table:
     """Scores before and after, for all words and for those held out."""
     from rich.table import Table
 
-    from locate.report.receipts import score_words
+    from locate.editors.receipt_words import score_words
 
     table = Table(title=f"{receipt['method']}, before and after", title_justify="left", box=None, pad_edge=False)
     for name in ("score", "of", "before", "after", "n"):

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from locate.mediation.effect_table import OCCUPATION
-from locate.mediation.located import Located
-from locate.report.answer import COPIED, QUANTITIES, SHOWN, digits_of, name_of, named_metric, share_of, with_ends
-from locate.report.words import chance
+from locate.mediation.located import Located, share_of
+from locate.report.answer import SHOWN, digits_of, name_of, named_metric, with_ends
+from locate.words import COPIED, QUANTITIES, chance
 
 GAP = 2  # spaces between two columns
 FOLDED = 22  # letters that a name is folded into before a column is left out

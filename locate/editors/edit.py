@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from locate.errors import LocateError
 from locate.files import strict, write_whole
 from locate.model.causal import CausalModel
 from locate.model.stamp import Stamp, read_edit, stamps_in
+from locate.notebook import LISTED, first_rows, sentences, title
 from locate.schema import EDIT_VERSION, locate_version
+from locate.words import decimals, without_folders
 
 Tensors = dict[str, torch.Tensor]
 
@@ -69,15 +72,36 @@ class Edit:
 
     def frame(self) -> pd.DataFrame:
         """One row per changed parameter or stamp: name, shape, rank, norm of the change, its largest number."""
-        rows = []
+        frame = pd.DataFrame(self._rows(), columns=["parameter", "shape", "rank", "norm", "largest"])
+        return frame.astype({"norm": float, "largest": float})
+
+    def _rows(self) -> Iterator[tuple[str, str, int | None, float, float]]:
+        """The rows of `frame`, each worked out when it is asked for."""
         for name, change in self.changes.items():
-            whole = change.whole
-            rows.append([name, "x".join(map(str, whole.shape)), change.rank, float(whole.norm()), whole.abs().max()])
+            yield name, *about(change.whole, change.rank)
         for stamp in self.stamps:
             for name, tensor in stamp.tensors().items():
-                rows.append([name, "x".join(map(str, tensor.shape)), None, float(tensor.norm()), tensor.abs().max()])
-        frame = pd.DataFrame(rows, columns=["parameter", "shape", "rank", "norm", "largest"])
-        return frame.astype({"norm": float, "largest": float})
+                yield name, *about(tensor, None)
+
+    def _repr_html_(self) -> str:
+        words, forms = (self.edited.get(name, []) for name in ("words", "templates"))
+        rows = [
+            {
+                "parameter": name,
+                "shape": shape,
+                "rank": "" if rank is None else str(rank),
+                "norm of the change": f"{norm:.{decimals(norm)}f}",
+                "largest number of it": f"{largest:.{decimals(largest)}f}",
+            }
+            for name, shape, rank, norm, largest in islice(self._rows(), LISTED)
+        ]
+        layers = self.located.get("edited_layers", [])
+        where = layers if isinstance(layers, str) else f"layers {', '.join(map(str, layers))}"
+        return (
+            title(f"Edit of {without_folders(str(self.model.get('name')))} by {self.method}")
+            + sentences(f"Changed: {where}. Fitted on {len(words)} words in {len(forms)} templates.")
+            + first_rows(rows, len(self.changes) + sum(len(stamp.tensors()) for stamp in self.stamps))
+        )
 
     @contextmanager
     def applied(self, model: CausalModel) -> Iterator[CausalModel]:
@@ -129,6 +153,11 @@ class Edit:
         about |= {"schema": EDIT_VERSION, "locate": locate_version(), "stamps": [each.about() for each in self.stamps]}
         meta = {"locate_edit": json.dumps(strict(about), allow_nan=False)}
         return write_whole(Path(path), lambda partial: save_file(tensors, partial, metadata=meta))
+
+
+def about(change: torch.Tensor, rank: int | None) -> tuple[str, int | None, float, float]:
+    """Shape, rank, norm and largest number of a change."""
+    return "x".join(map(str, change.shape)), rank, float(change.norm()), float(change.abs().max())
 
 
 def apply_change(tensor: torch.Tensor, change: ParameterChange) -> torch.Tensor:

@@ -21,6 +21,7 @@ from locate.editors.edit import Edit
 from locate.editors.handoff import check_unstamped
 from locate.editors.pace import SCORED, Part, tokens_in
 from locate.editors.progress import Progress, no_progress
+from locate.editors.receipt_words import Receipt
 from locate.editors.stamp import fold, unfoldable
 from locate.editors.stored import compare_files
 from locate.errors import LocateError
@@ -59,7 +60,7 @@ def save_edited(
     *,
     text: str | Path | None = None,
     progress: Progress = no_progress,
-) -> dict[str, Any]:
+) -> Receipt:
     """Write the edited model as an ordinary checkpoint with its receipt; returns the receipt.
 
     Where no wider MLP computes an edit's stamp, the folder is no checkpoint: it holds the model without the stamp one
@@ -121,7 +122,7 @@ def save_edited(
         told: dict[str, Any] = strict(receipt)  # type: ignore[assignment]
         validate(told, "receipt", place / RECEIPT)
         write_json(place / RECEIPT, told)
-    return told
+    return Receipt(told)
 
 
 def check_free(target: Path) -> None:

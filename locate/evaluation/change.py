@@ -12,10 +12,12 @@ import pandas as pd
 from scipy import stats
 
 from locate.errors import LocateError
-from locate.evaluation.evaluation import Evaluation
+from locate.evaluation.evaluation import Evaluation, main_scores
 from locate.evaluation.run import edited_argument
-from locate.evaluation.scores import LEVEL, Score, Test, points_only
+from locate.evaluation.scores import LEVEL, Score, Test, label, points_only, value_text
 from locate.evaluation.tests import known_test
+from locate.notebook import LISTED, Row, Rows, as_table, first_rows, sentences, title
+from locate.words import decimals, without_folders
 
 BLOCKS = 50  # that the jackknife leaves out one by one
 COMPARED = ("dtype", "prepend_bos", "before", "tokenizer_sha256", "limit", "seed", "locate")
@@ -24,7 +26,7 @@ Key = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
-class ScoreChange:
+class ScoreChange(Row):
     """A score before and after.
 
     change, low, high  after minus before, in the score's unit, with the ends of its interval at 95 %
@@ -45,6 +47,17 @@ class ScoreChange:
         """Whether the interval holds 0; None where there is no interval."""
         return None if math.isnan(self.low) or math.isnan(self.high) else self.low <= 0 <= self.high
 
+    def cells(self) -> dict[str, str]:
+        """The texts of its row in a table, by column."""
+        return {
+            "score": label(self.before),
+            "before": value_text(self.before),
+            "after": value_text(self.after),
+            "change and interval": change_text(self),
+            "within noise": noise_text(self),
+            "paired": "by item" if self.paired else "no",
+        }
+
     def as_row(self) -> dict[str, Any]:
         """One row of changes.csv."""
         score = self.before
@@ -56,6 +69,21 @@ class ScoreChange:
         }
         own = {"change": self.change, "low": self.low, "high": self.high, "within_noise": self.within_noise}
         return about | ends | own | {"paired": self.paired, "groups": self.groups}
+
+
+def change_text(change: ScoreChange) -> str:
+    """A change with its interval."""
+    if not math.isfinite(change.change):
+        return "none"
+    if math.isnan(change.low):
+        return f"{change.change:+.{decimals(abs(change.change))}f} (no interval)"
+    digits = decimals(max(abs(change.change), abs(change.low), abs(change.high)))
+    return f"{change.change:+.{digits}f} [{change.low:+.{digits}f}, {change.high:+.{digits}f}]"
+
+
+def noise_text(change: ScoreChange) -> str:
+    """Whether a change may be chance."""
+    return {None: "unknown", True: "yes", False: "no"}[change.within_noise]
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +129,19 @@ class EvaluationChange:
             "only_after": list(self.only_after),
         }
 
+    def _repr_html_(self) -> str:
+        names = [without_folders(each.name) for each in (self.before, self.after)]
+        by_key = {each.before.key: each for each in self.changes}
+        main = [by_key[score.key] for score in main_scores([each.before for each in self.changes])]
+        moved = sum(each.within_noise is False for each in self.changes)
+        differing = [f"{name}: {values[0]} before, {values[1]} after." for name, values in self.differing.items()]
+        return (
+            title(f"Bias and ability from {names[0]} to {names[1]}")
+            + sentences(f"{moved} of {len(self.changes)} scores moved beyond their interval.", *differing)
+            + first_rows([each.cells() for each in main[:LISTED]], len(self.changes))
+            + (title("Needs both models") + as_table([each.cells() for each in self.retained]) if self.retained else "")
+        )
+
 
 def compare_evaluations(
     before: Evaluation, after: Evaluation, *, tests: Sequence[Test] = (), seed: int = 0
@@ -142,8 +183,8 @@ def compare_evaluations(
     return EvaluationChange(
         before,
         after,
-        tuple(changes),
-        tuple(retained),
+        Rows(changes),
+        Rows(retained),
         tuple(score_label(score) for key, score in first.items() if key not in second),
         tuple(score_label(score) for key, score in second.items() if key not in first),
         differences(before, after),

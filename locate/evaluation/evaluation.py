@@ -11,9 +11,11 @@ from typing import Any
 import pandas as pd
 
 from locate.errors import LocateError
-from locate.evaluation.scores import Score
+from locate.evaluation.scores import Score, label
 from locate.files import read_json, write_json, write_parquet, write_whole
+from locate.notebook import LISTED, Rows, first_rows, title
 from locate.schema import validate
+from locate.words import without_folders
 
 FILE, SCORES, TABLES = "evaluation.json", "scores.csv", "items"
 NUMBERS = ("value", "low", "high")
@@ -39,9 +41,9 @@ class Evaluation:
         """The model's name."""
         return str(self.meta["model"]["name"])
 
-    def of(self, test: str) -> tuple[Score, ...]:
+    def of(self, test: str) -> Rows[Score]:
         """The scores of one test."""
-        return tuple(score for score in self.scores if score.test == test)
+        return Rows(score for score in self.scores if score.test == test)
 
     def frame(self) -> pd.DataFrame:
         """One row per score, with the columns of `Score`."""
@@ -69,6 +71,11 @@ class Evaluation:
             lambda partial: frame.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n"),
         )
         return write_json(folder / FILE, self.as_json())
+
+    def _repr_html_(self) -> str:
+        main = main_scores(self.scores)
+        rows = [{"score": label(each), "kind": KINDS[each.kind]} | each.cells() for each in main[:LISTED]]
+        return title(f"Bias and ability of {without_folders(self.name)}") + first_rows(rows, len(self.scores))
 
 
 def main_scores(scores: Sequence[Score]) -> list[Score]:
@@ -124,7 +131,7 @@ def load_evaluation(folder: str | Path) -> Evaluation:
     """
     folder = Path(folder)
     content = read_meta(folder)
-    scores = tuple(read_score(each) for each in content.pop("scores"))
+    scores = Rows(read_score(each) for each in content.pop("scores"))
     tables = {name: read_table(folder, name, about["rows"]) for name, about in content["tests"].items()}
     stray = next((score for score in scores if score.test not in tables), None)
     if stray is not None:

@@ -13,6 +13,7 @@ import pandas as pd
 from locate.errors import LocateError
 from locate.evaluation.lines import Estimate, correlation, slope
 from locate.evaluation.scores import Items, Score, Step, Test, mean_with_interval, share_with_interval
+from locate.notebook import Rows
 from locate.prompts.build import SLOT, definitional_table, occupation_table, table, templates
 from locate.prompts.pair import FEMALE, MALE, NEUTRAL
 
@@ -239,7 +240,7 @@ def paired_tables(before: pd.DataFrame, after: pd.DataFrame) -> tuple[pd.DataFra
     return both[0].reset_index(), both[1].loc[both[0].index].reset_index()
 
 
-def kept_definitions(before: pd.DataFrame, after: pd.DataFrame) -> tuple[Score, Score]:
+def kept_definitions(before: pd.DataFrame, after: pd.DataFrame) -> Rows[Score]:
     """Share of words that say their gender, and of prompts about them, that keep their own pronoun after an edit.
 
     before, after  tables of `measure` of the original and of the edited model
@@ -264,7 +265,7 @@ def kept_definitions(before: pd.DataFrame, after: pd.DataFrame) -> tuple[Score, 
                 ties=ties, skipped=int((~right).sum()), ideal=100.0, kind="control",
             )
         )  # fmt: skip
-    return found[0], found[1]
+    return Rows(found)
 
 
 def log_odds_cut(

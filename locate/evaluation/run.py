@@ -19,6 +19,7 @@ from locate.evaluation.evaluation import FILE, Evaluation, load_evaluation, writ
 from locate.evaluation.scores import LEVEL, Items, Score, Test
 from locate.evaluation.tests import at_hand, choose_tests, limit_of, sample_items, wanted_tests
 from locate.files import hash_of, read_json, strict
+from locate.notebook import Rows
 from locate.schema import EVALUATION_VERSION, library_version, locate_version
 
 if TYPE_CHECKING:
@@ -243,7 +244,7 @@ class RunningEvaluation:
 
     def evaluation(self) -> Evaluation:
         """What was found so far."""
-        scores = tuple(score for some in self.scores.values() for score in some)
+        scores = Rows(score for some in self.scores.values() for score in some)
         meta: Any = strict(self.meta)
         return Evaluation(dict(meta), scores, dict(self.tables))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,6 +14,8 @@ import numpy as np
 import pandas as pd
 
 from locate.mediation.resampling import Design, Intervals, Ratio, intervals
+from locate.notebook import Row
+from locate.words import decimals
 
 if TYPE_CHECKING:
     from locate.model.causal import CausalModel
@@ -23,7 +26,7 @@ Step = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Score:
+class Score(Row):
     """One number that a test reports about a model.
 
     test, name  "stereoset", "ss"
@@ -58,6 +61,36 @@ class Score:
     def key(self) -> tuple[str, str, str]:
         """What identifies the score when two models are compared."""
         return self.test, self.name, self.part
+
+    def cells(self) -> dict[str, str]:
+        """The texts of its row in a table, by column."""
+        return {
+            "score": label(self),
+            "value and interval": value_text(self) if math.isfinite(self.value) else "none",
+            "ideal": "" if self.ideal is None else f"{self.ideal:g}",
+            "n": f"{self.n:,}",
+            "groups": f"{self.groups:,}",
+            "left out": left_out(self),
+        }
+
+
+def label(score: Score) -> str:
+    """A score's test, name and part."""
+    return f"{score.test}, {score.name.replace('_', ' ')}{f' ({score.part})' if score.part else ''}"
+
+
+def value_text(score: Score) -> str:
+    """A score with its interval and unit."""
+    digits = decimals(abs(score.value))
+    if math.isnan(score.low):
+        return f"{score.value:.{digits}f} {score.unit} (no interval)"
+    return f"{score.value:.{digits}f} [{score.low:.{digits}f}, {score.high:.{digits}f}] {score.unit}"
+
+
+def left_out(score: Score) -> str:
+    """Items that do not count, and why."""
+    counts = {"ties": score.ties, "skipped": score.skipped, "empty": score.empty}
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
 
 
 @dataclass(frozen=True)

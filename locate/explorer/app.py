@@ -22,7 +22,7 @@ from locate.report.figures import QUANTITIES, plot_map
 from locate.report.images import write_static
 from locate.report.page.document import asset
 from locate.report.quiet import CONFIG
-from locate.report.words import NAMES, metric_words
+from locate.words import NAMES, metric_words
 
 TITLES = dict(zip(SWITCHES, ("model", "metric", "view", "pairs", "direction", "quantity"), strict=True))
 FIELDS = ("template", "subject", "counterfactual", "female", "male")

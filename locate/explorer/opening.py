@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from locate.editors.receipt_words import receipt_lines
 from locate.errors import LocateError
 from locate.explorer.runs import Runs, check_folders
 from locate.files import read_json
-from locate.mediation.analysis import without_folders
-from locate.report.receipts import receipt_lines
+from locate.words import without_folders
 
 if TYPE_CHECKING:
     from locate.explorer.server import Page

@@ -11,8 +11,8 @@ from locate.explorer import parts
 from locate.explorer.runs import CHANGE, Runs
 from locate.explorer.state import State
 from locate.report.pair import parts_of_pair
-from locate.report.words import NAMES
 from locate.tracing.table import Trace, whole_sites
+from locate.words import NAMES
 
 
 def pair_parts(runs: Runs, state: State) -> list[Any]:

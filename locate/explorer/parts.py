@@ -10,10 +10,10 @@ import pandas as pd
 from dash import dcc, html
 
 from locate.mediation.located import THRESHOLD
-from locate.report.page.answer import Answer, interval_words
+from locate.report.page.answer import Answer
 from locate.report.quiet import CONFIG, Figure
 from locate.report.theme import Scale, colour, ink
-from locate.report.words import chance, signed
+from locate.words import chance, interval_words, signed
 
 FIRST_PAIRS = 12
 SIGNS = {1: "stereotypically female", -1: "stereotypically male", 0: "without stereotype"}

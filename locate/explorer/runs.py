@@ -12,9 +12,9 @@ import pandas as pd
 
 from locate.errors import LocateError
 from locate.explorer.state import State
-from locate.mediation.analysis import Analysis, analyse, answers_of
+from locate.mediation.analysis import Analysis, analyse
 from locate.mediation.comparison import Comparison, compare_traces
-from locate.mediation.effect_table import EVERY
+from locate.mediation.effect_table import EVERY, answers_of
 from locate.metrics import metric_named
 from locate.report.page.answer import Answer, answer_of
 from locate.report.page.cells import CELL, TEXTS, Cells, averages_of, cells_of, pair_effects, settings_of

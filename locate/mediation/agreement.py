@@ -12,14 +12,16 @@ from scipy.stats import rankdata
 from locate.errors import LocateError
 from locate.mediation.effect_table import default_view, effects
 from locate.mediation.resampling import DEFAULT, Intervals
+from locate.notebook import Row, Rows
 from locate.tracing.table import Trace
+from locate.words import decimals, interval_words
 
 PLACE = ["component", "layer", "unit", "role", "key"]
 TOP_SHARE = 0.1
 
 
 @dataclass(frozen=True)
-class Agreement:
+class Agreement(Row):
     """Estimates against exact effects in one direction, on the sites drawn at random.
 
     sites        of the whole map
@@ -54,6 +56,20 @@ class Agreement:
         """The fields as a dict, for programs."""
         return asdict(self)
 
+    def cells(self) -> dict[str, str]:
+        """The texts of its row in a table, by column."""
+        digits = decimals(self.hidden)
+        return {
+            "estimates against exact effects": self.direction,
+            "sites measured": f"{self.measured:,} of {self.sites:,}",
+            "of these drawn at random": f"{self.audited:,}",
+            "rank correlation": interval_words(self.rho, self.low, self.high),
+            "sign right": f"{self.signs:.0%}",
+            "strongest recalled": f"{self.recall:.0%} of {self.top}",
+            "largest not chosen, nats": f"{self.hidden:.{digits}f}" if self.unchosen else "",
+            "unmeasured beyond it, 95%": f"{self.at_most:.0%} at most" if self.unchosen else "",
+        }
+
     def line(self) -> str:
         """The agreement in one sentence."""
         text = (
@@ -69,7 +85,7 @@ class Agreement:
         return text
 
 
-def agreement(trace: Trace, chosen: Intervals = DEFAULT, *, both: pd.DataFrame | None = None) -> list[Agreement]:
+def agreement(trace: Trace, chosen: Intervals = DEFAULT, *, both: pd.DataFrame | None = None) -> Rows[Agreement]:
     """How the estimates of a run within a budget compare with its exact log-odds effects, for each direction.
 
     chosen  resamples and seed; intervals are of 95 %
@@ -78,7 +94,7 @@ def agreement(trace: Trace, chosen: Intervals = DEFAULT, *, both: pd.DataFrame |
     Raises LocateError for a run that has no estimates.
     """
     both = estimated_and_exact(trace) if both is None else both
-    return [of_direction(str(name), rows, chosen) for name, rows in both.groupby("direction", sort=False)]
+    return Rows(of_direction(str(name), rows, chosen) for name, rows in both.groupby("direction", sort=False))
 
 
 def estimated_and_exact(trace: Trace, derived: pd.DataFrame | None = None) -> pd.DataFrame:

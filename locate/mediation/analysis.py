@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from html import escape
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -20,6 +18,7 @@ from locate.mediation.effect_table import (
     EVERY,
     VIEWS,
     Terms,
+    answers_of,
     default_kind,
     default_view,
     effects,
@@ -36,12 +35,13 @@ from locate.mediation.resampling import Intervals
 from locate.mediation.selectivity_table import KINDS, comparable, of_kind, selectivity, total_selectivity
 from locate.mediation.sets import Areas, Shares, areas_of, resample_shares, table_of
 from locate.metrics import Metric, difference, metric_named
+from locate.notebook import Rows
 from locate.sites import check
 from locate.tracing.table import Trace
+from locate.words import without_folders
 
 SHARE = "nie / total"
 UNIT_OF_SHARE = "share of the total effect"
-LISTED = 10
 Part = TypeVar("Part")
 
 
@@ -295,9 +295,9 @@ class Analysis:
         return estimated_and_exact(self.trace, known)
 
     @cached_property
-    def agreement(self) -> list[Agreement]:
+    def agreement(self) -> Rows[Agreement]:
         """How far estimates agree with exact effects, by direction; see `agreement`. Empty without estimates."""
-        return [] if self.estimated is None else agreement(self.trace, both=self.estimated)
+        return Rows() if self.estimated is None else agreement(self.trace, both=self.estimated)
 
     def _both_kinds(self, view: str) -> pd.DataFrame | None:
         """Effects of every kind in a view, where both kinds of words were traced and the metric allows the view."""
@@ -319,14 +319,14 @@ class Analysis:
         return {} if both is None else total_selectivity(both, self.intervals.by_group)
 
     @cached_property
-    def overlap(self) -> list[Overlap]:
+    def overlap(self) -> Rows[Overlap]:
         """Located sets of the stereotype (A) and of the definition (B), by direction; empty without both kinds.
 
         See `locate.mediation.overlaps.overlap`.
         """
         both = self._both_kinds("stereotype")
         if both is None:
-            return []
+            return Rows()
         first, second = (of_kind(both, name, kind) for name, kind in KINDS.items())
         return overlap(first, second, "nie", self.intervals)
 
@@ -346,33 +346,8 @@ class Analysis:
         return 0 if both is None else len(words_without_score(both))
 
     def _repr_html_(self) -> str:
-        located, meta = self.located, self.trace.meta
-        effect, low, high = located.total
-        kept = meta["ledger"]["kept"]
-        head = (
-            f"<p><b>{escape(self.metric.name)} in {escape(str(meta['model']['name']))}</b> ({escape(located.unit)}, "
-            f"{located.direction}, {self.intervals.level:.0%} intervals); total effect {effect:+.3f} [{low:+.3f}, "
-            f"{high:+.3f}], positive is {escape(located.positive)}; {kept} pairs</p>"
-            f"<p>{escape(located.layers_line())}</p>"
-        )
-        titles = "".join(f"<th scope='col'>{escape(each)}</th>" for each in located.head())
-        rows = [
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in located.rows()[:LISTED]
-        ]
-        said = [*located.limits()] + ([] if self.set_test is None else [self.set_test.line(located.unit)])
-        notes = "".join(f"<p>{escape(each)}</p>" for each in said)
-        return f"{head}<table><tr>{titles}</tr>{''.join(rows)}</table>{notes}"
-
-
-def answers_of(meta: dict[str, Any]) -> tuple[str | None, ...] | None:
-    """The answers that all pairs of a trace share, from its meta; None where they differ, or an older run says none."""
-    found = meta.get("prompts", {}).get("answers")
-    return None if found is None else tuple(found)
-
-
-def without_folders(model: str) -> str:
-    """A model's name without the folders or the owner before it."""
-    return Path(model).name or model
+        found = [self.located, self.set_test, self.areas, self.agreement or None, self.overlap or None]
+        return "".join(each._repr_html_() for each in found if each is not None)
 
 
 def analyse(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,15 @@ from locate.mediation.change_table import average_changes, paired, total_changes
 from locate.mediation.effect_table import EFFECTS
 from locate.mediation.matching import matched, same
 from locate.mediation.overlaps import Overlap, overlap
+from locate.notebook import Rows, as_table, first_rows, sentences, title
 from locate.schema import COMPARE_VERSION, locate_version, validate
 from locate.sites import DIRECTIONS, check
 from locate.tracing.table import Trace
+from locate.words import QUANTITIES, chance, decimals, metric_words, site_words, with_interval, without_folders
 
 THRESHOLD = 0.05
 TOP = 20
-UNSAVED = ("table", "rounding", "subject")
+UNSAVED = ("table", "rounding", "subject", "answers")
 SIDE = ("name", "revision", "weights_sha256", "architecture", "dtype")
 
 Interval = tuple[float, float, float]
@@ -88,7 +90,7 @@ class Comparison:
                      only where nothing else was traced. All are in `table`
     overlaps         of the strongest sites of A and of B, by direction (see `overlap`)
     table            every site, as `changes` returns it; None when read from a file, beside which changes.csv has it
-    rounding, subject  as in `Shown`, the first of a change; not saved
+    rounding, subject, answers  as in `Shown`, the first of a change; not saved
     """
 
     quantity: str
@@ -111,6 +113,7 @@ class Comparison:
     table: pd.DataFrame | None = field(default=None, compare=False, repr=False)
     rounding: float = field(default=0.0, compare=False, repr=False)
     subject: str = field(default="subject", compare=False, repr=False)
+    answers: tuple[str | None, ...] | None = field(default=None, compare=False, repr=False)
 
     def as_json(self) -> dict[str, Any]:
         """The content of compare.json."""
@@ -136,12 +139,54 @@ class Comparison:
             raise LocateError("this comparison was read from a file and holds no table: compare the two runs again")
         return Shown(
             self.table, self.quantity, self.metric, self.unit, self.positive, self.level, subject=self.subject,
-            rounding=self.rounding,
+            answers=self.answers, rounding=self.rounding,
         )  # fmt: skip
 
     def frame(self) -> pd.DataFrame:
         """One row per listed site."""
         return pd.DataFrame([asdict(site) for site in self.sites])
+
+    def _repr_html_(self) -> str:
+        names = [without_folders(str(side["name"])) for side in (self.a, self.b)]
+        totals = self._rows("total effect", [(each.direction, each) for each in self.totals])
+        sites = self._rows("largest changes", [(self._site_words(each), each) for each in self.sites])
+        return (
+            title(
+                f"From {names[0]} (A) to {names[1]} (B): {QUANTITIES[self.quantity]} on the "
+                f"{metric_words(self.metric, self.answers)}, in {self.unit}"
+            )
+            + sentences(
+                "The weights are the same." if self.same_weights else "",
+                f"Positive is {self.positive}; a positive change is more so in B. {self.pairs['both']} pairs are in "
+                f"both, {self.pairs['only_a']} in A alone, {self.pairs['only_b']} in B alone; {self.level:.0%} "
+                "intervals.",
+            )
+            + as_table(totals)
+            + first_rows([row | {"q": chance(each.q)} for row, each in zip(sites, self.sites, strict=True)])
+            + (Rows(self.overlaps)._repr_html_() if self.overlaps else "")
+        )
+
+    def _rows(self, name: str, found: Sequence[tuple[str, SiteChange | TotalChange]]) -> list[dict[str, str]]:
+        """The rows of a table of effects in both models, with as many decimals as the largest needs.
+
+        name   of the first column
+        found  what it holds, and the effects
+        """
+        sizes = (abs(side[0]) for _, each in found for side in (each.a, each.b, each.change))
+        digits = decimals(max(sizes, default=0.0))
+        rows = []
+        for words, each in found:
+            told = {"A": each.a, "B": each.b, "B - A": each.change}
+            intervals = {column: with_interval(*value, digits=digits) for column, value in told.items()}
+            rows.append({name: words} | intervals)
+        return rows
+
+    def _site_words(self, site: SiteChange) -> str:
+        """A changed patch in words, with its direction where several were traced."""
+        words = site_words(site.component, site.layer, site.role, site.unit, subject=self.subject)
+        way = site.direction if len(self.totals) > 1 else ""
+        more = ", ".join(each for each in (more_of(site), way) if each)
+        return f"{words} ({more})" if more else words
 
 
 def compare_traces(
@@ -199,10 +244,11 @@ def compare_traces(
         without_stereotype=ours.terms.without_stereotype,
         totals=tuple(TotalChange(direction=str(row["direction"]), **numbers(row)) for row in totals.to_dict("records")),
         sites=tuple(site_change(row) for row in largest(table).head(top).to_dict("records")),
-        overlaps=tuple(overlap(first, second, quantity, ours.intervals, k=k)),
+        overlaps=overlap(first, second, quantity, ours.intervals, k=k),
         table=table,
         rounding=ours.rounding(quantity) + theirs.rounding(quantity),
         subject=ours.subject,
+        answers=ours.answers if ours.answers == theirs.answers else None,
     )
 
 
@@ -214,7 +260,7 @@ def overlap_traces(
     direction: str | None = None,
     k: int | None = None,
     **settings: Any,
-) -> list[Overlap]:
+) -> Rows[Overlap]:
     """Overlap of the strongest sites of two runs, by direction; other prompts, answers and weights are no hindrance.
 
     quantity, direction, settings  as in `compare_traces`
@@ -230,7 +276,7 @@ def overlap_traces(
         same(name, one, other, "the sites of such models do not correspond")
     first, second = (known(each.effects, quantity) for each in (ours, theirs))
     found = overlap(first, second, quantity, ours.intervals, k=k)
-    found = [each for each in found if direction in (None, each.direction)]
+    found = Rows(each for each in found if direction in (None, each.direction))
     if not found:
         raise LocateError("no two sites are in both runs: trace the same components, layers and roles in one direction")
     return found
@@ -281,6 +327,18 @@ def numbers(row: dict[Hashable, Any]) -> dict[str, Any]:
     return found | {"n": int(row["n"]), "groups": int(row["groups"]), "p": float(row["p"])}
 
 
+def more_of(site: SiteChange) -> str:
+    """What a patch is besides one site copied from the source: a window, severed, to a key, a named set, an origin."""
+    told = {
+        f"window {site.window}": site.window > 1,
+        f"{site.severed} severed": bool(site.severed),
+        f"to {site.key}": bool(site.key),
+        site.name: bool(site.name),
+        f"from {site.origin}": site.origin not in ("source", "base+source"),
+    }
+    return ", ".join(text for text, holds in told.items() if holds)
+
+
 def site_change(row: dict[Hashable, Any]) -> SiteChange:
     """A row of `changes` as a site."""
     labels: dict[str, Any] = {name: str(row[name]) for name in ROW if name not in ("layer", "unit", "window")}
@@ -302,7 +360,7 @@ def load_comparison(path: str | Path) -> Comparison:
     entries = {key: value for key, value in content.items() if key not in ("schema", "locate")}
     totals = tuple(TotalChange(**with_intervals(each)) for each in entries.pop("totals"))
     sites = tuple(SiteChange(**with_intervals(each)) for each in entries.pop("sites"))
-    overlaps = tuple(Overlap(**each) for each in entries.pop("overlaps"))
+    overlaps = Rows(Overlap(**each) for each in entries.pop("overlaps"))
     return Comparison(**entries, totals=totals, sites=sites, overlaps=overlaps)
 
 

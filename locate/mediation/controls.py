@@ -10,7 +10,9 @@ from locate.mediation.averages import average, summed
 from locate.mediation.effect_table import default_view, effects
 from locate.mediation.resampling import DEFAULT, Intervals
 from locate.metrics import Metric, metric_named
+from locate.notebook import as_table, sentences, title
 from locate.tracing.table import CONTROL, Trace
+from locate.words import NAMES, chance, decimals, role_words, signed, with_interval
 
 PLACE = ["component", "layer", "unit", "role"]
 SETS = "random sets"
@@ -108,6 +110,27 @@ class SetTest:
             f"{self.component} {where} at {self.role}, located on half of the groups, written together on the others: "
             f"{self.effect:+.3f} [{self.low:+.3f}, {self.high:+.3f}] {unit}; largest of {self.sets} random sets in the "
             f"same layers {self.largest:+.3f}; p = {self.p:.2g}"
+        )
+
+    def _repr_html_(self) -> str:
+        names = [
+            str(layer) if unit is None else f"{layer}.{unit}"
+            for layer, unit in zip(self.layers, self.units, strict=True)
+        ]
+        digits, effect = decimals(max(map(abs, (self.effect, self.low, self.high)))), "effect and interval"
+        where = f"{NAMES[self.component]}, layers {', '.join(names)}, {role_words(self.role, 'subject')}"
+        rows = [
+            {"sites copied together": where, effect: with_interval(self.effect, self.low, self.high, digits)},
+            {
+                "sites copied together": f"the best of {self.sets} random sets in the same layers",
+                effect: signed(self.largest, digits),
+            },
+        ]
+        counts = f"{self.n} pairs of {self.groups} groups that the sites were not located on"
+        return (
+            title(f"The located set against random ones ({self.direction})")
+            + as_table(rows)
+            + sentences(f"p {chance(self.p)}; {counts}.")
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -183,6 +184,12 @@ def default_kind(table: pd.DataFrame) -> str:
 def subject_of(kind: str) -> str:
     """What pairs of a kind exchange, in a word: "occupation", "word" (one that says its gender) or "subject"."""
     return {OCCUPATION: "occupation", DEFINITION: "word"}.get(kind, "subject")
+
+
+def answers_of(meta: dict[str, Any]) -> tuple[str | None, ...] | None:
+    """The answers that all pairs of a trace share, from its meta; None where they differ, or an older run says none."""
+    found = meta.get("prompts", {}).get("answers")
+    return None if found is None else tuple(found)
 
 
 def of_kind(table: pd.DataFrame, kind: str | None) -> pd.DataFrame:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,23 @@ import pandas as pd
 from locate.files import read_json, strict, write_json
 from locate.mediation.averages import SOUND_GROUPS
 from locate.mediation.controls import SetTest
+from locate.mediation.effect_table import answers_of, subject_of
+from locate.metrics import METRICS, difference
+from locate.notebook import Row, first_rows, sentences, title
 from locate.schema import LOCATED_VERSION, locate_version, validate
+from locate.words import (
+    COPIED,
+    NAMES,
+    QUANTITIES,
+    chance,
+    decimals,
+    interval_words,
+    metric_words,
+    role_words,
+    site_words,
+    with_interval,
+    without_folders,
+)
 
 THRESHOLD = 0.05
 
@@ -41,7 +56,7 @@ class SiteSelectivity:
 
 
 @dataclass(frozen=True)
-class LocatedSite:
+class LocatedSite(Row):
     """One site and its average effect.
 
     module            Hugging Face name of the module that writes it; None for the residual stream
@@ -66,19 +81,16 @@ class LocatedSite:
     stability: float
     selectivity: SiteSelectivity | None = None
 
-    def cells(self) -> list[str]:
-        """The texts of its row in a table, without the selectivity: component, layer, role, unit, effect and so on."""
-        return [
-            self.component,
-            str(self.layer),
-            self.role,
-            "" if self.unit is None else str(self.unit),
-            f"{self.effect:+.3f}",
-            f"[{self.low:+.3f}, {self.high:+.3f}]",
-            str(self.n),
-            f"{self.q:.2g}",
-            f"{self.stability:.2f}",
-        ]
+    def cells(self) -> dict[str, str]:
+        """The texts of its row in a table, by column; effect and interval have no unit here."""
+        return {
+            "site": site_words(self.component, self.layer, self.role, self.unit, subject="subject"),
+            "effect and interval": interval_words(self.effect, self.low, self.high),
+            "q": chance(self.q),
+            "stability": f"{self.stability:.2f}",
+            "n": str(self.n),
+            "selectivity": "" if self.selectivity is None else self.selectivity.text(),
+        }
 
 
 @dataclass(frozen=True)
@@ -138,17 +150,6 @@ class Located:
         """Whether any site has a selectivity: definitional words were traced too."""
         return any(site.selectivity is not None for site in self.sites)
 
-    def head(self) -> list[str]:
-        """Titles of the columns of a table of sites."""
-        names = ["component", "layer", "role", "unit", "effect", f"{self.level:.0%} interval", "n", "q", "stability"]
-        return [*names, "selectivity"] if self.selective else names
-
-    def rows(self) -> list[list[str]]:
-        """The texts of a table of sites."""
-        if not self.selective:
-            return [site.cells() for site in self.sites]
-        return [[*site.cells(), site.selectivity.text() if site.selectivity else ""] for site in self.sites]
-
     def layers_line(self) -> str:
         """The located layers, or why there are none, in one sentence."""
         if self.why_no_layers is not None:
@@ -180,11 +181,59 @@ class Located:
         return write_json(Path(path), content)
 
     def _repr_html_(self) -> str:
-        head = (
-            f"<p><b>{self.quantity} of {self.metric}</b> ({self.unit}, {self.direction}, {self.level:.0%} intervals "
-            f"over {self.sites[0].groups if self.sites else 0} groups); {escape(self.layers_line())}</p>"
+        words, model = metric_words(self.metric, answers_of(self.trace)), without_folders(self.trace["model"]["name"])
+        return (
+            title(f"Strongest sites of {model}: {QUANTITIES[self.quantity]} on the {words}, in {self.unit}")
+            + sentences(*self._about())
+            + first_rows(self._rows())
+            + sentences(*self.limits())
         )
-        return head + self.frame().to_html(index=False, float_format="{:.3g}".format)
+
+    def _about(self) -> list[str]:
+        """The total effect, what the intervals resample, and the layers for editors, a sentence each."""
+        subject = subject_of(self.kind)
+        groups = max((site.groups for site in self.sites), default=0)
+        said = [
+            f"Total effect {interval_words(*self.total)} {self.unit}; positive is {self.positive}. Values are copied "
+            f"{COPIED[self.direction]}; {self.level:.0%} intervals over {groups} {subject}s."
+        ]
+        if self.why_no_layers is not None or self.component is None or self.role is None:
+            return [*said, f"No layer is named for editors: {self.why_no_layers}."]
+        layers = ", ".join(map(str, self.layers)) or "none passes"
+        where = f"{NAMES[self.component]}, {role_words(self.role, subject)}"
+        return [*said, f"Layers for editors ({where}), strongest first: {layers}."]
+
+    def _rows(self) -> list[dict[str, str]]:
+        """The rows of a table of the sites, with as many decimals as the strongest needs."""
+        digits = decimals(max((abs(site.effect) for site in self.sites), default=0.0))
+        subject, same_n = subject_of(self.kind), len({site.n for site in self.sites}) == 1
+        rows = []
+        for site in self.sites:
+            words = site_words(site.component, site.layer, site.role, site.unit, window=self.window, subject=subject)
+            effect = with_interval(site.effect, site.low, site.high, digits)
+            own = {"site": words, f"effect, {self.unit}, {self.level:.0%} interval": effect}
+            own["share of the total"] = share_of(site.effect, site.n, self)
+            cells = site.cells()
+            own |= {name: cells[name] for name in ("q", "stability", "n", "selectivity")}
+            rows.append(own | {"n": "" if same_n else own["n"]})
+        return rows
+
+
+def has_shares(located: Located) -> bool:
+    """Whether effects are shares of the total one: it is not 0, and the metric's effects are differences."""
+    metric = METRICS.get(located.metric)
+    return metric is not None and metric.effect is difference and is_clear(located)
+
+
+def is_clear(located: Located) -> bool:
+    """Whether the interval of the total effect leaves 0 out."""
+    return located.total[1] > 0 or located.total[2] < 0
+
+
+def share_of(effect: float, n: int, located: Located) -> str:
+    """Part of the total effect, like 0.64; "" where effects are no shares, or speak of fewer pairs than the total."""
+    every = max((site.n for site in located.sites), default=0)
+    return f"{effect / located.total[0]:.2f}" if has_shares(located) and n >= every else ""
 
 
 def load_located(path: str | Path) -> Located:

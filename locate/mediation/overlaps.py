@@ -13,6 +13,7 @@ from locate.errors import LocateError
 from locate.mediation.averages import mean_sizes, summed
 from locate.mediation.ranking import rankable
 from locate.mediation.resampling import BLOCK, DEFAULT, Intervals, Ratio, cluster_weights
+from locate.notebook import Row, Rows
 from locate.sites import BEFORE
 
 STRONGEST = 10
@@ -25,7 +26,7 @@ Top = Int[np.ndarray, "_ _"]
 
 
 @dataclass(frozen=True)
-class Overlap:
+class Overlap(Row):
     """How many of the k strongest sites of A are among the k strongest of B, in one direction.
 
     k, n        sites of each set, and sites that both rank
@@ -53,6 +54,19 @@ class Overlap:
     groups_a: int
     groups_b: int
 
+    def cells(self) -> dict[str, str]:
+        """The texts of its row in a table, by column."""
+        return {
+            "strongest sites of A and B": self.direction,
+            "shared": f"{self.shared} of {self.k}",
+            "share and interval": f"{self.share:.2f} [{self.low:.2f}, {self.high:.2f}]",
+            "by chance": f"{self.chance:.2f}",
+            "of opposite signs": str(self.opposite) if self.opposite else "",
+            "halves of A's groups": f"{self.within_a:.2f}",
+            "of B's": f"{self.within_b:.2f}",
+            "one of each": f"{self.across:.2f}",
+        }
+
     def text(self) -> str:
         """All of it in one sentence."""
         signs = f", {self.opposite} of them with opposite signs" if self.opposite else ""
@@ -65,7 +79,7 @@ class Overlap:
 
 def overlap(
     a: pd.DataFrame, b: pd.DataFrame, column: str = "nie", chosen: Intervals = DEFAULT, *, k: int | None = None
-) -> list[Overlap]:
+) -> Rows[Overlap]:
     """Overlap of the located sets of two tables of effects, one for each direction that both hold.
 
     a, b    effects of two kinds of words, two sets of prompts, or two models, as `effects()` returns them
@@ -92,13 +106,13 @@ def overlap(
 
     Raises LocateError for a k that is not from 1 to the number of sites, and as `average` does.
     """
-    found = []
+    found: list[Overlap] = []
     for direction in [each for each in a["direction"].unique() if each in set(b["direction"])]:
         ours, theirs = (rankable(rows[rows["direction"] == direction], None) for rows in (a, b))
         ours, theirs = (rows[rows["role"] != BEFORE] for rows in (ours, theirs))
         if not ours.empty and not theirs.empty:
             found += overlap_of(str(direction), ours, theirs, column, chosen.by_group, k)
-    return found
+    return Rows(found)
 
 
 def overlap_of(

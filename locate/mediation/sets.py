@@ -12,6 +12,7 @@ from locate.errors import LocateError
 from locate.mediation.effect_table import effects
 from locate.mediation.resampling import DEFAULT, Intervals, cluster_weights
 from locate.metrics import Metric
+from locate.notebook import as_table, sentences, title
 from locate.tracing.table import Trace
 
 CIRCUIT = "circuit"
@@ -32,8 +33,21 @@ class Areas:
 
     def text(self) -> str:
         """Both areas with their intervals, and n."""
-        cpr, cmd = (f"{own:.2f} [{low:.2f}, {high:.2f}]" for own, low, high in (self.cpr, self.cmd))
+        cpr, cmd = self._values()
         return f"CPR {cpr}, CMD {cmd}; n = {self.n} pairs of {self.groups} groups"
+
+    def _values(self) -> list[str]:
+        """Both areas with their intervals."""
+        return [f"{own:.2f} [{low:.2f}, {high:.2f}]" for own, low, high in (self.cpr, self.cmd)]
+
+    def _repr_html_(self) -> str:
+        names = {"under the faithfulness (CPR)": "more is better", "between it and 1 (CMD)": "0 is best"}
+        rows = [
+            {"area": name, "value and interval": value, "": best}
+            for (name, best), value in zip(names.items(), self._values(), strict=True)
+        ]
+        counts = f"{self.n} pairs of {self.groups} groups."
+        return title("Faithfulness of the circuits, over their size") + as_table(rows) + sentences(counts)
 
 
 @dataclass(frozen=True, eq=False)

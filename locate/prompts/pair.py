@@ -11,8 +11,10 @@ import pandas as pd
 
 from locate.errors import LocateError
 from locate.files import hash_of
+from locate.notebook import LISTED, first_rows, sentences, title
 
 FEMALE, MALE, NEUTRAL = " she", " he", " they"
+STEREOTYPES = {1: "female", -1: "male", 0: "none"}
 SHOWN = 120  # characters of a prompt that a message quotes
 
 
@@ -165,6 +167,19 @@ class Prompts:
 
     def _repr_html_(self) -> str:
         groups = len({pair.group for pair in self.pairs})
-        head = f"<p>{len(self)} pairs, {groups} groups, {len(self.skipped)} skipped</p>"
-        columns = ["clean", "corrupted", "group", "kind", "stereotype", "female", "male"]
-        return head + (self.frame()[columns].to_html(max_rows=10, escape=True) if self.pairs else "")
+        rows = [
+            {
+                "clean": pair.clean,
+                "corrupted": pair.corrupted,
+                "group": pair.group,
+                "kind": pair.kind,
+                "stereotype": STEREOTYPES[pair.stereotype],
+                "answers": f"{pair.female.strip()}, {pair.male.strip()}",
+            }
+            for pair in self.pairs[:LISTED]
+        ]
+        return (
+            title(f"{len(self)} pairs, {groups} groups, {len(self.skipped)} skipped")
+            + first_rows(rows, len(self))
+            + sentences(*(f"{count} of them: {sentence}" for sentence, count in self.notes))
+        )

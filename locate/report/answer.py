@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from locate.mediation.analysis import answers_of
 from locate.mediation.controls import CHOOSING
-from locate.mediation.effect_table import default_view, subject_of
-from locate.mediation.located import Located, LocatedSite
-from locate.metrics import METRICS, difference, positive_means
-from locate.report.words import chance, decimals, metric_words, role_words, signed
+from locate.mediation.effect_table import answers_of, default_view, subject_of
+from locate.mediation.located import Located, LocatedSite, is_clear, share_of
+from locate.metrics import positive_means
 from locate.tracing.table import CONTROLS as CONTROLS_MEASURED
 from locate.tracing.table import whole_sites
+from locate.words import chance, decimals, metric_words, role_words, signed
 
 if TYPE_CHECKING:
     from locate.mediation.analysis import Analysis
@@ -30,15 +29,6 @@ SHORT = {
     "pattern": "attention weights",
 }
 """component: its shortest name; the layer follows, and the unit after a dot"""
-QUANTITIES = {
-    "nie": "natural indirect effect (nie)",
-    "nde": "natural direct effect (nde)",
-    "total": "total effect (total)",
-}
-COPIED = {
-    "denoising": "from the clean into the corrupted run (denoising)",
-    "noising": "from the corrupted into the clean run (noising)",
-}
 PROMPTS = {
     "denoising": "from the corrupted to the clean prompt",
     "noising": "from the clean to the corrupted prompt",
@@ -69,23 +59,6 @@ def site_name(component: str, layer: int, role: str, unit: int | None, subject: 
 def name_of(site: LocatedSite, located: Located) -> str:
     """A ranked site in few words."""
     return site_name(site.component, site.layer, site.role, site.unit, subject_of(located.kind))
-
-
-def has_shares(located: Located) -> bool:
-    """Whether effects are shares of the total one: it is not 0, and the metric's effects are differences."""
-    metric = METRICS.get(located.metric)
-    return metric is not None and metric.effect is difference and is_clear(located)
-
-
-def is_clear(located: Located) -> bool:
-    """Whether the interval of the total effect leaves 0 out."""
-    return located.total[1] > 0 or located.total[2] < 0
-
-
-def share_of(effect: float, n: int, located: Located) -> str:
-    """Part of the total effect, like 0.64; "" where effects are no shares, or speak of fewer pairs than the total."""
-    every = max((site.n for site in located.sites), default=0)
-    return f"{effect / located.total[0]:.2f}" if has_shares(located) and n >= every else ""
 
 
 def with_ends(effect: float, low: float, high: float, digits: int) -> str:

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from locate.mediation.analysis import Shown
 from locate.mediation.located import THRESHOLD
 from locate.report.theme import BLACK, LABEL, WHITE, Scale, colour, ink, safe
-from locate.report.words import chance, role_words, signed, site_words, with_interval
 from locate.sites import FIRST, LAST_SUBJECT, MIDDLE
+from locate.words import chance, role_words, signed, site_words, with_interval
 
 SUBJECT = (FIRST, MIDDLE, LAST_SUBJECT)
 STILL = "0 within rounding: nothing that follows from it reaches the answer"

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from locate.errors import LocateError
 from locate.files import write_text, write_whole
-from locate.mediation.analysis import Shown, without_folders
+from locate.mediation.analysis import Shown
 from locate.mediation.comparison import Comparison
 from locate.report.cells import (
     Frame,
@@ -40,10 +40,10 @@ from locate.report.figures import (
 from locate.report.page.comparison import comparison_page
 from locate.report.quiet import quiet_subplots
 from locate.report.theme import Scale, add_words, safe
-from locate.report.words import decimals, role_words, with_interval
 from locate.report.write import FORMATS, save_figures
 from locate.sites import ROLES, check
 from locate.tracing.table import META_FILE, whole_sites
+from locate.words import decimals, role_words, with_interval, without_folders
 
 PANELS = ("a", "b", "change")
 NOTE = "B - A: mean over the same pairs, positive where B has more of it"

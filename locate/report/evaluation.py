@@ -13,12 +13,12 @@ from locate.evaluation.change import EvaluationChange, ScoreChange
 from locate.evaluation.evaluation import FILE, KINDS, Evaluation, main_scores
 from locate.evaluation.scores import Score
 from locate.files import write_text
-from locate.mediation.analysis import without_folders
 from locate.report.page.scores import evaluation_change_page, evaluation_page
 from locate.report.quiet import quiet_subplots
 from locate.report.theme import COLOURS, LABEL, add_words, safe
 from locate.report.write import FORMATS, save_figures, write_csv
 from locate.sites import check
+from locate.words import without_folders
 
 COLOUR = dict(zip(KINDS, (COLOURS[1], COLOURS[2], COLOURS[0]), strict=True))
 UNITS = {"%": "percent", "perplexity": "perplexity", "bits": "bits per byte"}

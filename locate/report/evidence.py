@@ -19,8 +19,8 @@ from locate.metrics import difference
 from locate.report.figures import headline, metric_and_unit, total_of
 from locate.report.quiet import Figure, quiet_subplots
 from locate.report.theme import COLOURS, FOOT, add_words, with_foot
-from locate.report.words import decimals, role_words, site_words, with_interval
 from locate.tracing.table import CONTROL, whole_sites
+from locate.words import decimals, role_words, site_words, with_interval
 
 SHORT = {"mlp_out": "MLP", "attn_out": "attention", "head": "head", "neuron": "neuron", "resid_pre": "residual"}
 CONTROL_COLOURS = dict(

@@ -14,9 +14,9 @@ from locate.mediation.analysis import Analysis, Shown
 from locate.report.cells import Frame, add_panel, cells_of, counts_of, marks_line, role_label, role_labels, tilt
 from locate.report.quiet import quiet_subplots
 from locate.report.theme import COLOURS, add_words
-from locate.report.words import decimals, metric_words, role_words, with_interval
 from locate.sites import BEFORE, ROLES
 from locate.tracing.table import whole_sites
+from locate.words import decimals, metric_words, role_words, with_interval
 
 Averages = Analysis | Shown
 NAMES = {

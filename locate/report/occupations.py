@@ -15,7 +15,7 @@ from locate.mediation.effect_table import DEFINITION
 from locate.prompts.build import occupation_table
 from locate.report.quiet import quiet_subplots
 from locate.report.theme import BLACK, COLOURS, LABEL, RAMP, TEXT, add_words, safe, with_foot
-from locate.report.words import decimals, signed, with_interval
+from locate.words import decimals, signed, with_interval
 
 FEWEST_TEMPLATES = 3
 LEVEL = 0.95

@@ -27,8 +27,8 @@ from locate.report.figures import (
 from locate.report.quiet import quiet_subplots
 from locate.report.spelling import Part, Token, parts_of
 from locate.report.theme import GREY, Scale, add_words, safe, with_foot
-from locate.report.words import decimals, signed, site_words
 from locate.tracing.table import whole_sites
+from locate.words import decimals, signed, site_words
 
 FOOT_TEXT = "One pair, no interval: what holds on average is in the other figures."
 COLUMN = 52  # px of a token's column, at least

@@ -31,9 +31,9 @@ from locate.report.figures import (
 )
 from locate.report.quiet import Figure, quiet_subplots
 from locate.report.theme import COLOURS, add_words
-from locate.report.words import decimals, role_words, with_interval
 from locate.sites import BEFORE, LAST, PATTERN, ROLES, check
 from locate.tracing.table import whole_sites
+from locate.words import decimals, role_words, with_interval
 
 PATHS = {
     "": ("whole", COLOURS[6]),

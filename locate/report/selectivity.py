@@ -17,8 +17,8 @@ from locate.report import figures as draw
 from locate.report.cells import Frame, add_panel, layers_of, role_labels, tilt
 from locate.report.quiet import quiet_subplots
 from locate.report.theme import COLOURS, Scale, add_words, safe
-from locate.report.words import role_words, site_words, with_interval
 from locate.sites import ROLES
+from locate.words import role_words, site_words, with_interval
 
 LEANING_COLUMN = 50  # px
 TERM_NAMES = {"stereotypical": "stereotypical score", "factual": "factual score"}

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.colors import diverging, hex_to_rgb, unlabel_rgb
 
-from locate.report.words import decimals
+from locate.words import decimals
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito 2008
 RAMP = tuple("#{:02x}{:02x}{:02x}".format(*map(int, unlabel_rgb(each))) for each in diverging.PuOr_r)

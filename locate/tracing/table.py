@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,9 @@ import pandas as pd
 from locate.errors import LocateError
 from locate.files import read_json, write_json, write_parquet
 from locate.metrics import ANSWERS
+from locate.notebook import as_table, title
 from locate.schema import TRACE_VERSION, validate
+from locate.words import NAMES, without_folders
 
 LABELS = ["group", "template", "kind", "clean", "corrupted", "direction", "component", "severed", "origin"]
 LABELS += ["role", "key", "name", "token"]
@@ -69,13 +70,20 @@ class Trace:
 
     def _repr_html_(self) -> str:
         model, ledger = self.meta["model"], self.meta["ledger"]
-        facts = (
-            f"{len(self):,} rows: {ledger['kept']} pairs ({ledger['dropped']} dropped, {ledger['skipped']} skipped), "
-            f"{self.meta['corruption']['kind']} corruption, {self.meta['seconds']:.0f} s"
-        )
-        return (
-            f"<p><b>Trace of {escape(model['name'])}</b> ({model['architecture']}, {model['dtype']})</p><p>{facts}</p>"
-        )
+        layers = sorted(int(each) for each in self.table["layer"].unique())
+        beside = [name for name in BESIDE if getattr(self, name) is not None]
+        facts = {
+            "rows": f"{len(self):,}",
+            "pairs": f"{ledger['kept']} ({ledger['dropped']} dropped, {ledger['skipped']} skipped)",
+            "corruption": str(self.meta["corruption"]["kind"]),
+            "directions": ", ".join(self.meta["directions"]),
+            "components": ", ".join(NAMES[each] for each in self.table["component"].unique()),
+            "layers": ", ".join(map(str, layers)) if len(layers) < 3 else f"{layers[0]} to {layers[-1]}",
+            "measured beside it": ", ".join(beside) or "nothing",
+            "seconds": f"{self.meta['seconds']:.0f}",
+        }
+        name = f"Trace of {without_folders(model['name'])} ({model['architecture']}, {model['dtype']})"
+        return title(name) + as_table([{"what": name, "value": value} for name, value in facts.items()])
 
 
 def whole_sites(rows: pd.DataFrame) -> pd.DataFrame:

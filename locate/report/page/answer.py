@@ -10,10 +10,10 @@ import pandas as pd
 
 from locate.mediation.analysis import Analysis
 from locate.mediation.controls import PLACE
-from locate.mediation.located import Located, LocatedSite
-from locate.report.answer import carriers, controlled_site, has_shares, is_clear
-from locate.report.words import chance, decimals, metric_words, signed, site_words, with_interval
+from locate.mediation.located import Located, LocatedSite, has_shares, is_clear
+from locate.report.answer import carriers, controlled_site
 from locate.tracing.table import CONTROL
+from locate.words import chance, decimals, interval_words, metric_words, signed, site_words
 
 MOST, AGAINST = 3, 1  # sites that are told, with the total effect and against it
 CONTROLS = {
@@ -107,11 +107,6 @@ def fold(located: Located, effect: float, low: float, high: float) -> str:
         return ""
     ends = sorted((math.exp(low), math.exp(high)))
     return f": the odds change {math.exp(effect):.2g}-fold [{ends[0]:.2g}, {ends[1]:.2g}]"
-
-
-def interval_words(effect: float, low: float, high: float) -> str:
-    """An effect and its interval, with as many decimals as their scale needs."""
-    return with_interval(effect, low, high, decimals(max(abs(effect), abs(low), abs(high))))
 
 
 def carriers_of(located: Located, subject: str) -> tuple[Carrier, ...]:

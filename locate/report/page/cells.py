@@ -17,9 +17,9 @@ from locate.mediation.analysis import Analysis
 from locate.mediation.controls import PLACE
 from locate.mediation.effect_table import VIEWS, default_view
 from locate.metrics import METRICS, difference
-from locate.report.words import NAMES
 from locate.sites import ROLES
 from locate.tracing.table import CONTROL, whole_sites
+from locate.words import NAMES
 
 CELL = ["component", "layer", "unit", "window", "role", "key"]
 TEXTS = dict.fromkeys(("component", "role", "key"), "str")

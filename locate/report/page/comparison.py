@@ -10,9 +10,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from locate.mediation.analysis import without_folders
 from locate.mediation.comparison import Comparison, SiteChange, TotalChange
-from locate.report.page.answer import interval_words
 from locate.report.page.cells import CELL, TEXTS, places_of
 from locate.report.page.document import Page, Section, items, table
 from locate.report.page.glossary import GLOSSARY, described
@@ -20,8 +18,8 @@ from locate.report.page.lead import Bar, bar_list, figure_places
 from locate.report.page.map_data import WAYS, maps_of, short
 from locate.report.page.run import MAP
 from locate.report.theme import bare, colour, ink, limit_of
-from locate.report.words import chance, decimals, metric_words, site_words
 from locate.tracing.table import whole_sites
+from locate.words import chance, decimals, interval_words, metric_words, site_words, without_folders
 
 PANELS = {"change": "B - A", "a": "A", "b": "B"}
 MOST = 4
@@ -74,7 +72,7 @@ def lead(found: Comparison) -> str:
 
 def total_sentence(found: Comparison, total: TotalChange) -> str:
     """The total effect in both models, and whether it changed."""
-    measure = f"the {metric_words(found.metric)}"
+    measure = f"the {metric_words(found.metric, found.answers)}"
     change = interval_words(*total.change)
     verdict = "which leaves out 0" if total.change[1] > 0 or total.change[2] < 0 else "which may be chance"
     return (
@@ -168,7 +166,7 @@ def change_view(found: Comparison, total: TotalChange, panel: str, rows: pd.Data
         "panel": PANELS[panel],
         "direction": total.direction,
         "about": WAYS[total.direction],
-        "words": f"{PANELS[panel]}, average indirect effect on the {metric_words(found.metric)}",
+        "words": f"{PANELS[panel]}, average indirect effect on the {metric_words(found.metric, found.answers)}",
         "unit": found.unit,
         "positive": found.positive if panel != "change" else "that B has more of it",
         "total": [short(each) for each in getattr(total, panel)],

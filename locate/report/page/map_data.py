@@ -25,9 +25,9 @@ from locate.report.page.cells import (
     settings_of,
 )
 from locate.report.theme import colour, ink, limit_of
-from locate.report.words import NAMES, decimals, metric_words, role_words, site_words
 from locate.sites import UNITS
 from locate.tracing.table import CONTROL
+from locate.words import NAMES, decimals, metric_words, role_words, site_words
 
 MOST_BYTES = 10_000_000  # of the effects of single pairs in a page; above, means of groups are kept
 MOST_UNITS = 60  # of a layer x unit grid; of more, the strongest are listed

@@ -9,14 +9,14 @@ import plotly.graph_objects as go
 
 from locate.mediation.analysis import Analysis
 from locate.mediation.located import Located
-from locate.report.page.answer import Answer, answer_of, interval_words
+from locate.report.page.answer import Answer, answer_of
 from locate.report.page.document import Page, Section, items, table
 from locate.report.page.glossary import GLOSSARY, described
 from locate.report.page.lead import Bar, bar_list, figure_places
 from locate.report.page.map_data import map_data
 from locate.report.theme import bare
-from locate.report.words import chance, decimals, signed, site_words
 from locate.tracing.table import Trace
+from locate.words import chance, decimals, interval_words, signed, site_words
 
 MAP = """
 <form id="settings" class="settings" aria-label="What the map shows"></form>

@@ -9,16 +9,15 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from locate.evaluation.change import EvaluationChange, ScoreChange
+from locate.evaluation.change import EvaluationChange, ScoreChange, change_text
 from locate.evaluation.evaluation import KINDS, Evaluation, main_scores
-from locate.evaluation.scores import Score
+from locate.evaluation.scores import Score, label, value_text
 from locate.evaluation.tests import known_test
-from locate.mediation.analysis import without_folders
 from locate.report.page.document import Page, Section, items, table
 from locate.report.page.glossary import described
 from locate.report.page.lead import figure_places
 from locate.report.theme import bare
-from locate.report.words import decimals
+from locate.words import decimals, without_folders
 
 HEADINGS = {"bias": "Bias", "control": "What must be kept", "ability": "Ability"}
 TOLD = 4  # sentences under each heading of the first screen
@@ -40,7 +39,7 @@ def evaluation_page(found: Evaluation, figures: Mapping[str, go.Figure], *, miss
     main = [each for each in main_scores(found.scores) if math.isfinite(each.value)]
     sections = [
         *[
-            Section(kind, HEADINGS[kind], scores_table([each for each in found.scores if each.kind == kind]))
+            Section(kind, HEADINGS[kind], rows_table([each for each in found.scores if each.kind == kind]))
             for kind in KINDS
         ],
         Section("figures", "Figures", figure_places(figures, missing)),
@@ -68,10 +67,10 @@ def evaluation_change_page(found: EvaluationChange, figures: Mapping[str, go.Fig
     differing = [f"{name}: {values[0]} before, {values[1]} after" for name, values in found.differing.items()]
     sections = [
         *[
-            Section(kind, HEADINGS[kind], changes_table([each for each in found.changes if each.before.kind == kind]))
+            Section(kind, HEADINGS[kind], rows_table([each for each in found.changes if each.before.kind == kind]))
             for kind in KINDS
         ],
-        Section("kept", "Needs both models", scores_table(found.retained)),
+        Section("kept", "Needs both models", rows_table(found.retained)),
         Section("figures", "Figures", figure_places(figures, missing)),
         Section("differing", "What else differs", items([*differing, *alone])),
         Section("words", "Words", described(WORDS)),
@@ -128,75 +127,10 @@ def change_verdict(change: ScoreChange) -> str:
     return f"{label(change.before)}: {values[0]} to {values[1]} {unit}, a change of {change_text(change)}"
 
 
-def label(score: Score) -> str:
-    """A score's test, name and part."""
-    return f"{score.test}, {score.name.replace('_', ' ')}{f' ({score.part})' if score.part else ''}"
-
-
-def value_text(score: Score) -> str:
-    """A score with its interval and unit."""
-    digits = decimals(abs(score.value))
-    if math.isnan(score.low):
-        return f"{score.value:.{digits}f} {score.unit} (no interval)"
-    return f"{score.value:.{digits}f} [{score.low:.{digits}f}, {score.high:.{digits}f}] {score.unit}"
-
-
-def scores_table(scores: Sequence[Score]) -> str:
-    """Scores as a table; "" where there are none."""
-    if not scores:
-        return ""
-    head = ["score", "value and interval", "ideal", "n", "groups", "left out"]
-    rows = [
-        [
-            label(each),
-            value_text(each) if math.isfinite(each.value) else "none",
-            "" if each.ideal is None else f"{each.ideal:g}",
-            f"{each.n:,}",
-            f"{each.groups:,}",
-            left_out(each),
-        ]
-        for each in scores
-    ]
-    return table(head, rows)
-
-
-def left_out(score: Score) -> str:
-    """Items that do not count, and why."""
-    counts = {"ties": score.ties, "skipped": score.skipped, "empty": score.empty}
-    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-
-
-def changes_table(changes: Sequence[ScoreChange]) -> str:
-    """Changes as a table; "" where there are none."""
-    if not changes:
-        return ""
-    head = ["score", "before", "after", "change and interval", "within noise", "paired"]
-    rows = [
-        [
-            label(each.before),
-            *(value_text(one) for one in (each.before, each.after)),
-            change_text(each),
-            noise_text(each),
-            "by item" if each.paired else "no",
-        ]
-        for each in changes
-    ]
-    return table(head, rows)
-
-
-def change_text(change: ScoreChange) -> str:
-    """A change with its interval."""
-    if not math.isfinite(change.change):
-        return "none"
-    if math.isnan(change.low):
-        return f"{change.change:+.{decimals(abs(change.change))}f} (no interval)"
-    digits = decimals(max(abs(change.change), abs(change.low), abs(change.high)))
-    return f"{change.change:+.{digits}f} [{change.low:+.{digits}f}, {change.high:+.{digits}f}]"
-
-
-def noise_text(change: ScoreChange) -> str:
-    """Whether a change may be chance."""
-    return {None: "unknown", True: "yes", False: "no"}[change.within_noise]
+def rows_table(scores: Sequence[Score] | Sequence[ScoreChange]) -> str:
+    """Scores or changes as a table; "" where there are none."""
+    rows = [each.cells() for each in scores]
+    return table(list(rows[0]), [list(each.values()) for each in rows]) if rows else ""
 
 
 def provenance(found: Evaluation) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from locate.metrics import ANSWERS
 
@@ -17,6 +18,18 @@ NAMES = {
     "pattern": "attention weights",
 }
 """component: its name for one site"""
+
+QUANTITIES = {
+    "nie": "natural indirect effect (nie)",
+    "nde": "natural direct effect (nde)",
+    "total": "total effect (total)",
+}
+"""quantity: its name, with that of its column"""
+COPIED = {
+    "denoising": "from the clean into the corrupted run (denoising)",
+    "noising": "from the corrupted into the clean run (noising)",
+}
+"""direction: where a value is copied"""
 
 SUBJECT = "occupation"
 
@@ -99,3 +112,13 @@ def metric_words(metric: str, answers: Sequence[str | None] | None = None) -> st
 def with_interval(value: float, low: float, high: float, digits: int) -> str:
     """A number with its interval, like "+1.20 [+0.90, +1.50]"."""
     return f"{signed(value, digits)} [{signed(low, digits)}, {signed(high, digits)}]"
+
+
+def interval_words(value: float, low: float, high: float) -> str:
+    """The same with as many decimals as the scale of the three needs."""
+    return with_interval(value, low, high, decimals(max(abs(value), abs(low), abs(high))))
+
+
+def without_folders(model: str) -> str:
+    """A model's name without the folders or the owner before it."""
+    return Path(model).name or model

@@ -1,8 +1,13 @@
-"""What an edit did, in sentences, from its receipt."""
+"""What an edit did, in sentences and as a table, from its receipt."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from locate.evaluation.evaluation import main_scores, read_score
+from locate.evaluation.scores import label, value_text
+from locate.notebook import as_table, title
+from locate.words import without_folders
 
 CUTS = {
     "held_out": "held-out occupations",
@@ -45,3 +50,21 @@ def receipt_lines(receipt: dict[str, Any]) -> list[str]:
     if "reason" in receipt["load"]:
         lines.append(f"load it with {receipt['load']['with']}, not from_pretrained: {receipt['load']['reason']}")
     return lines
+
+
+class Receipt(dict[str, Any]):
+    """The content of receipt.json; a notebook shows what it proves."""
+
+    def _repr_html_(self) -> str:
+        before, after = ([read_score(each) for each in self["scores"][when]] for when in ("before", "after"))
+        now = {each.key: each for each in after}
+        rows = [
+            {"score": label(each), "before": value_text(each), "after": value_text(now[each.key]), "n": f"{each.n:,}"}
+            for each in main_scores(before)
+            if not each.part and each.n
+        ]
+        told = [
+            {"what": what, "found": found} for what, _, found in (line.partition(": ") for line in receipt_lines(self))
+        ]
+        name = without_folders(str(self["model"]["name"]))
+        return title(f"Receipt of {self['method']} on {name}") + as_table(told) + as_table(rows)
