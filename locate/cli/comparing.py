@@ -133,7 +133,7 @@ def show_overlap(run_a: Path, run_b: Path, settings: dict[str, Any], as_json: bo
 
 def print_comparison(found: Comparison, written: Written, as_json: bool) -> None:
     """Totals, what else differs, and the largest changes; or the JSON of compare.json."""
-    from locate.cli.show import print_paths, print_whole, say, stdout
+    from locate.cli.show import print_paths, print_whole, say, stdout, tell_page
     from locate.files import strict
 
     if as_json:
@@ -165,6 +165,7 @@ def print_comparison(found: Comparison, written: Written, as_json: bool) -> None
         say(console, change_title(found))
         print_whole(console, change_table(found))
     print_paths(written.paths, written.missing)
+    tell_page(written.paths)
 
 
 def change_table(found: Comparison) -> Table:

@@ -92,7 +92,7 @@ def evaluate(
     The same command continues an evaluation that was stopped.
     """
     from locate.cli.following import after_evaluation
-    from locate.cli.show import print_following, print_paths
+    from locate.cli.show import print_following, print_paths, tell_page
     from locate.cli.steps import Steps, Work
     from locate.cli.writing import drawing
 
@@ -130,6 +130,7 @@ def evaluate(
         return
     print_evaluation(found)
     print_paths([folder / name for name in ("evaluation.json", "scores.csv")] + paths, missing)
+    tell_page(paths)
     print_following(after_evaluation(found, folder))
 
 
@@ -227,7 +228,7 @@ def interval(value: float, low: float, high: float, sign: str = "") -> str:
 
 def compare_judged(first: Path, second: Path, folder: Path, formats: str, seed: int, as_json: bool) -> None:
     """Compare two evaluation folders, write the changes with their figure, and print them."""
-    from locate.cli.show import print_paths
+    from locate.cli.show import print_paths, tell_page
     from locate.cli.steps import Steps, Work
     from locate.cli.writing import PAGE, drawing
     from locate.evaluation.change import compare_evaluations
@@ -245,6 +246,7 @@ def compare_judged(first: Path, second: Path, folder: Path, formats: str, seed: 
         return
     print_changes(found)
     print_paths(paths, missing)
+    tell_page(paths)
 
 
 def print_changes(found: EvaluationChange) -> None:

@@ -160,9 +160,7 @@ def print_report(trace: Trace, report: Report, analysis: Analysis, following: Se
     console.print()
     print_located(report.located, report.paths, False, analysis)
     tell_missing(report.missing)
-    page = next((path for path in report.paths if path.suffix == ".html" and path.parent.name != "figures"), None)
-    if page is not None:
-        console.print(f"open it in a browser: {page}", soft_wrap=True)
+    tell_page(report.paths)
     print_following(following)
 
 
@@ -191,6 +189,12 @@ def print_paths(paths: Sequence[Path], missing: str) -> None:
         listed = ", ".join(names) if len(names) <= 4 else f"{len(names)} files"
         console.print(f"written to {folder}: {listed}", soft_wrap=True)
     tell_missing(missing)
+
+
+def tell_page(paths: Sequence[Path]) -> None:
+    """How to look at the report among the files written."""
+    for page in [path for path in paths if path.name == "report.html"]:
+        stdout().print(f"open it in a browser: {page}", soft_wrap=True)
 
 
 def print_tokens(
