@@ -460,7 +460,7 @@ FAULTS = [
     fault("live page: it listens on every address", "explorer/server.py", "socket.create_server((HOST, port))",
           'socket.create_server(("0.0.0.0", port))', *LIVE),
     fault("live page: an older request goes on", "explorer/live.py",
-          "        if request != self._newest[0]:", "        if request > self._newest[0]:", *LIVE),
+          "        if request.number != self._newest[request.visitor]:", "        if request.number > 9:", *LIVE),
     fault("live page: B - A is A - B in its python line", "explorer/app.py",
           "{settings})\" for each in runs.folders]", "{settings})\" for each in runs.folders[::-1]]", *LIVE),
     fault("live page: the pairs of B are those of A", "explorer/runs.py",

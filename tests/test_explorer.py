@@ -153,19 +153,21 @@ def test_what_is_exported_is_what_is_open(run):
         (Asked("The {subject} and the {subject}", "nurse", "mechanic"), r"expected \{subject\} exactly once"),
         (Asked("The {subject} said that", "nurse", "mechanic", "sheherself"), "single token"),
         (Asked("The {subject} said that", "nurse", "nurse"), "the same"),
+        (Asked("The {subject} said that", "very " * 2000 + "nurse", "mechanic"), "characters: expected at most 5,000"),
+        (Asked("The {subject} said that", "very " * 600 + "nurse", "mechanic"), "tokens, the model takes"),
     ],
 )
 def test_prompts_that_make_no_pair_are_refused_in_the_command_lines_words(live, asked, said):
     with pytest.raises(LocateError, match=said):
         live.tokens(asked)
     with pytest.raises(LocateError, match=said):
-        live.probabilities(asked, live.new_request())
+        live.probabilities(asked, live.request("refused", 1))
 
 
 @pytest.mark.parametrize("subject", ["librarian", "<script>alert(1)</script>", 'the "boss" & co'])
 def test_a_prompt_of_ones_own_has_the_effects_of_a_trace(live, subject):
     asked = Asked("The {subject} said that", subject, "mechanic")
-    request = live.new_request()
+    request = live.request(subject, 1)
     name, found = live.maps(asked, request)[0]
     pair = Pair(asked.pair().clean, asked.pair().corrupted, subject, "mechanic", subject, asked.template, neutral=None)
     where = locate.Map(components=("attn_out", "mlp_out"))
@@ -181,13 +183,15 @@ def test_a_prompt_of_ones_own_has_the_effects_of_a_trace(live, subject):
 
 def test_a_newer_request_ends_an_older_one(live):
     asked = Asked("The {subject} said that", "nurse", "mechanic")
-    old = live.new_request()
-    new = live.new_request()
+    old, new, other = live.request("me", 1), live.request("me", 2), live.request("you", 1)
     with pytest.raises(Stale):
         live.maps(asked, old)
     assert live.maps(asked, new)
+    assert live.maps(asked, other)
+    assert live.request("me", 1).number == 1  # one that comes late does not make the newer one stale
+    assert live.maps(asked, new)
     ended = []
-    request = live.new_request()
+    request = live.request("me", 3)
 
     def measure() -> None:
         try:
@@ -197,7 +201,7 @@ def test_a_newer_request_ends_an_older_one(live):
 
     worker = threading.Thread(target=measure)
     worker.start()
-    live.new_request()
+    live.request("me", 4)
     worker.join()
     assert ended == [request]
 
@@ -253,7 +257,7 @@ def test_without_the_token_nothing_is_answered_where_there_is_a_model(folders):
         assert status == 200
         assert "HttpOnly" in headers["Set-Cookie"]
         assert "SameSite=Strict" in headers["Set-Cookie"]
-        assert get(f"{base}_dash-layout", Cookie=f"token={token}")[0] == 200
+        assert get(f"{base}_dash-layout", Cookie=headers["Set-Cookie"].split(";")[0])[0] == 200
     finally:
         found.close()
 

@@ -8,7 +8,7 @@ import pytest
 from handmade import GROUPS, map_trace
 
 from locate import analyse
-from locate.report.page.answer import answer_of
+from locate.report.page.answer import answer_of, factor
 
 
 def answer(trace, **settings):
@@ -93,3 +93,18 @@ def test_words_that_are_no_occupations_are_not_called_so():
     told = answer(map_trace(turned, components=("mlp_out", "attn_out"), kind="user"))
     assert "last token of the subject" in told.carriers[0].words
     assert not any("occupation" in each for each in (told.question, *told.sure, *told.advice))
+
+
+def test_an_edit_is_advised_where_editors_take_what_was_located(trace):
+    assert answer(trace).advice[0].startswith("Edit a copy of the model at layers 0, 1, 2 of the MLP output")
+    attention = replace(trace, table=trace.table[trace.table["component"] == "attn_out"])
+    assert "trace mlp_out too" in answer(attention).advice[0]
+    words = answer(map_trace(turned, components=("mlp_out", "attn_out"), kind="definition"))
+    assert "it is to be kept" in words.advice[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.111, "0.11"), (2.0, "2.0"), (2.44, "2.4"), (28.3, "28"), (141.2, "141")]
+)
+def test_factors_are_readable(value, text):
+    assert factor(value) == text

@@ -697,7 +697,7 @@ def test_report_holds_the_located_layers_it_saves(report):
     assert load_located(folder) == made.located
     assert made.located.layers == (0, 1, 2)
     html = (folder / "report.html").read_text()
-    assert "Edit a copy of the model at layers 0, 1, 2, and read the receipt" in html
+    assert "Edit a copy of the model at layers 0, 1, 2 of the MLP output" in html
     assert "does not prove that it is the best place to edit" in html
 
 

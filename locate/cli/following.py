@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from locate.errors import LocateError
 from locate.files import read_json
-from locate.mediation.effect_table import DEFINITION
 from locate.mediation.located import Located
+from locate.report.answer import can_be_edited
 
 if TYPE_CHECKING:
     from locate.evaluation.evaluation import Evaluation
@@ -40,12 +40,6 @@ def given_options(given: Mapping[str, object]) -> list[object]:
         for each in value if isinstance(value, list) else [value]:
             words += [name] if each is True else [name, each]
     return words
-
-
-def can_be_edited(located: Located) -> bool:
-    """Whether `edit` takes the located layers: output matrices of MLPs, of words whose gender is a stereotype."""
-    modules = located.component == "mlp_out" and "{}" in located.module_template
-    return modules and bool(located.layers) and located.kind != DEFINITION
 
 
 def after_trace(

@@ -66,7 +66,7 @@ class Score(Row):
         """The texts of its row in a table, by column."""
         return {
             "score": label(self),
-            "value and interval": value_text(self) if math.isfinite(self.value) else "none",
+            "value and interval": value_text(self),
             "ideal": "" if self.ideal is None else f"{self.ideal:g}",
             "n": f"{self.n:,}",
             "groups": f"{self.groups:,}",
@@ -81,6 +81,8 @@ def label(score: Score) -> str:
 
 def value_text(score: Score) -> str:
     """A score with its interval and unit."""
+    if not math.isfinite(score.value):
+        return "none"
     digits = decimals(abs(score.value))
     if math.isnan(score.low):
         return f"{score.value:.{digits}f} {score.unit} (no interval)"

@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import uuid4
 
 import pandas as pd
+import plotly.graph_objects as go
 from dash import Dash, Input, Output, ctx, dcc, html, no_update
 from dash import State as Given
 
@@ -17,11 +19,12 @@ from locate.explorer.live import Asked, Live, Stale, asked_of
 from locate.explorer.pairs import pair_parts
 from locate.explorer.runs import CHANGE, Runs
 from locate.explorer.state import NUMBERS, SWITCHES, State, token_of
-from locate.report.change_maps import plot_changes
-from locate.report.figures import QUANTITIES, plot_map
+from locate.report.change_maps import plot_changes, plot_head_changes
+from locate.report.figures import QUANTITIES, plot_heads, plot_map
 from locate.report.images import write_static
 from locate.report.page.document import asset
 from locate.report.quiet import CONFIG
+from locate.report.theme import Scale
 from locate.words import NAMES, metric_words
 
 TITLES = dict(zip(SWITCHES, ("model", "metric", "view", "pairs", "direction", "quantity"), strict=True))
@@ -44,8 +47,9 @@ def make_app(runs: Runs, live: Live | None = None, receipt: tuple[str, ...] = ()
     """
     app = Dash("locate.explorer", assets_folder=str(Path(__file__).parent / "assets"), update_title="")
     app.title = f"{runs.title()}: explore"
+    own = [] if live is None else own_prompt(receipt, note_on(runs, live))
     app.index_string = SHELL.replace("PAGE_CSS", asset("page.css"))
-    app.layout = layout(runs, live is not None, receipt)
+    app.layout = lambda: layout(runs, own)  # made anew for every visitor
     show_map(app, runs)
     export(app, runs)
     if live is not None:
@@ -53,7 +57,7 @@ def make_app(runs: Runs, live: Live | None = None, receipt: tuple[str, ...] = ()
     return app
 
 
-def layout(runs: Runs, with_model: bool, receipt: tuple[str, ...]) -> html.Div:
+def layout(runs: Runs, own: list[Any]) -> html.Div:
     """Everything that is on the page before anything is chosen."""
     switches = [
         html.Fieldset(
@@ -68,20 +72,25 @@ def layout(runs: Runs, with_model: bool, receipt: tuple[str, ...]) -> html.Div:
         html.P(id="caption", className="caption"),
         html.Div(id="legend", className="legend"),
         html.Div(id="maps"),
+    ]
+    taken = [
         html.P([html.Button(text, id=name, type="button") for name, text in EXPORTS.items()]),
         html.P(id="status", className="refusal", role="status"),
         html.Pre(html.Code(id="python", className="python")),
     ]
+    polite: dict[str, Any] = {"aria-live": "polite"}
     return html.Div(
         [
+            dcc.Store(id="visitor", data=uuid4().hex),
             dcc.Location(id="url", refresh=False),
             dcc.Store(id="chosen"),
             dcc.Download(id="download"),
             html.Header([html.H1(runs.title()), *header(runs), html.Div(id="answer")]),
-            *(own_prompt(receipt) if with_model else []),
+            *own,
             html.Section(shown),
-            html.Article(id="cell", className="cell"),
-            html.Article(id="pair", className="cell", hidden=True),
+            html.Article(id="cell", className="cell", **polite),
+            html.Article(id="pair", className="cell", hidden=True, **polite),
+            html.Section([html.H2("Take it along"), *taken]),
         ]
     )
 
@@ -97,7 +106,7 @@ def header(runs: Runs) -> list[Any]:
     ]
 
 
-def own_prompt(receipt: tuple[str, ...]) -> list[Any]:
+def own_prompt(receipt: tuple[str, ...], note: str) -> list[Any]:
     """The fields of the visitor's own prompt, and where its answers go."""
     fields = [
         html.Label(
@@ -108,11 +117,18 @@ def own_prompt(receipt: tuple[str, ...]) -> list[Any]:
     edited = [html.H3("The edit's receipt"), html.Ul([html.Li(each) for each in receipt])] if receipt else []
     return [
         html.Section(
-            [html.H2("Your prompt"), html.Div(fields, className="own"), html.Div(id="tokens"),
-             html.P(html.Button("Measure", id="measure", type="button")), dcc.Store(id="request"),
-             html.Div(id="probabilities"), html.Div(id="own-map"), *edited]
+            [html.H2("Your prompt"), html.P(note, className="note"), html.Div(fields, className="own"),
+             html.Div(id="tokens"), html.P(html.Button("Measure", id="measure", type="button")),
+             dcc.Store(id="request"), html.Div(id="probabilities"), html.Div(id="own-map"), *edited]
         )
     ]  # fmt: skip
+
+
+def note_on(runs: Runs, live: Live) -> str:
+    """Which model answers, and whether it is that of the run."""
+    name, model = live.models[0]
+    same = model.checkpoint.weights_sha256 == runs.traces[0].meta["model"]["weights_sha256"]
+    return f"Answered by {name}" + ("." if same else ", which is not the model of the run.")
 
 
 def show_map(app: Dash, runs: Runs) -> None:
@@ -146,7 +162,7 @@ def show_map(app: Dash, runs: Runs) -> None:
         return (
             query,
             *switches,
-            parts.answer_parts(runs.answer(state)),
+            parts.answer_parts(runs.answer(state), whose(runs, state)),
             parts.caption(view, runs.analysis(state).subject),
             parts.legend(view),
             parts.map_tables(runs.maps(state), view, words, state.cell),
@@ -156,6 +172,14 @@ def show_map(app: Dash, runs: Runs) -> None:
             state.pair is None,
             {name: getattr(state, name) for name in NUMBERS},
         )
+
+
+def whose(runs: Runs, state: State) -> str:
+    """Whose answer it is, where there are two runs; that of A beside their difference."""
+    if len(runs.traces) == 1:
+        return ""
+    run = 1 if state.panel == "B" else 0
+    return f"{'AB'[run]}, {runs.analysis(state, run).model}: "
 
 
 def options(name: str, values: list[str], answers: tuple[str | None, ...] | None) -> list[dict[str, str]]:
@@ -194,8 +218,9 @@ def python_line(runs: Runs, state: State) -> str:
         both = ",\n    ".join(analysed)
         compared = f"locate.compare(\n    {both},\n    quantity={state.quantity!r})"
         return f"locate.plot.changes({compared}, direction={state.direction!r})"
-    own = analysed[1 if state.panel == "B" else 0]
-    return f"locate.plot.map(\n    {own}.shown({state.quantity!r}),\n    direction={state.direction!r})"
+    own, role = analysed[1 if state.panel == "B" else 0], head_role(runs, state)
+    plot, where = ("map", "") if role is None else ("heads", f"role={role!r}, ")
+    return f"locate.plot.{plot}(\n    {own}.shown({state.quantity!r}),\n    {where}direction={state.direction!r})"
 
 
 def export(app: Dash, runs: Runs) -> None:
@@ -216,6 +241,28 @@ def export(app: Dash, runs: Runs) -> None:
             return no_update, str(error)
 
 
+def head_role(runs: Runs, state: State) -> str | None:
+    """The role whose heads are drawn where no whole vector was patched: that of the open cell, or the last token."""
+    places = runs.cells(state).places
+    if (places["unit"] < 0).any() or not (places["component"] == "head").any():
+        return None
+    roles = places.loc[places["component"] == "head", "role"]
+    opened = None if state.cell is None else str(places["role"].iloc[state.cell])
+    return opened if opened in set(roles) else "last" if "last" in set(roles) else str(roles.iloc[0])
+
+
+def figure_of(runs: Runs, state: State) -> go.Figure:
+    """The map that is shown, as a figure."""
+    role, way = head_role(runs, state), state.direction
+    if state.panel == CHANGE:
+        found = runs.comparison(state)
+        return (
+            plot_changes(found, direction=way) if role is None else plot_head_changes(found, role=role, direction=way)
+        )
+    shown = runs.analysis(state, 1 if state.panel == "B" else 0).shown(state.quantity)
+    return plot_map(shown, direction=way) if role is None else plot_heads(shown, role=role, direction=way)
+
+
 def exported(runs: Runs, state: State, kind: str) -> dict[str, Any]:
     """A file to be saved.
 
@@ -226,11 +273,7 @@ def exported(runs: Runs, state: State, kind: str) -> dict[str, Any]:
         if pairs.empty:
             raise LocateError("no pairs to save: open a cell of one model first")
         return dict(dcc.send_data_frame(pairs.to_csv, "cell.csv", index=False))
-    if state.panel == CHANGE:
-        figure = plot_changes(runs.comparison(state), direction=state.direction)
-    else:
-        shown = runs.analysis(state, 1 if state.panel == "B" else 0).shown(state.quantity)
-        figure = plot_map(shown, direction=state.direction)
+    figure = figure_of(runs, state)
     if kind == "html":
         return {"content": figure.to_html(config=CONFIG), "filename": "map.html", "type": "text/html", "base64": False}
     with TemporaryDirectory() as folder:
@@ -244,44 +287,54 @@ def exported(runs: Runs, state: State, kind: str) -> dict[str, Any]:
 def answer_prompts(app: Dash, live: Live) -> None:
     """Tokens follow the fields at once; a click measures the probabilities, and then the map."""
 
-    @app.callback(Output("tokens", "children"), *(Input(name, "value") for name in FIELDS))
-    def read(*values: Any) -> list[Any]:
+    @app.callback(
+        Output("tokens", "children"),
+        Output("probabilities", "children", allow_duplicate=True),
+        Output("own-map", "children", allow_duplicate=True),
+        *(Input(name, "value") for name in FIELDS),
+        prevent_initial_call="initial_duplicate",
+    )
+    def read(*values: Any) -> tuple[list[Any], list[Any], list[Any]]:
         try:
             pair, clean, corrupted = live.tokens(asked_of(values))
         except LocateError as error:
-            return [html.P(str(error), className="refusal", role="status")]
+            return [html.P(str(error), className="refusal", role="status")], [], []
         lines = [
             parts.tokens_line("clean prompt", list(zip(clean, pair.clean_roles, strict=True))),
             parts.tokens_line("corrupted prompt", list(zip(corrupted, pair.corrupted_roles, strict=True))),
         ]
-        return [*lines, html.P(f"{len(pair.aligned)} of {len(pair.clean)} tokens have a counterpart", className="note")]
+        alone = len(pair.clean) - len(pair.aligned)
+        note = [html.P(f"{alone} tokens of the clean prompt have no counterpart", className="note")] if alone else []
+        return [*lines, *note], [], []
 
     @app.callback(
         Output("probabilities", "children"),
         Output("own-map", "children", allow_duplicate=True),
         Output("request", "data"),
         Input("measure", "n_clicks"),
+        Given("visitor", "data"),
         *(Given(name, "value") for name in FIELDS),
         prevent_initial_call=True,
     )
-    def measure(_: int | None, *values: Any) -> tuple[Any, Any, Any]:
-        asked, number = asked_of(values), live.new_request()
+    def measure(clicks: int | None, visitor: str, *values: Any) -> tuple[Any, Any, Any]:
+        asked, number = asked_of(values), clicks or 0
         try:
-            rows = live.probabilities(asked, number)
+            rows = live.probabilities(asked, live.request(visitor, number))
         except LocateError as error:
             return [html.P(str(error), className="refusal", role="status")], [], no_update
         except Stale:
             return no_update, no_update, no_update
         table = html.Div(parts.probabilities(rows, (asked.female, asked.male)), className="scroll")
         waiting = [html.P("measuring every token and layer ...", className="note", role="status")]
-        return [table], waiting, {"number": number, "asked": list(values)}
+        return [table], waiting, {"number": number, "visitor": visitor, "asked": list(values)}
 
     @app.callback(Output("own-map", "children"), Input("request", "data"), prevent_initial_call=True)
     def draw(request: dict[str, Any] | None) -> Any:
         if not request:
             return no_update
         try:
-            found = live.maps(asked_of(tuple(request["asked"])), request["number"])
+            wanted = live.request(request["visitor"], request["number"])
+            found = live.maps(asked_of(tuple(request["asked"])), wanted)
         except Stale:
             return no_update
         except LocateError as error:
@@ -290,11 +343,15 @@ def answer_prompts(app: Dash, live: Live) -> None:
 
 
 def own_maps(live: Live, asked: Asked, found: list[tuple[str, pd.DataFrame]]) -> list[Any]:
-    """The maps of the visitor's prompt, one model after the other."""
+    """The maps of the visitor's prompt, one model after the other, on one colour scale."""
     tokens = list(enumerate(live.tokens(asked)[1]))
-    children: list[Any] = [html.P("One pair, no interval. Effects are female minus male, denoising.", className="note")]
-    for name, rows in found:
-        rows = rows[rows["direction"] == "denoising"].assign(effect=lambda each: each["nie"])
+    note = f"“{asked.pair().clean}”: one pair, no interval. Effects are female minus male, denoising."
+    children: list[Any] = [html.P(note, className="note", dir="auto")]
+    shown = [
+        (name, rows[rows["direction"] == "denoising"].assign(effect=lambda each: each["nie"])) for name, rows in found
+    ]
+    scale = Scale.of(pd.concat([rows["effect"] for _, rows in shown]).to_numpy(), "nats")
+    for name, rows in shown:
         total = float(rows["total"].iloc[0])
-        children += [html.H3(f"{name}: total effect {total:+.2f} nats"), *parts.token_maps(rows, tokens, "nats", NAMES)]
+        children += [html.H3(f"{name}: total effect {total:+.2f} nats"), *parts.token_maps(rows, tokens, scale, NAMES)]
     return children

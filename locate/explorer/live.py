@@ -14,18 +14,27 @@ from locate.errors import LocateError
 from locate.mediation.effect_table import effects
 from locate.model.hooked import Model
 from locate.prompts.pair import Pair, Prompts
-from locate.prompts.tokens import TokenPair, tokenise_pair
+from locate.prompts.tokens import TokenPair, check_fits, tokenise_pair
 from locate.study.trace import trace
 from locate.tracing.plan import Map
 from locate.tracing.progress import Progress
 
 COMPONENTS = ("attn_out", "mlp_out")
+LONGEST = 5000  # characters of a prompt
 LEAST = Map(components=("mlp_out",), layers=(0,), roles=("last",))
 """the smallest map: its base runs give the probabilities"""
 
 
 class Stale(Exception):
     """A newer request has come, so nobody waits for this one."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One measurement that a visitor asked for: whose, and its number among theirs, from 1 up."""
+
+    visitor: str
+    number: int
 
 
 @dataclass(frozen=True)
@@ -70,22 +79,24 @@ class Asked:
 
 @dataclass(frozen=True, eq=False)
 class Live:
-    """The models that prompts are run in, one request at a time; an older one gives way to a newer.
+    """The models that prompts are run in, one request at a time; a visitor's older one gives way to their newer.
 
     models  name and model: the run's own, and an edited one beside it
     """
 
     models: tuple[tuple[str, Model], ...]
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
-    _newest: list[int] = field(default_factory=lambda: [0], init=False, repr=False)
+    _numbers: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    _newest: dict[str, int] = field(default_factory=dict, init=False, repr=False)
 
-    def new_request(self) -> int:
-        """A number for a request, which makes every older one stale."""
-        self._newest[0] += 1
-        return self._newest[0]
+    def request(self, visitor: str, number: int) -> Request:
+        """A visitor's request, which makes every one of theirs with a smaller number stale."""
+        with self._numbers:
+            self._newest[visitor] = max(number, self._newest.get(visitor, number))
+        return Request(visitor, number)
 
     @contextmanager
-    def turn(self, request: int) -> Iterator[None]:
+    def turn(self, request: Request) -> Iterator[None]:
         """The models for one request.
 
         Raises Stale where a newer request has come meanwhile.
@@ -94,9 +105,9 @@ class Live:
             self.check(request)
             yield
 
-    def check(self, request: int) -> None:
-        """Raise Stale where a newer request has come."""
-        if request != self._newest[0]:
+    def check(self, request: Request) -> None:
+        """Raise Stale where the visitor has asked for something newer."""
+        if request.number != self._newest[request.visitor]:
             raise Stale
 
     def tokens(self, asked: Asked) -> tuple[TokenPair, list[str], list[str]]:
@@ -104,12 +115,15 @@ class Live:
 
         Raises LocateError where it cannot be used.
         """
-        model = self.models[0][1]
-        found = tokenise_pair(0, asked.pair(), model.encode)
-        texts = [[model.tokenizer.decode([token]) for token in ids] for ids in (found.clean, found.corrupted)]
+        model, pair = self.models[0][1], asked.pair()
+        longest = max(len(pair.clean), len(pair.corrupted))
+        if longest > LONGEST:
+            raise LocateError(f"a prompt of {longest:,} characters: expected at most {LONGEST:,}")
+        found = check_fits(tokenise_pair(0, pair, model.encode), model.context)
+        texts = [[text_of(model, token) for token in ids] for ids in (found.clean, found.corrupted)]
         return found, texts[0], texts[1]
 
-    def probabilities(self, asked: Asked, request: int) -> list[tuple[str, str, float, float]]:
+    def probabilities(self, asked: Asked, request: Request) -> list[tuple[str, str, float, float]]:
         """Model, prompt, and log-probabilities of both answers after it.
 
         Raises Stale, or LocateError where the pair cannot be used.
@@ -123,7 +137,7 @@ class Live:
                     rows.append((name, str(row[prompt]), float(row["base_female"]), float(row["base_male"])))
         return rows
 
-    def maps(self, asked: Asked, request: int) -> list[tuple[str, pd.DataFrame]]:
+    def maps(self, asked: Asked, request: Request) -> list[tuple[str, pd.DataFrame]]:
         """Model, and the effects of every token and layer in the pair, female minus male; see `effects`.
 
         Raises Stale, or LocateError where the pair cannot be used.
@@ -138,6 +152,12 @@ class Live:
                 measured = trace(model, prompts, Map(components=COMPONENTS), controls=None, progress=stop_if_stale)
                 found.append((name, effects(measured, view="signed")))
         return found
+
+
+def text_of(model: Model, token: int) -> str:
+    """The text of one token; its piece where the token holds a part of a character alone."""
+    text = str(model.tokenizer.decode([token]))
+    return str(model.tokenizer.convert_ids_to_tokens([token])[0]) if "\ufffd" in text else text
 
 
 def asked_of(values: tuple[Any, ...]) -> Asked:

@@ -75,7 +75,8 @@ def cell_of_map(
     else:
         passes = view["q"][cell] is not None and view["q"][cell] <= THRESHOLD
         told = f"{number_words(view, cell, digits)} {view['unit']}"
-        text, name = signed(effect, digits) if passes else "·", ""
+        beyond = view["beyond"] and abs(effect) > view["limit"]
+        text, name = signed(effect, digits) if passes else "·", "beyond" if beyond else ""
         look = {"background": view["fill"][cell], "color": view["ink"][cell]}
     attributes: dict[str, Any] = {
         "aria-label": f"{words[cell]}: {told}",
@@ -113,7 +114,7 @@ def caption(view: dict[str, Any], subject: str) -> str:
     )
     if not view["beyond"]:
         return said
-    return f"{said} Colours end at {view['limit']:.{view['digits']}f}; {view['beyond']} cells lie beyond."
+    return f"{said} Colours end at {view['limit']:.{view['digits']}f}; cells beyond it ({view['beyond']}) have a frame."
 
 
 def facts(view: dict[str, Any], cell: int, site: dict[str, Any], subject: str, level: float) -> html.Dl:
@@ -157,7 +158,7 @@ def dots(pairs: pd.DataFrame, subject: str, unit: str) -> dcc.Graph:
 
 
 def pair_table(pairs: pd.DataFrame, subject: str, unit: str, digits: int) -> html.Div:
-    """Pairs of the open cell, strongest first; each opens its own map."""
+    """Pairs of the open cell; each opens its own map."""
     heads = [subject, f"effect, {unit}", "total effect", "clean prompt", "corrupted prompt"]
     body = [html.Tr(pair_row(row, digits)) for row in pairs.to_dict("records")]
     table = html.Table(
@@ -188,12 +189,13 @@ def tokens_line(title: str, tokens: Sequence[tuple[str, str]]) -> html.P:
 
 
 def probabilities(rows: Sequence[tuple[str, str, float, float]], answers: tuple[str, str]) -> html.Table:
-    """Probabilities of both answers by model and prompt."""
-    head = ["model", "prompt", *(f"p({each.strip()})" for each in answers), "log-odds, nats"]
+    """Probabilities of both answers by model and prompt; without a name there is one model."""
+    named = any(model for model, *_ in rows)
+    head = [*(["model"] if named else []), "prompt", *(f"p({each.strip()})" for each in answers), "log-odds, nats"]
     body = [
         html.Tr(
-            [html.Td(model), html.Td(prompt), html.Td(f"{np.exp(first):.4f}"), html.Td(f"{np.exp(second):.4f}"),
-             html.Td(f"{first - second:+.2f}")]
+            [*([html.Td(model)] if named else []), html.Td(prompt, dir="auto"), html.Td(f"{np.exp(first):.4f}"),
+             html.Td(f"{np.exp(second):.4f}"), html.Td(f"{first - second:+.2f}")]
         )
         for model, prompt, first, second in rows
     ]  # fmt: skip
@@ -201,15 +203,15 @@ def probabilities(rows: Sequence[tuple[str, str, float, float]], answers: tuple[
 
 
 def token_maps(
-    effects: pd.DataFrame, tokens: Sequence[tuple[int | None, str]], unit: str, names: dict[str, str]
+    effects: pd.DataFrame, tokens: Sequence[tuple[int | None, str]], scale: Scale, names: dict[str, str]
 ) -> Children:
     """A pair's own effects, one table for each component: rows are tokens, columns are layers; no interval.
 
     effects  of one pair and direction: component, layer, clean_pos and `effect`
     tokens   the clean prompt's tokens in order: position (None where nothing was patched), and text
+    scale    of the colours
     names    component: its name
     """
-    scale = Scale.of(effects["effect"].to_numpy(), unit)
     layers = sorted(int(each) for each in effects["layer"].unique())
     head = html.Thead(html.Tr([html.Th(each, scope="col") for each in ("token", *map(str, layers))]))
     tables = []
@@ -240,8 +242,8 @@ def token_cell(effect: float | None, scale: Scale, words: str) -> html.Td:
     return html.Td(signed(effect, scale.digits), style={"background": fill, "color": ink(fill)}, title=told)
 
 
-def answer_parts(told: Answer) -> Children:
-    """The answer of a run: what carries the preference, and how sure that is."""
+def answer_parts(told: Answer, whose: str = "") -> Children:
+    """The answer of a run: what carries the preference, and how sure that is; `whose` where there are two runs."""
     largest = max((abs(each.effect) for each in told.carriers), default=1.0)
     carriers = [
         html.Li(
@@ -262,7 +264,7 @@ def answer_parts(told: Answer) -> Children:
         for each in told.carriers
     ]
     return [
-        html.P(told.question, className="question"),
+        html.P(f"{whose}{told.question}", className="question"),
         html.Div(
             [
                 html.Section(

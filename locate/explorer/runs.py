@@ -144,7 +144,10 @@ class Runs:
         return self.once(key, lambda: answer_of(analysis, analysis.rank(direction=state.direction)))
 
     def behind(self, state: State) -> pd.DataFrame:
-        """The pairs of the open cell with their `effect` and `total`, strongest first; empty for a difference of runs.
+        """The pairs of the open cell with their `effect` and `total`; empty for a difference of runs.
+
+        First come those that have most of what the cell has: the highest where its average is positive, else the
+        lowest.
 
         Under the signed view all pairs count, under the stereotype view those with a stereotype.
         """
@@ -159,7 +162,8 @@ class Runs:
             return pd.DataFrame()
         found = cells.pairs.assign(effect=values[place], total=values[-1]).reset_index(names="pair")
         found = found[found["effect"].notna()]
-        return found.iloc[np.argsort(-found["effect"].to_numpy(), kind="stable")]
+        sign = -1 if found["effect"].mean() >= 0 else 1
+        return found.iloc[np.argsort(sign * found["effect"].to_numpy(), kind="stable")]
 
     def place(self, cells: Cells, state: State) -> int | None:
         """The number of the open cell among those of a run; None where it has none such."""

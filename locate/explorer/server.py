@@ -61,10 +61,12 @@ def guard(app: Dash, token: str) -> None:
         "blob:; connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
     )
 
+    cookie = f"{TOKEN}-{secrets.token_hex(6)}"  # cookies ignore ports, and another page may be served beside this one
+
     @app.server.before_request
     def refuse() -> None:
         _ = request.host  # raises where the host is foreign
-        given = request.args.get(TOKEN) or request.cookies.get(TOKEN, "")
+        given = request.args.get(TOKEN) or request.cookies.get(cookie, "")
         if token and not secrets.compare_digest(given.encode(), token.encode()):
             abort(403)
 
@@ -74,7 +76,7 @@ def guard(app: Dash, token: str) -> None:
         response.headers["Referrer-Policy"] = "no-referrer"
         response.headers["X-Content-Type-Options"] = "nosniff"
         if token and request.args.get(TOKEN):
-            response.set_cookie(TOKEN, token, httponly=True, samesite="Strict")
+            response.set_cookie(cookie, token, httponly=True, samesite="Strict")
         return response
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from locate.mediation.controls import CHOOSING
-from locate.mediation.effect_table import answers_of, default_view, subject_of
+from locate.mediation.effect_table import DEFINITION, answers_of, default_view, subject_of
 from locate.mediation.located import Located, LocatedSite, is_clear, share_of
 from locate.metrics import positive_means
 from locate.tracing.table import CONTROLS as CONTROLS_MEASURED
@@ -105,6 +105,12 @@ def carriers(located: Located) -> tuple[list[LocatedSite], list[LocatedSite]]:
     passing = [site for site in located.sites if site.q <= located.threshold and site.low * site.high > 0]
     along, against = ([site for site in passing if site.effect * located.total[0] * sign > 0] for sign in (1, -1))
     return along, against
+
+
+def can_be_edited(located: Located) -> bool:
+    """Whether `edit` takes the located layers: output matrices of MLPs, of words whose gender is a stereotype."""
+    modules = located.component == "mlp_out" and "{}" in located.module_template
+    return modules and bool(located.layers) and located.kind != DEFINITION
 
 
 def carried_line(site: LocatedSite, located: Located) -> str:

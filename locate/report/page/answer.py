@@ -9,19 +9,24 @@ from dataclasses import dataclass
 import pandas as pd
 
 from locate.mediation.analysis import Analysis
-from locate.mediation.controls import PLACE
+from locate.mediation.controls import PLACE, SetTest
+from locate.mediation.effect_table import DEFINITION
 from locate.mediation.located import Located, LocatedSite, has_shares, is_clear
-from locate.report.answer import carriers, controlled_site
+from locate.report.answer import can_be_edited, carriers, controlled_site
 from locate.tracing.table import CONTROL
-from locate.words import chance, decimals, interval_words, metric_words, signed, site_words
+from locate.words import NAMES, chance, decimals, interval_words, metric_words, signed, site_words
 
+FIVE = 5  # sites among which stability is counted
 MOST, AGAINST = 3, 1  # sites that are told, with the total effect and against it
-CONTROLS = {
-    "shuffled source": "another {subject}'s value",
-    "random direction": "a random direction",
-    "neutral words": "a neutral word's value",
-    "definitional words": "the value of a word that says its gender",
+INSTEAD = {"shuffled source": "another {subject}'s value", "random direction": "a move as far in a random direction"}
+"""control: what is written into the site instead"""
+ELSEWHERE = {
+    "neutral words": "words that say none (female minus male)",
+    "definitional words": "words that say their gender",
 }
+"""control: what the prompts are about instead"""
+HALF = 0.5  # of the effect that a control may leave before it is said to leave most
+CHANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,11 @@ def answer_of(analysis: Analysis, located: Located, commands: Sequence[str] = ()
         question_of(analysis, located),
         found,
         located.unit,
-        (*certainty(located, analysis.subject), *control_sentences(analysis, located), *located.limits()),
+        (
+            *certainty(analysis, located),
+            *control_sentences(analysis, located),
+            *(sentence(each) for each in located.limits()),
+        ),
         advice_of(located, found),
         tuple(commands),
     )
@@ -105,8 +114,13 @@ def fold(located: Located, effect: float, low: float, high: float) -> str:
     """A change of log-odds as a factor of the odds."""
     if located.unit != "nats":
         return ""
-    ends = sorted((math.exp(low), math.exp(high)))
-    return f": the odds change {math.exp(effect):.2g}-fold [{ends[0]:.2g}, {ends[1]:.2g}]"
+    middle, first, last = (factor(math.exp(each)) for each in (effect, low, high))
+    return f": the odds change {middle}-fold [{first}, {last}]"
+
+
+def factor(value: float) -> str:
+    """A factor with as many decimals as its size needs."""
+    return f"{value:.{2 if value < 1 else 1 if value < 10 else 0}f}"
 
 
 def carriers_of(located: Located, subject: str) -> tuple[Carrier, ...]:
@@ -124,23 +138,44 @@ def carrier(located: Located, site: LocatedSite, subject: str) -> Carrier:
     return Carrier(words, site.effect, site.low, site.high, share, site.effect * located.total[0] < 0)
 
 
-def certainty(located: Located, subject: str) -> list[str]:
-    """How the strongest site was tested, and the located set."""
-    said = []
+def certainty(analysis: Analysis, located: Located) -> list[str]:
+    """How the strongest site was tested, the located set, and what was not measured."""
+    subject, said = analysis.subject, []
     if located.sites:
         first = located.sites[0]
-        said.append(
-            f"Chance: the strongest site has q {smaller(first.q)}, corrected for all sites measured, and is among the "
-            f"five strongest in {first.stability:.0%} of the resamples of {first.groups} {subject}s."
+        rank = (
+            f", and is among the five strongest in {first.stability:.0%} of the resamples of {first.groups} {subject}s"
         )
-    test = located.set_test
-    if test is not None:
         said.append(
-            f"Random sets: {counted(test.layers)} located on one half of the {subject}s carry "
-            f"{interval_words(test.effect, test.low, test.high)} {located.unit} together on the other half, the best "
-            f"of {test.sets} random sets {with_sign(test.largest)} (p = {test.p:.2g})."
+            f"Chance: the strongest site has q {smaller(first.q)}, corrected for all sites measured"
+            f"{rank if len(located.sites) > FIVE else ''}."
         )
+    if located.set_test is not None:
+        said.append(set_sentence(located.set_test, subject, located.unit))
+    if analysis.estimated is not None:
+        sites = len(analysis.estimated) // len(analysis.trace.meta["directions"])
+        measured = analysis.estimated["exact"].notna().sum() // len(analysis.trace.meta["directions"])
+        said.append(f"Budget: {measured:,} of {sites:,} sites were measured, the others are estimated: see Evidence.")
+    if (analysis.effects["severed"] != "").any():
+        said.append("Severed patches were measured too: they are in the figures, not in the map.")
     return said
+
+
+def set_sentence(test: SetTest, subject: str, unit: str) -> str:
+    """The located set against random ones, and what the number of sets allows."""
+    carry, sets = "carries" if len(test.layers) == 1 else "carry", "set" if test.sets == 1 else "sets"
+    floor = 1 / (test.sets + 1)
+    least = f", the smallest that {test.sets} {sets} allow" if test.p <= floor * 1.001 and floor > CHANCE / 2 else ""
+    return (
+        f"Random sets: {counted(test.layers)}, located on one half of the {subject}s, {carry} "
+        f"{interval_words(test.effect, test.low, test.high)} {unit} together on the other half, the best of "
+        f"{test.sets} random {sets} {with_sign(test.largest)} (p = {test.p:.2g}{least})."
+    )
+
+
+def sentence(text: str) -> str:
+    """A text as a sentence."""
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def counted(layers: Sequence[int]) -> str:
@@ -163,20 +198,30 @@ def with_sign(value: float) -> str:
 
 
 def control_sentences(analysis: Analysis, located: Located) -> list[str]:
-    """What each control leaves of the effect at the strongest site along the total effect that has controls."""
+    """What each control leaves of the effect at the strongest site that has controls, and what that means."""
     rows = analysis.controls
     rows = rows[(rows["direction"] == located.direction) & (rows[CONTROL] != "random weights")]
     if rows.empty:
         return ["Controls: none were run, so any other prompt may do the same: trace again with controls."]
-    first = controlled_site(rows, located)
-    same = rows[(rows[PLACE] == first[PLACE]).all(axis=1)]
-    subject = analysis.subject
+    first, subject = controlled_site(rows, located), analysis.subject
+    same = rows[(rows[PLACE] == first[PLACE]).all(axis=1)].set_index(CONTROL)
     words = site_words(
         str(first["component"]), int(first["layer"]), str(first["role"]), int(first["unit"]), subject=subject
     )
-    told = {str(row[CONTROL]): interval_of(row) for _, row in same.iterrows()}
-    parts = [f"with {text.format(subject=subject)} {told[name]}" for name, text in CONTROLS.items() if name in told]
-    return [f"Controls: of {with_sign(first['own'])} at {words}, {'; '.join(parts)}."] if parts else []
+    instead = [name for name in INSTEAD if name in same.index]
+    elsewhere = [name for name in ELSEWHERE if name in same.index]
+    said = []
+    if instead:
+        left = "; ".join(
+            f"{INSTEAD[name].format(subject=subject)} leaves {interval_of(same.loc[name])}" for name in instead
+        )
+        most = max(float(same.loc[name, "effect"] / first["own"]) for name in instead)
+        verdict = "less than half is left" if most < HALF else f"so much of it is not that of this {subject}"
+        said.append(f"Controls: of {with_sign(first['own'])} at {words}, {left}: {verdict}.")
+    if elsewhere:
+        told = "; ".join(f"{ELSEWHERE[name]} {interval_of(same.loc[name])}" for name in elsewhere)
+        said.append(f"The same site in prompts about other words: {told}.")
+    return said
 
 
 def interval_of(row: pd.Series) -> str:
@@ -188,10 +233,18 @@ def advice_of(located: Located, carriers: Sequence[Carrier]) -> tuple[str, ...]:
     """What to do with this answer."""
     if located.why_no_layers is not None:
         return (f"No layer is handed to editors: {located.why_no_layers}.",)
+    if located.kind == DEFINITION:
+        return ("These words say their gender themselves: it is to be kept, so there is nothing to edit here.",)
     if not located.layers:
         why = "no layer passes" if carriers else "nothing passes"
         return (f"Do not edit by this map: {why}. Trace more pairs, another swap, or other words.",)
+    found = f"{counted(located.layers)} of the {NAMES[str(located.component)]}"
+    if not can_be_edited(located):
+        return (f"Editors change outputs of MLPs, and here {found} pass: trace mlp_out too.",)
+    test = located.set_test
+    if test is not None and test.p > CHANCE and test.sets >= 1 / CHANCE:
+        return (f"Do not edit by this map: random sets carry as much as {found} (p = {test.p:.2g}). Trace more pairs.",)
     return (
-        f"Edit a copy of the model at {counted(located.layers)}, and read the receipt: that a site carries the "
-        "preference does not prove that it is the best place to edit.",
+        f"Edit a copy of the model at {found} (those that pass at that output; editors take the strongest), and read "
+        "the receipt: that a site carries the preference does not prove that it is the best place to edit.",
     )

@@ -64,9 +64,11 @@ def lead(found: Comparison) -> str:
     bars = bar_list(
         [Bar(words_of(each), each.change[0], change_text(found, each), each.change[0] < 0) for each in chosen]
     )
+    colours = "<p>Orange: higher in B; purple: lower in B.</p>"
     return (
         f'{said}<div class="answer"><section aria-labelledby="changed"><h2 id="changed">Where it changed most '
-        f"({escape(found.totals[0].direction)})</h2>{bars or '<p>No site changed beyond chance.</p>'}</section></div>"
+        f"({escape(found.totals[0].direction)})</h2>"
+        f"{colours + bars if bars else '<p>No site changed beyond chance.</p>'}</section></div>"
     )
 
 
@@ -133,7 +135,7 @@ def change_data(found: Comparison) -> dict[str, Any]:
         for total in found.totals
     ]
     return {
-        "subject": "group",
+        "subject": found.shown().subject,
         "level": found.level,
         "threshold": found.threshold,
         "switches": [
@@ -168,7 +170,7 @@ def change_view(found: Comparison, total: TotalChange, panel: str, rows: pd.Data
         "about": WAYS[total.direction],
         "words": f"{PANELS[panel]}, average indirect effect on the {metric_words(found.metric, found.answers)}",
         "unit": found.unit,
-        "positive": found.positive if panel != "change" else "that B has more of it",
+        "positive": found.positive if panel != "change" else "higher in B than in A",
         "total": [short(each) for each in getattr(total, panel)],
         "limit": short(limit),
         "beyond": beyond,

@@ -16,14 +16,15 @@ GLOSSARY = {
     "denoising, noising": "Denoising writes the clean value into the corrupted prompt: is the site sufficient? Noising "
     "does the reverse: is it necessary?",
     "nats": "The unit of log-odds: +1 nat multiplies the odds of she against he by 2.7, +0.1 by 1.1.",
-    "interval": "Had other occupations of the same kind been drawn, averages would fall into it in about 95 of 100 "
+    "interval": "Made anew from other occupations of the same kind, it would hold the true average in about 95 of 100 "
     "cases.",
-    "q": "The probability that chance alone makes so large an effect, corrected for the number of sites looked at.",
+    "q": "Of the sites with a q at most so large, the share that is expected to be chance (false-discovery rate).",
     "stability": "The share of resamples of the occupations in which the site is among the five strongest.",
     "stereotype view, signed view": "In the stereotype view positive means towards the stereotype of the occupation; "
     "in the signed view it means towards she.",
-    "controls": "The same site with a value that should not do it: another occupation's, a random direction, or a "
-    "neutral word's. What is left there is not the stereotype.",
+    "controls": "The same site with a value that should not do it: another occupation's, or a move as far in a random "
+    "direction. What is left there is not the stereotype of this occupation. Besides, the same site in prompts about "
+    "words that say their gender, and about words that say none.",
 }
 
 

@@ -154,7 +154,7 @@ def maps_of(places: pd.DataFrame, first: dict[str, Any], subject: str) -> list[d
             continue
         for (role, key), units in part.groupby(["role", "key"], sort=False):
             towards = f" to {role_words(str(key), subject)}" if key else ""
-            where = f"{name}s, {role_words(str(role), subject)}{towards}"
+            where = f"{name.removesuffix('s')}s, {role_words(str(role), subject)}{towards}"
             maps.append(units_map(where, units, first["effect"], "head" if component in HEADS else "unit"))
     return maps
 

@@ -4,7 +4,7 @@
   const read = (name) => { const found = byId(name); return found && JSON.parse(found.textContent); };
   const data = read("data");
   const narrow = matchMedia("(max-width: 700px)");
-  const FIRST_PAIRS = 12, FEW_COLUMNS = 3;
+  const FIRST_PAIRS = 12, FEW_COLUMNS = 3, MANY_COLUMNS = 8;
   const SVG = "http://www.w3.org/2000/svg";
 
   function element(tag, attributes = {}, ...children) {
@@ -97,7 +97,7 @@
     let text = `${view.about}. Numbers: ${view.words}, ${view.unit}, positive means ${view.positive}. `
       + `Total effect ${number(total, digits)} ${span(low, high, digits)}. n = ${Math.max(...counts)} pairs of `
       + `${Math.max(...groups)} ${data.subject}s. A dot in place of a number: q > ${data.threshold}. Hatched: 0 in every pair, or not measured.`;
-    if (view.beyond) text += ` Colours end at ±${view.limit.toFixed(view.digits)}; ${view.beyond} of the cells lie beyond.`;
+    if (view.beyond) text += ` Colours end at ±${view.limit.toFixed(view.digits)}; cells beyond it (${view.beyond}) have a frame.`;
     return text;
   }
 
@@ -122,7 +122,7 @@
       ...columns.map((each) => element("th", { scope: "col" }, element("span", {}, each))));
     const lines = rows.map((name, row) => element("tr", {}, element("th", { scope: "row" }, name),
       ...columns.map((_, column) => cellButton(cellAt(row, column), `${index},${row},${column}`))));
-    const shape = upright ? (columns.length <= FEW_COLUMNS ? "upright few" : "upright") : columns.length <= 32 ? "wide" : "dense";
+    const shape = upright ? `upright ${columns.length <= FEW_COLUMNS ? "few" : columns.length > MANY_COLUMNS ? "dense" : ""}` : columns.length <= 32 ? "wide" : "dense";
     return element("table", { class: `map ${shape}` },
       element("caption", {}, upright ? map.name : `${map.name}, by layer`), element("thead", {}, head), element("tbody", {}, ...lines));
   }
@@ -166,6 +166,9 @@
         : `${number(view.effect[cell], view.digits)} ${span(view.low[cell], view.high[cell], view.digits)} ${view.unit}`;
       button.textContent = missing || nothing ? "" : !passes ? "·" : dense ? "" : number(view.effect[cell], view.digits);
       button.classList.toggle("hatched", missing || nothing);
+      const beyond = !missing && !nothing && view.beyond > 0 && Math.abs(view.effect[cell]) > view.limit;
+      button.classList.toggle("beyond", beyond);
+      if (beyond && passes) button.textContent = dense ? "!" : number(view.effect[cell], view.digits);
       button.style.background = missing || nothing ? "" : view.fill[cell];
       button.style.color = missing || nothing ? "" : view.ink[cell];
       button.setAttribute("aria-label", `${data.cells[cell].words}: ${told}`);
@@ -218,8 +221,8 @@
       ["n", `${view.n[cell]} pairs of ${view.groups[cell]} ${data.subject}s`],
       ["q", `${chance(view.q[cell])}${view.q[cell] <= data.threshold ? "" : `: above ${data.threshold}, so this may be chance`}`],
     ];
-    if (view.share) lines.splice(1, 0, ["share", view.share[cell] === null ? "none: the total effect cannot be told from 0, or the metric has no shares"
-      : `${percent(view.share[cell])} of the total effect ${number(total, digits)}`]);
+    if (view.share && view.share[cell] !== null) lines.splice(1, 0, ["share", `${percent(view.share[cell])} of the total effect ${number(total, digits)}`]);
+    if (view.zero.includes(cell)) lines[lines.length - 1] = ["q", "none: 0 in every pair"];
     if (view.stability) lines.push(["stability", view.stability[cell] === null ? "not ranked" : `among the five strongest in ${percent(view.stability[cell])} of resamples`]);
     if ("module" in about) lines.push(["module", about.module || "none: no module writes it alone"]);
     for (const [name, effect, low, high, n] of view.controls[cell] || []) lines.push([`control: ${name}`, `${interval(effect, low, high)}, n ${n}`]);
@@ -248,11 +251,11 @@
       drawn("text", { x: width / 2, y: middle + 36, "text-anchor": "middle" }, `effect of each ${data.subject}, ${view.unit}`));
   }
   function extremes(groups, view) {
-    const text = (group) => `${group.group} ${number(group.effect, view.digits)}`;
+    const text = (group) => `\u2068${group.group}\u2069 ${number(group.effect, view.digits)}`;
     const few = groups.length < 7 ? groups.length : 3;
     const most = groups.slice(-few).reverse().map(text).join(", ");
     const least = groups.length < 7 ? "" : `; least: ${groups.slice(0, few).map(text).join(", ")}`;
-    const stereotyped = groups.some((group) => group.stereotype !== 0);
+    const stereotyped = data.subject === "occupation" && groups.some((group) => group.stereotype !== 0);
     return element("p", { class: "note" }, `Most: ${most}${least}.`
       + (stereotyped ? " Orange: stereotypically female; purple: stereotypically male." : ""));
   }
@@ -263,7 +266,7 @@
       ["effect", `effect, ${view.unit}`], ["total", "total effect"], ...(narrow.matches ? [] : prompts)];
     const below = narrow.matches ? prompts : [];
     const promptOf = (pair, name) => name === "corrupted" && pair.corrupted === pair.clean ? "the same, with noise" : String(pair[name]);
-    const order = { by: "effect", down: true };
+    const order = { by: "effect", down: view.effect[state.cell] >= 0 };
     let all = false;
     const holder = element("div");
     const sorted = () => [...pairs].sort((a, b) => {
@@ -271,10 +274,10 @@
       const sign = typeof one === "number" ? one - two : String(one).localeCompare(String(two));
       return order.down ? -sign : sign;
     });
-    function show() {
+    function show(focused) {
       const head = columns.map(([name, title]) => element("th", {
         scope: "col", "aria-sort": order.by === name ? (order.down ? "descending" : "ascending") : "none",
-      }, element("button", { type: "button", onclick: () => { order.down = order.by === name ? !order.down : typeof pairs[0][name] === "number"; order.by = name; show(); } },
+      }, element("button", { type: "button", "data-sorts": name, onclick: () => { order.down = order.by === name ? !order.down : typeof pairs[0][name] === "number"; order.by = name; show(name); } },
         title + (order.by === name ? (order.down ? " ↓" : " ↑") : ""))));
       const lines = sorted().slice(0, all ? undefined : FIRST_PAIRS).flatMap((pair) => [
         element("tr", {}, ...columns.map(([name]) => typeof pair[name] === "number" && name !== "pairs"
@@ -286,6 +289,7 @@
         ? element("button", { type: "button", onclick: () => { all = !all; show(); } }, all ? "show fewer" : `show all ${pairs.length}`) : null;
       holder.replaceChildren(element("div", { class: "scroll" }, element("table", { class: "pairs" },
         element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...lines))), ...(more ? [more] : []));
+      if (focused) holder.querySelector(`button[data-sorts="${focused}"]`).focus();
     }
     show();
     return holder;

@@ -8,7 +8,8 @@ from html import escape
 import plotly.graph_objects as go
 
 from locate.mediation.analysis import Analysis
-from locate.mediation.located import Located
+from locate.mediation.effect_table import DEFINITION, OCCUPATION
+from locate.mediation.located import Located, is_clear
 from locate.report.page.answer import Answer, answer_of
 from locate.report.page.document import Page, Section, items, table
 from locate.report.page.glossary import GLOSSARY, described
@@ -48,7 +49,6 @@ def run_page(
     lines    what the evidence says
     """
     told = answer_of(analysis, located, commands)
-    kind = "gender bias" if analysis.view == "stereotype" and located.kind == "occupation" else "gender"
     sections = [
         Section("map", "Map", MAP),
         Section("evidence", "Evidence", items(lines)),
@@ -58,12 +58,20 @@ def run_page(
         Section("words", "Words", described(GLOSSARY)),
     ]
     return Page(
-        title=f"Where {analysis.model} carries {kind}",
+        title=title_of(analysis, located),
         lead=lead(told),
         sections=sections,
         figures={name: bare(each) for name, each in figures.items()},
         data=map_data(analysis, step),
     ).html()
+
+
+def title_of(analysis: Analysis, located: Located) -> str:
+    """What the page answers; a total effect that may be 0 is not called a bias."""
+    what = {OCCUPATION: "gender bias", DEFINITION: "the gender that words say"}.get(located.kind, "gender")
+    if not is_clear(located):
+        return f"{analysis.model}: no effect found whose place could be told"
+    return f"Where {analysis.model} carries {what if analysis.view == 'stereotype' else 'gender'}"
 
 
 def lead(told: Answer) -> str:
@@ -129,7 +137,7 @@ def provenance(trace: Trace, located: Located) -> str:
             f"note: {sentence}": f"{count} pair{'s' * (count > 1)}"
             for sentence, count in ledger.get("notes", {}).items()
         },
-        **{f"control: {name}": f"{value:.2g}" for name, value in located.controls.items()},
+        **{f"check: {name}": f"{value:.2g}" for name, value in located.controls.items()},
         "versions": ", ".join(f"{name} {version}" for name, version in meta["libraries"].items()),
         "seconds": f"{meta['seconds']:.0f}",
     }
