@@ -429,7 +429,7 @@ FAULTS = [
           "    if analysis is None:\n        sites =", "    if True:\n        sites =", *TERMINAL),
     fault("what to type next: paths are not quoted", "cli/following.py",
           "return shlex.join([PROGRAM, *map(str, words)])", 'return " ".join([PROGRAM, *map(str, words)])', *TYPED),
-    fault("what to type next: an edit where no layer was located", "cli/following.py",
+    fault("what to type next: an edit where no layer was located", "report/answer.py",
           "return modules and bool(located.layers) and", "return modules and", *TYPED),
     fault("what to type next: a run of the same model is compared", "cli/following.py",
           'content["recipe"].get("weights_sha256") != meta["recipe"]["weights_sha256"]', "True", *TYPED),

@@ -154,7 +154,7 @@ def test_a_prompt_of_ones_own_is_read_at_once_and_measured(browser, with_model):
         seen.page.get_by_role("button", name="Measure").click()
         expect(seen.page.locator("#probabilities table")).to_contain_text('The <script>alert("1")</script> said that')
         expect(seen.page.locator("#own-map table").first).to_be_visible(timeout=20000)
-        expect(seen.page.locator("#own-map")).to_contain_text("One pair, no interval")
+        expect(seen.page.locator("#own-map")).to_contain_text("one pair, no interval")
         assert seen.page.locator("#own-map script, #tokens script").count() == 0
         assert seen.complaints == []
 

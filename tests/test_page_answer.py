@@ -97,8 +97,7 @@ def test_words_that_are_no_occupations_are_not_called_so():
 
 def test_an_edit_is_advised_where_editors_take_what_was_located(trace):
     assert answer(trace).advice[0].startswith("Edit a copy of the model at layers 0, 1, 2 of the MLP output")
-    attention = replace(trace, table=trace.table[trace.table["component"] == "attn_out"])
-    assert "trace mlp_out too" in answer(attention).advice[0]
+    assert "trace mlp_out too" in answer(map_trace(components=("attn_out",))).advice[0]
     words = answer(map_trace(turned, components=("mlp_out", "attn_out"), kind="definition"))
     assert "it is to be kept" in words.advice[0]
 

@@ -712,7 +712,7 @@ def test_report_tells_where_its_numbers_come_from(report):
         "95% interval",
     ):
         assert part in html
-    assert "control: largest effect before the subject" in html
+    assert "check: largest effect before the subject" in html
 
 
 def test_the_report_is_one_file(report):

@@ -62,6 +62,9 @@ class Asked:
         clean, corrupted = self.subject.strip(), self.counterfactual.strip()
         if not clean or not corrupted:
             raise LocateError("expected a subject and a counterfactual, such as nurse and mechanic")
+        longest = len(self.template) + max(len(clean), len(corrupted))
+        if longest > LONGEST:
+            raise LocateError(f"a prompt of {longest:,} characters: expected at most {LONGEST:,}")
         if clean == corrupted:
             raise LocateError(f"subject and counterfactual are the same, {clean!r}: expected two, to be exchanged")
         return Pair(
@@ -116,9 +119,6 @@ class Live:
         Raises LocateError where it cannot be used.
         """
         model, pair = self.models[0][1], asked.pair()
-        longest = max(len(pair.clean), len(pair.corrupted))
-        if longest > LONGEST:
-            raise LocateError(f"a prompt of {longest:,} characters: expected at most {LONGEST:,}")
         found = check_fits(tokenise_pair(0, pair, model.encode), model.context)
         texts = [[text_of(model, token) for token in ids] for ids in (found.clean, found.corrupted)]
         return found, texts[0], texts[1]
