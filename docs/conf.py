@@ -42,6 +42,7 @@ ROOMS = {
     "mediation": "Analysis",
     "report": "Plots and reports",
     "plot": "Plots and reports",
+    "explorer": "Plots and reports",
     "editors": "Editing",
     "evaluation": "Evaluation",
     "errors": "Errors",

@@ -31,7 +31,7 @@ from locate.words import without_folders
 
 HERE = Path(__file__).resolve().parent
 FORMATS = ("png", "svg")
-SAID = ("column", "metric", "unit", "positive", "level", "clusters", "kind", "rounding")
+SAID = ("column", "metric", "unit", "positive", "level", "clusters", "kind", "answers", "rounding")
 KEEP = [
     "direction",
     "component",

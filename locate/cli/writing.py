@@ -19,7 +19,8 @@ EFFECTS, EFFECTS_ROW = 0.2, 5e-6
 RANKING, RANKING_ROW = 0.6, 1.2e-5
 DRAWN = 0.1  # a figure as HTML
 CHROME, IMAGE = 1.0, 0.45  # its start, and a figure as PNG, SVG or PDF
-PAGE = 0.5
+PAGE = 0.5  # of a comparison or an evaluation
+REPORT, REPORT_ROW = 2.0, 6e-5  # of a run, in every metric and view
 FIGURES_EACH = 4  # figures of a direction in a run of the usual components
 MAP = "map"  # the stage that measures the rows which effects are derived from
 
@@ -43,7 +44,7 @@ class Writing:
             Work("effects", EFFECTS + EFFECTS_ROW * self.rows),
             Work("ranking", RANKING + RANKING_ROW * self.rows),
             Work("figures", drawing(self.figures, self.formats)),
-            Work("report", PAGE),
+            Work("report", REPORT + REPORT_ROW * self.rows),
         ]
 
     def follow(self, found: Progress) -> Progress:
