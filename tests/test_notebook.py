@@ -115,6 +115,8 @@ def test_located_says_what_it_cannot_name(located):
     rows = read(fewer).tables[0]
     assert [row["n"] for row in rows[:2]] == ["20", "24"]
     assert rows[0]["share of the total"] == ""  # of fewer pairs than the total
+    weak = replace(located, sites=(located.sites[0], replace(located.sites[1], effect=0.0123, low=0.01, high=0.02)))
+    assert read(weak).tables[0][1]["effect, nats, 95% interval"] == "+0.01 [+0.01, +0.02]"
     few = locate.rank(map_trace(groups=GROUPS[:3]))
     assert read(few).sentences[-len(few.limits()) :] == few.limits() != []
     assert "share of the total" not in read(locate.rank(map_trace(), metric="odds_ratio")).tables[0][0]
