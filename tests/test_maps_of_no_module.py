@@ -38,7 +38,7 @@ def test_a_run_of_attention_weights_is_read_again_and_says_why_it_names_no_layer
     content = json.loads((pattern_run / "located.json").read_text())
     validate(content, "located", "test")
     report = (pattern_run / "report.html").read_text()
-    assert "No layer is named: only pattern was patched" in report
+    assert "No layer is handed to editors: only pattern was patched" in report
     assert {path.stem for path in (pattern_run / "figures").glob("*.html")} >= {"attention_last_denoising"}
 
 
