@@ -17,6 +17,7 @@ from handmade import map_trace
 from pages import ROOT
 from playwright.sync_api import expect
 
+from locate.cli.following import after_trace
 from locate.explorer.opening import explore
 from locate.report import write_report
 from locate.tracing import load_trace
@@ -31,7 +32,8 @@ def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("place") / "runs" / "demo"
     trace = load_trace(DEMO) if DEMO.is_dir() else map_trace(templates=("The {subject} said that",))
     trace.save(folder)
-    write_report(trace, folder, formats=["html"])
+    named = Path("runs/demo"), "models/smollm2-135m-instruct", {}, {}
+    write_report(trace, folder, formats=["html"], following=lambda located: after_trace(located, *named))
     return folder
 
 

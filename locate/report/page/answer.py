@@ -21,7 +21,7 @@ MOST, AGAINST = 3, 1  # sites that are told, with the total effect and against i
 INSTEAD = {"shuffled source": "another {subject}'s value", "random direction": "a move as far in a random direction"}
 """control: what is written into the site instead"""
 ELSEWHERE = {
-    "neutral words": "words that say none (female minus male)",
+    "neutral words": "words that say no gender (female minus male)",
     "definitional words": "words that say their gender",
 }
 """control: what the prompts are about instead"""

@@ -144,7 +144,10 @@ def columns_behind(cells: Cells, groups: bool) -> Iterator[dict[str, Any]]:
 
 
 def maps_of(places: pd.DataFrame, first: dict[str, Any], subject: str) -> list[dict[str, Any]]:
-    """Grids of numbers of cells: rows are tokens or units, columns are layers; and lists of too many units."""
+    """Grids of numbers of cells: rows are tokens or units, columns are layers; and lists of too many units.
+
+    Of the maps of units the one with the largest effect stands first.
+    """
     maps = []
     for (component, window), part in places.groupby(["component", "window"], sort=False):
         name = NAMES[str(component)] + (f", {window} layers together" if window > 1 else "")
@@ -152,11 +155,19 @@ def maps_of(places: pd.DataFrame, first: dict[str, Any], subject: str) -> list[d
             labels = {each: role_words(each, subject) for each in part["role"].unique()}
             maps.append(grid(name, part, part["role"], labels))
             continue
+        found = []
         for (role, key), units in part.groupby(["role", "key"], sort=False):
             towards = f" to {role_words(str(key), subject)}" if key else ""
             where = f"{name.removesuffix('s')}s, {role_words(str(role), subject)}{towards}"
-            maps.append(units_map(where, units, first["effect"], "head" if component in HEADS else "unit"))
+            found.append(units_map(where, units, first["effect"], "head" if component in HEADS else "unit"))
+        maps += sorted(found, key=lambda each: -largest(each, first["effect"]))
     return maps
+
+
+def largest(given: dict[str, Any], effects: Sequence[float | None]) -> float:
+    """The largest size in a map, by the settings that the page opens with."""
+    cells = given["list"] if "list" in given else [cell for row in given["cells"] for cell in row if cell >= 0]
+    return max(abs(effects[cell] or 0.0) for cell in cells)
 
 
 def grid(name: str, part: pd.DataFrame, by: pd.Series, labels: dict[Any, str]) -> dict[str, Any]:

@@ -73,6 +73,8 @@
     return (Number(text) === 0 ? "" : value < 0 ? "-" : "+") + text;
   }
   const span = (low, high, digits) => low === null ? "no interval" : `[${number(low, digits)}, ${number(high, digits)}]`;
+  const decimals = (largest) => !(largest > 0) ? 2 : largest >= 20 ? (largest < 200 ? 1 : 0)
+    : largest >= 0.2 ? 2 : 2 + Math.ceil(Math.log10(0.2 / largest) - 1e-9);
   const chance = (q) => q === null ? "–" : q < 0.001 ? "< 0.001" : Number(q.toPrecision(2)).toString();
   const percent = (share) => share === null ? "–" : `${Math.round(100 * share)} %`;
 
@@ -90,8 +92,8 @@
   }
 
   function caption(view) {
-    const digits = view.digits + 1;
     const [total, low, high] = view.total;
+    const digits = decimals(Math.max(...view.total.map(Math.abs)));
     const counts = view.n.filter((n) => n !== null);
     const groups = view.groups.filter((n) => n !== null);
     let text = `${view.about}. Numbers: ${view.words}, ${view.unit}, positive means ${view.positive}. `
@@ -221,7 +223,7 @@
       ["n", `${view.n[cell]} pairs of ${view.groups[cell]} ${data.subject}s`],
       ["q", `${chance(view.q[cell])}${view.q[cell] <= data.threshold ? "" : `: above ${data.threshold}, so this may be chance`}`],
     ];
-    if (view.share && view.share[cell] !== null) lines.splice(1, 0, ["share", `${percent(view.share[cell])} of the total effect ${number(total, digits)}`]);
+    if (view.share && view.share[cell] !== null) lines.splice(1, 0, ["share", `${percent(view.share[cell])} of the total effect ${number(total, decimals(Math.abs(total)))}`]);
     if (view.zero.includes(cell)) lines[lines.length - 1] = ["q", "none: 0 in every pair"];
     if (view.stability) lines.push(["stability", view.stability[cell] === null ? "not ranked" : `among the five strongest in ${percent(view.stability[cell])} of resamples`]);
     if ("module" in about) lines.push(["module", about.module || "none: no module writes it alone"]);
