@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,12 @@ def test_analysing_needs_no_torch():
         "assert not {'torch', 'transformers', 'transformer_lens'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+def test_modules_of_experiments_have_names_of_their_own():
+    """Tests import several experiments into one process."""
+    names = Counter(path.name for path in (ROOT / "experiments").glob("*/*.py") if path.name != "run.py")
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_every_name_that_the_package_offers_is_there():

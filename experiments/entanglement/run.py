@@ -13,7 +13,7 @@ from pathlib import Path
 import heads
 import measuring
 import pandas as pd
-import panels
+import pictures
 import tables
 from measuring import OWN, Work
 
@@ -58,7 +58,7 @@ def main() -> None:
     for name, table in written.items():
         table.to_csv(options.out / f"{name}.csv", index=False, float_format="%.5g")
     write_json(options.out / "about.json", describe(work, found))
-    save_figures(panels.figures(written), options.out, ("png",))
+    save_figures(pictures.figures(written), options.out, ("png",))
 
 
 def describe(work: Work, found: dict[tuple[str, str], pd.DataFrame]) -> dict[str, object]:

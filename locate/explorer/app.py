@@ -23,6 +23,7 @@ from locate.report.change_maps import plot_changes, plot_head_changes
 from locate.report.figures import QUANTITIES, plot_heads, plot_map
 from locate.report.images import write_static
 from locate.report.page.document import asset
+from locate.report.page.glossary import GLOSSARY
 from locate.report.quiet import CONFIG
 from locate.report.theme import Scale
 from locate.words import NAMES, metric_words
@@ -91,8 +92,14 @@ def layout(runs: Runs, own: list[Any]) -> html.Div:
             html.Article(id="cell", className="cell", **polite),
             html.Article(id="pair", className="cell", hidden=True, **polite),
             html.Section([html.H2("Take it along"), *taken]),
+            html.Section([html.H2("Words"), html.Dl([part for pair in GLOSSARY.items() for part in defined(*pair)])]),
         ]
     )
+
+
+def defined(word: str, text: str) -> list[Any]:
+    """A word and what it means."""
+    return [html.Dt(word), html.Dd(text)]
 
 
 EXPORTS = {"png": "PNG of the map", "svg": "SVG", "html": "HTML", "csv": "CSV of the open cell"}
