@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = [
@@ -21,6 +21,7 @@ ARGUMENTS = [
     "--no-first-run",
 ]
 DESKTOP, PHONE = (1400, 900), (390, 844)
+expect.set_options(timeout=30_000)  # a machine that runs other tests may take its time
 
 SMALL_TEXT = """() => {
   const found = [];
