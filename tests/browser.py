@@ -21,6 +21,8 @@ ARGUMENTS = [
     "--no-first-run",
 ]
 DESKTOP, PHONE = (1400, 900), (390, 844)
+SIZES = [pytest.param(DESKTOP, id="desktop"), pytest.param(PHONE, id="phone")]
+SITE = "MLP output, layer 1, last token of the occupation"
 expect.set_options(timeout=30_000)  # a machine that runs other tests may take its time
 
 SMALL_TEXT = """() => {

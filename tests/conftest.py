@@ -125,3 +125,12 @@ def tiny_gguf(tmp_path_factory) -> Path:
     from gguf_models import network, write_gguf
 
     return write_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf", network("llama"), "Q8_0")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, one for the tests of a module."""
+    from browser import chromium
+
+    with chromium() as found:
+        yield found

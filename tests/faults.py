@@ -48,7 +48,7 @@ TERMINAL = [
     "cut or room or answer or hand_off or share or against or works or counting",
 ]
 ANSWER = ("tests/test_page_answer.py",)
-CELLS = ("tests/test_page_cells.py",)
+CELLS = ("tests/test_map_cells.py",)
 IN_BROWSER = ("tests/test_page_in_browser.py",)
 LIVE = ("tests/test_explorer.py",)
 TYPED = ["tests/test_terminal.py", "-k", "(quoted or offered) and not one_after"]
@@ -447,11 +447,11 @@ FAULTS = [
           *IN_BROWSER),
     fault("page: the address is not read", "report/page/page.js",
           "if (asked.has(name)) state[name] = asked.get(name);", "", *IN_BROWSER),
-    fault("page: effects of pairs are not averaged over the tokens of a role", "report/page/cells.py",
+    fault("page: effects of pairs are not averaged over the tokens of a role", "report/page/map_cells.py",
           "np.where(counts > 0, sums / counts, np.nan)", "np.where(counts > 0, sums, np.nan)", *CELLS),
-    fault("page: the total effects of pairs are those of another order", "report/page/cells.py",
+    fault("page: the total effects of pairs are those of another order", "report/page/map_cells.py",
           '.reindex(cells.pairs.index).to_numpy(dtype=float)', '.iloc[::-1].to_numpy(dtype=float)', *CELLS),
-    fault("page: a missing effect is 0", "report/page/cells.py",
+    fault("page: a missing effect is 0", "report/page/map_cells.py",
           "np.where(np.isnan(effects), -LARGEST - 1, np.rint", "np.where(np.isnan(effects), 0, np.rint", *CELLS),
     fault("live page: it answers under any host", "explorer/server.py", 'app.server.config["TRUSTED_HOSTS"] = HOSTS',
           'app.server.config["TRUSTED_HOSTS"] = None', *LIVE),

@@ -220,6 +220,14 @@ def test_a_figure_shows_each_score_beside_its_ideal():
     ]
 
 
+def test_no_label_of_a_score_is_cut():
+    long = replace(SCORES[3], part="held-out words and templates of all the occupations")
+    figure = plot_evaluation(evaluation((*SCORES, long)))
+    longest = max(len(text) for axis in figure.select_yaxes() for text in axis.ticktext)
+    assert figure.layout.margin.l > 5 * longest > 290
+    assert plot_evaluation(evaluation()).layout.margin.l == 290
+
+
 def test_lines_of_a_panel_have_their_own_names():
     figure = plot_evaluation(evaluation())
     (trace,) = [each for each in figure.data if each.text is not None and "lambada: perplexity" in each.text]

@@ -14,8 +14,10 @@ from locate.mediation.controls import control_table
 from locate.mediation.sets import areas, set_table
 from locate.planted import draw_plan, plant
 from locate.report import write_report
-from locate.report.evidence import controls_line, evidence_lines, plot_agreement, plot_controls, plot_sets
+from locate.report.answer import evidence_lines
+from locate.report.evidence import controls_line, plot_agreement, plot_controls, plot_sets
 from locate.report.write import all_figures, figures_of
+from locate.words import decimals, with_interval
 
 pytestmark = pytest.mark.usefixtures("unchecked_types")
 
@@ -93,9 +95,12 @@ def test_the_lines_tell_the_tables(run):
     located = analysis.located
     lines = "\n".join(evidence_lines(analysis, located))
     first = control_table(run).query("direction == 'denoising' and control == 'shuffled source'").iloc[0]
-    assert f"shuffled source {first['effect']:+.3f} [{first['low']:+.3f}, {first['high']:+.3f}]" in lines
-    assert "control random weights was not run: left out, as asked" in lines
-    assert f"p = {located.set_test.p:.2g}" in lines
+    digits = decimals(abs(first["effect"]))
+    numbers = with_interval(first["effect"], first["low"], first["high"], digits)
+    assert f"{numbers} with the value of another subject (shuffled source)" in lines
+    assert "not run: random weights, left out, as asked" in lines
+    assert f"p {located.set_test.p:.2g}" in lines
+    assert "\n    " not in lines
     assert f"CPR {areas(run).cpr[0]:.2f}" in lines
     assert "rank correlation of estimates with exact effects" in lines
     assert rank(run, component="attn_out", role="last").set_test is None
@@ -135,7 +140,7 @@ def test_the_command_line_traces_within_a_budget_and_tells_the_evidence(command,
     assert code == 0
     told = json.loads(out)
     assert any("sites measured" in line for line in told["evidence"])
-    assert any(line.startswith("controls of ") for line in told["evidence"])
+    assert any(", itself " in line and "(shuffled source)" in line for line in told["evidence"])
     assert told["located"]["trace"]["estimates"]["passes"] == 3000
     assert "control: shuffled source" in err
     names = {path.name for path in tmp_path.iterdir()}

@@ -17,12 +17,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from handmade import map_trace, steady
+from pages import ROOT
 
 import locate
 from locate import LocateError
 from locate.explorer.app import exported, python_line
 from locate.explorer.live import Asked, Live, Stale
-from locate.explorer.opening import explore
+from locate.explorer.opening import explore, lines_of_receipt
 from locate.explorer.runs import Runs
 from locate.explorer.state import State, token_of
 from locate.mediation.effect_table import effects
@@ -291,6 +292,16 @@ def test_without_dash_one_line_says_what_to_install(folders):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "the live page needs Dash: pip install 'locate-bias[explore]'\n"
+
+
+def test_an_edit_without_its_receipt_is_said(tmp_path):
+    assert lines_of_receipt(None) == ()
+    (told,) = lines_of_receipt(tmp_path)
+    assert "no receipt.json lies in" in told
+    (tmp_path / "receipt.json").write_text((ROOT / "figures" / "receipt_lsdm_smollm2.json").read_text())
+    lines = lines_of_receipt(tmp_path)
+    assert len(lines) == 5
+    assert "mean |log-odds| cut by 71" in lines[0]
 
 
 def hashes(folder: Path) -> dict[str, str]:

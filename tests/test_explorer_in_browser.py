@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pandas as pd
 import pytest
-from browser import DESKTOP, PALE_TEXT, PHONE, SMALL_TEXT, chromium, visited
+from browser import PALE_TEXT, SITE, SIZES, SMALL_TEXT, visited
 from handmade import map_trace, steady
 from playwright.sync_api import expect
 
@@ -17,14 +17,6 @@ from locate.explorer.opening import explore
 from locate.report import write_report
 
 NASTY = ("The {subject} said \"<script>alert('1')</script>\" & that", "قال {subject} ان")
-SITE = "MLP output, layer 1, last token of the occupation"
-SIZES = [pytest.param(DESKTOP, id="desktop"), pytest.param(PHONE, id="phone")]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -107,3 +107,11 @@ def test_an_edit_is_advised_where_editors_take_what_was_located(trace):
 )
 def test_factors_are_readable(value, text):
     assert factor(value) == text
+
+
+def test_controls_are_not_told_beside_effects_of_another_view(trace):
+    controls = trace.table[trace.table["component"] == "mlp_out"].assign(control="shuffled source")
+    beside = replace(trace, controls=controls)
+    assert any("leaves" in each for each in answer(beside).sure)
+    (told,) = (each for each in answer(beside, view="signed").sure if each.startswith("Controls"))
+    assert told == "Controls: they are told in the stereotype view."

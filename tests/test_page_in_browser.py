@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from browser import DESKTOP, PALE_TEXT, PHONE, SMALL_TEXT, chromium, opened
+from browser import PALE_TEXT, PHONE, SITE, SIZES, SMALL_TEXT, opened
 from handmade import map_trace
 from playwright.sync_api import expect
 
@@ -20,14 +20,6 @@ NASTY = (
     "قال {subject} ان",
     "The {subject} " + "very " * 200,
 )
-SITE = "MLP output, layer 1, last token of the occupation"
-SIZES = [pytest.param(DESKTOP, id="desktop"), pytest.param(PHONE, id="phone")]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 import locate
 from locate.cli.show import print_located
 from locate.files import read_json
+from locate.prompts import occupation_pairs, read_pairs
 from locate.sites import DIRECTIONS
 
 pytestmark = pytest.mark.usefixtures("unchecked_types")
@@ -107,3 +108,12 @@ def test_the_experiment_rounds_traces_and_compares(folder_of, tmp_path, monkeypa
 def few(pairs):
     """The first pairs alone."""
     return lambda **how: pairs(**how).first(6)
+
+
+@pytest.mark.parametrize("path", sorted(FIGURES.glob("located_*.json")), ids=lambda path: path.stem)
+def test_the_kept_answers_are_those_of_the_kept_prompts(path):
+    """By the hash of the prompts, which the run wrote itself."""
+    given = [occupation_pairs(swap="opposite", templates_each=1), read_pairs(OWN)]
+    told = read_json(path)["trace"]["prompts"]
+    (prompts,) = (each for each in given if each.hash == told["sha256"])
+    assert (told["pairs"], told["answers"]) == (len(prompts), prompts.answers)

@@ -64,7 +64,10 @@ def explore(
 
 
 def lines_of_receipt(edited: str | Path | None) -> tuple[str, ...]:
-    """The first lines of an edit's receipt; none where there is no edit, or no receipt beside it."""
-    if edited is None or not (Path(edited) / "receipt.json").is_file():
+    """The first lines of an edit's receipt, or that there is none; nothing where no edit was given."""
+    if edited is None:
         return ()
-    return tuple(receipt_lines(read_json(Path(edited) / "receipt.json"))[:MOST_LINES])
+    path = Path(edited) / "receipt.json"
+    if not path.is_file():
+        return (f"no receipt.json lies in {edited}: what the edit changed was not measured",)
+    return tuple(receipt_lines(read_json(path))[:MOST_LINES])

@@ -17,8 +17,8 @@ from locate.mediation.comparison import Comparison, compare_traces
 from locate.mediation.effect_table import EVERY, answers_of
 from locate.metrics import metric_named
 from locate.report.page.answer import Answer, answer_of
-from locate.report.page.cells import CELL, TEXTS, Cells, averages_of, cells_of, pair_effects, settings_of
 from locate.report.page.comparison import PANELS, change_view
+from locate.report.page.map_cells import CELL, TEXTS, Cells, averages_of, map_cells, pair_effects, settings_of
 from locate.report.page.map_data import cell_of, maps_of, view_of
 from locate.tracing.table import Trace, load_trace, whole_sites
 
@@ -101,7 +101,7 @@ class Runs:
     def cells(self, state: State, run: int = 0) -> Cells:
         """The cells of a run, and the pairs behind them."""
         every = replace(state, view="signed")  # no pair is left out
-        return self.once(("cells", run, state.metric, state.kind), lambda: cells_of(self.analysis(every, run)))
+        return self.once(("cells", run, state.metric, state.kind), lambda: map_cells(self.analysis(every, run)))
 
     def comparison(self, state: State) -> Comparison:
         """What changed from A to B under the state's settings."""

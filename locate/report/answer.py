@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -175,6 +176,19 @@ def control_lines(analysis: Analysis, located: Located) -> list[str]:
     positive = positive_means(analysis.metric, default_view(analysis.trace))
     sign = "" if positive == located.positive else f" (positive is {positive})"
     return [f"Controls and further evidence{sign}:", *lines]
+
+
+def evidence_lines(analysis: Analysis, located: Located) -> list[str]:
+    """The same, each in one line: what stands below a line is told behind it."""
+    head, *rest = control_lines(analysis, located)
+    said: list[str] = []
+    for line in rest:
+        if line.startswith(" " * 4):
+            said[-1] += ("; " if ";" in said[-1] or not said[-1].endswith(":") else " ") + line.strip()
+        else:
+            said.append(line.strip())
+    sign = re.search(r"\((.*)\)", head)
+    return [*([sign[1]] if sign else []), *said]
 
 
 def site_control_lines(controls: pd.DataFrame, located: Located) -> list[str]:

@@ -15,7 +15,7 @@ from locate.evaluation.scores import Score
 from locate.files import write_text
 from locate.report.page.scores import evaluation_change_page, evaluation_page
 from locate.report.quiet import quiet_subplots
-from locate.report.theme import COLOURS, LABEL, add_words, safe
+from locate.report.theme import COLOURS, GAP, LABEL, LETTER, TEXT, add_words, safe
 from locate.report.write import FORMATS, save_figures, write_csv
 from locate.sites import check
 from locate.words import without_folders
@@ -75,14 +75,14 @@ def plot_evaluation_change(found: EvaluationChange, *, title: str = "") -> go.Fi
         ideals(figure, [each.before for each in own], row)
         for height, each in zip(heights(own), own, strict=True):
             add_change(figure, each, height, COLOUR[kind], row)
+    names = [without_folders(each.name) for each in (found.before, found.after)]
     noise = sum(each.within_noise is not False for each in changes)
     paired = sum(each.paired for each in changes)
     caption = (
-        f"Open: {found.before.name}; filled: {found.after.name}; with their 95% intervals; vertical tick: ideal. At "
+        f"Open: {names[0]}; filled: {names[1]}; with their 95% intervals; vertical tick: ideal. At "
         f"the right, the change with its own 95% interval, of {paired} scores paired by item; faded where it holds 0 "
         f"({noise} of {len(changes)} scores). n {spread([each.before.n for each in changes])} items."
     )
-    names = [without_folders(each.name) for each in (found.before, found.after)]
     return drawn_panels(
         figure, title or f"Bias and ability from {names[0]} to {names[1]}", caption, panels, RIGHT_CHANGE
     )
@@ -203,9 +203,11 @@ def spread(counts: Sequence[int]) -> str:
 
 
 def drawn_panels(figure: go.Figure, title: str, caption: str, panels: Panels, right: int) -> go.Figure:
-    """The figure with its title, caption, and room for its labels."""
+    """The figure with its title, caption, and room for its labels, of which none is cut."""
     height = sum(ROW * len(places) for places in panels.values()) + HEAD * (len(panels) - 1)
-    return add_words(figure, title, caption, LEFT + right + ACROSS, height, left=LEFT, right=right, bottom=50)
+    labels = [text for axis in figure.select_yaxes() for text in axis.ticktext or ()]
+    left = max(LEFT, int(LETTER[TEXT] * max(map(len, labels))) + GAP)
+    return add_words(figure, title, caption, left + right + ACROSS, height, left=left, right=right, bottom=50)
 
 
 def write_evaluation_figure(

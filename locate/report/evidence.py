@@ -13,7 +13,6 @@ from locate.errors import LocateError
 from locate.mediation.agreement import PLACE
 from locate.mediation.analysis import Analysis, Shown
 from locate.mediation.controls import CHOOSING
-from locate.mediation.located import Located
 from locate.mediation.sets import Areas
 from locate.metrics import difference
 from locate.report.figures import headline, metric_and_unit, total_of
@@ -240,57 +239,12 @@ def evidence_figures(analysis: Analysis) -> dict[str, go.Figure]:
     return drawn
 
 
-def evidence_lines(analysis: Analysis, located: Located) -> list[str]:
-    """What a run's controls, sets and estimates say, and which of them it lacks, one sentence each."""
-    trace, metric = analysis.trace, analysis.metric.name
-    about = trace.meta.get("controls", {})
-    lines = strongest_lines(analysis.controls, located.direction, located.unit)
-    lines += [chosen_line(metric)] if trace.controls is not None and metric != CHOOSING else []
-    lines += [not_run_line(name, reason) for name, reason in about.get("not_run", {}).items()]
-    if located.set_test is not None:
-        lines.append(located.set_test.line(located.unit))
-    elif "reason" in about.get("random_sets", {}):
-        lines.append(f"no random sets were compared: {about['random_sets']['reason']}")
-    if analysis.areas is not None:
-        lines.append(f"circuits of the strongest sites: {analysis.areas.text()}")
-    elif analysis.why_no_sets:
-        lines.append(f"sets of sites are not shown: {analysis.why_no_sets}")
-    return lines + [each.line() for each in analysis.agreement]
-
-
 def chosen_line(metric: str) -> str:
     """The metric that the controlled sites and the compared set were chosen by, where another is shown."""
     return (
         f"the controlled sites, and the set compared with random ones, were chosen by {CHOOSING} when the run was "
         f"measured; what is shown of them is {metric}"
     )
-
-
-def not_run_line(name: str, reason: str) -> str:
-    """Which control was not run, and why."""
-    return f"no control was run: {reason}" if name == "all" else f"control {name} was not run: {reason}"
-
-
-def strongest_lines(controls: pd.DataFrame, direction: str, unit: str) -> list[str]:
-    """The controls at the first of the sites, and the largest effect in the untrained model."""
-    rows = controls[controls["direction"] == direction]
-    here = rows[rows[CONTROL] != "random weights"]
-    lines = []
-    if len(here):
-        first = here.iloc[0]
-        same = here[(here[PLACE[:4]] == first[PLACE[:4]]).all(axis=1)]
-        told = ", ".join(f"{row[CONTROL]} {interval(row)}" for _, row in same.iterrows())
-        lines.append(f"controls of {short_name(first)} (itself {first['own']:+.3f}, {direction}, {unit}): {told}")
-    untrained = rows[rows[CONTROL] == "random weights"]
-    if len(untrained):
-        most = untrained.iloc[0]
-        lines.append(f"with random weights the largest of the whole map is {interval(most)} at {short_name(most)}")
-    return lines
-
-
-def interval(row: pd.Series) -> str:
-    """An effect with its interval."""
-    return f"{row['effect']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
 
 
 def with_controls(figures: dict[str, go.Figure], analysis: Analysis) -> dict[str, go.Figure]:

@@ -19,6 +19,7 @@ from locate.prompts.build import occupation_table
 from locate.report import evidence
 from locate.report import figures as draw
 from locate.report import selectivity as compare
+from locate.report.answer import evidence_lines
 from locate.report.images import write_static
 from locate.report.occupations import plot_occupations
 from locate.report.page.alone import PLOTLY_FILE, figure_page
@@ -86,7 +87,7 @@ def write_report(
     drawn = figures_of(analysis)
     paths, missing = save_figures(drawn, folder / "figures", formats)
     say("report")
-    lines = evidence.evidence_lines(analysis, located)
+    lines = evidence_lines(analysis, located)
     shown = {name: figure for name, figure in drawn.items() if not name.startswith(IN_THE_MAP)}
     page = run_page(analysis, located, shown, commands=following(located), missing=missing, lines=lines)
     html = write_text(folder / "report.html", page)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from locate.mediation.analysis import Analysis
 from locate.mediation.controls import PLACE, SetTest
-from locate.mediation.effect_table import DEFINITION
+from locate.mediation.effect_table import DEFINITION, default_view
 from locate.mediation.located import Located, LocatedSite, has_shares, is_clear
 from locate.report.answer import can_be_edited, carriers, controlled_site
 from locate.tracing.table import CONTROL
@@ -201,6 +201,8 @@ def control_sentences(analysis: Analysis, located: Located) -> list[str]:
     """What each control leaves of the effect at the strongest site that has controls, and what that means."""
     rows = analysis.controls
     rows = rows[(rows["direction"] == located.direction) & (rows[CONTROL] != "random weights")]
+    if analysis.metric.signed and analysis.view != default_view(analysis.trace) and len(rows):
+        return [f"Controls: they are told in the {default_view(analysis.trace)} view."]
     if rows.empty:
         return ["Controls: none were run, so any other prompt may do the same: trace again with controls."]
     first, subject = controlled_site(rows, located), analysis.subject

@@ -11,10 +11,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from locate.mediation.comparison import Comparison, SiteChange, TotalChange
-from locate.report.page.cells import CELL, TEXTS, places_of
 from locate.report.page.document import Page, Section, items, table
 from locate.report.page.glossary import GLOSSARY, described
 from locate.report.page.lead import Bar, bar_list, figure_places
+from locate.report.page.map_cells import CELL, TEXTS, places_of
 from locate.report.page.map_data import WAYS, maps_of, short
 from locate.report.page.run import MAP
 from locate.report.theme import bare, colour, ink, limit_of
@@ -100,20 +100,19 @@ def change_text(found: Comparison, site: SiteChange) -> str:
 
 def largest(found: Comparison) -> str:
     """The largest changes as a table."""
-    if not found.sites:
-        return ""
-    head = ["site", "direction", f"A, {found.unit}", "B", "B - A", "n", "q"]
     rows = [
-        [
-            words_of(each),
-            each.direction,
-            *(interval_words(*one) for one in (each.a, each.b, each.change)),
-            str(each.n),
-            chance(each.q),
-        ]
+        {
+            "site": words_of(each),
+            "direction": each.direction,
+            f"A, {found.unit}": interval_words(*each.a),
+            "B": interval_words(*each.b),
+            "B - A": interval_words(*each.change),
+            "n": str(each.n),
+            "q": chance(each.q),
+        }
         for each in found.sites
     ]
-    return table(head, rows)
+    return table(rows)
 
 
 def differences(found: Comparison) -> list[str]:

@@ -16,6 +16,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from locate.files import strict
+from locate.notebook import Cells, as_table
 from locate.report.quiet import CONFIG
 
 
@@ -114,17 +115,9 @@ def asset(name: str) -> str:
     return files("locate.report.page").joinpath(name).read_text(encoding="utf-8")
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, name: str = "") -> str:
-    """A table with a heading for each column and each row; name is its class in page.css."""
-    titles = "".join(f'<th scope="col">{escape(each)}</th>' for each in head)
-    lines = "\n".join(
-        f'<tr><th scope="row">{escape(first)}</th>' + "".join(f"<td>{escape(each)}</td>" for each in rest) + "</tr>"
-        for first, *rest in rows
-    )
-    return (
-        f'<div class="scroll"><table class="{escape(name)}"><thead><tr>{titles}</tr></thead>\n'
-        f"<tbody>{lines}</tbody></table></div>"
-    )
+def table(rows: Sequence[Cells], *, name: str = "") -> str:
+    """Rows as a table that scrolls sideways where it must; "" where there is none; name is its class in page.css."""
+    return f'<div class="scroll {escape(name)}">{as_table(rows)}</div>' if rows else ""
 
 
 def items(lines: Sequence[str]) -> str:

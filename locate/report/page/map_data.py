@@ -12,14 +12,14 @@ from locate.mediation.analysis import Analysis
 from locate.mediation.located import THRESHOLD
 from locate.mediation.ranking import module_name
 from locate.report.figures import QUANTITIES
-from locate.report.page.cells import (
+from locate.report.page.map_cells import (
     COUNTS,
     NUMBERS,
     Averages,
     Cells,
     averages_of,
-    cells_of,
     group_means,
+    map_cells,
     packed,
     pair_effects,
     settings_of,
@@ -43,7 +43,7 @@ def map_data(analysis: Analysis, step: Callable[[str], None] = lambda _: None) -
     """Everything that the page's script needs: maps, cells, pairs, and a view for each metric, view and direction."""
     settings = settings_of(analysis)
     own = [each for each in settings if each.metric is analysis.metric]
-    cells = cells_of(next((each for each in own if each.view == "signed"), analysis))
+    cells = map_cells(next((each for each in own if each.view == "signed"), analysis))
     directions = [str(each) for each in analysis.trace.meta["directions"]]
     views, effects = [], {}
     for each in settings:

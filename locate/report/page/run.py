@@ -17,7 +17,7 @@ from locate.report.page.lead import Bar, bar_list, figure_places
 from locate.report.page.map_data import map_data
 from locate.report.theme import bare
 from locate.tracing.table import Trace
-from locate.words import chance, decimals, interval_words, signed, site_words
+from locate.words import interval_words, site_words
 
 MAP = """
 <form id="settings" class="settings" aria-label="What the map shows"></form>
@@ -100,24 +100,16 @@ def bars(told: Answer) -> str:
 
 def strongest(located: Located, subject: str) -> str:
     """The ranked sites as a table."""
-    if not located.sites:
-        return ""
-    digits = decimals(max(abs(each.effect) for each in located.sites))
-    head = ["site", f"effect, {located.unit}", f"{located.level:.0%} interval", "n", "q", "stability", "module"]
-    rows = [
-        [
-            site_words(each.component, each.layer, each.role, each.unit, window=located.window, subject=subject),
-            signed(each.effect, digits),
-            f"[{signed(each.low, digits)}, {signed(each.high, digits)}]",
-            str(each.n),
-            chance(each.q),
-            f"{each.stability:.2f}",
-            each.module or "",
-            *([each.selectivity.text() if each.selectivity else ""] if located.selective else []),
-        ]
+    where = [
+        site_words(each.component, each.layer, each.role, each.unit, window=located.window, subject=subject)
         for each in located.sites
     ]
-    return table([*head, "selectivity"] if located.selective else head, rows)
+    rows = [
+        each.cells() | {"site": words, "module": each.module or ""}
+        for each, words in zip(located.sites, where, strict=True)
+    ]
+    about = f"Effects in {located.unit} with {located.level:.0%} intervals, strongest first."
+    return f'<p class="caption">{escape(about)}</p>{table(rows)}' if rows else ""
 
 
 def provenance(trace: Trace, located: Located) -> str:
@@ -141,4 +133,4 @@ def provenance(trace: Trace, located: Located) -> str:
         "versions": ", ".join(f"{name} {version}" for name, version in meta["libraries"].items()),
         "seconds": f"{meta['seconds']:.0f}",
     }
-    return table(["what", "value"], [[key, value] for key, value in facts.items()], name="facts")
+    return table([{"what": key, "value": value} for key, value in facts.items()], name="facts")

@@ -129,12 +129,11 @@ def change_verdict(change: ScoreChange) -> str:
 
 def rows_table(scores: Sequence[Score] | Sequence[ScoreChange]) -> str:
     """Scores or changes as a table; "" where there are none."""
-    rows = [each.cells() for each in scores]
-    return table(list(rows[0]), [list(each.values()) for each in rows]) if rows else ""
+    return table([each.cells() for each in scores])
 
 
 def provenance(found: Evaluation) -> str:
     """The evaluation's model and settings as a table."""
     facts: dict[str, Any] = {f"model: {name}": value for name, value in found.meta["model"].items()}
     facts |= {name: value for name, value in found.meta.items() if isinstance(value, str | int | float | bool)}
-    return table(["what", "value"], [[name, str(value)] for name, value in facts.items()], name="facts")
+    return table([{"what": name, "value": str(value)} for name, value in facts.items()], name="facts")

@@ -65,7 +65,7 @@ class Averages:
     controls: dict[int, list[dict[str, Any]]]
 
 
-def cells_of(analysis: Analysis) -> Cells:
+def map_cells(analysis: Analysis) -> Cells:
     """The cells of a run, as far as whole sites were copied from the source; severed patches and named sets are not.
 
     analysis  in the view that leaves no pair out: the signed one, where the metric has it

@@ -12,7 +12,7 @@ from handmade import GROUPS, both, map_trace, odds, trace_of
 
 from locate import analyse
 from locate.report.page import map_data
-from locate.report.page.cells import averages_of, cells_of, group_means, packed, pair_effects, settings_of
+from locate.report.page.map_cells import averages_of, group_means, map_cells, packed, pair_effects, settings_of
 
 
 def several_tokens():
@@ -33,7 +33,7 @@ def several_tokens():
 @pytest.mark.parametrize("quantity", ["nie", "nde"])
 def test_pairs_average_to_their_cell_whatever_the_tokens_of_a_role(metric, direction, quantity):
     analysis = analyse(several_tokens(), metric=metric)
-    cells = cells_of(analysis)
+    cells = map_cells(analysis)
     found = averages_of(cells, analysis, direction, quantity)
     effects = pair_effects(cells, analysis, direction, quantity)
     assert effects.shape == (len(cells.places) + 1, len(GROUPS))
@@ -54,7 +54,7 @@ def test_totals_stand_beside_their_own_pairs():
     for pair, group in enumerate(GROUPS):
         rows += both(odds(0.1 * pair), odds(-2.0), odds(0.0), odds(0.0), pair=pair, group=group)
     analysis = analyse(trace_of(rows))
-    totals = pair_effects(cells_of(analysis), analysis, "denoising")[-1]
+    totals = pair_effects(map_cells(analysis), analysis, "denoising")[-1]
     assert totals.tolist() == pytest.approx([2.0 + 0.1 * pair for pair in range(len(GROUPS))])
 
 
@@ -62,7 +62,7 @@ def test_pairs_without_a_role_have_no_effect_there():
     trace = several_tokens()
     lacking = trace.table[~((trace.table["role"] == "further") & (trace.table["pair"] == 3))]
     analysis = analyse(replace(trace, table=lacking))
-    cells = cells_of(analysis)
+    cells = map_cells(analysis)
     effects = pair_effects(cells, analysis, "denoising")
     further = cells.places.index[cells.places["role"] == "further"][0]
     assert np.flatnonzero(np.isnan(effects[further])).tolist() == [3]
@@ -103,7 +103,7 @@ def test_cells_that_are_0_in_every_pair_are_told_from_those_that_were_not_measur
     trace = map_trace()
     table = trace.table[~((trace.table["layer"] == 2) & (trace.table["component"] == "mlp_out"))]
     analysis = analyse(replace(trace, table=table))
-    cells = cells_of(analysis)
+    cells = map_cells(analysis)
     found = averages_of(cells, analysis, "denoising")
     before = cells.places["role"] == "before_subject"
     assert (found.zero == before).all()
@@ -124,7 +124,7 @@ def test_too_many_pairs_are_kept_as_means_of_their_groups(monkeypatch):
     pairs, groups = unpacked(whole["effects"][name], 24), unpacked(small["effects"][name], 12)
     expected = pd.DataFrame(pairs.T).groupby(np.repeat(np.arange(12), 2)).mean().to_numpy().T
     np.testing.assert_allclose(groups, expected, atol=2e-4)
-    cells = cells_of(replace(analysis, view="signed"))
+    cells = map_cells(replace(analysis, view="signed"))
     means = group_means(cells, pair_effects(cells, replace(analysis, view="signed"), "denoising"))
     np.testing.assert_allclose(groups, means, atol=2e-4)
 
