@@ -14,7 +14,7 @@ PROMPTS, PAGE = "Your own prompts", "Page"
 
 
 def explore(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN [RUN]", help="a run folder; or two, to see B - A")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="a run folder; or two, to see B - A")],
     model: Annotated[
         str | None, typer.Option(rich_help_panel=PROMPTS, help="model to run prompts of your own in: folder or hub id")
     ] = None,
