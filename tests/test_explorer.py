@@ -63,6 +63,10 @@ def test_a_state_is_read_from_its_own_address():
     query = state.query("secret")
     assert token_of(query) == "secret"
     assert State("A", "x", "y", "z", "a", "b").asked(query) == state
+    asked = replace(state, prompt=("The {subject} & <b>قال", "nurse", "", "she", "he"))
+    assert state.asked(asked.query()) == asked
+    assert asked.settings == state.settings
+    assert state.asked("?template=alone").prompt == ()
     assert replace(state, cell=None, pair=None).asked("?cell=-1&pair=x") == replace(state, cell=None, pair=None)
 
 
@@ -208,13 +212,14 @@ def test_a_newer_request_ends_an_older_one(live):
     assert ended == [request]
 
 
-def get(url: str, **headers: str) -> tuple[int, str, dict[str, str]]:
-    """Status, body and headers of an answer, without cookies or redirects."""
+def get(url: str, content: bytes | None = None, **headers: str) -> tuple[int, str, dict[str, str]]:
+    """Status, body and headers of an answer, without cookies or redirects; to a POST where there is content."""
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=20) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, content, headers), timeout=20) as answer:
             return answer.status, answer.read().decode(), dict(answer.headers)
     except urllib.error.HTTPError as error:
-        return error.code, error.read().decode(), dict(error.headers)
+        with error:
+            return error.code, error.read().decode(), dict(error.headers)
 
 
 @pytest.fixture
@@ -235,6 +240,15 @@ def test_it_answers_this_machine_alone(page):
     for host in ("evil.example", "127.0.0.1.evil.example", "0.0.0.0"):
         assert get(base, Host=host)[0] == 400
     assert get(base, Host="localhost")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "content", [b"not JSON", b"[]", b"{}", b'{"output": "none.such", "outputs": []}', b'{"output": [1], "outputs": []}']
+)
+def test_a_request_that_the_page_does_not_make_is_refused(page, content):
+    address = f"{page.url.split('?')[0]}_dash-update-component"
+    status, _, _ = get(address, content, **{"Content-Type": "application/json"})
+    assert status == 400
 
 
 def test_its_policy_lets_nothing_out(page):

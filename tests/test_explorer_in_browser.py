@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pandas as pd
 import pytest
-from browser import PALE_TEXT, SITE, SIZES, SMALL_TEXT, visited
+from browser import PALE_TEXT, PHONE, SITE, SIZES, SMALL_TEXT, visited
 from handmade import map_trace, steady
 from playwright.sync_api import expect
 
@@ -149,6 +149,39 @@ def test_a_prompt_of_ones_own_is_read_at_once_and_measured(browser, with_model):
         expect(seen.page.locator("#own-map")).to_contain_text("one pair, no interval")
         assert seen.page.locator("#own-map script, #tokens script").count() == 0
         assert seen.complaints == []
+
+
+def test_a_measured_prompt_is_kept_in_the_address(browser, with_model):
+    with visited(browser, with_model, PHONE) as seen:
+        expect(seen.page.locator("#tokens .token").first).to_be_visible()
+        seen.page.get_by_label("subject", exact=True).fill("nurse & 'co'")
+        seen.page.get_by_role("button", name="Measure").click()
+        expect(seen.page.locator("#own-map table.upright").first).to_be_visible(timeout=20000)
+        before = seen.page.locator("#own-map").inner_text()
+        seen.page.reload()
+        expect(seen.page.get_by_label("subject", exact=True)).to_have_value("nurse & 'co'")
+        expect(seen.page.locator("#own-map table").first).to_be_visible(timeout=20000)
+        expect(seen.page.locator("#probabilities table")).to_be_visible()
+        assert seen.page.locator("#own-map").inner_text() == before
+        assert seen.complaints == []
+
+
+def test_on_a_phone_layers_run_down_and_nothing_is_hidden_at_the_side(browser, alone):
+    with visited(browser, alone, PHONE) as seen:
+        expect(button(seen)).to_be_visible()
+        table = seen.page.locator("#maps table", has=button(seen))
+        assert table.locator("thead th").first.inner_text() == "layer"
+        wider = "every => every.map(each => each.scrollWidth - each.clientWidth)"
+        assert set(seen.page.eval_on_selector_all("#maps .scroll", wider)) == {0}
+        cell = button(seen)
+        place, layer, column = (int(each) for each in cell.get_attribute("data-place").split(","))
+        row = table.locator("tbody tr").nth(layer)
+        assert row.locator("th").inner_text() in SITE
+        assert row.locator("td").nth(column).locator("button").get_attribute("aria-label").startswith(SITE)
+        cell.focus()
+        cell.press("ArrowDown")
+        below = seen.page.evaluate("document.activeElement.dataset.place")
+        assert below == f"{place},{layer + 1},{column}"
 
 
 def test_a_prompt_that_makes_no_pair_is_refused_in_words(browser, with_model):

@@ -8,14 +8,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
-import pandas as pd
 import plotly.graph_objects as go
 from dash import Dash, Input, Output, ctx, dcc, html, no_update
 from dash import State as Given
 
 from locate.errors import LocateError
-from locate.explorer import parts
-from locate.explorer.live import Asked, Live, Stale, asked_of
+from locate.explorer import maps, parts
+from locate.explorer.asking import answer_prompts, note_on, own_prompt
+from locate.explorer.live import Live
 from locate.explorer.pairs import pair_parts
 from locate.explorer.runs import CHANGE, Runs
 from locate.explorer.state import NUMBERS, SWITCHES, State, token_of
@@ -25,15 +25,10 @@ from locate.report.images import write_static
 from locate.report.page.document import asset
 from locate.report.page.glossary import GLOSSARY
 from locate.report.quiet import CONFIG
-from locate.report.theme import Scale
-from locate.words import NAMES, metric_words
+from locate.words import metric_words
 
 TITLES = dict(zip(SWITCHES, ("model", "metric", "view", "pairs", "direction", "quantity"), strict=True))
-FIELDS = ("template", "subject", "counterfactual", "female", "male")
-ASKED = dict(
-    zip(FIELDS, ("sentence with {subject}", "subject", "in its place", "female answer", "male answer"), strict=True)
-)
-EXAMPLE = dict(zip(FIELDS, ("The {subject} said that", "nurse", "mechanic", "she", "he"), strict=True))
+NARROW = "(max-width: 700px)"  # as in page.css
 SHELL = """<!doctype html>
 <html lang="en"><head>{%metas%}<meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark"><title>{%title%}</title>{%css%}<style>PAGE_CSS</style></head>
@@ -51,10 +46,13 @@ def make_app(runs: Runs, live: Live | None = None, receipt: tuple[str, ...] = ()
     own = [] if live is None else own_prompt(receipt, note_on(runs, live))
     app.index_string = SHELL.replace("PAGE_CSS", asset("page.css"))
     app.layout = lambda: layout(runs, own)  # made anew for every visitor
+    app.clientside_callback(
+        f"() => window.matchMedia({NARROW!r}).matches", Output("narrow", "data"), Input("url", "pathname")
+    )
     show_map(app, runs)
     export(app, runs)
     if live is not None:
-        answer_prompts(app, live)
+        answer_prompts(app, runs, live)
     return app
 
 
@@ -71,7 +69,7 @@ def layout(runs: Runs, own: list[Any]) -> html.Div:
         html.H2("Map"),
         html.Div(switches, className="settings"),
         html.P(id="caption", className="caption"),
-        html.Div(id="legend", className="legend"),
+        html.Div(id="legend"),
         html.Div(id="maps"),
     ]
     taken = [
@@ -85,6 +83,7 @@ def layout(runs: Runs, own: list[Any]) -> html.Div:
             dcc.Store(id="visitor", data=uuid4().hex),
             dcc.Location(id="url", refresh=False),
             dcc.Store(id="chosen"),
+            dcc.Store(id="narrow"),
             dcc.Download(id="download"),
             html.Header([html.H1(runs.title()), *header(runs), html.Div(id="answer")]),
             *own,
@@ -113,31 +112,6 @@ def header(runs: Runs) -> list[Any]:
     ]
 
 
-def own_prompt(receipt: tuple[str, ...], note: str) -> list[Any]:
-    """The fields of the visitor's own prompt, and where its answers go."""
-    fields = [
-        html.Label(
-            [ASKED[name], dcc.Input(id=name, value=EXAMPLE[name], type="text", debounce=0.2, autoComplete="off")]
-        )
-        for name in FIELDS
-    ]
-    edited = [html.H3("The edit's receipt"), html.Ul([html.Li(each) for each in receipt])] if receipt else []
-    return [
-        html.Section(
-            [html.H2("Your prompt"), html.P(note, className="note"), html.Div(fields, className="own"),
-             html.Div(id="tokens"), html.P(html.Button("Measure", id="measure", type="button")),
-             dcc.Store(id="request"), html.Div(id="probabilities"), html.Div(id="own-map"), *edited]
-        )
-    ]  # fmt: skip
-
-
-def note_on(runs: Runs, live: Live) -> str:
-    """Which model answers, and whether it is that of the run."""
-    name, model = live.models[0]
-    same = model.checkpoint.weights_sha256 == runs.traces[0].meta["model"]["weights_sha256"]
-    return f"Answered by {name}" + ("." if same else ", which is not the model of the run.")
-
-
 def show_map(app: Dash, runs: Runs) -> None:
     """The map, the open cell and the open pair follow the address, the switches, and what is clicked."""
 
@@ -149,9 +123,10 @@ def show_map(app: Dash, runs: Runs) -> None:
         Output("chosen", "data"),
         Input("url", "search"),
         Input("chosen", "data"),
+        Input("narrow", "data"),
         *(Input(name, "value") for name in SWITCHES),
     )
-    def show(query: str | None, chosen: dict[str, Any] | None, *values: str | None) -> tuple[Any, ...]:
+    def show(query: str | None, chosen: dict[str, Any] | None, narrow: bool, *values: str | None) -> tuple[Any, ...]:
         state = runs.first.asked(query)
         if ctx.triggered_id in SWITCHES or ctx.triggered_id == "chosen":
             given: dict[str, Any] = {
@@ -170,11 +145,11 @@ def show_map(app: Dash, runs: Runs) -> None:
             query,
             *switches,
             parts.answer_parts(runs.answer(state), whose(runs, state)),
-            parts.caption(view, runs.analysis(state).subject),
-            parts.legend(view),
-            parts.map_tables(runs.maps(state), view, words, state.cell),
+            maps.caption(view, runs.analysis(state).subject),
+            maps.legend(view["limit"], view["digits"], view["unit"]),
+            maps.map_tables(runs.maps(state), view, words, state.cell, narrow=bool(narrow)),
             cell_parts(runs, state, view),
-            pair_parts(runs, state),
+            pair_parts(runs, state, narrow=bool(narrow)),
             python_line(runs, state),
             state.pair is None,
             {name: getattr(state, name) for name in NUMBERS},
@@ -289,76 +264,3 @@ def exported(runs: Runs, state: State, kind: str) -> dict[str, Any]:
         if missing:
             raise LocateError(missing)
         return dict(dcc.send_bytes(path.read_bytes(), path.name))
-
-
-def answer_prompts(app: Dash, live: Live) -> None:
-    """Tokens follow the fields at once; a click measures the probabilities, and then the map."""
-
-    @app.callback(
-        Output("tokens", "children"),
-        Output("probabilities", "children", allow_duplicate=True),
-        Output("own-map", "children", allow_duplicate=True),
-        *(Input(name, "value") for name in FIELDS),
-        prevent_initial_call="initial_duplicate",
-    )
-    def read(*values: Any) -> tuple[list[Any], list[Any], list[Any]]:
-        try:
-            pair, clean, corrupted = live.tokens(asked_of(values))
-        except LocateError as error:
-            return [html.P(str(error), className="refusal", role="status")], [], []
-        lines = [
-            parts.tokens_line("clean prompt", list(zip(clean, pair.clean_roles, strict=True))),
-            parts.tokens_line("corrupted prompt", list(zip(corrupted, pair.corrupted_roles, strict=True))),
-        ]
-        alone = len(pair.clean) - len(pair.aligned)
-        note = [html.P(f"{alone} tokens of the clean prompt have no counterpart", className="note")] if alone else []
-        return [*lines, *note], [], []
-
-    @app.callback(
-        Output("probabilities", "children"),
-        Output("own-map", "children", allow_duplicate=True),
-        Output("request", "data"),
-        Input("measure", "n_clicks"),
-        Given("visitor", "data"),
-        *(Given(name, "value") for name in FIELDS),
-        prevent_initial_call=True,
-    )
-    def measure(clicks: int | None, visitor: str, *values: Any) -> tuple[Any, Any, Any]:
-        asked, number = asked_of(values), clicks or 0
-        try:
-            rows = live.probabilities(asked, live.request(visitor, number))
-        except LocateError as error:
-            return [html.P(str(error), className="refusal", role="status")], [], no_update
-        except Stale:
-            return no_update, no_update, no_update
-        table = html.Div(parts.probabilities(rows, (asked.female, asked.male)), className="scroll")
-        waiting = [html.P("measuring every token and layer ...", className="note", role="status")]
-        return [table], waiting, {"number": number, "visitor": visitor, "asked": list(values)}
-
-    @app.callback(Output("own-map", "children"), Input("request", "data"), prevent_initial_call=True)
-    def draw(request: dict[str, Any] | None) -> Any:
-        if not request:
-            return no_update
-        try:
-            wanted = live.request(request["visitor"], request["number"])
-            found = live.maps(asked_of(tuple(request["asked"])), wanted)
-        except Stale:
-            return no_update
-        except LocateError as error:
-            return [html.P(str(error), className="refusal", role="status")]
-        return own_maps(live, asked_of(tuple(request["asked"])), found)
-
-
-def own_maps(live: Live, asked: Asked, found: list[tuple[str, pd.DataFrame]]) -> list[Any]:
-    """The maps of the visitor's prompt, one model after the other, on one colour scale."""
-    tokens = list(enumerate(live.tokens(asked)[1]))
-    note = f"“{asked.pair().clean}”: one pair, no interval. Effects are female minus male, denoising."
-    children: list[Any] = [html.P(note, className="note", dir="auto")]
-    shown = [
-        (name, rows[rows["direction"] == "denoising"].assign(effect=lambda each: each["nie"])) for name, rows in found
-    ]
-    scale = Scale.of(pd.concat([rows["effect"] for _, rows in shown]).to_numpy(), "nats")
-    for name, rows in shown:
-        total = float(rows["total"].iloc[0])
-        children += [html.H3(f"{name}: total effect {total:+.2f} nats"), *parts.token_maps(rows, tokens, scale, NAMES)]
-    return children

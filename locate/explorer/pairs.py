@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from dash import html
 
-from locate.explorer import parts
+from locate.explorer import maps, parts
 from locate.explorer.runs import CHANGE, Runs
 from locate.explorer.state import State
 from locate.mediation.effect_table import answers_of
@@ -20,7 +20,7 @@ from locate.tracing.table import Trace, whole_sites
 from locate.words import NAMES, metric_words
 
 
-def pair_parts(runs: Runs, state: State) -> list[Any]:
+def pair_parts(runs: Runs, state: State, *, narrow: bool) -> list[Any]:
     """What is shown of the open pair; [] where none is."""
     if state.pair is None:
         return []
@@ -36,23 +36,25 @@ def pair_parts(runs: Runs, state: State) -> list[Any]:
     spans = [(each.text if each.position is not None else f" {each.text} ", each.role) for each in prompt]
     measure = metric_words(analysis.metric.name, analysis.answers)
     about = f"{state.direction.capitalize()}; {QUANTITIES[state.quantity]} on the {measure}, {analysis.metric.unit}."
-    maps = pair_maps(rows.assign(effect=rows[state.quantity]), prompt, analysis.metric.unit)
+    own = pair_maps(rows.assign(effect=rows[state.quantity]), prompt, analysis.metric.unit, narrow=narrow)
     return [
         html.H3(f"{row['group']}: {note}"),
         parts.tokens_line("clean prompt", spans or [(str(row["clean"]), "")]),
         html.P([html.B("corrupted prompt: "), str(row["corrupted"])], dir="auto", className="tokens"),
         html.Div(answers(runs.traces[run], state.pair), className="scroll"),
-        html.P(about if maps else "No whole vector was patched at single tokens, so this pair has no map of its own."),
-        *maps,
+        html.P(about if own else "No whole vector was patched at single tokens, so this pair has no map of its own."),
+        *own,
     ]
 
 
-def pair_maps(rows: pd.DataFrame, prompt: Sequence[Part], unit: str) -> list[Any]:
+def pair_maps(rows: pd.DataFrame, prompt: Sequence[Part], unit: str, *, narrow: bool) -> list[Any]:
     """The pair's own maps; [] where no whole vector was patched."""
     if rows.empty:
         return []
     tokens = [(each.position, each.text) for each in prompt]
-    return parts.token_maps(rows, tokens, Scale.of(rows["effect"].to_numpy(), unit), NAMES)
+    scale = Scale.of(rows["effect"].to_numpy(), unit)
+    legend = maps.legend(scale.limit, scale.digits, unit)
+    return [legend, *maps.token_maps(rows, tokens, scale, NAMES, narrow=narrow)]
 
 
 def answers(trace: Trace, pair: int) -> Any:

@@ -1,4 +1,4 @@
-"""The parts of the live page as Dash components: maps as tables of buttons, the open cell, and a pair's own map."""
+"""The parts of the live page around its maps, as Dash components: the answer, the open cell, and an open pair."""
 
 from __future__ import annotations
 
@@ -9,112 +9,16 @@ import numpy as np
 import pandas as pd
 from dash import dcc, html
 
+from locate.explorer.maps import number_words
 from locate.mediation.located import THRESHOLD
 from locate.report.page.answer import Answer
 from locate.report.quiet import CONFIG, Figure
-from locate.report.theme import Scale, colour, ink
 from locate.words import chance, interval_words, signed
 
 FIRST_PAIRS = 12
 SIGNS = {1: "stereotypically female", -1: "stereotypically male", 0: "without stereotype"}
 DOTS = {1: "#b35806", -1: "#542788", 0: "#5a5a63"}
 Children = list[Any]
-
-
-def map_tables(
-    maps: Sequence[dict[str, Any]], view: dict[str, Any], words: Sequence[str], chosen: int | None
-) -> Children:
-    """One table of buttons for each component.
-
-    maps    grids of numbers of cells, as `maps_of` makes them
-    view    numbers and colours of every cell, as `view_of` makes them
-    words   what each cell is
-    chosen  the open cell
-    """
-    zero = set(view["zero"])
-    return [
-        html.Div(className="scroll", children=map_table(each, view, words, chosen, zero, place))
-        for place, each in enumerate(maps)
-    ]
-
-
-def map_table(
-    given: dict[str, Any], view: dict[str, Any], words: Sequence[str], chosen: int | None, zero: set[int], place: int
-) -> html.Table:
-    """One table: rows are tokens or units, columns are layers; of too many units, a list of the strongest."""
-    if "list" in given:
-        heads, rows = [], [(words[cell], [cell]) for cell in given["list"]]
-    else:
-        heads, rows = [str(each) for each in given["layers"]], list(zip(given["rows"], given["cells"], strict=True))
-    head = [html.Tr([html.Th("", scope="col"), *(html.Th(each, scope="col") for each in heads)])] if heads else []
-    body = [
-        html.Tr(
-            [
-                html.Th(name, scope="row"),
-                *(
-                    cell_of_map(cell, view, words, chosen, zero, f"{place},{row},{column}")
-                    for column, cell in enumerate(cells)
-                ),
-            ]
-        )
-        for row, (name, cells) in enumerate(rows)
-    ]
-    caption = html.Caption(f"{given['name']}, by layer" if heads else given["name"])
-    return html.Table([caption, html.Thead(head), html.Tbody(body)], className="map wide")
-
-
-def cell_of_map(
-    cell: int, view: dict[str, Any], words: Sequence[str], chosen: int | None, zero: set[int], where: str
-) -> html.Td:
-    """A cell as a button that says its site and its numbers; hatched where nothing was measured, or it is 0."""
-    if cell < 0:
-        return html.Td(className="hatched", title="not measured")
-    effect, digits = view["effect"][cell], view["digits"]
-    if effect is None or cell in zero:
-        told, text, look, name = "not measured" if effect is None else "0 in every pair", "", {}, "hatched"
-    else:
-        passes = view["q"][cell] is not None and view["q"][cell] <= THRESHOLD
-        told = f"{number_words(view, cell, digits)} {view['unit']}"
-        beyond = view["beyond"] and abs(effect) > view["limit"]
-        text, name = signed(effect, digits) if passes else "·", "beyond" if beyond else ""
-        look = {"background": view["fill"][cell], "color": view["ink"][cell]}
-    attributes: dict[str, Any] = {
-        "aria-label": f"{words[cell]}: {told}",
-        "aria-pressed": "true" if cell == chosen else "false",
-        "data-cell": str(cell),
-        "data-place": where,
-    }
-    button = html.Button(
-        text, type="button", className=name, style=look, title=f"{words[cell]}: {told}",
-        tabIndex=0 if where.endswith(",0,0") else -1, **attributes,
-    )  # fmt: skip
-    return html.Td(button)
-
-
-def number_words(numbers: dict[str, Any], cell: int, digits: int) -> str:
-    """A cell's effect with its interval."""
-    low, high = numbers["low"][cell], numbers["high"][cell]
-    interval = "no interval" if low is None else f"[{signed(low, digits)}, {signed(high, digits)}]"
-    return f"{signed(numbers['effect'][cell], digits)} {interval}"
-
-
-def legend(view: dict[str, Any]) -> Children:
-    """The colour scale."""
-    end = f"{view['limit']:.{view['digits']}f}"
-    return [f"-{end} ", *(html.I(style={"background": each}) for each in view["scale"]), f" +{end} {view['unit']}"]
-
-
-def caption(view: dict[str, Any], subject: str) -> str:
-    """What the map shows, with the total effect and the counts."""
-    pairs, groups = (max(each for each in view[name] if each is not None) for name in ("n", "groups"))
-    said = (
-        f"{view['about']}. Numbers: {view['words']}, {view['unit']}, positive means {view['positive']}. Total effect "
-        f"{interval_words(*view['total'])}. n = {pairs} pairs of {groups} {subject}s. A dot in place of a number: q > "
-        f"{THRESHOLD}. Hatched: 0 in every pair, or not measured."
-    )
-    if not view["beyond"]:
-        return said
-    return f"{said} Colours end at {view['limit']:.{view['digits']}f}; cells beyond it ({view['beyond']}) have a frame."
 
 
 def facts(view: dict[str, Any], cell: int, site: dict[str, Any], subject: str, level: float) -> html.Dl:
@@ -124,7 +28,7 @@ def facts(view: dict[str, Any], cell: int, site: dict[str, Any], subject: str, l
     lines = [("effect", f"{effect}, positive means {view['positive']}")]
     share, stability = (view[name][cell] if name in view else None for name in ("share", "stability"))
     if share is not None:
-        lines.append(("share", f"{share:.0%} of the total effect {signed(view['total'][0], digits)}"))
+        lines.append(("share", f"{round(share, 2) + 0.0:.0%} of the total effect {signed(view['total'][0], digits)}"))
     lines += [(each["name"], number_words(each, cell, digits)) for each in view["beside"]]
     lines.append(("n", f"{view['n'][cell]} pairs of {view['groups'][cell]} {subject}s"))
     doubt = "" if q is None or q <= THRESHOLD else f": above {THRESHOLD}, so this may be chance"
@@ -200,46 +104,6 @@ def probabilities(rows: Sequence[tuple[str, str, float, float]], answers: tuple[
         for model, prompt, first, second in rows
     ]  # fmt: skip
     return html.Table([html.Thead(html.Tr([html.Th(each, scope="col") for each in head])), html.Tbody(body)])
-
-
-def token_maps(
-    effects: pd.DataFrame, tokens: Sequence[tuple[int | None, str]], scale: Scale, names: dict[str, str]
-) -> Children:
-    """A pair's own effects, one table for each component: rows are tokens, columns are layers; no interval.
-
-    effects  of one pair and direction: component, layer, clean_pos and `effect`
-    tokens   the clean prompt's tokens in order: position (None where nothing was patched), and text
-    scale    of the colours
-    names    component: its name
-    """
-    layers = sorted(int(each) for each in effects["layer"].unique())
-    head = html.Thead(html.Tr([html.Th(each, scope="col") for each in ("token", *map(str, layers))]))
-    tables = []
-    for component, part in effects.groupby("component", sort=False, observed=True):
-        name = names[str(component)]
-        known = {
-            (int(place), int(layer)): float(effect)
-            for place, layer, effect in zip(part["clean_pos"], part["layer"], part["effect"], strict=True)
-        }
-        rows = []
-        for position, text in tokens:
-            cells = [
-                token_cell(None if position is None else known.get((position, layer)), scale, f"{name}, layer {layer}")
-                for layer in layers
-            ]
-            rows.append(html.Tr([html.Th(text, scope="row", dir="auto"), *cells]))
-        table = html.Table([html.Caption(f"{name}, by layer"), head, html.Tbody(rows)], className="map wide")
-        tables.append(html.Div(table, className="scroll"))
-    return tables
-
-
-def token_cell(effect: float | None, scale: Scale, words: str) -> html.Td:
-    """A cell of a pair's own map."""
-    if effect is None:
-        return html.Td(className="hatched", title=f"{words}: not measured")
-    fill = colour(effect, scale.limit)
-    told = f"{words}: {signed(effect, scale.digits + 1)} {scale.unit}"
-    return html.Td(signed(effect, scale.digits), style={"background": fill, "color": ink(fill)}, title=told)
 
 
 def answer_parts(told: Answer, whose: str = "") -> Children:

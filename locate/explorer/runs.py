@@ -111,7 +111,7 @@ class Runs:
 
     def view(self, state: State) -> dict[str, Any]:
         """Numbers and colours of every cell in the state's panel."""
-        key = ("view", replace(state, cell=None, pair=None))
+        key = ("view", state.settings)
         return self.once(key, lambda: self._view(state))
 
     def _view(self, state: State) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from locate.explorer.state import TOKEN
 
 HOST = "127.0.0.1"
 HOSTS = [HOST, "localhost"]
+UPDATE = "_dash-update-component"
 
 
 class Quiet(WSGIRequestHandler):
@@ -69,6 +70,8 @@ def guard(app: Dash, token: str) -> None:
         given = request.args.get(TOKEN) or request.cookies.get(cookie, "")
         if token and not secrets.compare_digest(given.encode(), token.encode()):
             abort(403)
+        if request.path.endswith(UPDATE) and not is_asked(app, request.get_json(silent=True)):
+            abort(400)
 
     @app.server.after_request
     def protect(response: Response) -> Response:
@@ -78,6 +81,17 @@ def guard(app: Dash, token: str) -> None:
         if token and request.args.get(TOKEN):
             response.set_cookie(cookie, token, httponly=True, samesite="Strict")
         return response
+
+
+def is_asked(app: Dash, content: Any) -> bool:
+    """Whether a request is one that the page itself makes: for what a callback of it gives, from lists of inputs."""
+    return (
+        isinstance(content, dict)
+        and isinstance(content.get("output"), str)
+        and content["output"] in app.callback_map
+        and isinstance(content.get("outputs"), dict | list)
+        and all(isinstance(content.get(name, []), list) for name in ("inputs", "state", "changedPropIds"))
+    )
 
 
 def new_token() -> str:
