@@ -9,6 +9,7 @@ from scipy.stats import kstest, norm, t
 
 from locate import LocateError, analyse, occupation_pairs
 from locate.mediation import average, effects, normalised, stability
+from locate.mediation.averages import among_largest
 from locate.mediation.effect_table import terms_of
 from locate.mediation.resampling import Intervals
 
@@ -349,6 +350,15 @@ def test_stability_draws_groups_not_rows():
     """A site that is strong in one group alone is among the first only when that group is drawn."""
     found = stability(layers_of({0: [9.0, *[0.0] * 9], 1: [0.5] * 10}), top=1, chosen=Intervals(samples=4000))
     assert found.set_index("layer")["stability"][0] == pytest.approx(1 - 0.9**10, abs=0.03)
+
+
+@pytest.mark.parametrize("top", [1, 3, 7])
+def test_the_largest_are_those_of_a_stable_sort(top):
+    sizes = np.random.default_rng(1).integers(-1, 4, size=(200, 7)).astype(float)  # with many ties
+    order = np.argsort(-sizes, axis=1, kind="stable")[:, :top]
+    expected = np.zeros(sizes.shape, bool)
+    np.put_along_axis(expected, order, True, axis=1)
+    np.testing.assert_array_equal(among_largest(sizes, top), expected)
 
 
 def test_stability_needs_a_number_of_sites():

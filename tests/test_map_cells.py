@@ -141,3 +141,10 @@ def test_so_many_units_that_no_grid_shows_them_are_listed_strongest_first():
     effects = [abs(found["views"][0]["effect"][cell]) for cell in listed["list"]]
     assert effects == sorted(effects, reverse=True)
     assert effects[0] == pytest.approx(0.69, abs=1e-6)
+    assert len(found["cells"]) == len(effects) == 40, "the page holds cells that it never shows"
+    assert sorted(found["cells"][cell]["site"]["unit"] for cell in listed["list"]) == list(range(30, 70))
+    strongest = listed["list"][0]
+    assert found["cells"][strongest]["site"]["unit"] == 69
+    packed_effects = found["effects"]["logit_diff denoising"]
+    row = np.frombuffer(base64.b64decode(packed_effects["data"]), "<i2").reshape(41, -1)[strongest]
+    np.testing.assert_allclose(row * packed_effects["step"][strongest], -0.69, atol=1e-4)

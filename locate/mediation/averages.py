@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy import stats
 from scipy.stats import false_discovery_control
 
@@ -132,10 +132,17 @@ def stability(effects: pd.DataFrame, column: str = "nie", chosen: Intervals = DE
     result["stability"] = 0.0
     sizes = drawn_sizes(design, chosen.samples, chosen.seed)
     for _, cells in result.groupby("direction", observed=True).groups.items():
-        order = np.argsort(-sizes[:, cells], axis=1, kind="stable")[:, :top]
-        counts = np.bincount(order.ravel(), minlength=len(cells))
+        counts = among_largest(sizes[:, cells], min(top, len(cells))).sum(axis=0)
         result.loc[cells, "stability"] = counts / chosen.samples
     return result
+
+
+def among_largest(sizes: Float[np.ndarray, "sample cell"], top: int) -> Bool[np.ndarray, "sample cell"]:
+    """Whether a cell is among the `top` largest of its sample; ties go to the cell that stands first."""
+    least = np.partition(sizes, -top, axis=1)[:, -top, None]
+    above, tied = sizes > least, sizes == least
+    places = top - above.sum(axis=1, keepdims=True)
+    return above | (tied & (tied.cumsum(axis=1) <= places))
 
 
 def drawn_sizes(design: Design, samples: int, seed: int) -> Float[np.ndarray, "sample cell"]:

@@ -33,7 +33,7 @@ class Cells:
     """The cells of a run's maps, in the order of the page, and the pairs behind them.
 
     analysis  that they come from
-    places    one row per cell: component, layer, unit, window, role, key
+    places    one row per cell: component, layer, unit, window, role, key; all cells of the run, or some
     pairs     one row per pair: group, template, kind, stereotype, clean, corrupted
     """
 
@@ -181,15 +181,15 @@ def pair_effects(
     rows = whole_sites(analysis.effects)
     rows = rows[rows["direction"] == direction]
     rows = rows.astype(TEXTS)
-    numbers = cells.places.reset_index(names="cell").set_index(CELL)["cell"]
-    cell = numbers.reindex(pd.MultiIndex.from_frame(rows[CELL])).to_numpy()
+    totals = rows.drop_duplicates("pair").set_index("pair")["total"].reindex(cells.pairs.index).to_numpy(dtype=float)
+    rows = rows.merge(cells.places.reset_index(names="cell"), on=CELL)
+    cell = rows["cell"].to_numpy()
     pair = cells.pairs.index.get_indexer(rows["pair"])
     shape = (len(cells.places), len(cells.pairs))
     place = cell * shape[1] + pair
     size = shape[0] * shape[1]
     counts = np.bincount(place, minlength=size).reshape(shape)
     sums = np.bincount(place, rows[quantity].to_numpy(dtype=float), minlength=size).reshape(shape)
-    totals = rows.drop_duplicates("pair").set_index("pair")["total"].reindex(cells.pairs.index).to_numpy(dtype=float)
     with np.errstate(invalid="ignore"):
         return np.vstack([np.where(counts > 0, sums / counts, np.nan), totals])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ def map_data(analysis: Analysis, step: Callable[[str], None] = lambda _: None) -
     own = [each for each in settings if each.metric is analysis.metric]
     cells = map_cells(next((each for each in own if each.view == "signed"), analysis))
     directions = [str(each) for each in analysis.trace.meta["directions"]]
+    cells, maps = on_maps(cells, averages_of(cells, analysis, directions[0]).table["effect"], analysis.subject)
     views, effects = [], {}
     for each in settings:
         step(f"report: {each.metric.name}, {each.view} view")
@@ -62,11 +64,33 @@ def map_data(analysis: Analysis, step: Callable[[str], None] = lambda _: None) -
             {"name": "view", "title": "view", "words": {}},
             {"name": "direction", "title": "direction", "words": {}},
         ],
-        "maps": maps_of(cells.places, views[0], subject),
+        "maps": maps,
         "cells": [cell_of(row, analysis, subject) for row in cells.places.to_dict("records")],
         "views": views,
         **behind(cells, effects),
     }
+
+
+def on_maps(cells: Cells, effects: pd.Series, subject: str) -> tuple[Cells, list[dict[str, Any]]]:
+    """The cells that stand on a map, and the maps; of too many units only those that are listed stay.
+
+    effects  of every cell, by the settings that the page opens with
+    """
+    opening = [None if np.isnan(each) else float(each) for each in effects]
+    maps = maps_of(cells.places, {"effect": opening}, subject)
+    kept = sorted({cell for each in maps for cell in cells_of(each)})
+    number = {cell: place for place, cell in enumerate(kept)} | {-1: -1}
+    for each in maps:
+        if "list" in each:
+            each["list"] = [number[cell] for cell in each["list"]]
+        else:
+            each["cells"] = [[number[cell] for cell in row] for row in each["cells"]]
+    return replace(cells, places=cells.places.iloc[kept].reset_index(drop=True)), maps
+
+
+def cells_of(given: dict[str, Any]) -> list[int]:
+    """The cells of a map that there are."""
+    return given["list"] if "list" in given else [cell for row in given["cells"] for cell in row if cell >= 0]
 
 
 def view_of(found: Averages, quantity: str = "nie") -> dict[str, Any]:
@@ -166,8 +190,7 @@ def maps_of(places: pd.DataFrame, first: dict[str, Any], subject: str) -> list[d
 
 def largest(given: dict[str, Any], effects: Sequence[float | None]) -> float:
     """The largest size in a map, by the settings that the page opens with."""
-    cells = given["list"] if "list" in given else [cell for row in given["cells"] for cell in row if cell >= 0]
-    return max(abs(effects[cell] or 0.0) for cell in cells)
+    return max(abs(effects[cell] or 0.0) for cell in cells_of(given))
 
 
 def grid(name: str, part: pd.DataFrame, by: pd.Series, labels: dict[Any, str]) -> dict[str, Any]:
