@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,7 +28,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
 
     Raises LocateError when the file cannot be written (disk full, read-only, no permission); `path` is then unchanged.
     """
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    partial = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.partial{path.suffix}")  # others may write it too
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)

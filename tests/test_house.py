@@ -18,7 +18,7 @@ FLOORS = [
     {"model"},
     {"engine"},
     {"tracing"},
-    {"mediation"},
+    {"mediation", "workers"},
     {"study", "evaluation"},
     {"training"},
     {"editors"},

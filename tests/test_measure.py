@@ -172,10 +172,11 @@ def test_an_executor_may_run_chunks_in_any_order(gpt2, whole, monkeypatch):
     monkeypatch.setattr(stages, "CHUNK_PAIRS", 5)
     asked = []
 
-    def backwards(job, missing, advance):
-        asked.append((job.stage.name, list(missing)))
-        for number in reversed(missing):
-            yield number, measure_chunk(job, job.chunks[number], advance)
+    def backwards(missing):
+        job = missing.job
+        asked.append((job.stage.name, list(missing.numbers)))
+        for number in reversed(missing.numbers):
+            yield number, measure_chunk(job, job.chunks[number], missing.advance)
 
     found = trace(gpt2, PROMPTS, MAP, controls=FEW, executor=backwards)
     assert asked[0] == ("map", [0, 1, 2, 3])

@@ -103,6 +103,13 @@ Threads = Annotated[
         help="CPU threads for torch; default: one for each core granted, or 1 where more are no faster",
     ),
 ]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        rich_help_panel=MEASURING,
+        help="processes that share the work, each with its own model and one thread, or one GPU; default: one process",
+    ),
+]
 Dtype = Annotated[
     str,
     typer.Option(

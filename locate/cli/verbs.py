@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,6 +34,7 @@ from locate.cli.options import (
     Formats,
     HandOff,
     IntervalSeed,
+    Jobs,
     Kind,
     Limit,
     MaxDropped,
@@ -64,6 +66,7 @@ from locate.cli.options import (
     thread_count,
 )  # fmt: skip
 from locate.cli.planning import plan_beside
+from locate.cli.sharing import executor_of, threads_of_jobs
 from locate.errors import LocateError
 from locate.sites import COMPONENTS, DIRECTIONS, ROLES
 
@@ -203,6 +206,7 @@ def trace(
             "--dry-run", rich_help_panel=MEASURING, help="only forecast rows, time and memory, from a short calibration"
         ),
     ] = False,
+    jobs: Jobs = None,
     device: Device = None,
     threads: Threads = None,
     dtype: Dtype = "float32",
@@ -228,7 +232,7 @@ def trace(
     from locate.mediation.analysis import analyse
     from locate.report import write_report
 
-    wanted, count = format_list(formats), thread_count(threads)
+    wanted, count = format_list(formats), threads_of_jobs(threads, jobs)
     plan = parsed_map(components, layers, roles, windows, severed, keys)
     check_names(metric, list(plan.components), list(plan.roles or ()), layers_of, layers_at)
     check_noise(corrupt, sigmas, draws)
@@ -236,7 +240,7 @@ def trace(
     folder = run_folder(output, model, corrupt.value)
     chosen = chosen_prompts(prompts, words, swap, template, templates_each, limit, allow_different)
     check_trace(chosen, metric, kind, probabilities, seed)
-    with Steps() as steps:
+    with Steps() as steps, ExitStack() as open_now:
         steps.say("loading TransformerLens and the model")
         from locate.model.loading import load
         from locate.model.memory import parse_size
@@ -268,7 +272,13 @@ def trace(
         more = sets + (budget is not None) + 4 * (words is Words.both)
         writing = Writing(count_figures(plan, len(ways), controls=controls, more=more), wanted)
         result = run(
-            loaded, stage, beside, settings, output=folder, progress=lambda each: steps.progress(writing.follow(each))
+            loaded,
+            stage,
+            beside,
+            settings,
+            output=folder,
+            executor=open_now.enter_context(executor_of(jobs)),
+            progress=lambda each: steps.progress(writing.follow(each)),
         )
         writing.rows = len(result)
         steps.expect(writing.works())

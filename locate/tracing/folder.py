@@ -154,12 +154,21 @@ class Parts:
         """File of a chunk."""
         return self.path / f"part-{chunk:05d}.parquet"
 
+    def has(self, chunk: int) -> bool:
+        """Whether a chunk is there."""
+        return self.file(chunk).is_file()
+
     def read(self, chunk: int) -> pd.DataFrame | None:
-        """A chunk that was measured before."""
+        """A chunk that was measured before; None where it is missing, or its file is damaged, which is then removed."""
         path = self.file(chunk)
-        if not path.is_file():
+        try:
+            table = pd.read_parquet(path)
+        except FileNotFoundError:
             return None
-        return tidy(pd.read_parquet(path)) if self.tidied else pd.read_parquet(path)
+        except (OSError, ValueError):  # what pyarrow raises for a file that is cut or overwritten
+            path.unlink(missing_ok=True)
+            return None
+        return tidy(table) if self.tidied else table
 
     def all(self, chunks: int) -> dict[int, pd.DataFrame]:
         """The chunks of a stage that were measured before, by number; `chunks` is how many the stage has."""

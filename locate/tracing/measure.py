@@ -15,13 +15,13 @@ import pandas as pd
 from locate.engine.rows import Measurement, Row
 from locate.errors import LocateError
 from locate.model.hooked import Model
-from locate.model.untrained import make_untrained
 from locate.prompts.tokens import TokenPair
 from locate.tracing.audit import audit_job
 from locate.tracing.cost import stage_operations
-from locate.tracing.folder import NotKept, RunFolder, keeping
+from locate.tracing.folder import NotKept, Parts, RunFolder, keeping
+from locate.tracing.models import Models
 from locate.tracing.progress import Expected, Pace, Report
-from locate.tracing.stage import ENGINES, Job, Settings, Stage, prepare
+from locate.tracing.stage import ENGINES, Job, Settings, Stage
 from locate.tracing.table import LABELS, LOGS, NUMBERS, tidy
 
 Found = TypeVar("Found")
@@ -51,15 +51,33 @@ its LocateError is thrown into the generator; an error of the run folder ends th
 Advance = Callable[[int], None]
 """called with the rows measured since it was last called"""
 
-Executor = Callable[[Job, Sequence[int], Advance], Iterator[tuple[int, pd.DataFrame]]]
-"""decides where chunks are run: takes a job and the numbers of its missing chunks, and gives each back with its table,
-in any order"""
+
+@dataclass(frozen=True, eq=False)
+class Missing:
+    """The chunks of a job that are still to be measured.
+
+    model    the one that is traced; that of the job may have random weights in its place
+    numbers  of the chunks
+    parts    where chunks are kept; None where nothing is kept
+    advance  to be called as rows are measured
+    """
+
+    job: Job
+    model: Model
+    numbers: Sequence[int]
+    parts: Parts | None
+    advance: Advance
 
 
-def here(job: Job, missing: Sequence[int], advance: Advance) -> Iterator[tuple[int, pd.DataFrame]]:
+Executor = Callable[[Missing], Iterator[tuple[int, pd.DataFrame]]]
+"""decides where chunks are run: takes those that are missing, and gives each back with its table, in any order; an
+executor may keep a chunk in `parts` itself"""
+
+
+def here(missing: Missing) -> Iterator[tuple[int, pd.DataFrame]]:
     """The executor of this process: one chunk after the other."""
-    for number in missing:
-        yield number, measure_chunk(job, job.chunks[number], advance)
+    for number in missing.numbers:
+        yield number, measure_chunk(missing.job, missing.job.chunks[number], missing.advance)
 
 
 def measure(
@@ -112,15 +130,14 @@ class Loop:
         pace: Pace,
         prepared: Sequence[Job],
     ) -> None:
-        self.model, self.settings, self.folder, self.executor, self.pace = model, settings, folder, executor, pace
-        self.prepared = prepared
-        self.models: dict[int | None, Model] = {None: model}
+        self.settings, self.folder, self.executor, self.pace = settings, folder, executor, pace
+        self.models = Models(model, prepared)
         self.audits: dict[int | None, dict[str, dict[str, float]]] = {}
 
     def measure(self, stage: Stage) -> Outcome:
         """A stage's rows: those of chunks that are kept, and the rest measured."""
         started = time.monotonic()
-        job = self.prepare(stage)
+        job = self.models.plain_job(stage, self.settings)
         with keeping():
             parts = None if self.folder is None else self.folder.parts(stage)
             tables = {} if parts is None else parts.all(len(job.chunks))
@@ -128,37 +145,24 @@ class Loop:
         found = sum(job.size(job.chunks[number]) for number in tables)
         self.pace.start(stage.name, job.planned, stage_operations(job), found)
         if missing:
-            job = self.with_weights(job)
+            job = self.models.job(stage, self.settings)
             self.check(job)
             self.pace.begin()
+            given = Missing(job, self.models.trained, missing, parts, self.pace.measure)
             with garbage_of_old_left():
-                for number, table in self.executor(job, missing, self.pace.measure):
+                for number, table in self.executor(given):
                     tables[number] = table
                     with keeping():
-                        if parts is not None:
+                        if parts is not None and not parts.has(number):
                             parts.write(number, table)
         table = join([tables[number] for number in range(len(job.chunks))], job)
         return Outcome(table, job, self.known_audit(stage.untrained), time.monotonic() - started)
-
-    def prepare(self, stage: Stage) -> Job:
-        """The stage as a job; one that the caller has prepared is not prepared again."""
-        given = [job for job in self.prepared if job.stage is stage]
-        return given[0] if given else prepare(self.model, stage, self.settings)
 
     def known_audit(self, seed: int | None) -> dict[str, dict[str, float]]:
         """What the checks of a model have measured, now or in an earlier start; nothing where none was needed."""
         if seed is None and seed not in self.audits and self.folder is not None:
             return self.folder.audit()
         return self.audits.get(seed, {})
-
-    def with_weights(self, job: Job) -> Job:
-        """The job in the model whose weights its stage asks for; that model is made when it is first needed."""
-        seed = job.stage.untrained
-        if seed is None:
-            return job
-        if seed not in self.models:
-            self.models[seed] = make_untrained(self.model, seed)
-        return prepare(self.models[seed], job.stage, self.settings)
 
     def check(self, job: Job) -> None:
         """Audit a model on a few rows before its first row is measured."""

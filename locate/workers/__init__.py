@@ -1,0 +1,1 @@
+"""Where chunks of rows are run besides this process: other processes, other machines."""
