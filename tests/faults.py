@@ -883,6 +883,8 @@ FAULTS = [
           'for kind, forms in table(FORMS).groupby("kind", sort=False)["form"]:',
           'for kind, forms in [("", table(FORMS)["form"].map(lambda form: "The {subject} said that"))]:',
           "tests/test_elsewhere.py"),
+    fault("writing: a trial of speed chooses how sampled text is computed", "model/writing.py",
+          "model.threads, timed=False)", "model.threads)", "tests/test_writing.py", "-k", "trial"),
     fault("writing: tokens drawn one too far", "model/writing.py",
           "drawn.to(below)[:, None] * below", "0.9 * drawn.to(below)[:, None] * below", "tests/test_writing.py"),
     fault("evaluation: a padded row is read at the batch's end", "model/likelihood.py",
