@@ -321,7 +321,7 @@ def test_a_receipt_shows_scores_before_and_after():
     shown = read(receipt)
     assert shown.titles == ["Receipt of lsdm on own"]
     told, scores = shown.tables
-    assert told[0] == {"what": "held-out occupations", "found": "mean |log-odds| cut by 68 [60, 74] %"}
+    assert told[0] == {"what": "held-out occupations", "found": "mean |log-odds| cut by 68.0 [60.0, 74.0] %"}
     assert told[-1]["what"] == "reloaded from disk"
     assert len(scores) == 2
     assert scores[0] == {
