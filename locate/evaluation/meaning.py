@@ -8,9 +8,9 @@ from dataclasses import dataclass
 DOWN, UP = -1, 1
 GOALS = {"bias": "less biased", "control": "better", "ability": "more able"}
 NO_SIDE = "neither side is better"
-BETTER, WORSE, CHANCE, MOVED, PAST, UNKNOWN = (
-    "better", "worse", "within chance", "moved, neither side is better",
-    "past the ideal, as far from it as before within chance", "chance cannot be told",
+BETTER, WORSE, MOVED, PAST, CHANCE, UNKNOWN = VERDICTS = (
+    "better", "worse", "moved", "past the ideal, as far from it as before within chance", "within chance",
+    "chance cannot be told",
 )  # fmt: skip
 
 
@@ -30,6 +30,7 @@ class Meaning:
 
 ODDS = Meaning("log-odds of she against he")
 SIZE = Meaning("size of the log-odds, prompt by prompt", DOWN)
+CUT = Meaning("cut in the size of the log-odds", UP, 0.0)
 LIKELIER = Meaning("how much likelier the stereotypical sentence is")
 FEMALE = Meaning("how much likelier the female sentence is")
 GENERATED = {
@@ -55,10 +56,10 @@ MEANINGS: dict[str, dict[str, Meaning]] = {
         "neutral_abs_log_odds": Meaning("size of the log-odds after words without gender", DOWN),
         "kept_definition_words": Meaning("gendered words that keep their own pronoun", UP, 100.0),
         "kept_definition_prompts": Meaning("prompts about gendered words that keep their pronoun", UP, 100.0),
-        "log_odds_cut": Meaning("cut in the size of the log-odds", UP, 0.0),
+        "log_odds_cut": CUT,
     },
-    "unseen_forms": {"log_odds": ODDS, "abs_log_odds": SIZE},
-    "natural": {"log_odds": ODDS, "abs_log_odds": SIZE},
+    "unseen_forms": {"log_odds": ODDS, "abs_log_odds": SIZE, "log_odds_cut": CUT},
+    "natural": {"log_odds": ODDS, "abs_log_odds": SIZE, "log_odds_cut": CUT},
     "biaske": {
         "ss": Meaning("stereotyped sentence preferred"),
         "ps": Meaning("stereotyped paraphrase preferred"),
@@ -160,7 +161,7 @@ def better_words(test: str, name: str, kind: str, ideal: float | None, unit: str
 def verdict_of(
     way: int, ideal: float | None, before: float, after: float, change: tuple[float, float, float], slack: float
 ) -> str:
-    """What a change is: better, worse, within chance, or moved where neither side is better.
+    """What a change is, one of `VERDICTS`: moved where neither side is better, and past an ideal that lies between.
 
     way     of `way_of`
     change  after minus before, with the ends of its interval

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 
 from locate.evaluation.change import EvaluationChange, ScoreChange, change_text, kept_cells
 from locate.evaluation.evaluation import KINDS, Evaluation, main_scores
+from locate.evaluation.meaning import VERDICTS
 from locate.evaluation.scores import Score, label, value_text, which_way
 from locate.evaluation.tests import known_test
 from locate.report.page.document import Page, Section, items, table
@@ -34,9 +35,10 @@ WORDS = {
 }
 
 
-VERDICTS = {
+VERDICT_WORDS = {
     "better, worse": "The change leaves out 0 with all its interval, and moves the score the way that is named, or the "
     "other way.",
+    "moved": "Beyond chance, where nobody says which side is better.",
     "within chance": "The interval of the change holds 0: other items might as well show no change, or the reverse.",
 }
 
@@ -86,7 +88,7 @@ def evaluation_change_page(found: EvaluationChange, figures: Mapping[str, go.Fig
         Section("kept", "Needs both models", table([kept_cells(each) for each in found.retained])),
         Section("figures", "Figures", figure_places(figures, missing)),
         Section("differing", "What else differs", items([*differing, *alone])),
-        Section("words", "Words", described(WORDS | VERDICTS)),
+        Section("words", "Words", described(WORDS | VERDICT_WORDS)),
     ]
     return Page(
         title=f"What changed from {names[0]} to {names[1]}",
@@ -100,7 +102,7 @@ def movements(changes: Sequence[ScoreChange]) -> list[str]:
     """How many scores are better, worse or within chance, and those that moved; [] where there are none at all."""
     moved = [each for each in changes if each.within_noise is False]
     counts = Counter(each.verdict for each in changes)
-    said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
     return [f"of {len(changes)} scores: {said}", *(change_sentence(each) for each in moved)] if changes else []
 
 
