@@ -119,6 +119,12 @@ def interval_words(value: float, low: float, high: float) -> str:
     return with_interval(value, low, high, decimals(max(abs(value), abs(low), abs(high))))
 
 
+def unsigned_words(value: float, low: float, high: float) -> str:
+    """A number that is no change with its interval, like "94.6 [86.1, 100.0]"."""
+    digits = decimals(max(abs(value), abs(low), abs(high)))
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
 def without_folders(model: str) -> str:
     """A model's name without the folders or the owner before it."""
     return Path(model).name or model

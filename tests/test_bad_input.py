@@ -49,7 +49,7 @@ REFUSED = [
     ("trace --template ''", "holds the slot {subject} 0 times"),
     ("trace --metric nope", "metric 'nope': expected one of logit_diff"),
     ("trace --budget 0", "expected one of them, above 0"),
-    ("trace --budget abc", "budget 'abc': expected a time like 90s"),
+    ("trace --budget abc", "budget 'abc': expected a time in s, min or h like 90s"),
     (
         "trace --budget-method attribution",
         "--budget-method attribution only applies to a run with a budget: add --budget",

@@ -1,6 +1,10 @@
 """Runs within a budget: what is chosen, what it costs, and what the agreement of estimates says."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import bare
@@ -163,17 +167,43 @@ def test_agreement_by_hand():
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("90s", (90.0, None)), ("5min", (300.0, None)), ("1.5h", (5400.0, None)), ("20,000", (None, 20000))],
+    [
+        ("90s", (90.0, None)),
+        ("5min", (300.0, None)),
+        ("5 min", (300.0, None)),
+        ("1.5h", (5400.0, None)),
+        ("20000", (None, 20000)),
+        ("20,000", (None, 20000)),
+        ("400 patched runs", (None, 400)),
+        ("20,000 patched runs", (None, 20000)),
+        (" 1 patched run ", (None, 1)),
+    ],
 )
 def test_budgets_are_read(text, expected):
     found = Budget.parsed(text)
     assert (found.seconds, found.passes) == expected
 
 
-@pytest.mark.parametrize("text", ["", "soon", "-5s", "1.5", "5 parsecs"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "soon", "-5s", "1.5", "5 parsecs", "1,5min", "20,00", "1.5 patched runs", "5min 30s", "5s patched runs"],
+)
 def test_bad_budgets_are_refused(text):
-    with pytest.raises(LocateError, match="expected a time like 90s, 5min or 2h, or a number of passes"):
+    with pytest.raises(LocateError, match=re.escape(f"budget {text!r}: expected {budgets.SPELT}")):
         Budget.parsed(text)
+
+
+def test_every_spelling_that_help_and_error_name_is_read():
+    shown = subprocess.run(
+        [sys.executable, "-m", "locate", "trace", "--help"], capture_output=True, text=True, check=True,
+        env={**os.environ, "COLUMNS": "200"},
+    ).stdout  # fmt: skip
+    helped = next(line for line in shown.splitlines() if "--budget " in line)
+    for text in (budgets.SPELT, helped):
+        spelt = re.findall(r"'([^']+)'|\b(\d[\d.]*(?:s|min|h)?)\b", text)
+        assert len(spelt) >= 4, text
+        for quoted, bare_text in spelt:
+            Budget.parsed(quoted or bare_text)
 
 
 @pytest.mark.parametrize("bad", [{}, {"seconds": 1.0, "passes": 1}, {"passes": 0}, {"passes": 5, "audit": 1.0}])

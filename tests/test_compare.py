@@ -2,10 +2,12 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +22,14 @@ from test_report import caption, colours, labels, marked, panel_titles
 import locate
 from locate import LocateError, compare, load_trace
 from locate.cli.comparing import change_table
+from locate.cli.following import after_comparison
 from locate.mediation import changes, effects, load_comparison
 from locate.mediation.change_table import paired, total_changes
 from locate.mediation.resampling import Intervals
 from locate.model.loading import load
 from locate.prompts import occupation_pairs
 from locate.report.change_maps import change_figures, plot_changes, plot_head_changes, write_comparison
+from locate.report.page.comparison import LOOK, advice_of, certainty, comparison_page
 from locate.tracing.plan import Map
 
 PLANTED = ("mlp_out", 1, "subject_last")
@@ -298,6 +302,61 @@ def test_the_overlap_of_the_strongest_sites_stands_in_the_file(a, b, comparison,
     assert load_comparison(path) == replace(comparison, overlaps=())
 
 
+def test_the_page_says_how_sure_a_change_is_and_what_to_do_next(a, b, comparison):
+    page = comparison_page(comparison, {}, commands=["locate-bias explore 'a b' c"])
+    assert [title for title in ("How sure that is", "What to do next") if f">{title}</h2>" in page] == [
+        "How sure that is", "What to do next",
+    ]  # fmt: skip
+    assert "<pre><code>locate-bias explore &#x27;a b&#x27; c</code></pre>" in page
+    sure = certainty(comparison)
+    assert sure[0] == "Pairs: 24 pairs of prompts are in both runs, and the changes are taken pair by pair."
+    passing = int((comparison.table["q"] <= 0.05).sum())
+    assert 0 < passing < len(comparison.table)
+    assert sure[-2].startswith(f"Chance: {passing} of {len(comparison.table)} changes have q ≤ 0.05, corrected for all")
+    assert sure[-1] == "Nothing else differs."
+    assert advice_of(comparison) == list(LOOK)
+
+
+def test_the_page_tells_pairs_of_one_run_alone_settings_that_differ_and_changes_that_may_be_chance(a, b):
+    few = replace(b, table=b.table[b.table["pair"] != 0])
+    found = compare(a, of(few, dtype="bfloat16", tokenizer_sha256="t" * 64), samples=200)
+    sure = certainty(found)
+    assert sure[0].startswith("Pairs: 23 pairs of prompts are in both runs")
+    assert sure[0].endswith("; 1 that only one run has are left out.")
+    assert "dtype float32 in A, bfloat16 in B" in sure[-1]
+    assert f"in A, {'t' * 12} in B" in sure[-1]
+    assert "weights" not in sure[-1]
+    same = compare(a, of(a, "recipe", dtype="bfloat16"), samples=200)
+    assert same.same_weights
+    assert [line[:24] for line in advice_of(same)] == ["The weights are the same"]
+    unmoved = replace(comparison_without_changes(a), same_weights=False)
+    assert advice_of(unmoved)[0].startswith("No site changed beyond chance in 24 pairs: that is no proof")
+    assert advice_of(unmoved)[1] == LOOK[1]
+    assert "0 of " in certainty(unmoved)[2]
+
+
+def comparison_without_changes(a):
+    """A comparison in which nothing changes."""
+    return compare(a, other_model(a), samples=200)
+
+
+def test_what_to_type_after_a_comparison(a, b, comparison, tmp_path):
+    runs, made = (tmp_path / "a", tmp_path / "b c"), tmp_path / "change"
+    models = [
+        a.meta["model"] | {"revision": None},
+        b.meta["model"] | {"bos": "no", "chat": True, "dtype": "bfloat16", "revision": "v1"},
+    ]
+    live, *judged = (shlex.split(each)[1:] for each in after_comparison(comparison, runs, models, made))
+    assert live == ["explore", *map(str, runs)]
+    sides = [f"{made}-evaluated/{name}" for name in "AB"]
+    assert judged == [
+        ["evaluate", "paper", "--output", sides[0]],
+        ["evaluate", "other", "--output", sides[1], "--dtype", "bfloat16", "--revision", "v1", "--bos", "no", "--chat"],
+        ["compare", *sides],
+    ]
+    assert len(after_comparison(replace(comparison, same_weights=True), runs, models, made)) == 1
+
+
 def test_a_folder_with_a_run_is_not_written_into(a, comparison, tmp_path):
     a.save(tmp_path)
     with pytest.raises(LocateError, match="holds a run: choose another"):
@@ -415,6 +474,10 @@ def test_an_edited_module_changes_most_where_it_was_edited(runs):
 def test_the_command_line_compares(run, runs, tmp_path):  # noqa: F811
     code, out, err = run("compare", runs / "before", runs / "after", "-o", tmp_path / "out", "--formats", "html")
     assert code == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    next_lines = re.findall(r"^  (locate-bias .*)$", out, re.MULTILINE)
+    assert [line.split()[1] for line in next_lines] == ["explore", "evaluate", "evaluate", "compare"]
+    assert [unescape(each) for each in re.findall("<pre><code>(.*?)</code></pre>", page)] == next_lines
     steps = re.findall(r"^(\w+), step (\d) of 4; about \d+ s left in all \.\.\.$", err, re.MULTILINE)
     assert steps == [("effects", "1"), ("changes", "2"), ("figures", "3"), ("report", "4")]
     assert "total effect, denoising" in out

@@ -19,7 +19,7 @@ from locate.evaluation.evaluation import Evaluation, load_evaluation, main_score
 from locate.evaluation.run import evaluate
 from locate.evaluation.scores import Score
 from locate.model.causal import load_causal
-from locate.report.evaluation import plot_evaluation, plot_evaluation_change, write_evaluation_change
+from locate.report.evaluation import name_of, plot_evaluation, plot_evaluation_change, write_evaluation_change
 
 ROWS = [
     {"goal": "Open a door", "sol1": "turn the handle", "sol2": "eat the handle with salt and pepper", "label": 0},
@@ -36,6 +36,7 @@ SCORES = (
     Score("perplexity", "perplexity", 61.0, 50.0, 80.0, "perplexity", 77, 12, kind="ability"),
     Score("lambada", "perplexity", 2831.0, 600.0, 13000.0, "perplexity", 25, 25, kind="ability"),
 )
+PROSE = ["perplexity: perplexity per token", "lambada: perplexity of the last word"]
 
 
 @pytest.fixture
@@ -192,9 +193,11 @@ def test_a_figure_shows_each_score_beside_its_ideal():
         for text, x, up, down in zip(trace.text, trace.x, trace.error_x.array, trace.error_x.arrayminus, strict=True)
     }
     assert drawn == {
-        "stereoset: ss": (58, 6, 6), "occupations: log odds": (1.2, pytest.approx(0.3), pytest.approx(0.3)),
-        "winobias: gap (type1)": (0.3, None, None), "occupations: right (definitional)": (92, 5, 7),
-        "perplexity: perplexity": (61, 19, 11), "lambada: perplexity": (2831, 13000 - 2831, 2231),
+        "stereoset: stereotypical text preferred": (58, 6, 6),
+        "occupations: log-odds of she against he": (1.2, pytest.approx(0.3), pytest.approx(0.3)),
+        "winobias: how much likelier the stereotypical sentence is (type1)": (0.3, None, None),
+        "occupations: right (definitional)": (92, 5, 7), "perplexity: perplexity per token": (61, 19, 11),
+        "lambada: perplexity of the last word": (2831, 13000 - 2831, 2231),
     }  # fmt: skip
     ideals = [value for trace in figure.data if trace.error_x.array is None for value in trace.x]
     assert ideals == [50, 0, 0, 100]
@@ -225,14 +228,14 @@ def test_no_label_of_a_score_is_cut():
     figure = plot_evaluation(evaluation((*SCORES, long)))
     longest = max(len(text) for axis in figure.select_yaxes() for text in axis.ticktext)
     assert figure.layout.margin.l > 5 * longest > 290
-    assert plot_evaluation(evaluation()).layout.margin.l == 290
+    assert plot_evaluation(evaluation(SCORES[3:])).layout.margin.l < figure.layout.margin.l
 
 
 def test_lines_of_a_panel_have_their_own_names():
     figure = plot_evaluation(evaluation())
-    (trace,) = [each for each in figure.data if each.text is not None and "lambada: perplexity" in each.text]
+    (trace,) = [each for each in figure.data if each.text is not None and PROSE[1] in each.text]
     names = dict(zip(figure.layout.yaxis4.tickvals, figure.layout.yaxis4.ticktext, strict=True))
-    assert [names[y] for y in trace.y] == list(trace.text) == ["perplexity: perplexity", "lambada: perplexity"]
+    assert [names[y] for y in trace.y] == list(trace.text) == PROSE
 
 
 def test_nothing_to_draw_is_refused():
@@ -249,11 +252,7 @@ def test_a_figure_of_changes_fades_noise(judged):
         if trace.error_x.array is None:
             continue
         sides[trace.marker.symbol] += 1
-        (change,) = [
-            each
-            for each in changed.changes
-            if f"{each.before.test}: {each.before.name.replace('_', ' ')}" == trace.text[0]
-        ]
+        (change,) = [each for each in changed.changes if name_of(each.before) == trace.text[0]]
         side = change.before if trace.marker.symbol == "circle-open" else change.after
         assert trace.x[0] == side.value
         assert (trace.opacity == 1) == (change.within_noise is False)

@@ -151,7 +151,7 @@ def test_the_command_line_traces_within_a_budget_and_tells_the_evidence(command,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--budget", "soon"], "budget 'soon': expected a time like 90s"),
+        (["--budget", "soon"], "budget 'soon': expected a time in s, min or h like 90s"),
         (["--budget", "90s", "--dry-run"], "--budget already says what the run will cost: leave --dry-run out"),
     ],
 )

@@ -134,6 +134,12 @@ def test_modules_of_experiments_have_names_of_their_own():
     assert [name for name, count in names.items() if count > 1] == []
 
 
+def test_figures_of_experiments_have_the_look_of_the_house():
+    """They are made by `locate.report.quiet`, whose template is the house's, not by plotly with one of its own."""
+    for path in (ROOT / "experiments").rglob("*.py"):
+        assert not re.search(r"\bmake_subplots|go\.Figure\(|simple_white|plotly\.express", path.read_text()), path
+
+
 def test_every_name_that_the_package_offers_is_there():
     import locate
 

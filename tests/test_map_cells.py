@@ -12,7 +12,15 @@ from handmade import GROUPS, both, map_trace, odds, trace_of
 
 from locate import analyse
 from locate.report.page import map_data
-from locate.report.page.map_cells import averages_of, group_means, map_cells, packed, pair_effects, settings_of
+from locate.report.page.map_cells import (
+    absent_words,
+    averages_of,
+    group_means,
+    map_cells,
+    packed,
+    pair_effects,
+    settings_of,
+)
 
 
 def several_tokens():
@@ -97,6 +105,27 @@ def test_a_run_is_shown_in_every_metric_and_view_that_it_has():
         ("logit_diff", "signed"),
         ("prob_diff", "signed"),
     }
+
+
+NEUTRAL = "log-odds of the female against the neutral answer, log-odds of the neutral against the male answer"
+
+
+def test_metrics_that_a_run_lacks_are_told_with_the_reason():
+    absent = map_data.map_data(analyse(map_trace()))["absent"]
+    assert absent == f"Not to choose from here: {NEUTRAL} (some pairs have no neutral answer of one token)."
+    plain = replace(map_trace(), meta=map_trace().meta | {"probabilities": False})
+    said = absent_words(settings_of(analyse(plain)))
+    assert said.startswith(
+        "Not to choose from here: probability of the female minus that of the male answer, probability of the "
+        "stereotypical answer (this run kept no probabilities: trace again without --no-probabilities); log-odds"
+    )
+    said = absent_words(settings_of(analyse(map_trace(stereotype=0))))
+    assert said.count("(no pair has a stereotype)") == 1
+    assert "stereotypical answer, the stereotype view (no pair has a stereotype)" in said
+    trace = map_trace()
+    answers = [f"{run}_{name}" for run in ("base", "source", "patched") for name in ("neutral",)]
+    whole = replace(trace, table=trace.table.assign(**dict.fromkeys(answers, -1.0)))
+    assert absent_words(settings_of(analyse(whole))) == ""
 
 
 def test_cells_that_are_0_in_every_pair_are_told_from_those_that_were_not_measured():

@@ -33,6 +33,7 @@ AGREED = Agreement("denoising", 5000, 120, 60, 0.91, 0.85, 0.95, 0.97, 6, 0.83, 
 WORDS = Score("occupations", "log_odds", -0.5, -0.7, -0.3, "nats", 1040, 104, ideal=0.0, ties=2)
 PROSE = Score("perplexity", "perplexity", 26.84, math.nan, math.nan, "perplexity", 8, 1, kind="ability")
 META = {"model": {"name": f"folder/{MARKUP}", "dtype": "float32"}}
+NAMED = "occupations: log-odds of she against he (log_odds)"
 
 
 def renamed(trace, name, weights="w"):
@@ -230,14 +231,14 @@ def test_a_comparison_is_totals_and_changes_on_one_scale():
 def test_scores_are_told_with_interval_ideal_and_what_was_left_out():
     (row,) = read(WORDS).tables[0]
     assert row == {
-        "score": "occupations, log odds", "value and interval": "-0.50 [-0.70, -0.30] nats", "ideal": "0", "n": "1,040",
-        "groups": "104", "left out": "2 ties",
+        "score": NAMED, "value and interval": "-0.50 [-0.70, -0.30] nats", "which way": "nearer to 0 is less biased",
+        "ideal": "0", "n": "1,040", "groups": "104", "left out": "2 ties",
     }  # fmt: skip
     found = Evaluation(META, (PROSE, WORDS), {})
     shown = read(found)
     assert shown.titles[0].startswith("Bias and ability of ")
     assert [(row["score"], row["kind"]) for row in shown.tables[0]] == [
-        ("occupations, log odds", "bias"), ("perplexity, perplexity", "ability"),
+        (NAMED, "bias"), ("perplexity: perplexity per token (perplexity)", "ability"),
     ]  # fmt: skip
     assert shown.tables[0][1]["value and interval"] == "26.8 perplexity (no interval)"
     assert read(found.of("occupations")).tables[0] == [row]
@@ -256,8 +257,9 @@ def test_a_change_of_scores_says_how_many_moved():
     shown = read(found)
     assert shown.sentences == ["1 of 2 scores moved beyond their interval.", "limit: 5 before, None after."]
     assert shown.tables[0][0] == {
-        "score": "occupations, log odds", "before": "-0.50 [-0.70, -0.30] nats", "after": "-0.20 [-0.30, -0.10] nats",
-        "change and interval": "+0.30 [+0.20, +0.40]", "within noise": "no", "paired": "by item",
+        "score": NAMED, "verdict": "better", "which way": "nearer to 0 is less biased",
+        "before": "-0.50 [-0.70, -0.30] nats", "after": "-0.20 [-0.30, -0.10] nats",
+        "change and interval": "+0.30 [+0.20, +0.40]", "paired": "by item",
     }  # fmt: skip
     assert len(shown.tables) == 1
     kept = read(replace(found, retained=(WORDS,)))
@@ -319,11 +321,10 @@ def test_a_receipt_shows_scores_before_and_after():
     shown = read(receipt)
     assert shown.titles == ["Receipt of lsdm on own"]
     told, scores = shown.tables
-    assert told[0] == {"what": "held-out occupations", "found": "mean |log-odds| cut by 68 [60, 74] %"}
+    assert told[0] == {"what": "held-out occupations", "found": "mean |log-odds| cut by 68.0 [60.0, 74.0] %"}
     assert told[-1]["what"] == "reloaded from disk"
     assert len(scores) == 2
     assert scores[0] == {
-        "score": "occupations, log odds", "before": "-0.50 [-0.70, -0.30] nats", "after": "-0.20 [-0.30, -0.10] nats",
-        "n": "1,040",
+        "score": NAMED, "before": "-0.50 [-0.70, -0.30] nats", "after": "-0.20 [-0.30, -0.10] nats", "n": "1,040",
     }  # fmt: skip
     assert receipt["tensors"]["unchanged"] == 77

@@ -145,6 +145,14 @@ def test_the_pairs_of_a_cell_average_to_it(browser, run, direction, view):
         assert shown["effect"].astype(float).mean() == pytest.approx(first_number(fact(seen, "effect")), abs=1e-3)
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_metrics_that_are_not_there_are_told_under_the_switches(browser, run, size):
+    with opened(browser, run / "report.html", size) as seen:
+        said = seen.page.locator("#absent")
+        assert said.inner_text().startswith("Not to choose from here: log-odds of the female against the neutral")
+        assert said.bounding_box()["y"] > seen.page.locator("#direction").bounding_box()["y"]
+
+
 def test_prompts_are_text(browser, run):
     with opened(browser, run / "report.html") as seen:
         button(seen).click()

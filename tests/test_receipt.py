@@ -14,13 +14,14 @@ from locate import LocateError
 from locate.editors import receipt
 from locate.editors.edit import Edit, ParameterChange, load_edit, product_change
 from locate.editors.receipt import check_free, compare_tensors, own_part, save_edited
-from locate.editors.receipt_words import receipt_lines
+from locate.editors.receipt_words import receipt_lines, score_words
 from locate.editors.stamp import empty_stamp
 from locate.evaluation import occupations, perplexity
 from locate.evaluation.run import edited_of
 from locate.model.causal import load_causal
 from locate.model.likelihood import next_log_probs
 from locate.model.matrices import matrix
+from locate.words import interval_words
 
 FIGURES = Path(__file__).parents[1] / "figures"
 
@@ -240,3 +241,20 @@ def test_what_the_command_line_says_of_what_was_edited():
 
     assert any(line.startswith("layers 15, 20, 25: 3 tensors changed") for line in said("dpo_random"))
     assert any(line.startswith("every parameter: 210 tensors changed") for line in said("dpo_lora"))
+
+
+def test_numbers_of_a_receipt_have_as_many_decimals_as_their_scale():
+    lines = receipt_lines(json.loads((FIGURES / "receipt_fast.json").read_text()))
+    assert lines[0] == "held-out occupations: mean |log-odds| cut by 67.7 [60.4, 73.6] %"
+    assert lines[3:7] == [
+        "gendered words that keep their own pronoun: 100.0 [90.5, 100.0] %, n 37",
+        "prompts about gendered words that keep their pronoun: 97.9 [88.8, 99.8] %, n 654",
+        "perplexity: +0.080 [+0.028, +0.131] %",
+        "layer 4: 18 tensors changed or widened",
+    ]
+    assert lines[-1] == "reloaded from disk: log-probabilities 0.0000134 nats apart at most"
+    (same,) = receipt_lines(json.loads((FIGURES / "receipt_lsdm_smollm2.json").read_text()))[-1:]
+    assert same == "reloaded from disk: log-probabilities the same to the last digit"
+    score = {"value": 1234.6, "low": None, "high": None}
+    assert score_words(score) == "1235"
+    assert score_words(score | {"value": -0.5}, interval_words) == "-0.50"

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from handmade import map_trace
+from test_report import caption, colours
 from tokenizers import Tokenizer, decoders
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
@@ -25,6 +26,7 @@ from locate.evaluation.readers import Continuations, read_reference, reference_f
 from locate.mediation import effects
 from locate.model.hooked import Encoder
 from locate.model.memory import default_memory
+from locate.report.theme import TEMPLATE
 
 FOLDER = Path(__file__).resolve().parents[1] / "experiments" / "replications"
 sys.path.insert(0, str(FOLDER))
@@ -33,6 +35,7 @@ import attention  # noqa: E402
 import chintam  # noqa: E402
 import dama  # noqa: E402
 import lsdm  # noqa: E402
+import redraw  # noqa: E402
 import rome  # noqa: E402
 import rules  # noqa: E402
 import runner  # noqa: E402
@@ -433,6 +436,26 @@ def test_a_replication_runs_to_its_end(name, shared, tmp_path, quick):
     assert list((tmp_path / "mini").glob(f"{name}_*.csv"))
     text = runner.table_of(tmp_path)
     assert all(claim["claim"] in text and claim["verdict"] in text for claim in content["claims"])
+
+
+@pytest.mark.parametrize("model", ["mini", "smollm2-135m-instruct"])
+def test_kept_figures_are_drawn_from_their_tables_in_the_look_of_the_house(model):
+    folder = FOLDER / "results" / model
+    figures = redraw.figures_of(folder)
+    assert set(figures) == {"rome_map", "chintam_heads", "lsdm_noise", "lsdm_swap"}
+    assert all((folder / f"{name}.png").is_file() for name in figures)
+    assert all(each.layout.template == TEMPLATE for each in figures.values())
+    table = pd.read_csv(folder / "chintam_heads.csv")
+    (panel,) = colours(figures["chintam_heads"])
+    assert np.sort(np.array(panel.z, dtype=float).ravel()) == pytest.approx(np.sort(table["effect"]))
+    table = pd.read_csv(folder / "rome_aie.csv")
+    window = json.loads((folder / "rome.json").read_text())["settings"]["window"]
+    rows = table[(table["component"] == "mlp_out") & (table["window"] == window) & (table["role"] == "subject_last")]
+    shown = colours(figures["rome_map"])[-1].z
+    assert any(np.array(column, dtype=float) == pytest.approx(rows.sort_values("layer")["effect"].to_numpy())
+               for column in np.array(shown, dtype=float).T)  # fmt: skip
+    assert "positive is away from the stereotype" in caption(figures["chintam_heads"])
+    assert model in figures["lsdm_swap"].layout.meta["title"]
 
 
 def test_what_can_be_mended_ends_in_one_line(quick, tmp_path, monkeypatch):

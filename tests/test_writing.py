@@ -4,8 +4,9 @@ import pytest
 import torch
 from families import FAMILIES, MORE_FAMILIES, save_family
 
-from locate.model import writing
+from locate.model import products, writing
 from locate.model.causal import load_causal
+from locate.model.likelihood import generate
 from locate.model.writing import draw_tokens, write_rows
 
 LENGTH = 12
@@ -37,6 +38,25 @@ def test_the_batch_changes_nothing_and_every_token_is_counted(model_of, folder_o
     total = 7 * (LENGTH - 1)
     assert [said[0], said[LENGTH - 2], said[-1]] == [(7, total), (total, total), (total, total)]
     assert [done for done, _ in said[LENGTH - 1 :]] == sorted({done for done, _ in said[LENGTH - 1 :]})
+
+
+def test_no_trial_of_speed_changes_what_is_sampled(folder_of, monkeypatch):
+    """oneDNN and torch round differently, and which of them is faster changes from run to run on some machines."""
+    model, chosen = load_causal(str(folder_of("llama")), device="cpu"), []
+    read = type(model.network).forward
+    monkeypatch.setattr(products, "onednn_is_faster", lambda threads: True)
+
+    def network_of(*arguments, **given):
+        chosen.append(products.CHOSEN.get())
+        return read(*arguments, **given)
+
+    monkeypatch.setattr(type(model.network), "forward", network_of)
+    write_rows(model, 2, 4, seed=0)
+    generate(model, ["The nurse said"], tokens=3, seed=0)
+    assert len(chosen) == 6
+    assert chosen == [None] * 6
+    generate(model, ["The nurse said"], tokens=1)
+    assert isinstance(chosen[-1], products.OneDNN)
 
 
 def test_tokens_are_drawn_with_their_probabilities():

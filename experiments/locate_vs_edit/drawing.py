@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 from ranks import SAMPLES, cuts_drawn, effects_drawn, spans, weights_of
 
 from locate.report import save_figures
+from locate.report.quiet import quiet_subplots
+from locate.report.theme import COLOURS, LABEL, add_words
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 MARKS = ("circle", "square", "diamond", "cross")
 ACROSS = 4  # panels in a row
-PANEL, TICK = 310, 34  # width of a panel at least, and of a layer in it (pixels)
+PANEL, TICK, HIGH = 310, 34, 240  # width of a panel at least, of a layer in it, and height of a panel (pixels)
+BETWEEN = 90  # pixels for ticks and title between two rows of panels
 DODGE = 0.18  # between the seeds of a layer
 
 
@@ -55,9 +56,11 @@ def draw(
     ]
     seeds = sorted(set(rows["seed"]))
     down, across = -(-len(editors) // ACROSS), min(ACROSS, len(editors))
-    figure = make_subplots(
-        down, across, shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.03, vertical_spacing=0.3 / down
-    )
+    height = HIGH * down + BETWEEN * (down - 1)
+    figure = quiet_subplots(
+        down, across, shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.03,
+        vertical_spacing=BETWEEN / height,
+    )  # fmt: skip
     for index, editor in enumerate(editors):
         row, column = divmod(index, across)
         for place, seed in enumerate(seeds):
@@ -73,18 +76,14 @@ def draw(
             )  # fmt: skip
     ticks = [f"{row.layer}<br>{row.effect:.2f}" for row in order.itertuples()]
     panel = max(PANEL, TICK * len(order))
-    figure.update_xaxes(tickvals=list(range(len(order))), ticktext=ticks, tickangle=0, tickfont={"size": 10})
+    figure.update_xaxes(tickvals=list(range(len(order))), ticktext=ticks, tickangle=0, tickfont={"size": LABEL})
     figure.update_xaxes(title="layer, and its effect (nats)", row=down)
-    figure.add_hline(y=0, line={"width": 1, "color": "grey"})
+    figure.update_yaxes(zeroline=True)
     figure.update_yaxes(title="cut of held-out<br>mean |log-odds| (%)", col=1)
-    figure.update_annotations(font_size=13)
-    figure.update_layout(
-        template="simple_white",
-        title="Does the layer that carries the bias edit best?<br><sup>layers in the order of the effect of their MLP "
-        f"at {role}; 95 % intervals resample occupations: {effects['word'].nunique()} traced, "
-        f"{words['word'].nunique()} held out in some seed</sup>",
-        width=160 + panel * across,
-        height=160 + 300 * down,
-        margin={"t": 110},
+    caption = (
+        f"Layers in the order of the effect of their MLP at {role}; dot and line: cut and its 95% interval, which "
+        f"resamples occupations: {effects['word'].nunique()} traced, {words['word'].nunique()} held out in some seed."
     )
+    title = "Does the layer that carries the bias edit best?"
+    add_words(figure, title, caption, 130 + panel * across, height, left=90, right=110, bottom=70)
     save_figures({path.stem: figure}, path.parent, ("png",))

@@ -7,13 +7,19 @@ from pathlib import Path
 import pandas as pd
 import plotly.graph_objects as go
 from assembly import ABILITY, BIAS, ORIGINAL
-from plotly.subplots import make_subplots
 
 from locate.report import save_figures
+from locate.report.quiet import quiet_subplots
+from locate.report.theme import BLACK, COLOURS, GREY, LABEL, add_words
 
 COLUMNS = 4
-ABOVE, BELOW, BETWEEN = 110, 80, 60  # pixels: margins, and for ticks and title between two rows of panels
-PLAIN, MOVED, SAME = "#000000", "#D55E00", "#0072B2"
+BETWEEN = 60  # pixels for ticks and title between two rows of panels
+WIDE, LEFT, LINE = 1400, 130, 16  # pixels: the figure, room for the methods, and a method
+PLAIN, MOVED, SAME = BLACK, COLOURS[1], COLOURS[0]
+ABOUT = (
+    "Dot and line: score and its 95% interval; black: the original; orange: the interval of the paired change leaves "
+    "out 0; blue: it holds 0; dotted: what an unbiased model has."
+)
 
 
 def colours(rows: pd.DataFrame) -> list[str]:
@@ -30,8 +36,8 @@ def draw(table: pd.DataFrame, path: Path) -> None:
     lines = [line for line in (*BIAS, *ABILITY) if len(rows_at(table, line.key))]
     methods = list(dict.fromkeys([ORIGINAL, *table["method"]]))
     rows = -(-len(lines) // COLUMNS)
-    height = rows * (20 + 16 * len(methods)) + (rows - 1) * BETWEEN
-    figure = make_subplots(
+    height = rows * (20 + LINE * len(methods)) + (rows - 1) * BETWEEN
+    figure = quiet_subplots(
         rows, COLUMNS, shared_yaxes=True, horizontal_spacing=0.03, vertical_spacing=BETWEEN / height,
         subplot_titles=[line.title for line in lines],
     )  # fmt: skip
@@ -44,23 +50,16 @@ def draw(table: pd.DataFrame, path: Path) -> None:
                 marker={"size": 8, "color": colours(scores)},
                 error_x={
                     "type": "data", "symmetric": False, "array": scores["high"] - scores["value"],
-                    "arrayminus": scores["value"] - scores["low"], "thickness": 1, "color": "#555555",
+                    "arrayminus": scores["value"] - scores["low"], "thickness": 1, "color": GREY,
                 },
             ),
             **where,
         )  # fmt: skip
         if line.ideal and float(line.ideal) in (0.0, 50.0):
-            figure.add_vline(x=float(line.ideal), line={"width": 1, "dash": "dot", "color": "grey"}, **where)
-    figure.update_yaxes(categoryorder="array", categoryarray=methods[::-1], dtick=1, tickfont_size=11)
-    figure.update_annotations(font_size=11)
-    figure.update_layout(
-        template="simple_white",
-        title="Before and after each edit<br><sup>95 % intervals; orange: the paired change leaves out 0; dotted: what "
-        "an unbiased model has</sup>",
-        width=1400,
-        height=ABOVE + height + BELOW,
-        margin={"t": ABOVE, "b": BELOW},
-    )
+            figure.add_vline(x=float(line.ideal), line={"width": 1, "dash": "dot", "color": GREY}, **where)
+    figure.update_yaxes(categoryorder="array", categoryarray=methods[::-1], dtick=1, tickfont_size=LABEL)
+    figure.update_annotations(font_size=LABEL)
+    add_words(figure, "Before and after each edit", ABOUT, WIDE, height, left=LEFT)
     save_figures({path.stem: figure}, path.parent, ("png",))
 
 

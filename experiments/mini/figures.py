@@ -12,17 +12,16 @@ import pandas as pd
 import plotly.graph_objects as go
 import records
 from corpus import CONTEXT
-from plotly.subplots import make_subplots
 from summary import LEAST_SEEN, LEAST_WITH_PRONOUN, frequent
 from train import VALIDATION_WINDOWS
 
+from locate.report.quiet import Figure, quiet_subplots
+from locate.report.theme import COLOURS as PALETTE
+from locate.report.theme import GREY, LABEL, add_words
+
 HERE = Path(__file__).resolve().parent
 OCCUPATIONS = HERE.parents[1] / "locate" / "prompts" / "tables" / "occupations.csv"
-COLOURS = {
-    "wikipedia": "#0072B2",
-    "openstax": "#D55E00",
-    "novels": "#009E73",
-}  # Okabe and Ito: safe for all eyes
+COLOURS = dict(zip(("wikipedia", "openstax", "novels"), PALETTE, strict=False))
 PANELS = {
     "share_women": ("US labour statistics", "women among workers (%)", 1),
     "text_she_share": ("training text", "she among the pronouns after the word (%)", 100),
@@ -32,8 +31,8 @@ PANELS = {
 def curve(table: pd.DataFrame) -> go.Figure:
     """Loss while training."""
     seen = table["tokens"] / 1e6
-    figure = go.Figure()
-    figure.add_scatter(x=seen, y=table["train"], name="training", mode="lines", line_color="#999")
+    figure = Figure()
+    figure.add_scatter(x=seen, y=table["train"], name="training", mode="lines", line_color="#999999")
     for corpus, colour in COLOURS.items():
         known = table[corpus].notna()
         figure.add_scatter(
@@ -44,24 +43,16 @@ def curve(table: pd.DataFrame) -> go.Figure:
             figure.add_vline(
                 x=seen[rows.index[0]],
                 line_dash="dot",
-                line_color="#555",
+                line_color=GREY,
                 line_width=1.5,
                 layer="above",
                 annotation_text=f"run {number}",
             )
-    figure.update_layout(
-        template="simple_white",
-        title=f"mini: loss over {seen.iloc[-1]:.1f} million training tokens<br><sup>coloured: the first"
-        f" {VALIDATION_WINDOWS * CONTEXT:,} tokens of each corpus' validation text</sup>",
-        xaxis_title="training tokens seen (millions)",
-        xaxis_rangemode="tozero",
-        yaxis_title="loss (nats per token)",
-        legend={"x": 1, "xanchor": "right", "y": 0.85},
-        width=900,
-        height=500,
-        margin={"l": 70, "r": 30, "t": 80, "b": 60},
-    )
-    return figure
+    figure.update_xaxes(title="training tokens seen (millions)", rangemode="tozero")
+    figure.update_yaxes(title="loss (nats per token)")
+    figure.update_layout(legend={"x": 1, "xanchor": "right", "y": 0.9})
+    text = f"Coloured: the first {VALIDATION_WINDOWS * CONTEXT:,} tokens of each corpus' validation text."
+    return add_words(figure, f"mini: loss over {seen.iloc[-1]:.1f} million training tokens", text, 900, 360)
 
 
 def labelled(x: pd.Series, y: pd.Series, width: float, height: float) -> np.ndarray:
@@ -89,7 +80,7 @@ def scatter(table: pd.DataFrame, found: dict[str, dict[str, float]]) -> go.Figur
         "{}: r = {r:.2f} [{low:.2f}, {high:.2f}], n = {n}".format(title, **found[name])
         for name, (title, _, _) in PANELS.items()
     ]
-    figure = make_subplots(1, 2, subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.04)
+    figure = quiet_subplots(1, 2, subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.04)
     y = table["log_odds"]
     low, high = min(y.min(), 0), max(y.max(), 0)
     for column, (name, (_, label, scale)) in enumerate(PANELS.items(), start=1):
@@ -100,8 +91,8 @@ def scatter(table: pd.DataFrame, found: dict[str, dict[str, float]]) -> go.Figur
             text=table["word"].where(labelled(x, y, 12, (high - low) / 28), ""),
             mode="markers+text",
             textposition="top center",
-            textfont={"size": 10, "color": "#444"},
-            marker={"color": "#0072B2", "size": 6, "opacity": 0.8},
+            textfont={"size": LABEL, "color": GREY},
+            marker={"color": PALETTE[0], "size": 6, "opacity": 0.8},
             row=1,
             col=column,
         )
@@ -109,18 +100,14 @@ def scatter(table: pd.DataFrame, found: dict[str, dict[str, float]]) -> go.Figur
     margin = (high - low) * 0.07
     figure.update_yaxes(range=[low - margin, high + margin])
     figure.update_yaxes(title_text="mean log p(she) - log p(he) (nats)", row=1, col=1)
-    figure.add_hline(y=0, line={"color": "#999", "dash": "dot", "width": 1})
-    figure.update_layout(
-        template="simple_white",
-        showlegend=False,
-        title="mini: preferred pronoun of occupations and their share of women<br><sup>"
-        f"occupations seen {LEAST_SEEN} or more times in the training text (right: {LEAST_WITH_PRONOUN} or"
-        " more with a pronoun); Pearson r with 95 % bootstrap interval over occupations</sup>",
-        width=1300,
-        height=650,
-        margin={"l": 70, "r": 30, "t": 110, "b": 60},
+    figure.update_yaxes(zeroline=True)
+    figure.update_layout(showlegend=False)
+    text = (
+        f"Occupations seen {LEAST_SEEN} or more times in the training text (right: {LEAST_WITH_PRONOUN} or more with a "
+        "pronoun); Pearson r with its 95% bootstrap interval over occupations."
     )
-    return figure
+    title = "mini: preferred pronoun of occupations and their share of women"
+    return add_words(figure, title, text, 1300, 480)
 
 
 def draw(folder: Path) -> None:

@@ -7,8 +7,23 @@ from pathlib import Path
 
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
 
+from locate.report.quiet import Figure
+from locate.report.theme import add_words, ink
+
+SCALE = "Cividis"
 HERE = Path(__file__).resolve().parent
+ABOUT = (
+    "Bold: precision, the share of planted sites among as many of the strongest, mean over models; below: models whose "
+    "strongest MLP, attention and head are planted; empty: not measured."
+)
+
+
+def shades(values: pd.Series) -> list[str]:
+    """The colours "#rrggbb" of values from 0 to 1."""
+    mixed = sample_colorscale(SCALE, values.tolist(), colortype="tuple")
+    return ["#{:02x}{:02x}{:02x}".format(*(round(255 * part) for part in each)) for each in mixed]
 
 
 def draw(means: pd.DataFrame, path: Path) -> Path:
@@ -20,18 +35,14 @@ def draw(means: pd.DataFrame, path: Path) -> Path:
             for row in means[["precision", "hits", "models"]].itertuples(index=False)
         ]
     )
-    precision, text = (
-        cells.pivot(index="method", columns="variant", values=name).reindex(index=methods, columns=variants)
-        for name in ("precision", "text")
-    )
-    figure = go.Figure(
+    precision = cells.pivot(index="method", columns="variant", values="precision")
+    precision = precision.reindex(index=methods, columns=variants)
+    figure = Figure(
         go.Heatmap(
             z=precision,
             x=variants,
             y=methods,
-            text=text.fillna(""),
-            texttemplate="%{text}",
-            colorscale="Cividis",
+            colorscale=SCALE,
             zmin=0,
             zmax=1,
             xgap=2,
@@ -39,17 +50,14 @@ def draw(means: pd.DataFrame, path: Path) -> Path:
             colorbar={"title": "precision"},
         )
     )
-    figure.update_yaxes(autorange="reversed")
-    figure.update_layout(
-        template="simple_white",
-        title="Which sites are planted?<br><sup>bold: precision, the share of planted sites among as many of the "
-        "strongest, mean over models; below: models whose strongest MLP, attention and head are planted; "
-        "empty: not measured</sup>",
-        xaxis_title="kind of made model",
-        width=1200,
-        height=480,
-        margin={"l": 230},
-    )
+    measured = cells[cells["precision"].notna()]
+    figure.add_scatter(
+        x=measured["variant"], y=measured["method"], text=measured["text"], mode="text", hoverinfo="skip",
+        textfont={"color": [ink(each) for each in shades(measured["precision"])]},
+    )  # fmt: skip
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    figure.update_xaxes(title="kind of made model", showgrid=False)
+    add_words(figure, "Which sites are planted?", ABOUT, 1200, 36 * len(methods), left=230, right=110, top=0)
     figure.write_image(path, scale=2)
     return path
 

@@ -11,13 +11,15 @@ from __future__ import annotations
 import argparse
 
 import pandas as pd
+import plotly.graph_objects as go
 from rules import Claim, Estimate, decided, draws, held_out_share, same_heads
 from runner import Findings, Study, left_out, main
 
 import locate
 from locate.evaluation.readers import profession_pairs
 from locate.model.hooked import Model
-from locate.report.figures import plot_heads
+from locate.report.figures import Averages, plot_heads
+from locate.words import without_folders
 
 STUDY = Study(
     "chintam", "Chintam et al. 2023", "which heads' outputs at the last token carry the gender of man and woman?"
@@ -31,6 +33,12 @@ PUBLISHED = {
         (4, 3): 0.18, (7, 5): 0.15, (8, 5): 0.13,
     },
 }  # fmt: skip
+
+
+def figure_of(averages: Averages, model: str) -> go.Figure:
+    """The map of heads."""
+    title = f"Indirect effect of each head's output at the last token, {without_folders(model)}"
+    return plot_heads(averages, title=title, direction="noising")
 
 
 def occupations(options: argparse.Namespace, each: int | None) -> tuple[locate.Prompts, int]:
@@ -82,7 +90,6 @@ def replicate(model: Model, options: argparse.Namespace) -> Findings:
     analysis = locate.analyse(trace, metric="odds_ratio")
     effects = analysis.effects
     averages = analysis.average().sort_values("effect", ascending=False, kind="stable", ignore_index=True)
-    title = f"Indirect effect of each head's output at the last token, {model.name.rsplit('/', 1)[-1]}"
     counts = left_out(trace.meta["ledger"]) | {"says its gender": definitional}
     settings = {
         "templates each": TEMPLATES_EACH,
@@ -91,8 +98,9 @@ def replicate(model: Model, options: argparse.Namespace) -> Findings:
         "median total effect": effects.drop_duplicates("pair")["total"].median(),
     }
     table = averages[["layer", "unit", "effect", "low", "high", "n", "groups", "q"]]
-    figure = plot_heads(analysis, title=title, direction="noising")
-    return Findings(claims_of(effects, model), counts, settings, {"heads": table}, {"heads": figure})
+    return Findings(
+        claims_of(effects, model), counts, settings, {"heads": table}, {"heads": figure_of(analysis, model.name)}
+    )
 
 
 if __name__ == "__main__":

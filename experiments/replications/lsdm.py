@@ -12,13 +12,15 @@ from __future__ import annotations
 import argparse
 
 import pandas as pd
+import plotly.graph_objects as go
 from rules import Claim, decided, half_contrast
 from runner import Findings, Study, left_out, main
 
 import locate
 from locate.metrics import metric_named
 from locate.model.hooked import Model
-from locate.report.figures import plot_map
+from locate.report.figures import Averages, plot_map
+from locate.words import without_folders
 
 STUDY = Study(
     "lsdm",
@@ -35,6 +37,11 @@ FINDINGS = (
 )
 CORRUPTIONS = {"noise": (locate.Noise(), "prob_diff"), "swap": (locate.Swap(), "logit_diff")}
 MAP = locate.Map(components=("mlp_out", "attn_out"))
+
+
+def figure_of(averages: Averages, model: str, name: str) -> go.Figure:
+    """The map under one corruption."""
+    return plot_map(averages, title=f"Restored by one site, {name}, {without_folders(model)}")
 
 
 def claims_of(name: str, effects: pd.DataFrame, n_layers: int) -> list[Claim]:
@@ -59,8 +66,7 @@ def replicate(model: Model, options: argparse.Namespace) -> Findings:
         claims += claims_of(name, analysis.effects, model.n_layers)
         counts |= {f"{name}: {reason}": count for reason, count in left_out(trace.meta["ledger"]).items()}
         tables[name] = analysis.average()[["component", "layer", "role", "effect", "low", "high", "n", "groups", "q"]]
-        title = f"Restored by one site, {name}, {model.name.rsplit('/', 1)[-1]}"
-        figures[name] = plot_map(analysis, title=title)
+        figures[name] = figure_of(analysis, model.name, name)
     settings = {
         "templates each": TEMPLATES_EACH,
         "metrics": {name: metric for name, (_, metric) in CORRUPTIONS.items()},

@@ -14,13 +14,15 @@ import argparse
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 from rules import Claim, Estimate, decided, draws, peak_contrast
 from runner import Findings, Study, left_out, main
 
 import locate
 from locate.mediation import average, pair_log_odds
 from locate.model.hooked import Model
-from locate.report.figures import plot_map
+from locate.report.figures import Averages, plot_map
+from locate.words import without_folders
 
 STUDY = Study("rome", "Meng et al. 2022 (ROME), section 2", "is gender restored where facts are?")
 METRIC, UNIT = "prob_stereotypical", "probability"
@@ -62,6 +64,12 @@ def by_role(effects: pd.DataFrame) -> pd.DataFrame:
     return table[[*cells, "effect", "low", "high", "paper_low", "paper_high", "n", "groups", "q"]]
 
 
+def figure_of(averages: Averages, model: str, window: int) -> go.Figure:
+    """The map of whole windows."""
+    title = f"Restored probability of the stereotypical pronoun, {without_folders(model)}"
+    return plot_map(averages, title=title, window=window)
+
+
 def severed_contrast(effects: pd.DataFrame, n_layers: int) -> Estimate:
     """How much more severing the MLP takes away than severing attention: mean over the bottom half of the layers."""
     rows = effects[
@@ -101,7 +109,6 @@ def replicate(model: Model, options: argparse.Namespace) -> Findings:
     trace = locate.trace(model, prompts, chosen, corruption=NOISE, directions=("denoising",))
     analysis = locate.analyse(trace, metric=METRIC)
     effects = analysis.effects
-    title = f"Restored probability of the stereotypical pronoun, {model.name.rsplit('/', 1)[-1]}"
     total = effects.drop_duplicates("pair")["total"].mean()
     settings = {
         "noise": NOISE.describe() | {"scale": trace.meta["corruption"]["scale"]},
@@ -116,7 +123,7 @@ def replicate(model: Model, options: argparse.Namespace) -> Findings:
         counts,
         settings,
         {"aie": by_role(effects)},
-        {"map": plot_map(analysis, title=title, window=window)},
+        {"map": figure_of(analysis, model.name, window)},
     )
 
 

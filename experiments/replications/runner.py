@@ -108,16 +108,11 @@ def write(study: Study, model: Model, options: argparse.Namespace, findings: Fin
     for key, table in findings.tables.items():
         text = table.to_csv(index=False, float_format="%.5g")
         write_text(folder / f"{study.name}_{key}.csv", text)
-    figures = {f"{study.name}_{key}": wide_enough(figure) for key, figure in findings.figures.items()}
+    figures = {f"{study.name}_{key}": figure for key, figure in findings.figures.items()}
     missing = save_figures(figures, folder, ("png",))[1]
     if missing:
         print(missing, file=sys.stderr)
     return write_json(folder / f"{study.name}.json", content)
-
-
-def wide_enough(figure: go.Figure) -> go.Figure:
-    """The figure, wide enough for its caption."""
-    return figure.update_layout(width=max(figure.layout.width or 0, 1000))
 
 
 def left_out(ledger: Ledger | Mapping[str, object]) -> dict[str, int]:

@@ -90,6 +90,8 @@ def compare(
         settings = {"metric": metric, "view": view, "quantity": quantity, "direction": direction, "seed": seed}
         show_overlap(run_a, run_b, settings | {"k": strongest}, as_json)
         return
+    from locate.cli.following import after_comparison
+    from locate.cli.show import print_following
     from locate.cli.writing import comparison_works
     from locate.mediation import compare_traces
     from locate.report.change_maps import write_comparison
@@ -111,8 +113,12 @@ def compare(
             k=strongest,
             seed=seed,
         )
-        written = write_comparison(found, folder, formats=wanted, step=steps.say)
+        models = [each.meta["model"] for each in (first, second)]
+        commands = after_comparison(found, (run_a, run_b), models, folder)
+        written = write_comparison(found, folder, formats=wanted, step=steps.say, commands=commands)
     print_comparison(found, written, as_json)
+    if not as_json:
+        print_following(commands)
 
 
 def show_overlap(run_a: Path, run_b: Path, settings: dict[str, Any], as_json: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from locate.report.answer import can_be_edited
 
 if TYPE_CHECKING:
     from locate.evaluation.evaluation import Evaluation
+    from locate.mediation.comparison import Comparison
 
 PROGRAM, DEFAULT = "locate-bias", "logit_diff"
 EVALUATION, RECEIPT, META_FILE = "evaluation.json", "receipt.json", "meta.json"
@@ -110,6 +111,30 @@ def after_edit(model: str, output: Path, reading: Mapping[str, object], texts: M
         command("evaluate", output, "--output", after, *given_options(texts)),
         command("compare", before, after),
     ]
+
+
+def after_comparison(found: Comparison, runs: tuple[Path, Path], models: Sequence[Any], output: Path) -> list[str]:
+    """After a comparison of two runs: see both in a live page; where the weights differ, evaluate both and compare.
+
+    models  what the runs' meta.json say of their models
+    output  folder of the comparison
+    """
+    live = command("explore", *runs)
+    if found.same_weights:
+        return [live]
+    folder = free_folder(output.with_name(f"{output.name}-evaluated"))
+    sides = [folder / name for name in ("A", "B")]
+    made = [
+        command("evaluate", each["name"], "--output", side, *given_options(read_options(each)))
+        for each, side in zip(models, sides, strict=True)
+    ]
+    return [live, *made, command("compare", *sides)]
+
+
+def read_options(model: Mapping[str, Any]) -> dict[str, object]:
+    """The options with which a run's model was read, as far as they are not the usual ones."""
+    usual = {"dtype": "float32", "revision": None, "bos": "auto", "chat": False}
+    return {f"--{name}": model.get(name, value) for name, value in usual.items() if model.get(name, value) != value}
 
 
 def after_evaluation(found: Evaluation, folder: Path) -> list[str]:

@@ -156,7 +156,8 @@ def trace(
         str | None,
         typer.Option(
             rich_help_panel=MEASURING,
-            help="like 90s, 5min, or 20000 patched runs: estimate every site, patch the strongest",
+            help="a time like 90s, 5min or 1.5h, or a number of patched runs like 20000: estimate every site, "
+            "patch the strongest",
         ),
     ] = None,
     budget_method: Annotated[

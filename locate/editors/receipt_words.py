@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from locate.evaluation.evaluation import main_scores, read_score
+from locate.evaluation.meaning import meaning_of
 from locate.evaluation.scores import label, value_text
 from locate.notebook import as_table, title
-from locate.words import without_folders
+from locate.words import decimals, interval_words, unsigned_words, without_folders
 
 CUTS = {
     "held_out": "held-out occupations",
@@ -16,11 +18,12 @@ CUTS = {
 }
 
 
-def score_words(score: dict[str, Any]) -> str:
-    """A score with its interval."""
-    if score["low"] is None or score["low"] != score["low"]:
-        return f"{score['value']:.3g}"
-    return f"{score['value']:.3g} [{score['low']:.3g}, {score['high']:.3g}]"
+def score_words(score: dict[str, Any], interval: Callable[[float, float, float], str] = unsigned_words) -> str:
+    """A score with its interval, as far as it has one; of a change the interval is in `interval_words`."""
+    value, low, high = (score[name] for name in ("value", "low", "high"))
+    if low is None or low != low:
+        return interval(value, value, value).partition(" [")[0]
+    return interval(value, low, high)
 
 
 def receipt_lines(receipt: dict[str, Any]) -> list[str]:
@@ -31,10 +34,13 @@ def receipt_lines(receipt: dict[str, Any]) -> list[str]:
         for part, said in CUTS.items()
         if part in scores["cut"]
     ]
-    lines += [f"{each['name'].replace('_', ' ')}: {score_words(each)} %, n {each['n']}" for each in scores["kept"]]
-    lines.append(f"perplexity: {score_words(scores['perplexity_change'])} %")
+    lines += [
+        f"{meaning_of(each['test'], each['name']).words}: {score_words(each)} %, n {each['n']:,}"
+        for each in scores["kept"]
+    ]
+    lines.append(f"perplexity: {score_words(scores['perplexity_change'], interval_words)} %")
     edited = receipt["located"]["edited_layers"]
-    where = edited if isinstance(edited, str) else f"layers {', '.join(map(str, edited))}"
+    where = edited if isinstance(edited, str) else f"layer{'s' * (len(edited) > 1)} {', '.join(map(str, edited))}"
     beside = f", {len(tensors['added'])} added beside the MLP" if tensors["added"] else ""
     lines.append(f"{where}: {len(tensors['changed'])} tensors changed or widened{beside}")
     lines.append(f"bit for bit as before: {tensors['unchanged']} of the original's tensors")
@@ -44,9 +50,9 @@ def receipt_lines(receipt: dict[str, Any]) -> list[str]:
     if stored["gone"]:
         names = ", ".join(stored["gone"][:3])
         lines.append(f"{len(stored['gone'])} tensors of the original's files are not in the edited model's: {names}")
-    lines.append(
-        f"reloaded from disk: log-probabilities {receipt['reload']['largest_difference']:.1g} nats apart at most"
-    )
+    apart = receipt["reload"]["largest_difference"]
+    said = f"{apart:.{decimals(apart)}f} nats apart at most" if apart else "the same to the last digit"
+    lines.append(f"reloaded from disk: log-probabilities {said}")
     if "reason" in receipt["load"]:
         lines.append(f"load it with {receipt['load']['with']}, not from_pretrained: {receipt['load']['reason']}")
     return lines

@@ -13,11 +13,12 @@ from scipy import stats
 
 from locate.errors import LocateError
 from locate.evaluation.evaluation import Evaluation, main_scores
+from locate.evaluation.meaning import meaning_of, verdict_of, way_of
 from locate.evaluation.run import edited_argument
-from locate.evaluation.scores import LEVEL, Score, Test, label, points_only, value_text
+from locate.evaluation.scores import LEVEL, Score, Test, label, points_only, value_text, which_way
 from locate.evaluation.tests import known_test
 from locate.notebook import LISTED, Row, Rows, as_table, first_rows, sentences, title
-from locate.words import decimals, without_folders
+from locate.words import decimals, interval_words, signed, without_folders
 
 BLOCKS = 50  # that the jackknife leaves out one by one
 COMPARED = ("dtype", "prepend_bos", "before", "tokenizer_sha256", "limit", "seed", "locate")
@@ -47,14 +48,23 @@ class ScoreChange(Row):
         """Whether the interval holds 0; None where there is no interval."""
         return None if math.isnan(self.low) or math.isnan(self.high) else self.low <= 0 <= self.high
 
+    @property
+    def verdict(self) -> str:
+        """Whether the change is better, worse or within chance; see `verdict_of`."""
+        way = way_of(self.before.test, self.before.name, self.before.ideal)
+        slack = sum((each.high - each.low) / 2 for each in (self.before, self.after))
+        ends = self.change, self.low, self.high
+        return verdict_of(way, self.before.ideal, self.before.value, self.after.value, ends, slack)
+
     def cells(self) -> dict[str, str]:
         """The texts of its row in a table, by column."""
         return {
             "score": label(self.before),
+            "verdict": self.verdict,
+            "which way": which_way(self.before),
             "before": value_text(self.before),
             "after": value_text(self.after),
             "change and interval": change_text(self),
-            "within noise": noise_text(self),
             "paired": "by item" if self.paired else "no",
         }
 
@@ -76,14 +86,18 @@ def change_text(change: ScoreChange) -> str:
     if not math.isfinite(change.change):
         return "none"
     if math.isnan(change.low):
-        return f"{change.change:+.{decimals(abs(change.change))}f} (no interval)"
-    digits = decimals(max(abs(change.change), abs(change.low), abs(change.high)))
-    return f"{change.change:+.{digits}f} [{change.low:+.{digits}f}, {change.high:+.{digits}f}]"
+        return f"{signed(change.change, decimals(abs(change.change)))} (no interval)"
+    return interval_words(change.change, change.low, change.high)
 
 
-def noise_text(change: ScoreChange) -> str:
-    """Whether a change may be chance."""
-    return {None: "unknown", True: "yes", False: "no"}[change.within_noise]
+def kept_cells(score: Score) -> dict[str, str]:
+    """A row of a score that needs both models: whether it is better, worse or within chance, and the score."""
+    unchanged, way = meaning_of(score.test, score.name).unchanged, way_of(score.test, score.name, score.ideal)
+    if unchanged is None:
+        return {"score": label(score), "verdict": ""} | score.cells()
+    moved = score.value - unchanged, score.low - unchanged, score.high - unchanged
+    said = verdict_of(way, score.ideal, unchanged, score.value, moved, 0.0)
+    return {"score": label(score), "verdict": said} | score.cells()
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from locate.evaluation.meaning import better_words, meaning_of
 from locate.mediation.resampling import Design, Intervals, Ratio, intervals
 from locate.notebook import Row
 from locate.words import decimals
@@ -67,6 +68,7 @@ class Score(Row):
         return {
             "score": label(self),
             "value and interval": value_text(self),
+            "which way": which_way(self),
             "ideal": "" if self.ideal is None else f"{self.ideal:g}",
             "n": f"{self.n:,}",
             "groups": f"{self.groups:,}",
@@ -75,8 +77,15 @@ class Score(Row):
 
 
 def label(score: Score) -> str:
-    """A score's test, name and part."""
-    return f"{score.test}, {score.name.replace('_', ' ')}{f' ({score.part})' if score.part else ''}"
+    """A score's test, plain name, name in the files, and part."""
+    plain = meaning_of(score.test, score.name).words
+    short = "" if plain == score.name.replace("_", " ") else f" ({score.name})"
+    return f"{score.test}: {plain}{short}{f', {score.part}' if score.part else ''}"
+
+
+def which_way(score: Score) -> str:
+    """Which way is better, like "lower is less biased"."""
+    return better_words(score.test, score.name, score.kind, score.ideal, score.unit)
 
 
 def value_text(score: Score) -> str:

@@ -137,11 +137,16 @@ def token_batches(rows: Sequence[Sequence[int]], tokens: int) -> Iterator[list[i
             yield [few[i] for i in batch[first : first + MIXED]]
 
 
-def row_logits(model: CausalModel, rows: Sequence[Sequence[int]]) -> Float[torch.Tensor, "row pos piece"]:
-    """Logits, at least fp32, at every position of rows of ids; shorter rows are padded at the end, which none sees."""
+def row_logits(
+    model: CausalModel, rows: Sequence[Sequence[int]], *, timed: bool = True
+) -> Float[torch.Tensor, "row pos piece"]:
+    """Logits, at least fp32, at every position of rows of ids; shorter rows are padded at the end, which none sees.
+
+    timed  as in `multiplying`
+    """
     longest = max(len(row) for row in rows)
     ids = torch.tensor([pad_row(row, longest) for row in rows], device=model.device)
-    with torch.inference_mode(), multiplying(model.dtype, model.device, model.threads):
+    with torch.inference_mode(), multiplying(model.dtype, model.device, model.threads, timed=timed):
         logits = model.network(ids).logits
     check_finite_rows(logits, logits_of(model), lambda i: text_of(model, rows[i]), [len(row) for row in rows])
     return logits if logits.dtype == torch.float64 else logits.float()
@@ -287,7 +292,7 @@ def generate(
         going: list[int] = []
         texts = [[*rows[i], *written[i]] for i in open_rows]
         for batch in batches(texts, batch_tokens):
-            logits = row_logits(model, [texts[k] for k in batch])
+            logits = row_logits(model, [texts[k] for k in batch], timed=seed is None)
             for place, k in enumerate(batch):
                 i = open_rows[k]
                 token = choose_token(logits[place, len(texts[k]) - 1], streams[i])

@@ -49,9 +49,13 @@ def precise(dtype: str) -> Iterator[None]:
 
 
 @contextmanager
-def multiplying(dtype: str, device: str, threads: int) -> Iterator[None]:
-    """Inside the block matrix products are precise and use this many threads and, on a CPU, the faster library."""
-    faster = OneDNN() if product_library(dtype, device, threads) == "oneDNN" else nullcontext()
+def multiplying(dtype: str, device: str, threads: int, *, timed: bool = True) -> Iterator[None]:
+    """Inside the block matrix products are precise and use this many threads and, on a CPU, the faster library.
+
+    timed  False for text that is sampled: a trial of both libraries falls out now one way, now the other, they round
+           differently, and one token drawn otherwise makes another text. Then torch chooses, each time alike
+    """
+    faster = OneDNN() if timed and product_library(dtype, device, threads) == "oneDNN" else nullcontext()
     with torch_threads(threads), precise(dtype), faster:
         yield
 

@@ -51,6 +51,7 @@ def write_rows(
 
     The first token of each is the start token. Nothing ends a row: what a model writes behind an end-of-text token is
     another text. The random numbers belong to row and position, so that the batch changes nothing but rounding.
+    No trial of speed chooses how products are computed, so that the same machine writes the same text again.
 
     step  called with the number of tokens written
     """
@@ -62,7 +63,7 @@ def write_rows(
         layers = model.network.config.get_text_config().num_hidden_layers
         cache = Cache(layers=[RoomyLayer(length) for _ in range(layers)])
         for place in range(1, length):
-            with torch.inference_mode(), multiplying(model.dtype, model.device, model.threads):
+            with torch.inference_mode(), multiplying(model.dtype, model.device, model.threads, timed=False):
                 logits = last_logits(model, ids[:, place - 1 : place], past_key_values=cache, use_cache=True)[:, -1]
             ids[:, place] = draw_tokens(logits, drawn[own, place - 1])
             step(first * (length - 1) + place * len(ids), rows * (length - 1))

@@ -202,10 +202,11 @@ def write_comparison(
     *,
     formats: Sequence[str] = FORMATS,
     step: Callable[[str], None] | None = None,
+    commands: Sequence[str] = (),
 ) -> Written:
     """Write changes.csv, compare.json, figures/ and report.html into a folder.
 
-    formats, step  as in `write_report`
+    formats, step, commands  as in `write_report`
 
     Raises LocateError for an unknown format, a comparison without its table, a folder that holds a run, or when a file
     cannot be written.
@@ -228,5 +229,5 @@ def write_comparison(
     drawn = change_figures(comparison)
     paths, missing = save_figures(drawn, folder / "figures", formats)
     say("report")
-    page = write_text(folder / "report.html", comparison_page(comparison, drawn, missing=missing))
+    page = write_text(folder / "report.html", comparison_page(comparison, drawn, commands=commands, missing=missing))
     return Written((csv, content, page, *paths), missing)

@@ -9,8 +9,9 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from locate.errors import LocateError
-from locate.evaluation.change import EvaluationChange, ScoreChange
+from locate.evaluation.change import EvaluationChange, ScoreChange, change_text
 from locate.evaluation.evaluation import FILE, KINDS, Evaluation, main_scores
+from locate.evaluation.meaning import BETTER, WORSE, meaning_of
 from locate.evaluation.scores import Score
 from locate.files import write_text
 from locate.report.page.scores import evaluation_change_page, evaluation_page
@@ -97,9 +98,9 @@ def add_change(figure: go.Figure, change: ScoreChange, height: float, colour: st
             marker={"size": 9, "color": colour, "symbol": symbol, "line": {"width": 2, "color": colour}},
             row=row, col=1,
         )  # fmt: skip
-    text = f"{change.change:+.3g} [{change.low:+.3g}, {change.high:+.3g}]"
+    said = f", {change.verdict}" if change.verdict in (BETTER, WORSE) else ""
     figure.add_annotation(
-        text=text if math.isfinite(change.low) else f"{change.change:+.3g}", x=1.02, xref="x domain", xanchor="left",
+        text=f"{change_text(change).removesuffix(' (no interval)')}{said}", x=1.02, xref="x domain", xanchor="left",
         y=height, yref="y", showarrow=False, font={"size": LABEL}, opacity=max(opacity, READABLE), row=row, col=1,
     )  # fmt: skip
 
@@ -193,8 +194,9 @@ def row_of(panels: Panels, places: list[int]) -> int:
 
 
 def name_of(score: Score) -> str:
-    """A score as an axis label."""
-    return safe(f"{score.test}: {score.name.replace('_', ' ')}{f' ({score.part})' if score.part else ''}")
+    """A score as an axis label: its test, plain name and part."""
+    plain = meaning_of(score.test, score.name).words
+    return safe(f"{score.test}: {plain}{f' ({score.part})' if score.part else ''}")
 
 
 def spread(counts: Sequence[int]) -> str:

@@ -27,6 +27,10 @@ METHODS = {"attribution": 0, "integrated": 5}
 """steps of the integrated gradient"""
 STAGE = "estimates"
 UNITS_OF_TIME = {"s": 1.0, "min": 60.0, "h": 3600.0}
+SPELLING = re.compile(
+    r"(?P<time>\d+(?:\.\d+)?)\s*(?P<unit>s|min|h)|(?P<runs>\d{1,3}(?:,\d{3})+|\d+)(?:\s*patched\s+runs?)?"
+)
+SPELT = "a time in s, min or h like 90s, 5min or 1.5h, or a number of patched runs like 20000 or '20,000 patched runs'"
 LEAST_AUDIT = 20
 LEAST_TOP = 5
 FEW = 4
@@ -61,15 +65,18 @@ class Budget:
 
     @staticmethod
     def parsed(text: str, **settings: Any) -> Budget:
-        """A budget from a text like 90s, 5min, 2h, or 20000 for passes."""
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h)?", text.strip().replace(",", ""))
-        if found is None or (found[2] is None and "." in found[1]):
-            raise LocateError(
-                f"budget {text!r}: expected a time like 90s, 5min or 2h, or a number of passes like 20000"
-            )
-        if found[2] is None:
-            return Budget(passes=int(found[1]), **settings)
-        return Budget(seconds=float(found[1]) * UNITS_OF_TIME[found[2]], **settings)
+        """A budget from a time in s, min or h like "90s" or "1.5 h", or from a number of patched runs.
+
+        The number may have commas between thousands, and "patched runs" after it.
+
+        Raises LocateError for any other text.
+        """
+        found = SPELLING.fullmatch(text.strip())
+        if found is None:
+            raise LocateError(f"budget {text!r}: expected {SPELT}")
+        if found["runs"]:
+            return Budget(passes=int(found["runs"].replace(",", "")), **settings)
+        return Budget(seconds=float(found["time"]) * UNITS_OF_TIME[found["unit"]], **settings)
 
 
 def describe(budget: Budget, map: Map) -> dict[str, Any]:

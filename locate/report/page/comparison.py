@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from locate.mediation.comparison import Comparison, SiteChange, TotalChange
 from locate.report.page.document import Page, Section, items, table
 from locate.report.page.glossary import GLOSSARY, described
-from locate.report.page.lead import Bar, bar_list, figure_places
+from locate.report.page.lead import Bar, bar_list, figure_places, next_section
 from locate.report.page.map_cells import CELL, TEXTS, places_of
 from locate.report.page.map_data import WAYS, maps_of, short
 from locate.report.page.run import MAP
@@ -24,17 +24,28 @@ from locate.words import chance, decimals, interval_words, metric_words, site_wo
 PANELS = {"change": "B - A", "a": "A", "b": "B"}
 MOST = 4
 NOTHING = 1e-4  # of the scale: below, an effect is rounding
+MODEL = ("name", "revision", "weights_sha256", "config_sha256")  # what makes them two models, and no other setting
+HASH = 12  # characters of a hash that are shown
+LOOK = (
+    "Look at the pairs behind the changed cells before you trust an average: in each run's own report.html a click on "
+    "the same cell shows them, and in the live page for A, B and B - A.",
+    "Evaluate both models on the same items: a site that carries less does not say that the model is less biased, nor "
+    "what else it lost.",
+)
 WORDS = {
     "A, B, B - A": "The effects in model A, in model B, and the mean difference over the same pairs: positive where B "
     "has more of it."
 }
 
 
-def comparison_page(found: Comparison, figures: Mapping[str, go.Figure], *, missing: str = "") -> str:
+def comparison_page(
+    found: Comparison, figures: Mapping[str, go.Figure], *, commands: Sequence[str] = (), missing: str = ""
+) -> str:
     """The report of a comparison as one HTML file.
 
-    figures  of the comparison, by file name
-    missing  what could not be written, in a line
+    figures   of the comparison, by file name
+    commands  to type next
+    missing   what could not be written, in a line
 
     Raises LocateError for a comparison that was read from a file.
     """
@@ -42,25 +53,23 @@ def comparison_page(found: Comparison, figures: Mapping[str, go.Figure], *, miss
     sections = [
         Section("map", "Map", MAP),
         Section("sites", "Largest changes", largest(found)),
-        Section("evidence", "Both models", items([*differences(found), *(each.text() for each in found.overlaps)])),
+        Section("models", "Both models", models(found)),
         Section("figures", "Figures", figure_places(figures, missing)),
         Section("words", "Words", described(WORDS | GLOSSARY)),
     ]
     return Page(
         title=f"What changed from {names['a']} (A) to {names['b']} (B)",
-        lead=lead(found),
+        lead=lead(found, commands),
         sections=sections,
         figures={name: bare(each) for name, each in figures.items()},
         data=change_data(found),
     ).html()
 
 
-def lead(found: Comparison) -> str:
-    """What changed, in words, and the largest changes as bars."""
+def lead(found: Comparison, commands: Sequence[str] = ()) -> str:
+    """What changed, in words, the largest changes as bars, how sure that is, and what to do next."""
     said = "".join(f'<p class="question">{escape(total_sentence(found, each))}</p>' for each in found.totals)
-    chosen = [each for each in found.sites if each.direction == found.totals[0].direction and passes(found, each)][
-        :MOST
-    ]
+    chosen = [each for each in changed(found) if each.direction == found.totals[0].direction][:MOST]
     bars = bar_list(
         [Bar(words_of(each), each.change[0], change_text(found, each), each.change[0] < 0) for each in chosen]
     )
@@ -68,8 +77,51 @@ def lead(found: Comparison) -> str:
     return (
         f'{said}<div class="answer"><section aria-labelledby="changed"><h2 id="changed">Where it changed most '
         f"({escape(found.totals[0].direction)})</h2>"
-        f"{colours + bars if bars else '<p>No site changed beyond chance.</p>'}</section></div>"
+        f"{colours + bars if bars else '<p>No site changed beyond chance.</p>'}</section>\n"
+        f'<section aria-labelledby="sure"><h2 id="sure">How sure that is</h2>{items(certainty(found))}</section>\n'
+        f"{next_section(advice_of(found), commands)}</div>"
     )
+
+
+def changed(found: Comparison) -> list[SiteChange]:
+    """The listed sites whose change passes the threshold."""
+    return [each for each in found.sites if each.q <= found.threshold]
+
+
+def certainty(found: Comparison) -> list[str]:
+    """Pairs that are shared, the strongest change's q, and what differs besides the models."""
+    assert found.table is not None
+    pairs, groups = found.pairs, found.totals[0].groups
+    alone = pairs["only_a"] + pairs["only_b"]
+    left = f"; {alone} that only one run has are left out" if alone else ""
+    said = [
+        f"Pairs: {pairs['both']} pairs of prompts are in both runs, and the changes are taken pair by pair{left}.",
+        f"Intervals: the {groups} {found.subject}s are resampled, so that a change says what others of the kind would "
+        "show.",
+    ]
+    if found.without_stereotype:
+        said.append(f"{found.without_stereotype} pairs have no stereotype and are left out.")
+    passing = int((found.table["q"] <= found.threshold).sum())
+    said.append(
+        f"Chance: {passing} of {len(found.table)} changes have q ≤ {found.threshold:g}, corrected for all of them; the "
+        f"smallest q is {chance(float(found.table['q'].min()))}."
+    )
+    others = differences(found)
+    said.append(f"Besides the models these differ: {'; '.join(others)}." if others else "Nothing else differs.")
+    return said
+
+
+def advice_of(found: Comparison) -> list[str]:
+    """What to do with this comparison."""
+    if found.same_weights:
+        return ["The weights are the same, so whatever changed comes from what else differs, such as the dtype."]
+    if changed(found):
+        return list(LOOK)
+    return [
+        f"No site changed beyond chance in {found.pairs['both']} pairs: that is no proof that nothing changed. Trace "
+        "both models again alike with more templates or occupations, which makes the intervals narrower.",
+        LOOK[1],
+    ]
 
 
 def total_sentence(found: Comparison, total: TotalChange) -> str:
@@ -81,11 +133,6 @@ def total_sentence(found: Comparison, total: TotalChange) -> str:
         f"{total.direction.capitalize()}: the whole prompt moves {measure} by {interval_words(*total.a)} in A "
         f"and {interval_words(*total.b)} {found.unit} in B, a change of {change}, {verdict} ({total.n} pairs)."
     )
-
-
-def passes(found: Comparison, site: SiteChange) -> bool:
-    """Whether a site's change passes the threshold."""
-    return site.q <= found.threshold
 
 
 def words_of(site: SiteChange) -> str:
@@ -115,11 +162,21 @@ def largest(found: Comparison) -> str:
     return table(rows)
 
 
+def models(found: Comparison) -> str:
+    """What the two models are, and how many of their strongest sites they share."""
+    names = dict.fromkeys([*found.a, *found.b])
+    rows = [{"what": name, "A": str(found.a.get(name)), "B": str(found.b.get(name))} for name in names]
+    shared = [f"{each.direction}: {each.text()}" for each in found.overlaps]
+    return table(rows, name="facts") + items(shared)
+
+
 def differences(found: Comparison) -> list[str]:
-    """What else differs between the two runs, and how many pairs both have."""
-    said = [f"{name}: {values[0]} in A, {values[1]} in B" for name, values in found.differing.items()]
-    pairs = found.pairs
-    return [*said, "pairs: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in pairs.items())]
+    """What differs between the two runs besides the models, such as the dtype or versions; hashes are cut short."""
+    return [
+        f"{name} {' in A, '.join(str(each)[: HASH if name.endswith('sha256') else None] for each in values)} in B"
+        for name, values in found.differing.items()
+        if name not in MODEL
+    ]
 
 
 def change_data(found: Comparison) -> dict[str, Any]:

@@ -33,6 +33,15 @@ def bar_list(bars: Sequence[Bar]) -> str:
     return f'<ol class="carriers">{"".join(lines)}</ol>' if lines else ""
 
 
+def next_section(advice: Sequence[str], commands: Sequence[str]) -> str:
+    """What to do next: sentences, and commands to type."""
+    lines = "".join(f"<pre><code>{escape(each)}</code></pre>" for each in commands)
+    return (
+        '<section aria-labelledby="next"><h2 id="next">What to do next</h2>'
+        f"{''.join(f'<p>{escape(each)}</p>' for each in advice)}{lines}</section>"
+    )
+
+
 def figure_places(figures: Mapping[str, go.Figure], missing: str = "") -> str:
     """Where each figure is drawn, under its title; missing says what could not be written."""
     note = f'<p class="missing">{escape(missing)}</p>' if missing else ""

@@ -15,16 +15,17 @@ from jaxtyping import Float
 from locate.errors import LocateError
 from locate.mediation.analysis import Analysis
 from locate.mediation.controls import PLACE
-from locate.mediation.effect_table import VIEWS, default_view
-from locate.metrics import METRICS, difference
+from locate.mediation.effect_table import VIEWS, default_view, of_kind
+from locate.metrics import METRICS, Metric, difference
 from locate.sites import ROLES
 from locate.tracing.table import CONTROL, whole_sites
-from locate.words import NAMES
+from locate.words import NAMES, metric_words
 
 CELL = ["component", "layer", "unit", "window", "role", "key"]
 TEXTS = dict.fromkeys(("component", "role", "key"), "str")
 COUNTS = ("n", "groups")
 NUMBERS = ("effect", "low", "high", "q", "share", "stability")
+NO_STEREOTYPE = "no pair has a stereotype"
 LARGEST = 32767  # of int16, whose smallest number stands for a missing value
 
 
@@ -114,6 +115,35 @@ def can_be_shown(analysis: Analysis) -> bool:
         return bool(analysis.effects["group"].nunique() > 1)
     except LocateError:
         return False
+
+
+def absent_words(settings: Sequence[Analysis]) -> str:
+    """Which metrics and views the settings of a run lack and why, in a line; "" where they lack none.
+
+    settings  as `settings_of` returns them
+    """
+    metrics, views = {each.metric.name for each in settings}, {each.view for each in settings}
+    reasons: dict[str, list[str]] = {}
+    for metric in METRICS.values():
+        if metric.name not in metrics:
+            name = metric_words(metric.name, settings[0].answers)
+            reasons.setdefault(why_absent(settings[0], metric), []).append(name)
+    if VIEWS[0] not in views:
+        reasons.setdefault(NO_STEREOTYPE, []).append(f"the {VIEWS[0]} view")
+    said = "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items())
+    return f"Not to choose from here: {said}." if said else ""
+
+
+def why_absent(analysis: Analysis, metric: Metric) -> str:
+    """Why a run cannot be shown in a metric."""
+    table = of_kind(analysis.trace.table, analysis.kind)
+    if metric.absolute and not analysis.trace.meta.get("probabilities", True):
+        return "this run kept no probabilities: trace again without --no-probabilities"
+    if table[[f"base_{answer}" for answer in metric.answers]].isna().any(axis=None):
+        return "some pairs have no neutral answer of one token"
+    if metric.stereotyped and not table["stereotype"].any():
+        return NO_STEREOTYPE
+    return f"fewer than two {analysis.subject}s have what it needs"
 
 
 def averages_of(cells: Cells, analysis: Analysis, direction: str, quantity: str = "nie") -> Averages:

@@ -18,6 +18,7 @@ from locate.report.page.map_cells import (
     NUMBERS,
     Averages,
     Cells,
+    absent_words,
     averages_of,
     group_means,
     map_cells,
@@ -59,6 +60,7 @@ def map_data(analysis: Analysis, step: Callable[[str], None] = lambda _: None) -
         "subject": subject,
         "level": analysis.intervals.level,
         "threshold": THRESHOLD,
+        "absent": absent_words(settings),
         "switches": [
             {"name": "metric", "title": "metric", "words": {each["metric"]: each["measure"] for each in views}},
             {"name": "view", "title": "view", "words": {}},

@@ -81,7 +81,8 @@
   function buildSettings() {
     byId("settings").replaceChildren(...data.switches.map(({ name, title }) => element("label", {}, `${title} `,
       element("select", { id: name, onchange: (event) => { state[name] = event.target.value; settle(); writeAddress(); show(); } }))),
-    element("button", { type: "button", id: "csv", onclick: saveMap }, "CSV of this map"));
+    element("button", { type: "button", id: "csv", onclick: saveMap }, "CSV of this map"),
+    data.absent ? element("p", { class: "note", id: "absent" }, data.absent) : "");
   }
   function fillSettings() {
     data.switches.forEach(({ name, words }, place) => {

@@ -13,7 +13,7 @@ from locate.mediation.located import Located, is_clear
 from locate.report.page.answer import Answer, answer_of
 from locate.report.page.document import Page, Section, items, table
 from locate.report.page.glossary import GLOSSARY, described
-from locate.report.page.lead import Bar, bar_list, figure_places
+from locate.report.page.lead import Bar, bar_list, figure_places, next_section
 from locate.report.page.map_data import map_data
 from locate.report.theme import bare
 from locate.tracing.table import Trace
@@ -76,14 +76,12 @@ def title_of(analysis: Analysis, located: Located) -> str:
 
 def lead(told: Answer) -> str:
     """The answer as the page's first screen."""
-    commands = "".join(f"<pre><code>{escape(each)}</code></pre>" for each in told.commands)
     carried = bars(told) or "<p>No site passes.</p>"
     return (
         f'<p class="question">{escape(told.question)}</p>\n<div class="answer">\n'
         f'<section aria-labelledby="carries"><h2 id="carries">What carries it</h2>{carried}</section>\n'
         f'<section aria-labelledby="sure"><h2 id="sure">How sure that is</h2>{items(told.sure)}</section>\n'
-        f'<section aria-labelledby="next"><h2 id="next">What to do next</h2>'
-        f"{''.join(f'<p>{escape(each)}</p>' for each in told.advice)}{commands}</section>\n</div>"
+        f"{next_section(told.advice, told.commands)}\n</div>"
     )
 
 

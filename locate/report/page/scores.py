@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 import plotly.graph_objects as go
 
-from locate.evaluation.change import EvaluationChange, ScoreChange, change_text
+from locate.evaluation.change import EvaluationChange, ScoreChange, change_text, kept_cells
 from locate.evaluation.evaluation import KINDS, Evaluation, main_scores
-from locate.evaluation.scores import Score, label, value_text
+from locate.evaluation.meaning import VERDICTS
+from locate.evaluation.scores import Score, label, value_text, which_way
 from locate.evaluation.tests import known_test
 from locate.report.page.document import Page, Section, items, table
 from locate.report.page.glossary import described
@@ -26,7 +28,18 @@ WORDS = {
     "ideal": "What an unbiased model has, or a perfect one; not every score has one.",
     "n": "The items behind a score. Intervals resample their groups, such as occupations or paradigms.",
     "to be kept": "Scores that an edit should leave alone, such as the pronouns of words that say their gender.",
-    "within noise": "The interval of a change holds 0, so that it may be chance.",
+    "log-odds": "Of she against he, in nats: 0 where both are as likely, above it where she is likelier. +0.7 nats "
+    "doubles the odds. Its size leaves out which of the two is likelier.",
+    "which way": "Nearer to the ideal is less biased; where there is none, as of perplexity, the side that is named.",
+    "name in brackets": "What the score is called in scores.csv, changes.csv and on the command line.",
+}
+
+
+VERDICT_WORDS = {
+    "better, worse": "The change leaves out 0 with all its interval, and moves the score the way that is named, or the "
+    "other way.",
+    "moved": "Beyond chance, where nobody says which side is better.",
+    "within chance": "The interval of the change holds 0: other items might as well show no change, or the reverse.",
 }
 
 
@@ -49,7 +62,7 @@ def evaluation_page(found: Evaluation, figures: Mapping[str, go.Figure], *, miss
     ]
     return Page(
         title=f"Bias and ability of {without_folders(found.name)}",
-        lead=cards({HEADINGS[kind]: [verdict(each) for each in main if each.kind == kind] for kind in KINDS}),
+        lead=cards({HEADINGS[kind]: [score_sentence(each) for each in main if each.kind == kind] for kind in KINDS}),
         sections=sections,
         figures={name: bare(each) for name, each in figures.items()},
     ).html()
@@ -61,6 +74,8 @@ def evaluation_change_page(found: EvaluationChange, figures: Mapping[str, go.Fig
     main = {each.key for each in main_scores([change.before for change in found.changes])}
     told = [each for each in found.changes if each.before.key in main and math.isfinite(each.change)]
     moved = {HEADINGS[kind]: movements([each for each in told if each.before.kind == kind]) for kind in KINDS}
+    both = [kept_cells(each) for each in found.retained if math.isfinite(each.value)]
+    moved["Both models, item by item"] = [kept_sentence(each) for each in both]
     alone = [f"only before: {each}" for each in found.only_before] + [
         f"only after: {each}" for each in found.only_after
     ]
@@ -70,10 +85,10 @@ def evaluation_change_page(found: EvaluationChange, figures: Mapping[str, go.Fig
             Section(kind, HEADINGS[kind], rows_table([each for each in found.changes if each.before.kind == kind]))
             for kind in KINDS
         ],
-        Section("kept", "Needs both models", rows_table(found.retained)),
+        Section("kept", "Needs both models", table([kept_cells(each) for each in found.retained])),
         Section("figures", "Figures", figure_places(figures, missing)),
         Section("differing", "What else differs", items([*differing, *alone])),
-        Section("words", "Words", described(WORDS)),
+        Section("words", "Words", described(WORDS | VERDICT_WORDS)),
     ]
     return Page(
         title=f"What changed from {names[0]} to {names[1]}",
@@ -84,10 +99,11 @@ def evaluation_change_page(found: EvaluationChange, figures: Mapping[str, go.Fig
 
 
 def movements(changes: Sequence[ScoreChange]) -> list[str]:
-    """How many scores moved beyond their interval, and those that did; [] where there are none at all."""
+    """How many scores are better, worse or within chance, and those that moved; [] where there are none at all."""
     moved = [each for each in changes if each.within_noise is False]
-    count = f"{len(moved)} of {len(changes)} scores moved beyond their interval"
-    return [count, *(change_verdict(each) for each in moved)] if changes else []
+    counts = Counter(each.verdict for each in changes)
+    said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
+    return [f"of {len(changes)} scores: {said}", *(change_sentence(each) for each in moved)] if changes else []
 
 
 def cards(told: Mapping[str, Sequence[str]]) -> str:
@@ -111,20 +127,27 @@ def titles(found: Evaluation) -> dict[str, str]:
     return {name: "a test of your own" if test is None else test.title for name, test in known.items()}
 
 
-def verdict(score: Score) -> str:
-    """A score with its interval, and whether that holds the ideal."""
-    text = f"{label(score)}: {value_text(score)}"
+def score_sentence(score: Score) -> str:
+    """A score with its interval, which way is better, and whether the interval holds the ideal."""
+    text = f"{label(score)}: {value_text(score)}; {which_way(score)}"
     if score.ideal is None or math.isnan(score.low):
         return text
     holds = score.low <= score.ideal <= score.high
     return f"{text}; the ideal, {score.ideal:g}, lies {'inside' if holds else 'outside'} the interval"
 
 
-def change_verdict(change: ScoreChange) -> str:
-    """A score that moved: before, after, and the change with its interval."""
+def kept_sentence(cells: Mapping[str, str]) -> str:
+    """A score that needs both models, in a line, from its row."""
+    said = f", {cells['verdict']}" if cells["verdict"] else ""
+    return f"{cells['score']}: {cells['value and interval']}{said}"
+
+
+def change_sentence(change: ScoreChange) -> str:
+    """A score that moved: better or worse, before, after, and the change with its interval."""
     values = [f"{each.value:.{decimals(abs(each.value))}f}" for each in (change.before, change.after)]
     unit = change.before.unit
-    return f"{label(change.before)}: {values[0]} to {values[1]} {unit}, a change of {change_text(change)}"
+    moved = f"{values[0]} to {values[1]} {unit}, a change of {change_text(change)}"
+    return f"{label(change.before)}: {change.verdict}, {moved}"
 
 
 def rows_table(scores: Sequence[Score] | Sequence[ScoreChange]) -> str:
