@@ -170,6 +170,7 @@ def test_prompts_shows_tokens_with_roles(run, folder_of):
     assert out.startswith("occupation,share_women,year,source,stereotype")
 
 
+@pytest.mark.usefixtures("one_setting")
 def test_own_pairs_from_a_csv(run, folder_of, tmp_path):
     file = tmp_path / "own.csv"
     file.write_text(
@@ -200,6 +201,7 @@ def test_a_neutral_answer_that_own_pairs_lack_is_missed_before_the_model_is_load
     assert err.startswith("locate-bias: --metric neutral_male needs a neutral answer, and 1 of 3 pairs have none")
 
 
+@pytest.mark.usefixtures("one_setting")
 def test_own_pairs_without_a_stereotype_are_ranked_signed(run, folder_of, tmp_path):
     file = tmp_path / "own.csv"
     file.write_text(
@@ -212,6 +214,7 @@ def test_own_pairs_without_a_stereotype_are_ranked_signed(run, folder_of, tmp_pa
     assert json.loads(out)["located"]["view"] == "signed"
 
 
+@pytest.mark.usefixtures("one_setting")
 def test_both_kinds_of_words_are_traced_and_told_apart(run, folder_of, tmp_path):
     code, out, _ = run(
         "trace", "--model", folder_of("gpt2"), "--words", "both", "--swap", "opposite", "--limit", 12, "--components",
@@ -233,6 +236,7 @@ def test_both_kinds_of_words_are_traced_and_told_apart(run, folder_of, tmp_path)
     assert "kind 'user' was not traced: expected one of definition, occupation, or 'all'" in err
 
 
+@pytest.mark.usefixtures("one_setting")
 @pytest.mark.parametrize("noise", [["--corrupt", "noise", "--draws", "2"], ["--words", "definitional"]])
 def test_other_ways_to_trace(run, folder_of, tmp_path, noise):
     components = ["--components", "mlp_out,head", "--windows", "1,2", "--roles", "subject_last,last"]
@@ -246,6 +250,7 @@ def test_other_ways_to_trace(run, folder_of, tmp_path, noise):
     assert {"map_denoising", "map_denoising_window2", "heads_last_denoising"} <= names
 
 
+@pytest.mark.usefixtures("one_setting")
 def test_edges_units_and_severed_paths_are_traced_and_drawn(run, folder_of, tmp_path):
     paths = ["--components", "pattern,neuron,mlp_out_unit,attn_out", "--keys", "subject_last", "--severed", "both"]
     few = ["--layers", "1", "--roles", "last", "--direction", "noising"]
@@ -323,6 +328,7 @@ def test_another_models_run_is_refused_and_kept(run, traced, folder_of):
     assert before == {path.name: path.stat().st_mtime_ns for path in traced.iterdir() if path.is_file()}
 
 
+@pytest.mark.usefixtures("one_setting")
 def test_a_stopped_run_continues_where_it_was(run, folder_of, tmp_path):
     """Real processes: one killed after its first chunks, the next stopped by Ctrl-C; the same command then ends it."""
     command = [sys.executable, "-m", "locate", "trace", "--model", str(folder_of("gpt2")), "--batch-size", "8"]

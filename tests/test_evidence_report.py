@@ -133,6 +133,7 @@ def command(monkeypatch, capsys):
     return run
 
 
+@pytest.mark.usefixtures("one_setting")
 def test_the_command_line_traces_within_a_budget_and_tells_the_evidence(command, planted, tmp_path):
     arguments = ["trace", "--model", planted.folder, "--components", "mlp_out,head", "--swap", "opposite"]
     arguments += ["--roles", "subject_last,last", "--templates-each", 1, "--limit", 12]
