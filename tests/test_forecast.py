@@ -30,7 +30,7 @@ FEW = occupation_pairs("anti", templates_each=2, occupations=["nurse", "engineer
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Timings of a fifth of a second in place of ten: what is said of time is rough, and what is said of rows is not."""
+    """Timings of a fifth of a second, not ten: what is said of time is rough, and what is said of rows is not."""
     monkeypatch.setattr(forecasts, "SECONDS", 0.2)
     monkeypatch.setattr(run_forecasts, "LONG", 0.1)
 
