@@ -53,6 +53,12 @@ def few_words():
         yield
 
 
+@pytest.fixture
+def one_setting(monkeypatch):
+    """For runs from end to end: their page shows the run's own metric and view; tests of pages look at all of them."""
+    monkeypatch.setattr("locate.report.page.map_data.settings_of", lambda analysis: [analysis])
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with third-party data and weights beside the checkout."""

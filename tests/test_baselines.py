@@ -181,7 +181,7 @@ def test_whitened_keys_on_paper():
 @pytest.mark.parametrize("scope", ["located", "everything"])
 def test_fine_tuning_cuts_the_log_odds_and_leaves_the_model(mini, located, prompts, words, text, scope):
     before = weights_of(mini)
-    settings = FineTune(scope, epochs=3, rate=1e-3 if scope == "located" else 3e-4, text=text)
+    settings = FineTune(scope, epochs=2, rate=1e-3 if scope == "located" else 3e-4, text=text)
     edit = settings.edit(mini, located, prompts, preserved=words)
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights_of(mini).items())
     assert not any(tensor.requires_grad for tensor in mini.network.parameters())

@@ -15,6 +15,7 @@ from locate import cli
 pytestmark = pytest.mark.usefixtures("unchecked_types")
 
 FAST = ["--formats", "html", "--device", "cpu"]
+FEW = [*FAST, "--components", "mlp_out", "--roles", "subject_last,last", "--direction", "denoising"]
 
 
 @pytest.fixture
@@ -169,6 +170,7 @@ def test_prompts_shows_tokens_with_roles(run, folder_of):
     assert out.startswith("occupation,share_women,year,source,stereotype")
 
 
+@pytest.mark.usefixtures("one_setting")
 def test_own_pairs_from_a_csv(run, folder_of, tmp_path):
     file = tmp_path / "own.csv"
     file.write_text(
@@ -176,7 +178,7 @@ def test_own_pairs_from_a_csv(run, folder_of, tmp_path):
         "The nurse said that,The man said that,nurse,man,1\n"
         "The driver said that,The woman said that,driver,woman,-1\n"
     )
-    code, out, _ = run("trace", "--model", folder_of("gpt2"), "-p", file, "-o", tmp_path / "run", *FAST, "--json")
+    code, out, _ = run("trace", "--model", folder_of("gpt2"), "-p", file, "-o", tmp_path / "run", *FEW, "--json")
     assert code == 0
     assert json.loads(out)["located"]["sites"][0]["n"] == 2
 
@@ -199,6 +201,7 @@ def test_a_neutral_answer_that_own_pairs_lack_is_missed_before_the_model_is_load
     assert err.startswith("locate-bias: --metric neutral_male needs a neutral answer, and 1 of 3 pairs have none")
 
 
+@pytest.mark.usefixtures("one_setting")
 def test_own_pairs_without_a_stereotype_are_ranked_signed(run, folder_of, tmp_path):
     file = tmp_path / "own.csv"
     file.write_text(
@@ -206,11 +209,12 @@ def test_own_pairs_without_a_stereotype_are_ranked_signed(run, folder_of, tmp_pa
         "The nurse said that,The man said that,nurse,man\n"
         "The driver said that,The woman said that,driver,woman\n"
     )
-    code, out, _ = run("trace", "--model", folder_of("gpt2"), "-p", file, "-o", tmp_path / "run", *FAST, "--json")
+    code, out, _ = run("trace", "--model", folder_of("gpt2"), "-p", file, "-o", tmp_path / "run", *FEW, "--json")
     assert code == 0
     assert json.loads(out)["located"]["view"] == "signed"
 
 
+@pytest.mark.usefixtures("one_setting")
 def test_both_kinds_of_words_are_traced_and_told_apart(run, folder_of, tmp_path):
     code, out, _ = run(
         "trace", "--model", folder_of("gpt2"), "--words", "both", "--swap", "opposite", "--limit", 12, "--components",
@@ -232,9 +236,11 @@ def test_both_kinds_of_words_are_traced_and_told_apart(run, folder_of, tmp_path)
     assert "kind 'user' was not traced: expected one of definition, occupation, or 'all'" in err
 
 
+@pytest.mark.usefixtures("one_setting")
 @pytest.mark.parametrize("noise", [["--corrupt", "noise", "--draws", "2"], ["--words", "definitional"]])
 def test_other_ways_to_trace(run, folder_of, tmp_path, noise):
     components = ["--components", "mlp_out,head", "--windows", "1,2", "--roles", "subject_last,last"]
+    components += ["--direction", "denoising"]
     code, out, _ = run(
         "trace", "--model", folder_of("gpt2"), "--limit", 4, "-o", tmp_path / "run", *FAST, *noise, *components
     )
@@ -244,6 +250,7 @@ def test_other_ways_to_trace(run, folder_of, tmp_path, noise):
     assert {"map_denoising", "map_denoising_window2", "heads_last_denoising"} <= names
 
 
+@pytest.mark.usefixtures("one_setting")
 def test_edges_units_and_severed_paths_are_traced_and_drawn(run, folder_of, tmp_path):
     paths = ["--components", "pattern,neuron,mlp_out_unit,attn_out", "--keys", "subject_last", "--severed", "both"]
     few = ["--layers", "1", "--roles", "last", "--direction", "noising"]
@@ -321,35 +328,43 @@ def test_another_models_run_is_refused_and_kept(run, traced, folder_of):
     assert before == {path.name: path.stat().st_mtime_ns for path in traced.iterdir() if path.is_file()}
 
 
-@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
-def test_a_stopped_run_continues_where_it_was(run, folder_of, tmp_path, blow):
-    """A real process, stopped by Ctrl-C or killed after its first chunks; the same command is then run to the end."""
+@pytest.mark.usefixtures("one_setting")
+def test_a_stopped_run_continues_where_it_was(run, folder_of, tmp_path):
+    """Real processes: one killed after its first chunks, the next stopped by Ctrl-C; the same command then ends it."""
     command = [sys.executable, "-m", "locate", "trace", "--model", str(folder_of("gpt2")), "--batch-size", "8"]
-    command += ["--components", "mlp_out", "--roles", "subject_last,last", "--direction", "denoising", "--no-controls"]
-    command += ["-o", str(tmp_path / "run"), *FAST]
-    heeding = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "  # a shell's background job
-    heeding += "os.execv(sys.argv[1], sys.argv[1:])"  # is started with Ctrl-C ignored, and so are these tests
-    process = subprocess.Popen(
-        [sys.executable, "-c", heeding, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    command += ["-o", str(tmp_path / "run"), "--no-controls", *FEW]
     parts = tmp_path / "run" / "parts" / "map"
-    while len(list(parts.glob("part-*.parquet")) if parts.is_dir() else []) < 2:
-        assert process.poll() is None, f"ended before two chunks were kept: {process.communicate()[1]}"
-        time.sleep(0.05)
-    process.send_signal(blow)
-    err = process.communicate()[1]
-    assert process.returncode == (130 if blow is signal.SIGINT else -signal.SIGKILL)
+    killed, _ = stopped(command, signal.SIGKILL, parts, 2)
+    assert killed == -signal.SIGKILL
+    first = len(list(parts.glob("part-*.parquet")))
+    assert first >= 2
+    code, err = stopped(command, signal.SIGINT, parts, first + 1)
+    assert code == 130
     assert "Traceback" not in err
-    assert len(list(parts.glob("part-*.parquet"))) >= 2
+    assert "the same command continues there" in err
+    assert len(list(parts.glob("part-*.parquet"))) > first
     rows = sum(len(pd.read_parquet(part)) for part in parts.glob("part-*.parquet"))
-    if blow is signal.SIGINT:
-        assert "the same command continues there" in err
     command[command.index("--batch-size") + 1] = "256"
     code, out, err = run(*command[3:])
     assert code == 0, err
     assert "layers of mlp_out" in out
     assert f"map: {rows:,} of" in err
     assert not parts.parent.exists()
+
+
+def stopped(command, blow, parts, chunks):
+    """Start a command and send it a signal once so many chunks are kept; its exit code and what it said."""
+    heeding = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "  # a shell's background job
+    heeding += "os.execv(sys.argv[1], sys.argv[1:])"  # is started with Ctrl-C ignored, and so are these tests
+    process = subprocess.Popen(
+        [sys.executable, "-c", heeding, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    while len(list(parts.glob("part-*.parquet")) if parts.is_dir() else []) < chunks:
+        assert process.poll() is None, f"ended before {chunks} chunks were kept: {process.communicate()[1]}"
+        time.sleep(0.05)
+    process.send_signal(blow)
+    err = process.communicate()[1]
+    return process.returncode, err
 
 
 def test_prompts_of_several_kinds_are_refused_before_anything_is_loaded(run, tmp_path):

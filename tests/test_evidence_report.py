@@ -133,15 +133,17 @@ def command(monkeypatch, capsys):
     return run
 
 
+@pytest.mark.usefixtures("one_setting")
 def test_the_command_line_traces_within_a_budget_and_tells_the_evidence(command, planted, tmp_path):
     arguments = ["trace", "--model", planted.folder, "--components", "mlp_out,head", "--swap", "opposite"]
-    arguments += ["--templates-each", 1, "--limit", 24, "--budget", 3000, "--sets", "--formats", "html", "-o", tmp_path]
+    arguments += ["--roles", "subject_last,last", "--templates-each", 1, "--limit", 12]
+    arguments += ["--budget", 1000, "--sets", "--formats", "html", "-o", tmp_path]
     code, out, err = command(*arguments, "--json")
     assert code == 0
     told = json.loads(out)
     assert any("sites measured" in line for line in told["evidence"])
     assert any(", itself " in line and "(shuffled source)" in line for line in told["evidence"])
-    assert told["located"]["trace"]["estimates"]["passes"] == 3000
+    assert told["located"]["trace"]["estimates"]["passes"] == 1000
     assert "control: shuffled source" in err
     names = {path.name for path in tmp_path.iterdir()}
     assert {"controls.csv", "controls.parquet", "estimates.parquet", "sets.csv", "sets.parquet"} <= names

@@ -60,20 +60,20 @@ def fact(seen, name: str):
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_nothing_is_asked_for_cut_small_or_pale(browser, with_model, size, dark):
-    with visited(browser, with_model, size, dark=dark) as seen:
+def test_nothing_is_asked_for_cut_small_or_pale(browser, with_model, size):
+    with visited(browser, with_model, size) as seen:
         button(seen).click()
         expect(seen.page.locator("#cell table.pairs").first).to_be_visible()
         expect(seen.page.locator("#tokens .token").first).to_be_visible()
         assert seen.page.evaluate("document.documentElement.scrollWidth") == size[0]
         assert seen.page.evaluate(SMALL_TEXT) == []
-        assert seen.page.evaluate(PALE_TEXT) == []
+        assert seen.page.locator("[data-title*='Share'], [aria-label*='Share']").count() == 0
+        for scheme, background in (("light", "rgb(255, 255, 255)"), ("dark", "rgb(23, 23, 27)")):
+            seen.page.emulate_media(color_scheme=scheme)
+            assert seen.page.evaluate("getComputedStyle(document.body).backgroundColor") == background
+            assert seen.page.evaluate(PALE_TEXT) == []
         assert seen.elsewhere(("http://127.0.0.1:",)) == []
         assert seen.complaints == []
-        assert seen.page.locator("[data-title*='Share'], [aria-label*='Share']").count() == 0
-        background = seen.page.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert background == ("rgb(23, 23, 27)" if dark else "rgb(255, 255, 255)")
 
 
 def test_a_cell_is_opened_by_the_keyboard_and_its_pairs_average_to_it(browser, runs, alone):
@@ -192,12 +192,10 @@ def test_a_prompt_that_makes_no_pair_is_refused_in_words(browser, with_model):
         expect(seen.page.locator("#probabilities .refusal")).to_contain_text("expected {subject} exactly once")
 
 
-@pytest.mark.parametrize(
-    ("name", "begins"), [("SVG", b"<svg"), ("PNG of the map", b"\x89PNG"), ("HTML", b"<!doctype html")]
-)
-def test_the_map_is_saved_as_a_picture(browser, alone, name, begins):
+def test_the_map_is_saved_as_a_picture(browser, alone):
     with visited(browser, alone) as seen:
         expect(button(seen)).to_be_visible()
-        with seen.page.expect_download(timeout=60000) as found:
-            seen.page.get_by_role("button", name=name, exact=True).click()
-        assert found.value.path().read_bytes().startswith(begins)
+        for name, begins in (("SVG", b"<svg"), ("PNG of the map", b"\x89PNG"), ("HTML", b"<!doctype html")):
+            with seen.page.expect_download(timeout=60000) as found:
+                seen.page.get_by_role("button", name=name, exact=True).click()
+            assert found.value.path().read_bytes().startswith(begins), name

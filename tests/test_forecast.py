@@ -30,9 +30,9 @@ FEW = occupation_pairs("anti", templates_each=2, occupations=["nurse", "engineer
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Timings of a second in place of ten: what is said of time is rough, and what is said of rows is not."""
-    monkeypatch.setattr(forecasts, "SECONDS", 1.0)
-    monkeypatch.setattr(run_forecasts, "LONG", 0.5)
+    """Timings of a fifth of a second, not ten: what is said of time is rough, and what is said of rows is not."""
+    monkeypatch.setattr(forecasts, "SECONDS", 0.2)
+    monkeypatch.setattr(run_forecasts, "LONG", 0.1)
 
 
 @pytest.mark.usefixtures("quick")
@@ -103,6 +103,7 @@ def test_a_dry_run_writes_nothing_and_runs_no_whole_job(folder_of, tmp_path, mon
 
     monkeypatch.setattr(traces, "measure", None)
     command = ["trace", "--model", str(folder_of("gpt2")), "--limit", "6", "--dry-run", "-o", str(tmp_path / "run")]
+    command += ["--components", "mlp_out", "--roles", "subject_last,last"]
     for extra in ([], ["--json"]):
         monkeypatch.setattr(sys, "argv", ["locate-bias", *command, *extra])
         with pytest.raises(SystemExit) as stop:
@@ -194,8 +195,8 @@ def test_what_is_printed_says_the_spread_and_that_the_machine_is_busy(capsys):
 @pytest.mark.usefixtures("quick")
 def test_later_stages_are_those_of_the_run(gpt2):
     """The same names in the same order, with as many rows; sites may be others, and a set of them larger or smaller."""
-    prompts = occupation_pairs("anti", templates_each=1).first(24)
-    map = Map(("mlp_out", "attn_out"))
+    prompts = occupation_pairs("anti", templates_each=1).first(16)
+    map = Map(("mlp_out", "attn_out"), roles=("subject_last", "last"))
     found = foretell(gpt2, prompts, map, plan=Plan(sets=Sets(largest=2, pool=3)))
     seen = {}
     whole = whole_trace(

@@ -73,7 +73,7 @@ def counted(monkeypatch):
 
 
 def test_a_stop_anywhere_loses_no_finished_chunk(tmp_path, monkeypatch, counted):
-    """Stopped after every second chunk, the run goes on each time; no chunk is measured twice, none differs."""
+    """Stopped after every third chunk, the run goes on each time; no chunk is measured twice, none differs."""
     made = plant(tmp_path / "model", draw_plan(3, "gpt2"), occupations=24, templates_each=1)
     wanted = replace(FEW, pairs=14)
     model = load(str(made.folder), device="cpu")
@@ -84,7 +84,7 @@ def test_a_stop_anywhere_loses_no_finished_chunk(tmp_path, monkeypatch, counted)
     seen.clear()
     starts = 0
     while True:
-        stop[:] = [len(seen) + 2]
+        stop[:] = [len(seen) + 3]
         try:
             found = trace(model, made.prompts, MAP, controls=wanted, sets=SMALL, output=run)
         except Stop:
@@ -97,7 +97,7 @@ def test_a_stop_anywhere_loses_no_finished_chunk(tmp_path, monkeypatch, counted)
     assert counts["control: shuffled source"] == 1  # values of other pairs: all pairs at once
     assert counts["control: random sets"] == 1
     assert {"sets: greedy search 1", "sets: greedy search 2", "sets: joint effects", "sets: circuits"} <= set(seen)
-    assert starts == (len(seen) - 1) // 2
+    assert starts == (len(seen) - 1) // 3
     for name, table in tables(found).items():
         pd.testing.assert_frame_equal(table, tables(whole)[name], atol=2e-5, rtol=0, obj=name)
     assert without_times(load_trace(run).meta) == without_times(found.meta)

@@ -35,7 +35,7 @@ from locate.tracing.progress import Progress
 
 LOCATED = Path(__file__).parents[1] / "figures" / "located_opposite.json"
 JOB = "transformer.h.{}.mlp.c_proj"
-TEXT = covariance.files("locate").joinpath("evaluation", "text", "preserve.txt").read_text()[:20000]
+TEXT = covariance.files("locate").joinpath("evaluation", "text", "preserve.txt").read_text()[:12000]
 
 
 @pytest.fixture(scope="module")
@@ -193,10 +193,10 @@ def counting(model, told):
 EDITORS = {
     "lsdm": (LSDM(layers=(0, 2)), {"covariance": 1.0, "slopes": pace.FELT, "check": 1.0}),
     "lsdm-each": (LSDM(layers=(1, 2), spread="each", rounds=1), {"targets": pace.FELT, "keys": 1.0}),
-    "memit": (MEMIT(layers=(1, 2), steps=3), {"targets": pace.FELT, "keys": 1.0}),
+    "memit": (MEMIT(layers=(1, 2), steps=2), {"targets": pace.FELT, "keys": 1.0}),
     "fast": (FAST(layers=(4,), epochs=2, width=8, batch=8), {"stamp": pace.TRAINED / 2 * (1 - 4 / 6)}),
     "dama": (DAMA(layers=(1, 2), dims=2, values=Values("adam", steps=2)), {"covariance": 1.0, "values": pace.FELT}),
-    "finetune": (FineTune(layers=(1,), epochs=2, batch=8), {"training": pace.TRAINED / 2}),
+    "finetune": (FineTune(layers=(1,), epochs=1, batch=8), {"training": pace.TRAINED / 2}),
     "leace": (Erase(layers=(1, 2)), {"layers": 1.0}),
 }
 """an editor, and by how much the cost of each of its parts is above the tokens that the network is given"""
@@ -213,7 +213,7 @@ def test_an_editor_does_what_it_declares(name, mini, located, cache, monkeypatch
         how = replace(how, text=cache / "text.txt")
     words = ["nurse", "plumber", "engineer", "teacher", "clerk", "carpenter", "baker", "guard"]
     prompts, kept = (
-        occupation_pairs("neutral", templates_each=6, occupations=words),
+        occupation_pairs("neutral", templates_each=4, occupations=words),
         definitional_pairs(templates_each=1),
     )
     declared = how.expected_parts(mini, located, prompts, preserved=kept)

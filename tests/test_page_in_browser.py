@@ -58,26 +58,20 @@ def first_number(text: str) -> float:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_nothing_is_asked_for_cut_small_or_pale(browser, run, size, dark):
-    with opened(browser, run / "report.html", size, dark=dark) as seen:
+def test_nothing_is_asked_for_cut_small_or_pale(browser, run, size):
+    with opened(browser, run / "report.html", size) as seen:
         button(seen).click()
         expect(seen.page.locator("#cell table.pairs")).to_be_visible()
         assert seen.page.evaluate("document.documentElement.scrollWidth") == size[0]
         assert seen.page.evaluate(SMALL_TEXT) == []
-        assert seen.page.evaluate(PALE_TEXT) == []
+        for scheme, background in (("light", "rgb(255, 255, 255)"), ("dark", "rgb(23, 23, 27)")):
+            seen.page.emulate_media(color_scheme=scheme)
+            assert seen.page.evaluate("getComputedStyle(document.body).backgroundColor") == background
+            assert seen.page.evaluate(PALE_TEXT) == []
         seen.page.evaluate("document.querySelectorAll('.plot').forEach((each) => each.scrollIntoView())")
         assert seen.elsewhere((run.as_uri(),)) == []
         assert seen.requests == [(run / "report.html").as_uri()]
         assert seen.complaints == []
-
-
-def test_dark_mode_changes_the_background(browser, run):
-    colours = []
-    for dark in (False, True):
-        with opened(browser, run / "report.html", dark=dark) as seen:
-            colours.append(seen.page.evaluate("getComputedStyle(document.body).backgroundColor"))
-    assert colours == ["rgb(255, 255, 255)", "rgb(23, 23, 27)"]
 
 
 def test_the_answer_and_the_map_are_on_the_first_screen(browser, run):

@@ -175,10 +175,10 @@ def worded_pairs(name: str, each: int | None, own: Sequence[str] | None, neutral
     rows = table(name)
     forms, each = choose_templates(own, each)
     genders = rows["gender"] if "gender" in rows else pd.Series(0, rows.index)
+    words = list(zip(rows["word"], rows["counterpart"], map(int, genders), strict=True))
     pairs = []
     for index, form in spread_templates(len(rows), forms, each):
-        word, other = rows.iloc[index][["word", "counterpart"]]
-        gender = int(genders.iloc[index])
+        word, other, gender = words[index]
         pairs.append(fill_template(form, word, other, word, "definition" if gender else "neutral", gender, neutral))
     return Prompts(tuple(pairs))
 
