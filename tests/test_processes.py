@@ -18,6 +18,7 @@ import torch
 
 from locate.errors import LocateError
 from locate.model.loading import load
+from locate.model.products import multiplied_by
 from locate.prompts import occupation_pairs
 from locate.study.controls import Controls
 from locate.study.trace import trace
@@ -239,3 +240,14 @@ def test_workers_end_when_their_process_is_killed(model, tmp_path):
     child.stdout.close()
     _, left = psutil.wait_procs(alive, timeout=30)
     assert left == []
+
+
+@pytest.mark.parametrize("library", ["torch", "oneDNN"])
+def test_products_are_computed_by_one_library(model, two, library):
+    """Which is faster a trial decides, now so, now otherwise, and the two round differently."""
+    few = PROMPTS.first(4)
+    with multiplied_by(library):
+        alone = trace(model, few, MAP, controls=None)
+        shared = trace(model, few, MAP, controls=None, executor=two)
+    assert alone.meta["products"] == shared.meta["products"] == library
+    pd.testing.assert_frame_equal(shared.table, alone.table, check_exact=True)

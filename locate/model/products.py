@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 
+from locate.errors import LocateError
 from locate.model.threads import torch_threads
 
 FASTER = 1.4  # how much faster oneDNN must be to be taken
@@ -60,8 +61,29 @@ def multiplying(dtype: str, device: str, threads: int, *, timed: bool = True) ->
         yield
 
 
+@contextmanager
+def multiplied_by(library: str) -> Iterator[None]:
+    """Inside the block this library computes the products, whichever is faster here: that of the other parts of a run.
+
+    Raises LocateError for oneDNN where torch has none.
+    """
+    if library == "oneDNN" and not torch.backends.mkldnn.is_available():
+        raise LocateError("this run's products were computed by oneDNN, which this torch lacks: choose another folder")
+    AGREED.append(library)
+    try:
+        yield
+    finally:
+        AGREED.pop()
+
+
+AGREED: list[str] = []
+"""The library of a run that is shared or resumed, the innermost last; a trial might choose another one here."""
+
+
 def product_library(dtype: str, device: str, threads: int) -> str:
     """What computes the products: "oneDNN", or "torch" for whatever torch chooses by itself."""
+    if AGREED and dtype == "float32" and device == "cpu":
+        return AGREED[-1]
     return "oneDNN" if dtype == "float32" and device == "cpu" and onednn_is_faster(threads) else "torch"
 
 

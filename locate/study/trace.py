@@ -15,6 +15,7 @@ from typing import Any
 from locate.errors import LocateError
 from locate.model.hooked import Model
 from locate.model.memory import peak_memory
+from locate.model.products import multiplied_by
 from locate.prompts.build import occupation_pairs
 from locate.prompts.pair import Prompts
 from locate.prompts.tokens import MAX_DROPPED
@@ -109,16 +110,18 @@ def run(
     chosen_by = None if plan.budget is None else describe(plan.budget, job.map or Map())
     meta = starting_meta(job, chosen_by)
     folder = None if output is None else RunFolder.open(output, meta)
-    return measure(
-        model,
-        study(job, plan, meta, folder, started),
-        settings,
-        folder=folder,
-        executor=executor,
-        progress=progress,
-        expected=() if progress is None else expected_stages(job, plan),
-        prepared=[job],
-    )
+    products = (folder and folder.began_with("products")) or meta["products"]
+    with multiplied_by(products):
+        return measure(
+            model,
+            study(job, plan, meta | {"products": products}, folder, started),
+            settings,
+            folder=folder,
+            executor=executor,
+            progress=progress,
+            expected=() if progress is None else expected_stages(job, plan),
+            prepared=[job],
+        )
 
 
 def study(job: Job, plan: Plan, meta: dict[str, Any], folder: RunFolder | None, started: float) -> Stages[Trace]:

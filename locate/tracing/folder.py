@@ -68,6 +68,10 @@ class RunFolder:
                     f"{new.get(key)!r}: choose another folder, or delete that one"
                 )
 
+    def began_with(self, name: str) -> Any:
+        """A setting that the run began with, as its meta.json has it; None where it does not say."""
+        return read_json(self.path / META_FILE).get(name)
+
     def finished(self) -> Trace | None:
         """The trace, if this run is complete."""
         if read_json(self.path / META_FILE)["status"] != "complete":

@@ -13,6 +13,7 @@ class Source:
     options        of `load`, with the worker's device and threads
     weights_sha256 of its files
     bits           checksum of the numbers in memory (see `bits_of`)
+    products       library that computes them (see `product_library`)
     """
 
     name: str
@@ -20,6 +21,7 @@ class Source:
     options: dict[str, Any]
     weights_sha256: str
     bits: int
+    products: str
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ import torch
 
 from locate.errors import LocateError
 from locate.model.hooked import Model
+from locate.model.products import product_library
 from locate.tracing.measure import Missing
 from locate.tracing.stage import Job
 from locate.workers.jobs import check_jobs
@@ -75,6 +76,7 @@ class Processes:
     jobs: int
     workers: list[Process] = field(default_factory=list)
     answers: queue.SimpleQueue[tuple[Process, Any]] = field(default_factory=queue.SimpleQueue)
+    traced: Model | None = None
     source: Source | None = None
 
     def __post_init__(self) -> None:
@@ -128,9 +130,10 @@ class Processes:
 
     def begin(self, model: Model, job: Job, chunks: int) -> None:
         """Start processes, up to one a chunk."""
-        if self.source is None:
-            options = dict(model.options) | {"threads": 1}
-            self.source = Source(model.name, model.dtype, options, model.checkpoint.weights_sha256, bits_of(model))
+        products = product_library(model.dtype, model.device, 1)
+        if self.source is None or model is not self.traced or products != self.source.products:
+            self.close()
+            self.traced, self.source = model, source_of(model, products)
         new = min(self.jobs, chunks) - len(self.workers)
         if new > 0:
             check_memory(model, job, new)
@@ -186,6 +189,13 @@ class Processes:
             waiting.appendleft(worker.chunk)
             missing.advance(-worker.rows)
         self.start()
+
+
+def source_of(model: Model, products: str) -> Source:
+    """How workers get a model."""
+    options = dict(model.options) | {"threads": 1}
+    hashed = model.checkpoint.weights_sha256
+    return Source(model.name, model.dtype, options, hashed, bits_of(model), products)
 
 
 def listen(worker: Process, answers: queue.SimpleQueue[tuple[Process, Any]]) -> None:

@@ -93,12 +93,15 @@ class Worker:
 
 def serve(answers: BinaryIO, asked: queue.SimpleQueue[Any]) -> None:
     """Take a source, then chunks; answer each, for ever."""
-    worker = Worker(answers)
+    from locate.model.products import multiplied_by
+
+    worker, source = Worker(answers), asked.get()
     try:
-        worker.open(asked.get())
-        worker.send(Ready())
-        while True:
-            worker.send(worker.measure(asked.get()))
+        with multiplied_by(source.products):
+            worker.open(source)
+            worker.send(Ready())
+            while True:
+                worker.send(worker.measure(asked.get()))
     except LocateError as error:
         worker.send(Failed(str(error), True))
     except BrokenPipeError:
