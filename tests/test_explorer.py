@@ -75,6 +75,15 @@ def test_a_state_that_the_run_does_not_have_is_settled(run):
     assert run.settle(asked) == run.first
 
 
+def test_what_a_run_lacks_is_said(run, tmp_path):
+    assert "(some pairs have no neutral answer of one token)" in run.absent(run.first)
+    assert "probabilities" not in run.absent(run.first)
+    trace = run.traces[0]
+    replace(trace, meta=trace.meta | {"probabilities": False}).save(tmp_path)
+    lacking = Runs.read((tmp_path,))
+    assert "kept no probabilities" in lacking.absent(lacking.first)
+
+
 def test_a_metric_of_one_view_takes_it(run):
     found = run.settle(replace(run.first, metric="odds_ratio", view="signed"))
     assert (found.metric, found.view) == ("odds_ratio", "stereotype")

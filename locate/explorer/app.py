@@ -28,6 +28,7 @@ from locate.report.quiet import CONFIG
 from locate.words import metric_words
 
 TITLES = dict(zip(SWITCHES, ("model", "metric", "view", "pairs", "direction", "quantity"), strict=True))
+FILLED = ("answer", "absent", "caption", "legend", "maps", "cell", "pair", "python")  # parts that follow the settings
 NARROW = "(max-width: 700px)"  # as in page.css
 SHELL = """<!doctype html>
 <html lang="en"><head>{%metas%}<meta name="viewport" content="width=device-width, initial-scale=1">
@@ -68,6 +69,7 @@ def layout(runs: Runs, own: list[Any]) -> html.Div:
     shown = [
         html.H2("Map"),
         html.Div(switches, className="settings"),
+        html.P(id="absent", className="note"),
         html.P(id="caption", className="caption"),
         html.Div(id="legend"),
         html.Div(id="maps"),
@@ -118,7 +120,10 @@ def show_map(app: Dash, runs: Runs) -> None:
     @app.callback(
         Output("url", "search"),
         *(Output(name, each) for name in SWITCHES for each in ("options", "value")),
-        *(Output(name, "children") for name in ("answer", "caption", "legend", "maps", "cell", "pair", "python")),
+        *(
+            Output(name, "children")
+            for name in ("answer", "absent", "caption", "legend", "maps", "cell", "pair", "python")
+        ),
         Output("pair", "hidden"),
         Output("chosen", "data"),
         Input("url", "search"),
@@ -145,6 +150,7 @@ def show_map(app: Dash, runs: Runs) -> None:
             query,
             *switches,
             parts.answer_parts(runs.answer(state), whose(runs, state)),
+            runs.absent(state),
             maps.caption(view, runs.analysis(state).subject),
             maps.legend(view["limit"], view["digits"], view["unit"]),
             maps.map_tables(runs.maps(state), view, words, state.cell, narrow=bool(narrow)),

@@ -18,7 +18,16 @@ from locate.mediation.effect_table import EVERY, answers_of
 from locate.metrics import metric_named
 from locate.report.page.answer import Answer, answer_of
 from locate.report.page.comparison import PANELS, change_view
-from locate.report.page.map_cells import CELL, TEXTS, Cells, averages_of, map_cells, pair_effects, settings_of
+from locate.report.page.map_cells import (
+    CELL,
+    TEXTS,
+    Cells,
+    absent_words,
+    averages_of,
+    map_cells,
+    pair_effects,
+    settings_of,
+)
 from locate.report.page.map_data import cell_of, maps_of, view_of
 from locate.tracing.table import Trace, load_trace, whole_sites
 
@@ -71,7 +80,7 @@ class Runs:
         kinds = sorted({str(each) for each in trace.table["kind"].unique()})
         kinds += [EVERY] if len(kinds) > 1 else []
         kind = state.kind if state.kind in kinds else self.first.kind
-        found = self.once(("settings", kind), lambda: settings_of(analyse(trace, kind=kind)))
+        found = self.settings(kind)
         metrics = list(dict.fromkeys(each.metric.name for each in found))
         metric = state.metric if state.metric in metrics else metrics[0]
         both = len(trace.meta["directions"]) > 1
@@ -83,6 +92,14 @@ class Runs:
             "direction": [str(each) for each in trace.meta["directions"]],
             "quantity": ["nie", "nde"] if both and self.has_direct(kind, metric) else ["nie"],
         }
+
+    def settings(self, kind: str) -> list[Analysis]:
+        """The first run in every metric and view that it has, for pairs of one kind."""
+        return self.once(("settings", kind), lambda: settings_of(analyse(self.traces[0], kind=kind)))
+
+    def absent(self, state: State) -> str:
+        """Which metrics and views the first run lacks, and why."""
+        return absent_words(self.settings(state.kind))
 
     def has_direct(self, kind: str, metric: str) -> bool:
         """Whether every effect of the first run has its direct effect."""
