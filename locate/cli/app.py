@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from locate.cli.comparing import compare
 from locate.cli.editing import edit
 from locate.cli.exploring import explore
+from locate.cli.gathering import gather
 from locate.cli.judging import evaluate
 from locate.cli.rewriting import rewriting_application
 from locate.cli.verbs import plot, prompts, rank, selftest, trace
@@ -20,6 +21,7 @@ LOCATE, CHANGE, CHECK = "Locate", "Edit and evaluate", "Check"
 VERBS: dict[Callable[..., None], tuple[str, str]] = {
     prompts: (LOCATE, "Show how a tokenizer reads the prompts"),
     trace: (LOCATE, "Measure where the bias is: run folder, figures, located.json"),
+    gather: (LOCATE, "End a run that several shards have filled; needs no model"),
     rank: (LOCATE, "Rank the sites of a run again; needs no model"),
     plot: (LOCATE, "Draw the figures of a run again; needs no model"),
     explore: (LOCATE, "Show a run in a live page, with prompts of your own"),

@@ -4,18 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from locate.cli.options import thread_count
+import typer
+
+from locate.cli.options import MEASURING, thread_count
 from locate.errors import LocateError
+from locate.files import read_json
 
 if TYPE_CHECKING:
     from locate.tracing.measure import Executor
 
 
-def threads_of_jobs(text: str | None, jobs: int | None) -> int | None:
-    """The number of threads of a process: one where the work is shared among several."""
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        rich_help_panel=MEASURING,
+        help="be one of N that share a run folder, on any machines; auto reads Slurm's array, or RANK and WORLD_SIZE",
+    ),
+]
+
+
+def threads_of(text: str | None, jobs: int | None, shard: str | None, folder: Path) -> int | None:
+    """The number of threads of a process: one where several share the work, and that which a shared run began with."""
     count = thread_count(text)
+    if jobs is not None and shard is not None:
+        raise LocateError(f"--jobs {jobs} with --shard {shard}: choose one; each shard is one process")
+    if shard is not None:
+        from locate.workers.shards import shard_of
+
+        shard_of(shard)
+        begun = threads_of_run(folder)
+        return begun if count is None else count
     if jobs is None:
         return count
     from locate.workers.jobs import check_jobs
@@ -26,15 +49,36 @@ def threads_of_jobs(text: str | None, jobs: int | None) -> int | None:
     return 1
 
 
+def threads_of_run(folder: Path) -> int | None:
+    """The threads that the run in a folder began with; None where none has begun."""
+    if not (folder / "meta.json").is_file():
+        return None
+    found = read_json(folder / "meta.json")
+    return found.get("threads") if isinstance(found, dict) else None
+
+
 @contextmanager
-def executor_of(jobs: int | None) -> Iterator[Executor]:
-    """Where chunks are run: in this process, or in several."""
+def executor_of(jobs: int | None, shard: str | None) -> Iterator[Executor]:
+    """Where chunks are run: in this process, in several, or in this one as one of several anywhere."""
     from locate.tracing.measure import here
 
-    if jobs is None or jobs == 1:
-        yield here
-        return
-    from locate.workers.processes import Processes
+    if shard is not None:
+        from locate.workers.shards import shard_of
 
-    with Processes(jobs) as executor:
-        yield executor
+        yield shard_of(shard)
+    elif jobs is None or jobs == 1:
+        yield here
+    else:
+        from locate.workers.processes import Processes
+
+        with Processes(jobs) as executor:
+            yield executor
+
+
+def tell_shard(folder: Path) -> None:
+    """What to type once all shards have ended."""
+    from locate.cli.following import command
+    from locate.cli.show import print_following, stdout
+
+    stdout().print(f"every chunk of {folder} is measured: this shard is done")
+    print_following([command("gather", folder)])

@@ -66,7 +66,7 @@ from locate.cli.options import (
     thread_count,
 )  # fmt: skip
 from locate.cli.planning import plan_beside
-from locate.cli.sharing import executor_of, threads_of_jobs
+from locate.cli.sharing import ShardOption, executor_of, tell_shard, threads_of
 from locate.errors import LocateError
 from locate.sites import COMPONENTS, DIRECTIONS, ROLES
 
@@ -208,6 +208,7 @@ def trace(
         ),
     ] = False,
     jobs: Jobs = None,
+    shard: ShardOption = None,
     device: Device = None,
     threads: Threads = None,
     dtype: Dtype = "float32",
@@ -233,12 +234,13 @@ def trace(
     from locate.mediation.analysis import analyse
     from locate.report import write_report
 
-    wanted, count = format_list(formats), threads_of_jobs(threads, jobs)
+    wanted = format_list(formats)
     plan = parsed_map(components, layers, roles, windows, severed, keys)
     check_names(metric, list(plan.components), list(plan.roles or ()), layers_of, layers_at)
     check_noise(corrupt, sigmas, draws)
     check_budget(budget, budget_method, dry_run)
     folder = run_folder(output, model, corrupt.value)
+    count = threads_of(threads, jobs, shard, folder)
     chosen = chosen_prompts(prompts, words, swap, template, templates_each, limit, allow_different)
     check_trace(chosen, metric, kind, probabilities, seed)
     with Steps() as steps, ExitStack() as open_now:
@@ -278,9 +280,12 @@ def trace(
             beside,
             settings,
             output=folder,
-            executor=open_now.enter_context(executor_of(jobs)),
+            executor=open_now.enter_context(executor_of(jobs, shard)),
             progress=lambda each: steps.progress(writing.follow(each)),
         )
+        if shard is not None:
+            tell_shard(folder)
+            return
         writing.rows = len(result)
         steps.expect(writing.works())
         analysis = analyse(result, metric=metric, kind=kind, clusters=clusters.value, seed=seed)

@@ -26,13 +26,14 @@ from locate.study.expected import expected_stages
 from locate.study.plan import USUAL, Plan
 from locate.study.sets import Sets, check_groups, measure_sets
 from locate.tracing.corrupt import Corruption, Swap
-from locate.tracing.folder import RunFolder
+from locate.tracing.folder import ASKED, RunFolder
 from locate.tracing.measure import Executor, Outcome, Stages, here, measure
 from locate.tracing.meta import starting_meta
 from locate.tracing.plan import Map
 from locate.tracing.progress import Report
 from locate.tracing.stage import Job, Settings, Stage, one_of, prepare
 from locate.tracing.table import CONTROLS, SETS, Trace
+from locate.workers.shards import Shard
 
 
 def trace(
@@ -108,8 +109,15 @@ def run(
     if plan.sets is not None:
         check_groups(len({pair.pair.group for pair in job.pairs}))
     chosen_by = None if plan.budget is None else describe(plan.budget, job.map or Map())
-    meta = starting_meta(job, chosen_by)
-    folder = None if output is None else RunFolder.open(output, meta)
+    meta, shared = starting_meta(job, chosen_by), isinstance(executor, Shard)
+    if shared:
+        check_shared(plan, output)
+        wanted = {CONTROLS: plan.controls, SETS: plan.sets}
+        meta |= {ASKED: [name for name, each in wanted.items() if each is not None]}
+    folder = None if output is None else RunFolder.open(output, meta, shared=shared)
+    if shared and folder is not None:
+        job = with_memory(job, folder.began_with("memory")["allowed"])
+        settings = job.settings
     products = (folder and folder.began_with("products")) or meta["products"]
     with multiplied_by(products):
         return measure(
@@ -122,6 +130,20 @@ def run(
             expected=() if progress is None else expected_stages(job, plan),
             prepared=[job],
         )
+
+
+def check_shared(plan: Plan, output: str | Path | None) -> None:
+    """Raise LocateError where several processes cannot make one run: without a folder, or with a budget of time."""
+    if output is None:
+        raise LocateError("a shard shares a run folder with others: give one with output")
+    if plan.budget is not None and plan.budget.seconds is not None:
+        raise LocateError("a budget of time leaves each shard other sites: give it in patched runs")
+
+
+def with_memory(job: Job, memory: int) -> Job:
+    """The job with the memory that the run began with, on which the size of batches, and their rounding, depends."""
+    settings = replace(job.settings, memory=memory)
+    return replace(job, settings=settings, limits=settings.limits(job.model))
 
 
 def study(job: Job, plan: Plan, meta: dict[str, Any], folder: RunFolder | None, started: float) -> Stages[Trace]:

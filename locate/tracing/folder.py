@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,12 +13,15 @@ from typing import Any
 
 import pandas as pd
 
+from locate.claims import Claims
 from locate.errors import LocateError
 from locate.files import read_json, strict, write_json, write_parquet
 from locate.tracing.stage import Stage
 from locate.tracing.table import ESTIMATES, META_FILE, TRACE_FILE, Trace, load_trace, read_table, tidy
 
-PARTS, STAGE_FILE = "parts", "stage.json"
+TURN = 0.1  # seconds between two looks at whether another process has written its tables
+ASKED = "asked"  # for shards: the tables beside the trace that a run is to make
+PARTS, STAGE_FILE, CHUNKS = "parts", "stage.json", "chunks"
 
 
 class NotKept(LocateError):
@@ -35,22 +39,30 @@ def keeping() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder that holds a run's parts until they are one trace."""
+    """A folder that holds a run's parts until they are one trace.
+
+    shared  whether several processes fill it, each at its own pace: parts are then kept until `locate-bias gather`, and
+            what another one has finished stands
+    """
 
     path: Path
+    shared: bool = False
 
     @staticmethod
-    def open(path: str | Path, meta: dict[str, Any]) -> RunFolder:
-        """Claim a folder for a run: new, empty, or holding the same run.
+    def open(path: str | Path, meta: dict[str, Any], *, shared: bool = False) -> RunFolder:
+        """Claim a folder for a run: new, empty, or holding the same run; `shared` with other processes.
 
         Raises LocateError when it holds something else, with both values of what differs.
         """
-        folder = RunFolder(Path(path))
+        folder = RunFolder(Path(path), shared)
         if folder.path.exists() and not folder.path.is_dir():
             raise LocateError(f"output {path} is a file: expected a folder")
         if (folder.path / META_FILE).is_file():
-            folder.same_run(read_json(folder.path / META_FILE), meta)
-        elif folder.path.is_dir() and any(folder.path.iterdir()):
+            found = read_json(folder.path / META_FILE)
+            folder.same_run(found, meta)
+            if shared:
+                folder.same_programs(found, meta)
+        elif folder.path.is_dir() and any(not each.name.startswith(".") for each in folder.path.iterdir()):
             raise LocateError(f"output folder {path} is not empty and holds no run: choose a new or empty one")
         else:
             write_json(folder.path / META_FILE, meta)
@@ -68,6 +80,20 @@ class RunFolder:
                     f"{new.get(key)!r}: choose another folder, or delete that one"
                 )
 
+    def same_programs(self, found: dict[str, Any], meta: dict[str, Any]) -> None:
+        """Raise LocateError unless the processes that share the folder compute alike.
+
+        Other versions of a library, or another number of threads, round otherwise.
+        """
+        mine: dict[str, Any] = meta["libraries"] | {"threads": meta["threads"]}
+        theirs = found.get("libraries", {}) | {"threads": found.get("threads")}
+        for name in sorted(set(mine) | set(theirs)):
+            if mine.get(name) != theirs.get(name):
+                raise LocateError(
+                    f"{self.path} was begun with {name} {theirs.get(name)}, here it is {mine.get(name)}: all who "
+                    "share a run must compute alike, so choose the same"
+                )
+
     def began_with(self, name: str) -> Any:
         """A setting that the run began with, as its meta.json has it; None where it does not say."""
         return read_json(self.path / META_FILE).get(name)
@@ -78,12 +104,12 @@ class RunFolder:
             return None
         return load_trace(self.path)
 
-    def parts(self, stage: Stage) -> Parts:
-        """Where the chunks of a stage are kept.
+    def parts(self, stage: Stage, chunks: int) -> Parts:
+        """Where the chunks of a stage are kept; so many it has.
 
         Raises LocateError when those that are there belong to another stage of that name.
         """
-        return Parts.open(self.path / PARTS / slug(stage.name), stage)
+        return Parts.open(self.path / PARTS / slug(stage.name), stage, chunks)
 
     def estimates(self) -> pd.DataFrame | None:
         """The estimates of a run within a budget, with its choice of sites, once that is made."""
@@ -98,7 +124,7 @@ class RunFolder:
     def keep_audit(self, audit: dict[str, Any]) -> None:
         """Save what the checks of the model have measured, for a resumed run that finds every row measured."""
         meta = read_json(self.path / META_FILE)
-        if meta["status"] != "complete":
+        if meta["status"] != "complete" and "audit" not in meta:
             write_json(self.path / META_FILE, meta | {"audit": audit})
 
     def audit(self) -> dict[str, Any]:
@@ -107,20 +133,44 @@ class RunFolder:
 
     def finish(self, trace: Trace) -> None:
         """Write the table of the trace itself and meta, then delete its parts."""
-        write_parquet(self.path / TRACE_FILE, trace.table)
-        write_json(self.path / META_FILE, trace.meta)
+        with self.turn():
+            if self.shared and self.began_with("status") == "complete":
+                return
+            write_parquet(self.path / TRACE_FILE, trace.table)
+            write_json(self.path / META_FILE, trace.meta | self.asked())
         self.forget()
 
     def add(self, trace: Trace, name: str) -> None:
         """Write a table beside the trace, and meta with what it says about the table, then delete their parts."""
-        table = getattr(trace, name)
-        if table is not None:
-            write_parquet(self.path / f"{name}.parquet", table)
-        write_json(self.path / META_FILE, trace.meta)
+        with self.turn():
+            if self.shared and self.began_with(name) is not None:
+                return
+            table = getattr(trace, name)
+            if table is not None:
+                write_parquet(self.path / f"{name}.parquet", table)
+            write_json(self.path / META_FILE, trace.meta | self.asked())
         self.forget()
 
+    def asked(self) -> dict[str, Any]:
+        """What meta says of the tables that shards are to make, where the folder is shared."""
+        return {ASKED: self.began_with(ASKED)} if self.shared else {}
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Inside the block no other process that shares the folder writes its tables and meta."""
+        if not self.shared:
+            yield
+            return
+        claims = Claims(self.path)
+        while (claim := claims.take("tables")) is None:
+            time.sleep(TURN)
+        with claim:
+            yield
+
     def forget(self) -> None:
-        """Delete parts that are in a table by now."""
+        """Delete parts that are in a table by now; where the folder is shared, others may still read them."""
+        if self.shared:
+            return
         shutil.rmtree(self.path / PARTS, ignore_errors=True)
 
 
@@ -135,12 +185,12 @@ class Parts:
     tidied: bool
 
     @staticmethod
-    def open(path: Path, stage: Stage) -> Parts:
+    def open(path: Path, stage: Stage, chunks: int) -> Parts:
         """Claim a folder for the chunks of a stage.
 
         Raises LocateError when it holds those of another stage.
         """
-        description: Any = strict(stage.describe())
+        description: Any = strict(stage.describe() | {CHUNKS: chunks})
         file = path / STAGE_FILE
         if file.is_file():
             found = read_json(file)
@@ -156,7 +206,7 @@ class Parts:
 
     def file(self, chunk: int) -> Path:
         """File of a chunk."""
-        return self.path / f"part-{chunk:05d}.parquet"
+        return self.path / f"{claim_of(chunk)}.parquet"
 
     def has(self, chunk: int) -> bool:
         """Whether a chunk is there."""
@@ -182,6 +232,11 @@ class Parts:
     def write(self, chunk: int, table: pd.DataFrame) -> None:
         """Keep a chunk."""
         write_parquet(self.file(chunk), table)
+
+
+def claim_of(chunk: int) -> str:
+    """Name of the claim on a chunk."""
+    return f"part-{chunk:05d}"
 
 
 def slug(name: str) -> str:

@@ -139,7 +139,7 @@ class Loop:
         started = time.monotonic()
         job = self.models.plain_job(stage, self.settings)
         with keeping():
-            parts = None if self.folder is None else self.folder.parts(stage)
+            parts = None if self.folder is None else self.folder.parts(stage, len(job.chunks))
             tables = {} if parts is None else parts.all(len(job.chunks))
         missing = [number for number in range(len(job.chunks)) if number not in tables]
         found = sum(job.size(job.chunks[number]) for number in tables)

@@ -49,6 +49,7 @@ def starting_meta(job: Job, chosen_by: dict[str, Any] | None = None) -> dict[str
             "device": model.device,
             "products": product_library(model.dtype, model.device, model.threads),
             "threads": model.threads,
+            "memory": {"allowed": job.limits.memory},
             "probabilities": settings.probabilities,
             "checks": dict(model.checks),
             "modules": model.module_templates(),
