@@ -1,5 +1,6 @@
 """The Python and the commands of README and docs/, run as they are written."""
 
+import itertools
 import re
 import shlex
 import shutil
@@ -53,7 +54,7 @@ def commands() -> list[str]:
 
 def test_the_pages_show_every_verb():
     assert {line.split()[1] for line in commands()} == {
-        "trace", "rank", "plot", "explore", "compare", "edit", "evaluate", "prompts", "rewrite", "selftest",
+        "trace", "gather", "rank", "plot", "explore", "compare", "edit", "evaluate", "prompts", "rewrite", "selftest",
     }  # fmt: skip
 
 
@@ -111,7 +112,8 @@ FEW = {  # what makes a command quick: fewer prompts, one format, a short traini
 FEW["dpo"] = [*FEW["edit"][:3], ("--set", "guards.looks=1"), ("--set", "longest=27"), ("--set", "rate=1e-4")]
 FEW["rewrite train"] = [("--instruction", "Say they."), ("--set", "epochs=1"), ("--set", "guards.looks=1")]
 FEW["rewrite run"] = [("--limit", "5")]
-SMALLER = {"20000": "500", "2": "1"}  # of a budget; of threads, which would wait for a core in vain
+SMALLER = {"20000": "500"}  # of a budget
+ALONE = {"--threads": "1"}  # more would wait for a core in vain
 
 
 def run(patch, words):
@@ -153,6 +155,7 @@ def place(folder_of, tmp_path_factory):
             words = shlex.split(line)[1:]
             assert run(patch, [*words, *quicker(words)]) == 0
         assert run(patch, ["trace", "-m", "mini", "-o", "runs/demo", *few]) == 0
+        assert run(patch, ["trace", "-m", "mini", "-o", "runs/shared", "--shard", "1/1", *few]) == 0
         shutil.copytree(place / "runs" / "demo", place / "runs" / "demo-mini")
         shutil.copytree(files("locate").joinpath("mini"), place / "edited")
         weights = load_file(place / "edited" / "model.safetensors")
@@ -201,7 +204,8 @@ def interrupt() -> None:
 @pytest.mark.parametrize("line", left(), ids=lambda line: line.split("#")[0].strip())
 def test_the_commands_run(line, place, monkeypatch, tmp_path):
     """Every command shown is run, on small inputs, in a folder that has what it names and not what it makes."""
-    words = [SMALLER.get(word, word) for word in shlex.split(line, comments=True)[1:]]
+    given = shlex.split(line, comments=True)
+    words = [ALONE.get(before, SMALLER.get(word, word)) for before, word in itertools.pairwise(given)]
     made = {words[k + 1] for k, word in enumerate(words) if word == "-o"}
     fill(tmp_path, place, made)
     monkeypatch.chdir(tmp_path)
