@@ -362,3 +362,13 @@ def test_the_set_that_stands_for_the_located_one_is_of_mlps(gpt2):
     assert {(site.component, site.position) for site in located} == {("mlp_out", "subject_last")}
     assert random
     assert all(len(sites) == len(located) and sites != located for sites in random)
+
+
+def test_a_stage_of_a_large_model_is_cut_finely_enough_to_be_shared(gpt2, monkeypatch):
+    job = job_of(gpt2, PROMPTS, MAP)
+    assert len(job.chunks) == 1, "a chunk of a small model would be too short"
+    monkeypatch.setattr(stages, "SHARED_OPERATIONS", 1.0)
+    monkeypatch.setattr(stages, "SHARED", 8)
+    assert [len(each) for each in replace(job).chunks] == [2] * 8
+    on_gpu = replace(job, model=replace(gpt2, device="cuda"))
+    assert len(on_gpu.chunks) == 1, "a chunk would be too small to fill a GPU"

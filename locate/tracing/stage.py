@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -28,6 +29,8 @@ from locate.tracing.plan import Cell, Map, cells_of_map, cells_of_patches, hash_
 CHUNK_ROWS = 20_000  # rows measured, and kept on disk, at a time: large enough for the sweep to fill its batches
 CHUNK_PAIRS = 128
 CHUNK_OPERATIONS = 1e14  # about: some minutes of two cores, which is what an interruption may cost
+SHARED = 16  # chunks that a stage has at the least, for several processes to share,
+SHARED_OPERATIONS = 1e12  # as far as each is about ten seconds of a core; on a GPU that would be too little to fill it
 ENGINES = {"sweep": sweep, "plain": measure_plainly}
 
 
@@ -188,7 +191,11 @@ class Job:
         """How many pairs a chunk has."""
         rows = sum(self.rows(pair) for pair in self.pairs) / len(self.pairs)
         each = 0.5 * self.model.checkpoint.parameters * max(len(pair.clean) for pair in self.pairs)
-        return max(1, min(CHUNK_PAIRS, round(CHUNK_ROWS / rows), round(CHUNK_OPERATIONS / (rows * each))))
+        most = min(CHUNK_PAIRS, round(CHUNK_ROWS / rows), round(CHUNK_OPERATIONS / (rows * each)))
+        if self.model.device == "cpu":
+            enough = math.ceil(SHARED_OPERATIONS / (rows * each))
+            most = min(most, max(enough, math.ceil(len(self.pairs) / SHARED)))
+        return max(1, most)
 
 
 AS_USUAL = Settings()
