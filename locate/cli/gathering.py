@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
+from locate.cli.ending import Shown, conclude
 from locate.cli.options import (
     AsJson,
     Clusters,
@@ -35,22 +33,14 @@ def gather(
     """End a run that several shards have filled, or say what is missing: effects, located.json, figures, report."""
     check_seed(seed)
     wanted = format_list(formats)
-    from locate.cli.following import after_trace, read_options
-    from locate.cli.show import print_report
-    from locate.cli.steps import Steps, Work
+    from locate.cli.following import read_options
+    from locate.cli.steps import Steps
     from locate.cli.writing import FIGURES_EACH, Writing
-    from locate.mediation.analysis import analyse
-    from locate.report import write_report
     from locate.workers.gather import gather as gathered
 
     result = gathered(run)
-    analysis = analyse(result, metric=metric, kind=kind, clusters=clusters.value, seed=seed)
-    model = result.meta["model"]
-    derived = {"--kind": kind, "--clusters": None if clusters is Clusters.group else clusters.value}
-    following = partial(after_trace, folder=run, model=model["name"], reading=read_options(model), effects=derived)
+    model, shown = result.meta["model"], Shown(metric, kind, clusters.value, seed, layers_of, layers_at, wanted)
+    works = Writing(FIGURES_EACH * len(result.meta["directions"]), wanted, len(result)).works()
     with Steps() as steps:
-        works: list[Work] = Writing(FIGURES_EACH * len(result.meta["directions"]), wanted, len(result)).works()
-        steps.expect(works)
-        where: dict[str, Any] = {"component": layers_of, "role": layers_at, "formats": wanted}
-        report = write_report(analysis, run, **where, step=steps.say, following=following)
-    print_report(result, report, analysis, following(report.located), as_json)
+        tell = conclude(result, run, shown, steps, works, model=model["name"], reading=read_options(model))
+    tell(as_json)

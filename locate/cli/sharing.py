@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +28,28 @@ ShardOption = Annotated[
         help="be one of N that share a run folder, on any machines; auto reads Slurm's array, or RANK and WORLD_SIZE",
     ),
 ]
+
+SlurmOption = Annotated[
+    int | None,
+    typer.Option(
+        "--slurm",
+        metavar="N",
+        rich_help_panel=MEASURING,
+        help="only print a script for Slurm's sbatch: N shards of this very command, each with --threads, and gather",
+    ),
+]
+SLURM = """\
+#!/bin/bash
+#SBATCH --job-name=locate-bias
+#SBATCH --array=1-{count}
+#SBATCH --cpus-per-task={threads}
+{gpu}# Save it as trace.sh and submit it; the run folder must be one that all nodes see.
+#   sbatch trace.sh
+# When all have ended, or to see what is missing:
+#   {gather}
+cd {folder} || exit 1
+exec {command}
+"""
 
 
 def threads_of(text: str | None, jobs: int | None, shard: str | None, folder: Path) -> int | None:
@@ -82,3 +106,29 @@ def tell_shard(folder: Path) -> None:
 
     stdout().print(f"every chunk of {folder} is measured: this shard is done")
     print_following([command("gather", folder)])
+
+
+def print_slurm(
+    count: int, folder: Path, threads: str | None, device: str | None, jobs: int | None, shard: str | None
+) -> None:
+    """A script for a job array of this very command, without `--slurm`, each of them a shard."""
+    if count < 1:
+        raise LocateError(f"--slurm {count}: expected a number of shards from 1 up")
+    if jobs is not None or shard is not None:
+        raise LocateError("--slurm makes shards of the command: leave --jobs and --shard out")
+    words = sys.argv[1:]
+    place = next(place for place, word in enumerate(words) if word.partition("=")[0] == "--slurm")
+    words[place : place + (1 if "=" in words[place] else 2)] = []
+    alone = [] if threads is not None else ["--threads", "1"]
+    program = [sys.executable, "-m", "locate"]
+    print(
+        SLURM.format(
+            count=count,
+            threads=threads or 1,
+            gpu="#SBATCH --gres=gpu:1\n" if (device or "").startswith("cuda") else "",
+            gather=shlex.join([*program, "gather", str(folder)]),
+            folder=shlex.quote(str(Path.cwd())),
+            command=shlex.join([*program, *words, *alone, "--shard", "auto"]),
+        ),
+        end="",
+    )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from locate.cli.completion import COMPONENT_LIST, DIRECTION, ROLE_LIST, SEVERED_LIST
+from locate.cli.ending import Shown, conclude
 from locate.cli.options import (
     EFFECTS,
     EVIDENCE,
@@ -66,7 +66,7 @@ from locate.cli.options import (
     thread_count,
 )  # fmt: skip
 from locate.cli.planning import plan_beside
-from locate.cli.sharing import ShardOption, executor_of, tell_shard, threads_of
+from locate.cli.sharing import ShardOption, SlurmOption, executor_of, print_slurm, tell_shard, threads_of
 from locate.errors import LocateError
 from locate.sites import COMPONENTS, DIRECTIONS, ROLES
 
@@ -209,6 +209,7 @@ def trace(
     ] = False,
     jobs: Jobs = None,
     shard: ShardOption = None,
+    slurm: SlurmOption = None,
     device: Device = None,
     threads: Threads = None,
     dtype: Dtype = "float32",
@@ -227,13 +228,13 @@ def trace(
     as_json: AsJson = False,
 ) -> None:
     """Measure where a model carries its bias; run the same command again to continue after a stop."""
-    from locate.cli.following import after_trace
-    from locate.cli.show import print_forecast, print_report
+    from locate.cli.show import print_forecast
     from locate.cli.steps import Steps
     from locate.cli.writing import Writing, count_figures
-    from locate.mediation.analysis import analyse
-    from locate.report import write_report
 
+    if slurm is not None:
+        print_slurm(slurm, run_folder(output, model, corrupt.value), threads, device, jobs, shard)
+        return
     wanted = format_list(formats)
     plan = parsed_map(components, layers, roles, windows, severed, keys)
     check_names(metric, list(plan.components), list(plan.roles or ()), layers_of, layers_at)
@@ -287,14 +288,10 @@ def trace(
             tell_shard(folder)
             return
         writing.rows = len(result)
-        steps.expect(writing.works())
-        analysis = analyse(result, metric=metric, kind=kind, clusters=clusters.value, seed=seed)
+        shown = Shown(metric, kind, clusters.value, seed, layers_of, layers_at, wanted)
         given = {"--revision": revision, "--allow-pickle": allow_pickle, "--trust-remote-code": trust_remote_code}
-        derived = {"--kind": kind, "--clusters": None if clusters is Clusters.group else clusters.value}
-        following = partial(after_trace, folder=folder, model=model, reading=given, effects=derived)
-        where: dict[str, Any] = {"component": layers_of, "role": layers_at, "formats": wanted}
-        report = write_report(analysis, folder, **where, step=steps.say, following=following)
-    print_report(result, report, analysis, following(report.located), as_json)
+        tell = conclude(result, folder, shown, steps, writing.works(), model=model, reading=given)
+    tell(as_json)
 
 
 def selftest(
