@@ -51,6 +51,7 @@ ANSWER = ("tests/test_page_answer.py",)
 CELLS = ("tests/test_map_cells.py",)
 IN_BROWSER = ("tests/test_page_in_browser.py",)
 LIVE = ("tests/test_explorer.py",)
+CLAIMS = ("tests/test_claims.py",)
 TYPED = ["tests/test_terminal.py", "-k", "(quoted or offered) and not one_after"]
 GUARDS = ["tests/test_training.py", "-k", "Guards"]
 DATA = ["tests/test_training.py", "-k", "TestData or TestTokens"]
@@ -475,6 +476,20 @@ FAULTS = [
           "{settings})\" for each in runs.folders]", "{settings})\" for each in runs.folders[::-1]]", *LIVE),
     fault("live page: the pairs of B are those of A", "explorer/runs.py",
           'run = 1 if state.panel == "B" else 0\n        cells,', "run = 0\n        cells,", *LIVE),
+    fault("claim: a dead owner keeps it", "claims.py",
+          'return not ended and began(number) == owner["began"]', "return True", *CLAIMS),
+    fault("claim: another machine is dead at first sight", "claims.py",
+          "return time.monotonic() - since < self.silent", "return False", *CLAIMS),
+    fault("workers: products by whichever library is faster there", "workers/worker.py",
+          "with multiplied_by(source.products):", "if True:", "tests/test_processes.py", "-k", "one_library"),
+    fault("workers: a model changed in memory is traced from its files", "workers/worker.py",
+          " or bits_of(model) != source.bits:", ":", "tests/test_processes.py", "-k", "changed_in_memory"),
+    fault("shards: who computes otherwise joins", "tracing/folder.py",
+          "if mine.get(name) != theirs.get(name):", "if False:", "tests/test_shards.py", "-k", "otherwise"),
+    fault("shards: a run is gathered that lacks chunks", "workers/gather.py",
+          "    if missing:", "    if False:", "tests/test_shards.py", "-k", "what_is_missing"),
+    fault("folder: a damaged chunk ends the run", "tracing/folder.py",
+          "except (OSError, ValueError):", "except FileExistsError:", "tests/test_processes.py", "-k", "damaged"),
     fault("completion: a name is offered twice", "cli/completion.py",
           "if name.startswith(last) and name not in given", "if name.startswith(last)",
           "tests/test_terminal.py", "-k", "complete_verbs"),
