@@ -489,7 +489,7 @@ FAULTS = [
     fault("shards: a run is gathered that lacks chunks", "workers/gather.py",
           "    if missing:", "    if False:", "tests/test_shards.py", "-k", "what_is_missing"),
     fault("folder: a damaged chunk ends the run", "tracing/folder.py",
-          "except (OSError, ValueError):", "except FileExistsError:", "tests/test_processes.py", "-k", "damaged"),
+          "except (OSError, ValueError) as error:", "except FileExistsError as error:", "tests/test_processes.py", "-k", "damaged"),
     fault("completion: a name is offered twice", "cli/completion.py",
           "if name.startswith(last) and name not in given", "if name.startswith(last)",
           "tests/test_terminal.py", "-k", "complete_verbs"),

@@ -372,3 +372,16 @@ def test_a_stage_of_a_large_model_is_cut_finely_enough_to_be_shared(gpt2, monkey
     assert [len(each) for each in replace(job).chunks] == [2] * 8
     on_gpu = replace(job, model=replace(gpt2, device="cuda"))
     assert len(on_gpu.chunks) == 1, "a chunk would be too small to fill a GPU"
+
+
+def test_a_chunk_that_may_not_be_read_is_kept(tmp_path, monkeypatch):
+    parts = Parts(tmp_path, True)
+    parts.file(0).write_bytes(b"rows")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(pd, "read_parquet", refuse)
+    with pytest.raises(LocateError, match=r"part-00000.parquet cannot be read \(Permission denied\)"):
+        parts.read(0)
+    assert parts.file(0).read_bytes() == b"rows"

@@ -213,14 +213,19 @@ class Parts:
         return self.file(chunk).is_file()
 
     def read(self, chunk: int) -> pd.DataFrame | None:
-        """A chunk that was measured before; None where it is missing, or its file is damaged, which is then removed."""
+        """A chunk that was measured before; None where it is missing, or its file is damaged, which is then removed.
+
+        Raises LocateError where the system does not let it be read.
+        """
         path = self.file(chunk)
         try:
             table = pd.read_parquet(path)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError):  # what pyarrow raises for a file that is cut or overwritten
-            path.unlink(missing_ok=True)
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise LocateError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
+            path.unlink(missing_ok=True)  # pyarrow's own errors have no number: the file is cut, or overwritten
             return None
         return tidy(table) if self.tidied else table
 
