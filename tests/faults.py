@@ -195,7 +195,7 @@ FAULTS = [
           "where = subject_positions(pair)", "where = tuple(range(len(pair.clean)))",
           "tests/test_identities.py", "-k", "noise"),
     fault("resumed run reads another chunk", "tracing/folder.py",
-          'f"part-{chunk:05d}.parquet"', '"part-00000.parquet"', "tests/test_trace.py", "-k", "interrupted"),
+          'return f"part-{chunk:05d}"', 'return "part-00000"', "tests/test_trace.py", "-k", "interrupted"),
     fault("run resumed with other weights", "tracing/meta.py",
           '"weights_sha256": model.checkpoint.weights_sha256,', '"weights_sha256": "",', "tests/test_trace.py",
           "-k", "other_weights"),

@@ -118,6 +118,7 @@ def test_help_lists_the_verbs_in_the_order_of_their_use(run):
     assert verbs == [
         "prompts",
         "trace",
+        "gather",
         "rank",
         "plot",
         "explore",
@@ -129,7 +130,7 @@ def test_help_lists_the_verbs_in_the_order_of_their_use(run):
     ]
 
 
-VERBS = ("prompts", "trace", "rank", "plot", "explore", "edit", "evaluate", "compare", "selftest", "rewrite")
+VERBS = ("prompts", "trace", "gather", "rank", "plot", "explore", "edit", "evaluate", "compare", "selftest", "rewrite")
 BELOW = ("train", "run", "judge")
 
 

@@ -341,7 +341,7 @@ def test_the_command_serves_until_it_is_interrupted_and_writes_nothing(folders):
         url = re.search(r"http://127\.0\.0\.1:\d+/\S*", line)[0]
         assert get(url)[0] == 200
         process.send_signal(2)
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=60) == 0
     finally:
         process.kill()
         process.communicate()

@@ -424,7 +424,7 @@ SHELLS = {
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("locate-bias ", "prompts trace rank plot explore edit evaluate compare rewrite selftest"),
+        ("locate-bias ", "prompts trace gather rank plot explore edit evaluate compare rewrite selftest"),
         ("locate-bias tr", "trace"),
         ("locate-bias rewrite ", "train run judge"),
         ("locate-bias trace --comp", "--components"),
