@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -334,14 +335,17 @@ def hashes(folder: Path) -> dict[str, str]:
 def test_the_command_serves_until_it_is_interrupted_and_writes_nothing(folders):
     before = hashes(folders[0])
     process = subprocess.Popen(
-        [sys.executable, "-m", "locate", "explore", str(folders[0])], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "locate", "explore", str(folders[0])],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background may ignore Ctrl-C
     )
     try:
         line = process.stdout.readline()
         url = re.search(r"http://127\.0\.0\.1:\d+/\S*", line)[0]
         assert get(url)[0] == 200
         process.send_signal(2)
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=30) == 0
     finally:
         process.kill()
         process.communicate()
