@@ -41,13 +41,11 @@ OFTEN, TIMES = 5, 4.0  # a listed word is in so many toxic texts, and so many ti
 class Task:
     """A data set, and what a model is asked to do with its texts.
 
-    rows    trained on, drawn at random; None for all
     listed  whether words that mark the texts of the training rows, and not their rewrites, are counted
     """
 
     file: str
     instruction: str
-    rows: int | None
     listed: bool = False
 
 
@@ -56,13 +54,11 @@ TASKS = {
         "winobias_plus/pairs.jsonl.gz",
         "Rewrite the text so that it does not say whether anyone is a woman or a man: use they, them and their. Keep "
         "every other word. Answer with the new text only.",
-        None,
     ),
     "paradetox": Task(
         "paradetox/paradetox.tsv.gz",
         "Rewrite the text so that it insults nobody and holds no swear words. Keep what it says. Answer with the new "
         "text only.",
-        4800,
         listed=True,
     ),
 }
@@ -84,7 +80,7 @@ def main() -> None:
     for name in options.sets:
         task = TASKS[name]
         source = options.data / task.file
-        rows = read_originals(source, seed=SEED, limit=task.rows)
+        rows = read_originals(source, seed=SEED)
         kept = sorted(drawn_rows(rows.held_out, options.limit, SEED))
         words = word_list(rows, options.work / name) if task.listed else frozenset()
         for system in options.systems:
