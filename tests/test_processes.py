@@ -15,6 +15,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from bare import job_of
 
 from locate.errors import LocateError
 from locate.model.loading import load
@@ -24,6 +25,7 @@ from locate.study.controls import Controls
 from locate.study.trace import trace
 from locate.tracing import stage as stages
 from locate.tracing.corrupt import Swap
+from locate.tracing.measure import Missing
 from locate.tracing.plan import Map
 from locate.workers.jobs import check_jobs
 from locate.workers.processes import TRIES, Processes
@@ -127,6 +129,11 @@ def killing(times: int, seed: int) -> Iterator[list[int]]:
 def test_workers_that_are_killed_at_random_lose_nothing(model, whole, monkeypatch, tmp_path):
     monkeypatch.setattr("locate.workers.processes.TRIES", 1000)
     with Processes(2) as executor:
+        rows, begun = [], []
+        job = job_of(model, PROMPTS.first(2), MAP)
+        ((number, table),) = executor(Missing(job, model, [0], None, rows.append, lambda: begun.append(sum(rows))))
+        assert (number, len(table), sum(rows)) == (0, job.planned, job.planned)
+        assert begun == [0], "getting ready counts as measuring"
         with killing(6, seed=0) as killed:
             rounds = 0
             while len(killed) < 3:

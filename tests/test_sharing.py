@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from locate.cli.sharing import executor_of, print_slurm, threads_of
+from locate.cli.sharing import executor_of, print_slurm, tell_shard, threads_of
 from locate.errors import LocateError
 from locate.tracing.measure import here
 from locate.workers.processes import Processes
@@ -46,6 +46,12 @@ def test_several_processes_compute_with_one_thread_each_and_shards_as_the_run_be
 def test_what_does_not_go_together_is_refused(tmp_path, threads, jobs, shard, said):
     with pytest.raises(LocateError, match=said):
         threads_of(threads, jobs, shard, tmp_path)
+
+
+def test_a_shard_that_is_done_says_what_follows(tmp_path, capsys):
+    tell_shard(tmp_path / "a b", True)
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"run": str(tmp_path / "a b"), "next": f"locate-bias gather '{tmp_path}/a b'"}
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")

@@ -13,11 +13,13 @@ import pandas as pd
 import pytest
 from pages import PAGES, ROOT, without_code
 
+from locate.claims import BEAT, SILENT
 from locate.explorer.server import HOST
 from locate.mediation.located import THRESHOLD
 from locate.report.page.map_data import MOST_BYTES
 from locate.rewriting.originals import read_originals
 from locate.training.guards import Guards
+from locate.workers.processes import TRIES
 
 FIGURES, EXPERIMENTS = ROOT / "figures", ROOT / "experiments"
 TOLD = " ".join(without_code(page) for page in PAGES)
@@ -576,6 +578,14 @@ def told_of_pages():
     assert MOST_BYTES == 10_000_000
     yield "more than 10 MB"
     yield f"listens on {HOST} alone"
+
+
+def told_of_sharing():
+    assert TRIES == 3
+    yield "one chunk that ends three processes ends the run"
+    assert (BEAT, SILENT) == (5.0, 60.0)
+    yield "changes every few seconds"
+    yield "has not changed for a minute"
 
 
 HEADS = ("mini", "mini, heads")

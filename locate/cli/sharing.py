@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Iterator
@@ -99,11 +100,14 @@ def executor_of(jobs: int | None, shard: str | None) -> Iterator[Executor]:
             yield executor
 
 
-def tell_shard(folder: Path) -> None:
-    """What to type once all shards have ended."""
+def tell_shard(folder: Path, as_json: bool) -> None:
+    """That a shard is done, and what to type once all have ended."""
     from locate.cli.following import command
     from locate.cli.show import print_following, stdout
 
+    if as_json:
+        print(json.dumps({"run": str(folder), "next": command("gather", folder)}))
+        return
     stdout().print(f"every chunk of {folder} is measured: this shard is done")
     print_following([command("gather", folder)])
 

@@ -285,7 +285,7 @@ def trace(
             progress=lambda each: steps.progress(writing.follow(each)),
         )
         if shard is not None:
-            tell_shard(folder)
+            tell_shard(folder, as_json)
             return
         writing.rows = len(result)
         shown = Shown(metric, kind, clusters.value, seed, layers_of, layers_at, wanted)

@@ -118,7 +118,8 @@ def run(
     if shared and folder is not None:
         job = with_memory(job, folder.began_with("memory")["allowed"])
         settings = job.settings
-    products = (folder and folder.began_with("products")) or meta["products"]
+    begun = None if folder is None else folder.began_with("products")  # a run of an earlier version may not say
+    products = meta["products"] if begun is None else begun
     with multiplied_by(products):
         return measure(
             model,

@@ -60,6 +60,7 @@ class Missing:
     numbers  of the chunks
     parts    where chunks are kept; None where nothing is kept
     advance  to be called as rows are measured
+    begin    to be called when measuring begins, where workers get ready first: that is not part of its pace
     """
 
     job: Job
@@ -67,6 +68,7 @@ class Missing:
     numbers: Sequence[int]
     parts: Parts | None
     advance: Advance
+    begin: Callable[[], None]
 
 
 Executor = Callable[[Missing], Iterator[tuple[int, pd.DataFrame]]]
@@ -148,7 +150,7 @@ class Loop:
             job = self.models.job(stage, self.settings)
             self.check(job)
             self.pace.begin()
-            given = Missing(job, self.models.trained, missing, parts, self.pace.measure)
+            given = Missing(job, self.models.trained, missing, parts, self.pace.measure, self.pace.begin)
             with garbage_of_old_left():
                 for number, table in self.executor(given):
                     tables[number] = table

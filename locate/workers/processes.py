@@ -112,6 +112,8 @@ class Processes:
                 if worker not in self.workers:
                     continue  # it was ended with a chunk that nobody waited for
                 if isinstance(message, Ready):
+                    if not any(each.ready for each in self.workers):
+                        missing.begin()
                     worker.ready = True
                 elif isinstance(message, Rows):
                     worker.rows += message.count
