@@ -26,7 +26,7 @@ import pandas as pd
 import locate
 from locate.tracing.folder import PARTS
 from locate.tracing.stage import CHUNK_OPERATIONS, SHARED, Settings, Stage, prepare
-from locate.workers.messages import Chunk
+from locate.workers.messages import Task
 from locate.workers.processes import Processes
 
 COMPONENTS, ROLES = ("attn_out", "mlp_out"), ("subject_last", "last")
@@ -69,7 +69,7 @@ def watch_starts(executor: Processes, ready: list[float]) -> None:
         start()
         begun[id(executor.workers[-1])] = time.perf_counter()
 
-    def handing(waiting: deque[Chunk]) -> None:
+    def handing(waiting: deque[Task]) -> None:
         for worker in executor.workers:
             if worker.ready and id(worker) in begun:
                 ready.append(time.perf_counter() - begun.pop(id(worker)))

@@ -107,6 +107,15 @@ def test_random_directions_are_as_long_as_the_difference_and_another_way(job):
     assert all(torch.equal(a.writes[0].origin, b.writes[0].origin) for a, b in zip(moved.rows, again.rows, strict=True))
 
 
+def test_random_directions_of_a_pair_do_not_depend_on_those_beside_it(job):
+    moved = RandomDirections(0).rewrite(job, job.lay_out(job.pairs))
+    own = [row for row, pair in zip(moved.rows, moved.labels["pair"], strict=True) if pair == job.pairs[1].index]
+    alone = RandomDirections(0).rewrite(job, job.lay_out(job.pairs[1:2]))
+    assert len(own) == len(alone.rows) > 1
+    for row, other in zip(own, alone.rows, strict=True):
+        torch.testing.assert_close(row.writes[0].origin, other.writes[0].origin, rtol=0, atol=1e-5)
+
+
 def test_an_untrained_model_has_other_weights_and_the_same_tokens(gpt2):
     other = make_untrained(gpt2, 0)
     assert other.checkpoint.weights_sha256 != gpt2.checkpoint.weights_sha256

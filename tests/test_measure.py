@@ -173,10 +173,9 @@ def test_an_executor_may_run_chunks_in_any_order(gpt2, whole, monkeypatch):
     asked = []
 
     def backwards(missing):
-        job = missing.job
-        asked.append((job.stage.name, list(missing.numbers)))
+        asked.append((missing.work.name, list(missing.numbers)))
         for number in reversed(missing.numbers):
-            yield number, measure_chunk(job, job.chunks[number], missing.advance)
+            yield number, missing.do(missing.pieces[number], missing.advance)
 
     found = trace(gpt2, PROMPTS, MAP, controls=FEW, executor=backwards)
     assert asked[0] == ("map", [0, 1, 2, 3])

@@ -18,6 +18,7 @@ import torch
 from bare import job_of
 
 from locate.errors import LocateError
+from locate.model.bits import bits_of
 from locate.model.loading import load
 from locate.model.products import multiplied_by
 from locate.prompts import occupation_pairs
@@ -25,11 +26,12 @@ from locate.study.controls import Controls
 from locate.study.trace import trace
 from locate.tracing import stage as stages
 from locate.tracing.corrupt import Swap
-from locate.tracing.measure import Missing
+from locate.tracing.measure import Loop
+from locate.tracing.models import opening_of
 from locate.tracing.plan import Map
+from locate.tracing.progress import Pace
 from locate.workers.jobs import check_jobs
 from locate.workers.processes import TRIES, Processes
-from locate.workers.worker import bits_of
 
 PROMPTS = occupation_pairs("anti", templates_each=1).first(12)
 MAP = Map(("mlp_out", "attn_out"), roles=("subject_last", "last"))
@@ -131,7 +133,10 @@ def test_workers_that_are_killed_at_random_lose_nothing(model, whole, monkeypatc
     with Processes(2) as executor:
         rows, begun = [], []
         job = job_of(model, PROMPTS.first(2), MAP)
-        ((number, table),) = executor(Missing(job, model, [0], None, rows.append, lambda: begun.append(sum(rows))))
+        loop = Loop(model, job.settings, None, executor, Pace((), None), [job])
+        missing = loop.missing(job, [0], None)
+        missing = replace(missing, advance=rows.append, begin=lambda: begun.append(sum(rows)))
+        ((number, table),) = executor(missing)
         assert (number, len(table), sum(rows)) == (0, job.planned, job.planned)
         assert begun == [0], "getting ready counts as measuring"
         with killing(6, seed=0) as killed:
@@ -188,11 +193,11 @@ def test_what_is_kept_when_a_run_stops_is_resumed_and_what_is_damaged_measured_a
 
 def test_a_model_that_was_changed_in_memory_is_not_traced_from_its_files(folder_of):
     changed = load(str(folder_of("gpt2")), device="cpu", bos="yes", threads=1)
-    before = bits_of(changed)
+    before = bits_of(changed.bridge.original_model)
     with torch.no_grad():
         weight = next(iter(changed.bridge.original_model.parameters()))
         weight[0, 0] += 1
-    assert bits_of(changed) != before
+    assert bits_of(changed.bridge.original_model) != before
     with Processes(1) as executor, pytest.raises(LocateError, match=r"in memory is not the one in its files.*save it"):
         trace(changed, PROMPTS, MAP, controls=None, executor=executor)
 
@@ -208,8 +213,45 @@ class Closure(Swap):
         return {"corrupt": "closure"}
 
 
+def test_processes_that_were_expected_open_their_models_while_this_one_does(model):
+    with Processes(2) as executor:
+        executor.expect(opening_of(model), 0)
+        early = {worker.child.pid for worker in executor.workers}
+        trace(model, PROMPTS.first(4), MAP, controls=None, executor=executor)
+        assert len(early) == 2
+        assert {worker.child.pid for worker in executor.workers} == early
+    with Processes(2) as executor:
+        executor.expect(opening_of(model), 10**15)
+        assert executor.workers == []
+        executor.expect(replace(opening_of(model), arguments={"name": "no such model"}), 0)
+        assert len(executor.workers) == 2
+        trace(model, PROMPTS.first(4), MAP, controls=None, executor=executor)
+
+
+def test_what_a_worker_cannot_open_is_told(model):
+    with Processes(1) as executor:
+        executor.expect(opening_of(model), 0)
+        executor.workers[0].send(Unreadable())
+        with pytest.raises(RuntimeError, match=r"no_such_module"):
+            trace(model, PROMPTS.first(4), MAP, controls=None, executor=executor)
+
+
+class Unreadable:
+    """What cannot be unpickled elsewhere."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """It is read by importing what is not there."""
+        return __import__, ("no_such_module",)
+
+
+def test_what_is_defined_in_the_program_itself_is_refused(model, two, monkeypatch):
+    monkeypatch.setattr(Closure, "__module__", "__main__")
+    with pytest.raises(LocateError, match=r"Closure is defined in the program itself.*put it into a module"):
+        trace(model, PROMPTS, MAP, controls=None, executor=two, corruption=Closure(way=None))
+
+
 def test_what_other_processes_cannot_read_is_refused(model, two):
-    with pytest.raises(LocateError, match=r"'map' cannot be sent to other processes.*trace it in this one"):
+    with pytest.raises(LocateError, match=r"'map' cannot be sent to other processes.*do it in this one"):
         trace(model, PROMPTS, MAP, controls=None, executor=two, corruption=Closure(way=lambda: None))
 
 

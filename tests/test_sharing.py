@@ -11,7 +11,7 @@ import pytest
 
 from locate.cli.sharing import executor_of, print_slurm, tell_shard, threads_of
 from locate.errors import LocateError
-from locate.tracing.measure import here
+from locate.work import here
 from locate.workers.processes import Processes
 from locate.workers.shards import Shard
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +17,7 @@ from locate.errors import LocateError
 from locate.files import read_json
 
 if TYPE_CHECKING:
-    from locate.tracing.measure import Executor
+    from locate.work import Executor
 
 
 ShardOption = Annotated[
@@ -39,6 +39,7 @@ SlurmOption = Annotated[
         help="only print a script for Slurm's sbatch: N shards of this very command, each with --threads, and gather",
     ),
 ]
+PLENTY = 5  # times the size of its files: more than a model with all that is measured in it takes
 SLURM = """\
 #!/bin/bash
 #SBATCH --job-name=locate-bias
@@ -85,7 +86,7 @@ def threads_of_run(folder: Path) -> int | None:
 @contextmanager
 def executor_of(jobs: int | None, shard: str | None) -> Iterator[Executor]:
     """Where chunks are run: in this process, in several, or in this one as one of several anywhere."""
-    from locate.tracing.measure import here
+    from locate.work import here
 
     if shard is not None:
         from locate.workers.shards import shard_of
@@ -98,6 +99,25 @@ def executor_of(jobs: int | None, shard: str | None) -> Iterator[Executor]:
 
         with Processes(jobs) as executor:
             yield executor
+
+
+def start_early(executor: Executor, name: str, dtype: str, device: str | None, reading: dict[str, Any]) -> None:
+    """Let other processes open a model of this machine while this one does.
+
+    reading  further options of `load`
+    """
+    from locate.workers.processes import Processes
+
+    if not isinstance(executor, Processes) or not (name == "mini" or Path(name).is_dir()):
+        return  # what is on a hub is fetched once, by this process
+    from locate.model.hooked import SHORT_DTYPES, choose_device
+    from locate.tracing.models import open_models
+    from locate.work import Opening
+
+    device, dtype = choose_device(device), SHORT_DTYPES.get(dtype, dtype)
+    asked = {"name": name, "dtype": dtype, "device": device, "threads": 1} | reading
+    size = sum(each.stat().st_size for each in Path(name).glob("*.safetensors"))
+    executor.expect(Opening(open_models, asked), PLENTY * size)
 
 
 def tell_shard(folder: Path, as_json: bool) -> None:

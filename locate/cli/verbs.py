@@ -66,7 +66,7 @@ from locate.cli.options import (
     thread_count,
 )  # fmt: skip
 from locate.cli.planning import plan_beside
-from locate.cli.sharing import ShardOption, SlurmOption, executor_of, print_slurm, tell_shard, threads_of
+from locate.cli.sharing import ShardOption, SlurmOption, executor_of, print_slurm, start_early, tell_shard, threads_of
 from locate.errors import LocateError
 from locate.sites import COMPONENTS, DIRECTIONS, ROLES
 
@@ -265,6 +265,8 @@ def trace(
         )
         reading: dict[str, Any] = {"revision": revision, "bos": bos.value, "chat": chat}
         reading |= {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
+        executor = open_now.enter_context(executor_of(None if dry_run else jobs, shard))
+        start_early(executor, model, dtype, device, reading)
         loaded = load(model, device=device, dtype=dtype, threads=count, **reading)
         steps.notes(loaded.notes)
         ways = DIRECTIONS if direction is Direction.both else (direction.value,)
@@ -281,7 +283,7 @@ def trace(
             beside,
             settings,
             output=folder,
-            executor=open_now.enter_context(executor_of(jobs, shard)),
+            executor=executor,
             progress=lambda each: steps.progress(writing.follow(each)),
         )
         if shard is not None:

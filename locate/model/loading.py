@@ -31,13 +31,13 @@ from locate.model.finite import check_finite
 from locate.model.gguf_file import read_weights
 from locate.model.hooked import DTYPES, SHORT_DTYPES, Model, choose_device
 from locate.model.loaded import check_complete, notes_on_loaded
+from locate.model.memory import working_bytes
 from locate.model.products import precise
 from locate.model.quiet import quiet_transformers
 from locate.model.startup_check import PROMPTS, countable_units, verify
 from locate.model.threads import choose_threads, torch_threads
 from locate.sites import check
 
-WORKING_SHARE = 1.3  # weights, plus buffers and activations of small batches
 UNLOADABLE = (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError)
 
 
@@ -330,7 +330,7 @@ def hooking(architecture: str) -> Iterator[None]:
 
 def check_memory(checkpoint: Checkpoint, device: str, dtype: torch.dtype) -> None:
     """Raise LocateError when the weights will not fit in the free memory."""
-    bytes_needed = checkpoint.parameters * torch.empty(0, dtype=dtype).element_size() * WORKING_SHARE
+    bytes_needed = working_bytes(checkpoint.parameters, dtype.itemsize)
     if torch.device(device).type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
     else:

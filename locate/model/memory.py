@@ -15,6 +15,12 @@ UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "g
 CPU_SHARE, CPU_MOST = 1 / 4, 10**9  # more does not make a processor faster, which reads its caches
 GPU_SHARE = 1 / 2
 LEAST = 10**6
+WORKING_SHARE = 1.3  # weights, plus buffers and activations of small batches
+
+
+def working_bytes(parameters: int, number_bytes: int) -> int:
+    """About how many bytes a model of so many parameters takes, before anything is measured in it."""
+    return int(parameters * number_bytes * WORKING_SHARE)
 
 
 def parse_size(text: str) -> int:

@@ -11,6 +11,7 @@ import torch
 from locate.engine.plain import execute_runs
 from locate.engine.rows import PlacedWrite, Row
 from locate.errors import LocateError
+from locate.files import hash_of
 from locate.tracing.layout import Layout, PairRuns
 from locate.tracing.stage import Job
 
@@ -23,6 +24,7 @@ class ShuffledSources:
     """
 
     seed: int
+    together = True
 
     def rewrite(self, job: Job, layout: Layout) -> Layout:
         """The rows with another source.
@@ -56,25 +58,28 @@ def partner(pairs: Sequence[PairRuns], own: PairRuns, role: str, rng: np.random.
 
 @dataclass(frozen=True)
 class RandomDirections:
-    """Each row moves its site as far as the source would, in a random direction of its space."""
+    """Each row moves its site as far as the source would, in a random direction of its space; drawn pair by pair."""
 
     seed: int
+    together = False
 
     def rewrite(self, job: Job, layout: Layout) -> Layout:
         """The rows with vectors as their values."""
         rows, runs = layout.rows, layout.runs
         wanted = sorted({(write.component, write.layer) for row in rows for write in row.writes})
         kept = execute_runs(job.model, runs, wanted, job.limits)[1]
-        draws = torch.Generator().manual_seed(self.seed)
+        draws: dict[int, torch.Generator] = {}
         changed = []
-        for row in rows:
-            writes = []
+        for row, pair in zip(rows, layout.labels["pair"], strict=True):
+            number, writes = int(pair), []  # type: ignore[call-overload]
+            if number not in draws:
+                draws[number] = torch.Generator().manual_seed(int(hash_of([self.seed, number])[:15], 16))
             for write in row.writes:
                 own = kept[row.base][write.component, write.layer][write.base_pos]
                 other = kept[row.source][write.component, write.layer][write.source_pos]
                 if write.unit is not None:
                     own, other = own[write.unit], other[write.unit]
-                way = torch.randn(own.shape, generator=draws, dtype=torch.float64).to(own.device)
+                way = torch.randn(own.shape, generator=draws[number], dtype=torch.float64).to(own.device)
                 moved = own.double() + way * ((other.double() - own.double()).norm() / way.norm())
                 writes.append(
                     PlacedWrite(write.component, write.layer, write.unit, write.base_pos, write.source_pos, moved)

@@ -27,12 +27,13 @@ from locate.study.plan import USUAL, Plan
 from locate.study.sets import Sets, check_groups, measure_sets
 from locate.tracing.corrupt import Corruption, Swap
 from locate.tracing.folder import ASKED, RunFolder
-from locate.tracing.measure import Executor, Outcome, Stages, here, measure
+from locate.tracing.measure import Outcome, Stages, measure
 from locate.tracing.meta import starting_meta
 from locate.tracing.plan import Map
 from locate.tracing.progress import Report
 from locate.tracing.stage import Job, Settings, Stage, one_of, prepare
 from locate.tracing.table import CONTROLS, SETS, Trace
+from locate.work import Executor, here
 from locate.workers.shards import Shard
 
 

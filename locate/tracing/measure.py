@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -15,14 +15,17 @@ import pandas as pd
 from locate.engine.rows import Measurement, Row
 from locate.errors import LocateError
 from locate.model.hooked import Model
+from locate.model.memory import working_bytes
+from locate.model.products import product_library
 from locate.prompts.tokens import TokenPair
 from locate.tracing.audit import audit_job
 from locate.tracing.cost import stage_operations
 from locate.tracing.folder import NotKept, Parts, RunFolder, keeping
-from locate.tracing.models import Models
+from locate.tracing.models import Models, opening_of
 from locate.tracing.progress import Expected, Pace, Report
 from locate.tracing.stage import ENGINES, Job, Settings, Stage
 from locate.tracing.table import LABELS, LOGS, NUMBERS, tidy
+from locate.work import Advance, Do, Executor, Missing, Piece, here
 
 Found = TypeVar("Found")
 
@@ -48,38 +51,31 @@ Stages = Generator[Stage, Outcome, Found]
 its LocateError is thrown into the generator; an error of the run folder ends the run"""
 
 
-Advance = Callable[[int], None]
-"""called with the rows measured since it was last called"""
-
-
 @dataclass(frozen=True, eq=False)
-class Missing:
-    """The chunks of a job that are still to be measured.
+class StageWork:
+    """A stage as work for other processes; the pieces are indices of pairs."""
 
-    model    the one that is traced; that of the job may have random weights in its place
-    numbers  of the chunks
-    parts    where chunks are kept; None where nothing is kept
-    advance  to be called as rows are measured
-    begin    to be called when measuring begins, where workers get ready first: that is not part of its pace
-    """
+    stage: Stage
+    settings: Settings
 
-    job: Job
-    model: Model
-    numbers: Sequence[int]
-    parts: Parts | None
-    advance: Advance
-    begin: Callable[[], None]
+    @property
+    def name(self) -> str:
+        """That of the stage."""
+        return self.stage.name
+
+    def prepare(self, models: Models) -> Do:
+        """What measures pairs in models of this process."""
+        return measuring(models.job(self.stage, self.settings))
 
 
-Executor = Callable[[Missing], Iterator[tuple[int, pd.DataFrame]]]
-"""decides where chunks are run: takes those that are missing, and gives each back with its table, in any order; an
-executor may keep a chunk in `parts` itself"""
+def measuring(job: Job) -> Do:
+    """What measures some of a job's pairs."""
+    known = {pair.index: pair for pair in job.pairs}
 
+    def do(piece: Piece, advance: Advance) -> pd.DataFrame:
+        return measure_chunk(job, [known[index] for index in piece], advance)
 
-def here(missing: Missing) -> Iterator[tuple[int, pd.DataFrame]]:
-    """The executor of this process: one chunk after the other."""
-    for number in missing.numbers:
-        yield number, measure_chunk(missing.job, missing.job.chunks[number], missing.advance)
+    return do
 
 
 def measure(
@@ -148,17 +144,36 @@ class Loop:
         self.pace.start(stage.name, job.planned, stage_operations(job), found)
         if missing:
             job = self.models.job(stage, self.settings)
+            found_by = self.executor(self.missing(job, missing, parts))  # others may get ready during the check
             self.check(job)
             self.pace.begin()
-            given = Missing(job, self.models.trained, missing, parts, self.pace.measure, self.pace.begin)
             with garbage_of_old_left():
-                for number, table in self.executor(given):
+                for number, table in found_by:
                     tables[number] = table
                     with keeping():
                         if parts is not None and not parts.has(number):
                             parts.write(number, table)
         table = join([tables[number] for number in range(len(job.chunks))], job)
         return Outcome(table, job, self.known_audit(stage.untrained), time.monotonic() - started)
+
+    def missing(self, job: Job, numbers: Sequence[int], parts: Parts | None) -> Missing:
+        """Chunks that are to be measured, as pieces for an executor."""
+        model = self.models.trained
+        memory = working_bytes(model.checkpoint.parameters, model.number_bytes)
+        return Missing(
+            work=StageWork(job.stage, replace(job.settings, memory=job.limits.memory)),
+            do=measuring(job),
+            opening=opening_of(model),
+            identity=self.models.identity,
+            pieces=[tuple(pair.index for pair in chunk) for chunk in job.chunks],
+            numbers=numbers,
+            size=lambda number: job.size(job.chunks[number]),
+            memory=memory + job.limits.memory if model.device == "cpu" else 0,
+            products=product_library(model.dtype, model.device, model.threads),
+            kept=parts,
+            advance=self.pace.measure,
+            begin=self.pace.begin,
+        )
 
     def known_audit(self, seed: int | None) -> dict[str, dict[str, float]]:
         """What the checks of a model have measured, now or in an earlier start; nothing where none was needed."""
@@ -222,7 +237,7 @@ def join(tables: Sequence[pd.DataFrame], job: Job) -> pd.DataFrame:
     """The tables of a stage's chunks as one: sorted by pair, or as they are where they were derived or rewritten."""
     if job.stage.derive is not None:
         return pd.concat(tables, ignore_index=True)
-    if job.stage.rewrite is not None:
-        return tables[0]
-    whole = pd.concat([table.astype(dict.fromkeys(LABELS, "object")) for table in tables])
-    return tidy(whole.sort_values("pair", kind="stable", ignore_index=True))
+    whole = pd.concat([table.astype(dict.fromkeys(LABELS, "object")) for table in tables], ignore_index=True)
+    if job.stage.rewrite is None:
+        whole = whole.sort_values("pair", kind="stable", ignore_index=True)
+    return tidy(whole)

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from typing import Any
 
+from locate.model.bits import bits_of
 from locate.model.hooked import Model
+from locate.model.loading import load
 from locate.model.untrained import make_untrained
 from locate.tracing.stage import Job, Settings, Stage, prepare
+from locate.work import Opening
+
+
+def opening_of(model: Model) -> Opening:
+    """How another process opens the model that is traced, computed with one thread."""
+    return Opening(open_models, {"name": model.name, "dtype": model.dtype} | model.options | {"threads": 1})
+
+
+def open_models(**arguments: Any) -> Models:
+    """The models of a run in another process, loaded as `load` is told to."""
+    return Models(load(**arguments))
 
 
 class Models:
@@ -19,6 +33,10 @@ class Models:
     def __init__(self, trained: Model, prepared: Sequence[Job] = ()) -> None:
         self.trained, self.prepared = trained, prepared
         self.untrained: dict[int, Model] = {}
+
+    def identity(self) -> Hashable:
+        """What tells the model that is traced from another one: the hash of its files, and its numbers in memory."""
+        return self.trained.checkpoint.weights_sha256, bits_of(self.trained.bridge.original_model)
 
     def plain_job(self, stage: Stage, settings: Settings) -> Job:
         """The stage prepared in the model that is traced, whatever weights it asks for: its pairs, chunks and rows."""

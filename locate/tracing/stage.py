@@ -30,7 +30,7 @@ CHUNK_ROWS = 20_000  # rows measured, and kept on disk, at a time: large enough 
 CHUNK_PAIRS = 128
 CHUNK_OPERATIONS = 1e14  # about: some minutes of two cores, which is what an interruption may cost
 SHARED = 16  # chunks that a stage has at the least, for several processes to share,
-SHARED_OPERATIONS = 1e12  # as far as each is about ten seconds of a core; on a GPU that would be too little to fill it
+SHARED_OPERATIONS = 1e11  # as far as each is about a second of a core; on a GPU that would be too little to fill it
 ENGINES = {"sweep": sweep, "plain": measure_plainly}
 
 
@@ -40,6 +40,11 @@ class Rewrite(Protocol):
 
     A frozen dataclass; its fields decide, with its name, whether parts of a stage are those of another run.
     """
+
+    @property
+    def together(self) -> bool:
+        """Whether values come from other pairs, so that all must be laid out at once; else a pair's rows must not
+        depend on which pairs are laid out beside it."""
 
     def rewrite(self, job: Job, layout: Layout) -> Layout:
         """The layout with other rows in place of its own, one for one."""
@@ -179,11 +184,9 @@ class Job:
 
     @cached_property
     def chunks(self) -> list[list[TokenPair]]:
-        """Pairs measured, and kept on disk, at a time: the same on every machine, so that any of them can resume.
-
-        A stage that is rewritten with values of other pairs needs all of them at once.
-        """
-        size = len(self.pairs) if self.stage.rewrite is not None else self.chunk
+        """Pairs measured, and kept on disk, at a time: the same on every machine, so that any of them can resume."""
+        together = self.stage.rewrite is not None and self.stage.rewrite.together
+        size = len(self.pairs) if together else self.chunk
         return [self.pairs[start : start + size] for start in range(0, len(self.pairs), size)]
 
     @property

@@ -2,60 +2,60 @@
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Hashable
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
+
+from locate.errors import LocateError
+from locate.work import Piece, Work
 
 
 @dataclass(frozen=True)
-class Source:
-    """How a worker gets the model that is traced.
+class Identity:
+    """What the process that asks has opened; a worker's own must be the same.
 
-    options        of `load`, with the worker's device and threads
-    weights_sha256 of its files
-    bits           checksum of the numbers in memory (see `bits_of`)
-    products       library that computes them (see `product_library`)
+    value     of `Missing.identity`
+    products  library that computes matrix products (see `product_library`)
     """
 
-    name: str
-    dtype: str
-    options: dict[str, Any]
-    weights_sha256: str
-    bits: int
+    value: Hashable
     products: str
 
 
 @dataclass(frozen=True)
-class Chunk:
-    """A chunk to be measured.
+class Task:
+    """A piece that is to be done.
 
-    stage   the stage and its settings, pickled; a worker prepares the same bytes once
-    number  of the chunk
-    pairs   indices of its pairs
+    work    pickled; a worker prepares the same bytes once
+    number  of the piece
+    piece   what it is
     """
 
-    stage: bytes
+    work: bytes
     number: int
-    pairs: tuple[int, ...]
+    piece: Piece
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A worker has its model."""
+    """A worker has opened what the process that asks has."""
 
 
 @dataclass(frozen=True)
-class Rows:
-    """How many rows a worker has measured since it last said so."""
+class Count:
+    """How much a worker has done since it last said so, in what `Advance` counts."""
 
     count: int
 
 
 @dataclass(frozen=True)
 class Done:
-    """A chunk with its table."""
+    """A piece, and what it gave."""
 
     number: int
-    table: Any
+    found: Any
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,38 @@ class Failed:
     reason: str
     ours: bool
 
+    def error(self) -> Exception:
+        """The same as an error to be raised."""
+        return LocateError(self.reason) if self.ours else RuntimeError(self.reason)
+
 
 @dataclass(frozen=True)
 class Ended:
     """A worker's answers have ended."""
+
+
+class Pickler(pickle.Pickler):
+    """Refuses what is defined in the program itself, which other processes do not find."""
+
+    def reducer_override(self, thing: Any) -> Any:
+        """Raise LocateError for a class or function of the program, or an object of such a class."""
+        if getattr(thing, "__module__", None) == "__main__":
+            name = getattr(thing, "__name__", type(thing).__name__)
+            raise LocateError(
+                f"{name} is defined in the program itself, where other processes do not find it: put it into a module "
+                "of its own"
+            )
+        return NotImplemented
+
+
+def pickled(work: Work) -> bytes:
+    """Work as bytes.
+
+    Raises LocateError where it holds something that no other process can read.
+    """
+    found = BytesIO()
+    try:
+        Pickler(found).dump(work)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise LocateError(f"{work.name!r} cannot be sent to other processes ({error}): do it in this one") from error
+    return found.getvalue()

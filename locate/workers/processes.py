@@ -12,45 +12,40 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-import pandas as pd
 import psutil
-import torch
 
 from locate.errors import LocateError
-from locate.model.hooked import Model
-from locate.model.products import product_library
-from locate.tracing.measure import Missing
-from locate.tracing.stage import Job
+from locate.work import Missing, Opening
 from locate.workers.jobs import check_jobs
-from locate.workers.messages import Chunk, Done, Ended, Failed, Ready, Rows, Source
-from locate.workers.worker import bits_of
+from locate.workers.messages import Count, Done, Ended, Failed, Identity, Ready, Task, pickled
 
-TRIES = 3  # times that a chunk, or a start, may end with its process
+ALONE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+TRIES = 3  # times that a piece, or a start, may end with its process
 
 
 @dataclass(eq=False)
 class Process:
     """A worker seen from outside.
 
-    chunk  that it measures; None while it waits, or loads its model
-    rows   of the chunk that it has measured
+    task   that it does; None while it waits, or opens its model
+    count  of what it has done of the task, as `Advance` counts
     """
 
     child: subprocess.Popen[bytes]
     device: str
     ready: bool = False
-    chunk: Chunk | None = None
-    rows: int = 0
+    task: Task | None = None
+    count: int = 0
 
     def send(self, message: object) -> None:
         """Write a message; one that has ended is noticed where its answers end."""
         assert self.child.stdin is not None
         try:
-            pickle.dump(message, self.child.stdin)
+            pickle.dump(pickle.dumps(message), self.child.stdin)
             self.child.stdin.flush()
         except OSError:
             return
@@ -66,18 +61,19 @@ class Process:
 
 @dataclass(eq=False)
 class Processes:
-    """Runs chunks in processes of this machine; an executor of `trace`, and a context that ends them.
+    """Does pieces of work in processes of this machine; an executor, and a context that ends them.
 
     jobs  how many: each has its own model, computes with one thread, and on a machine with several GPUs has one of them
 
-    A chunk whose process ends is run again in another one. Rows are those of one process with one thread.
+    A piece whose process ends is done again in another one. What is measured is what one process with one thread
+    measures.
     """
 
     jobs: int
     workers: list[Process] = field(default_factory=list)
     answers: queue.SimpleQueue[tuple[Process, Any]] = field(default_factory=queue.SimpleQueue)
-    traced: Model | None = None
-    source: Source | None = None
+    opening: Opening | None = None
+    identity: Identity | None = None
 
     def __post_init__(self) -> None:
         check_jobs(self.jobs)
@@ -95,109 +91,140 @@ class Processes:
         for worker in self.workers:
             worker.end()
         self.workers.clear()
+        self.opening = self.identity = None
 
-    def __call__(self, missing: Missing) -> Iterator[tuple[int, pd.DataFrame]]:
-        """Run the chunks, in as many processes as there are chunks, at most."""
-        stage = pickled(missing.job)
-        waiting = deque(
-            Chunk(stage, number, tuple(pair.index for pair in missing.job.chunks[number])) for number in missing.numbers
-        )
+    def expect(self, opening: Opening, memory: int) -> None:
+        """Start the processes before there is work, so that they open their models while this one does.
+
+        memory  that each of them needs, about; where so much is not free they are started later, and counted exactly
+        """
+        if self.jobs * memory < psutil.virtual_memory().available:
+            self.opening = opening
+            for _ in range(self.jobs):
+                self.start()
+
+    def __call__(self, missing: Missing) -> Iterator[tuple[int, Any]]:
+        """Do the pieces, in as many processes as there are pieces, at most; they get ready at once."""
+        work = pickled(missing.work)
+        waiting = deque(Task(work, number, missing.pieces[number]) for number in missing.numbers)
+        self.begin(missing, len(waiting))
+        return self.each(missing, waiting)
+
+    def each(self, missing: Missing, waiting: deque[Task]) -> Iterator[tuple[int, Any]]:
+        """Every piece as it is done."""
         lost: Counter[int] = Counter()
-        self.begin(missing.model, missing.job, len(waiting))
+        left = len(waiting)
         try:
-            left = len(waiting)
             while left:
                 self.hand_out(waiting)
                 worker, message = self.answers.get()
                 if worker not in self.workers:
-                    continue  # it was ended with a chunk that nobody waited for
+                    continue  # it was ended with a piece that nobody waited for
                 if isinstance(message, Ready):
                     if not any(each.ready for each in self.workers):
                         missing.begin()
                     worker.ready = True
-                elif isinstance(message, Rows):
-                    worker.rows += message.count
+                elif isinstance(message, Count):
+                    worker.count += message.count
                     missing.advance(message.count)
                 elif isinstance(message, Done):
-                    worker.chunk, worker.rows, left = None, 0, left - 1
-                    yield message.number, message.table
+                    worker.task, worker.count, left = None, 0, left - 1
+                    yield message.number, message.found
                 elif isinstance(message, Failed):
                     self.drop(worker)
-                    raise LocateError(message.reason) if message.ours else RuntimeError(message.reason)
+                    raise message.error()
                 else:
                     self.replace(worker, waiting, lost, missing)
         finally:
-            for worker in [each for each in self.workers if each.chunk is not None]:
-                self.drop(worker)  # nobody waits for what it measures
+            for worker in [each for each in self.workers if each.task is not None]:
+                self.drop(worker)  # nobody waits for what it does
 
-    def begin(self, model: Model, job: Job, chunks: int) -> None:
-        """Start processes, up to one a chunk."""
-        products = product_library(model.dtype, model.device, 1)
-        if self.source is None or model is not self.traced or products != self.source.products:
+    def begin(self, missing: Missing, pieces: int) -> None:
+        """Start processes, up to one a piece, and tell all of them what they must have."""
+        if self.opening != missing.opening:
             self.close()
-            self.traced, self.source = model, source_of(model, products)
-        new = min(self.jobs, chunks) - len(self.workers)
+            self.opening = missing.opening
+        if self.identity is None or self.identity.products != missing.products:
+            identity = Identity(missing.identity(), missing.products)
+            if self.identity is not None:  # those that are ready compute with another library
+                self.close()
+                self.opening = missing.opening
+            self.identity = identity
+            for worker in self.workers:
+                worker.send(identity)
+        new = min(self.jobs, pieces) - len(self.workers)
         if new > 0:
-            check_memory(model, job, new)
+            check_memory(missing.memory, new)
         for _ in range(new):
             self.start()
 
     def start(self) -> None:
         """Start a process; what it answers is read in a thread of its own."""
-        assert self.source is not None
-        device = str(self.source.options["device"])
+        assert self.opening is not None
+        arguments = dict(self.opening.arguments)
+        device = str(arguments.get("device", ""))
         if device.startswith("cuda"):
-            used = Counter(worker.device for worker in self.workers)
-            device = min((f"cuda:{number}" for number in range(torch.cuda.device_count())), key=used.__getitem__)
+            device = arguments["device"] = self.free_gpu()
         child = subprocess.Popen(
             [sys.executable, "-m", "locate.workers.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+            env=os.environ | ALONE | {"PYTHONPATH": python_path()},
             process_group=0,  # Ctrl-C is for this process, which ends the others
         )
         worker = Process(child, device)
         self.workers.append(worker)
         threading.Thread(target=listen, args=(worker, self.answers), daemon=True).start()
-        worker.send(replace(self.source, options=self.source.options | {"device": device}))
+        worker.send(Opening(self.opening.open, arguments))
+        if self.identity is not None:
+            worker.send(self.identity)
+
+    def free_gpu(self) -> str:
+        """The GPU that the fewest processes have."""
+        import torch
+
+        used = Counter(worker.device for worker in self.workers)
+        return min((f"cuda:{number}" for number in range(torch.cuda.device_count())), key=used.__getitem__)
 
     def drop(self, worker: Process) -> None:
         """End a process."""
         self.workers.remove(worker)
         worker.end()
 
-    def hand_out(self, waiting: deque[Chunk]) -> None:
-        """Give every process that waits a chunk."""
+    def hand_out(self, waiting: deque[Task]) -> None:
+        """Give every process that waits a piece."""
         for worker in self.workers:
-            if waiting and worker.ready and worker.chunk is None:
-                worker.chunk = waiting.popleft()
-                worker.send(worker.chunk)
+            if waiting and worker.ready and worker.task is None:
+                worker.task = waiting.popleft()
+                worker.send(worker.task)
 
-    def replace(self, worker: Process, waiting: deque[Chunk], lost: Counter[int], missing: Missing) -> None:
-        """Put another process in the place of one that has ended, and its chunk back.
+    def replace(self, worker: Process, waiting: deque[Task], lost: Counter[int], missing: Missing) -> None:
+        """Put another process in the place of one that has ended, and its piece back.
 
-        Raises LocateError where a chunk, or the start of a process, ends so again and again.
+        Raises LocateError where a piece, or the start of a process, ends so again and again.
         """
         self.drop(worker)
-        number = -1 if worker.chunk is None else worker.chunk.number
+        number = -1 if worker.task is None else worker.task.number
         lost[number] += 1
         if lost[number] >= TRIES:
-            what = "loading the model" if number < 0 else f"chunk {number + 1} of {missing.job.stage.name!r}"
             raise LocateError(
-                f"{what} ended its process {TRIES} times, at last by {how(worker.child.returncode)}: the machine may "
-                "lack memory: choose fewer --jobs, or less --memory"
+                f"{what_ended(number, missing)} ended its process {TRIES} times, at last by "
+                f"{how(worker.child.returncode)}: the machine may lack memory: choose fewer --jobs, or less --memory"
             )
-        if worker.chunk is not None:
-            waiting.appendleft(worker.chunk)
-            missing.advance(-worker.rows)
+        if worker.task is not None:
+            waiting.appendleft(worker.task)
+            missing.advance(-worker.count)
         self.start()
 
 
-def source_of(model: Model, products: str) -> Source:
-    """How workers get a model."""
-    options = dict(model.options) | {"threads": 1}
-    hashed = model.checkpoint.weights_sha256
-    return Source(model.name, model.dtype, options, hashed, bits_of(model), products)
+def python_path() -> str:
+    """Where this process finds modules, for others to find the same."""
+    return os.pathsep.join(each for each in sys.path if each)
+
+
+def what_ended(number: int, missing: Missing) -> str:
+    """A piece in words, or the start of a process for -1."""
+    return "loading the model" if number < 0 else f"chunk {number + 1} of {missing.work.name!r}"
 
 
 def listen(worker: Process, answers: queue.SimpleQueue[tuple[Process, Any]]) -> None:
@@ -213,26 +240,6 @@ def listen(worker: Process, answers: queue.SimpleQueue[tuple[Process, Any]]) -> 
             answers.put((worker, message))
 
 
-def pickled(job: Job) -> bytes:
-    """A stage with its settings, as bytes; how much memory it may take is that of this process.
-
-    Raises LocateError where they hold something that no other process can read.
-    """
-    settings = replace(job.settings, memory=job.limits.memory)
-    for part in (settings.corruption, job.stage.rewrite, job.stage.derive):
-        if type(part).__module__ == "__main__":
-            raise LocateError(
-                f"{type(part).__name__} is defined in the program itself, where other processes do not find it: put "
-                "it into a module of its own"
-            )
-    try:
-        return pickle.dumps((job.stage, settings))
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise LocateError(
-            f"{job.stage.name!r} cannot be sent to other processes ({error}): trace it in this one"
-        ) from error
-
-
 def how(status: int | None) -> str:
     """How a process ended, in words."""
     if status is None or status >= 0:
@@ -240,11 +247,8 @@ def how(status: int | None) -> str:
     return f"signal {-status} ({signal.Signals(-status).name})"
 
 
-def check_memory(model: Model, job: Job, new: int) -> None:
-    """Raise LocateError where so many more models, with what each may use besides, exceed the free memory."""
-    if model.device != "cpu":
-        return
-    each = model.checkpoint.parameters * model.number_bytes * 1.3 + job.limits.memory
+def check_memory(each: int, new: int) -> None:
+    """Raise LocateError where so many more processes, of so many bytes each, exceed the free memory."""
     free = psutil.virtual_memory().available
     if new * each > free:
         raise LocateError(

@@ -11,13 +11,12 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-
-import pandas as pd
+from typing import Any
 
 from locate.claims import SILENT, Claims
 from locate.errors import LocateError
 from locate.tracing.folder import claim_of
-from locate.tracing.measure import Missing, measure_chunk
+from locate.work import Missing
 
 POLL = 0.5  # seconds between two looks at what others have finished
 
@@ -39,33 +38,33 @@ class Shard:
         if not 0 <= self.number < self.count:
             raise LocateError(f"shard {self.number + 1} of {self.count}: expected one from 1 to their number")
 
-    def __call__(self, missing: Missing) -> Iterator[tuple[int, pd.DataFrame]]:
-        """Measure chunks that nobody else measures, and read the others as they come.
+    def __call__(self, missing: Missing) -> Iterator[tuple[int, Any]]:
+        """Do pieces that nobody else does, and read the others as they come.
 
-        Raises LocateError where the run keeps nothing.
+        Raises LocateError where nothing is kept.
         """
-        parts, job = missing.parts, missing.job
-        if parts is None:
+        kept = missing.kept
+        if kept is None:
             raise LocateError("a shard shares a run folder with others: give one")
-        claims = Claims(parts.path, self.silent)
+        claims = Claims(kept.path, self.silent)
         start = self.number * len(missing.numbers) // self.count
         left = [*missing.numbers[start:], *missing.numbers[:start]]
         while left:
             before = len(left)
             for number in list(left):
-                table = parts.read(number)
-                if table is not None:
-                    missing.advance(job.size(job.chunks[number]))
+                found = kept.read(number)
+                if found is not None:
+                    missing.advance(missing.size(number))
                 elif (claim := claims.take(claim_of(number))) is not None:
                     with claim:
-                        if parts.has(number):
+                        if kept.has(number):
                             continue  # its owner finished it in between
-                        table = measure_chunk(job, job.chunks[number], missing.advance)
-                        parts.write(number, table)
+                        found = missing.do(missing.pieces[number], missing.advance)
+                        kept.write(number, found)
                 else:
                     continue
                 left.remove(number)
-                yield number, table
+                yield number, found
             if len(left) == before:
                 time.sleep(POLL)
 
