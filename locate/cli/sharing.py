@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -133,9 +133,9 @@ def tell_shard(folder: Path, as_json: bool) -> None:
 
 
 def print_slurm(
-    count: int, folder: Path, threads: str | None, device: str | None, jobs: int | None, shard: str | None
+    count: int, runs: Sequence[Path], threads: str | None, device: str | None, jobs: int | None, shard: str | None
 ) -> None:
-    """A script for a job array of this very command, without `--slurm`, each of them a shard."""
+    """A script for a job array of this very command, without `--slurm`, each of them a shard that fills these runs."""
     if count < 1:
         raise LocateError(f"--slurm {count}: expected a number of shards from 1 up")
     if jobs is not None or shard is not None:
@@ -150,7 +150,7 @@ def print_slurm(
             count=count,
             threads=threads or 1,
             gpu="#SBATCH --gres=gpu:1\n" if (device or "").startswith("cuda") else "",
-            gather=shlex.join([*program, "gather", str(folder)]),
+            gather="\n#   ".join(shlex.join([*program, "gather", str(folder)]) for folder in runs),
             folder=shlex.quote(str(Path.cwd())),
             command=shlex.join([*program, *words, *alone, "--shard", "auto"]),
         ),
