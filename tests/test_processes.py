@@ -225,6 +225,8 @@ def test_processes_that_were_expected_open_their_models_while_this_one_does(mode
         assert executor.workers == []
         executor.expect(replace(opening_of(model), arguments={"name": "no such model"}), 0)
         assert len(executor.workers) == 2
+        executor.expect(opening_of(model), 0)
+        assert len(executor.workers) == 2, "those of another model are still there"
         trace(model, PROMPTS.first(4), MAP, controls=None, executor=executor)
 
 

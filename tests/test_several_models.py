@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import pandas as pd
@@ -64,6 +65,16 @@ def test_the_same_command_reads_what_is_measured(swept, monkeypatch):
     assert [each["model"] for each in found["models"]] == [names[0], names[2]]
     assert found["not_traced"] == {}
     assert (output / "models.csv").read_bytes() == before
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_processes_are_shared_by_one_model_after_the_other(swept, tmp_path):
+    _, output, names = swept
+    result = run("--models", f"{names[0]},{names[2]}", "-o", str(tmp_path / "runs"), *CHEAP, "--jobs", "2")
+    assert result.exit_code == 0, result.output
+    for each in sorted(output.glob("*/trace.parquet")):
+        other = pd.read_parquet(tmp_path / "runs" / each.relative_to(output))
+        pd.testing.assert_frame_equal(other, pd.read_parquet(each), check_exact=True)
 
 
 def test_a_model_without_a_clear_total_has_no_site(swept):

@@ -98,6 +98,7 @@ class Processes:
 
         memory  that each of them needs, about; where so much is not free they are started later, and counted exactly
         """
+        self.close()
         if self.jobs * memory < psutil.virtual_memory().available:
             self.opening = opening
             for _ in range(self.jobs):
