@@ -108,7 +108,7 @@ def start_early(executor: Executor, name: str, dtype: str, device: str | None, r
     """
     from locate.workers.processes import Processes
 
-    if not isinstance(executor, Processes) or not (name == "mini" or Path(name).is_dir()):
+    if not isinstance(executor, Processes) or not (name == "mini" or Path(name).exists()):
         return  # what is on a hub is fetched once, by this process
     from locate.model.hooked import SHORT_DTYPES, choose_device
     from locate.tracing.models import open_models
@@ -116,7 +116,8 @@ def start_early(executor: Executor, name: str, dtype: str, device: str | None, r
 
     device, dtype = choose_device(device), SHORT_DTYPES.get(dtype, dtype)
     asked = {"name": name, "dtype": dtype, "device": device, "threads": 1} | reading
-    size = sum(each.stat().st_size for each in Path(name).glob("*.safetensors"))
+    files = Path(name).iterdir() if Path(name).is_dir() else [Path(name)]
+    size = sum(each.stat().st_size for each in files if each.suffix in (".safetensors", ".bin", ".gguf"))
     executor.expect(Opening(open_models, asked), PLENTY * size)
 
 
