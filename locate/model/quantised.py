@@ -1,0 +1,162 @@
+"""Linear layers whose weights are held in eight or four bits and unpacked for every product (bitsandbytes' formats)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+
+from locate.errors import LocateError
+from locate.model.quiet import quiet_transformers
+from locate.sites import check
+
+BITS = (8, 4)
+FORMATS = {8: "int8, one scale for each row", 4: "nf4, with scales that are quantised too"}
+BLOCK = 64  # numbers that share a scale in four bits
+SCALES = 256  # scales that share one in their turn
+NO_INSTALL = (
+    'quantised models need the package bitsandbytes: pip install "locate-bias[quantise]", or leave --quantise out'
+)
+
+
+class QuantisedLinear(torch.nn.Linear):
+    """A frozen linear layer whose weight is held in eight or four bits; its products are those of the unpacked weight.
+
+    bitsandbytes' own layers also round what they multiply: in eight bits to int8, together with what the other tokens
+    of the batch hold, and in four bits on some CPUs to bfloat16. Then a token's numbers depend on tokens after it, and
+    no patch would be exact. Here the weights are rounded, and nothing else is.
+    """
+
+    def __init__(self, weight: Float[torch.Tensor, "out in"], bias: torch.nn.Parameter | None, bits: int) -> None:
+        """Take the place of a layer with this weight."""
+        out, into = weight.shape
+        super().__init__(into, out, bias=False, device="meta")
+        self.bits, self.number = bits, weight.dtype
+        packed, scales = pack_int8(weight) if bits == 8 else pack_nf4(weight)
+        self.weight = torch.nn.Parameter(packed, requires_grad=False)
+        self.register_parameter("bias", bias)
+        for name, tensor in scales.items():
+            self.register_buffer(name, tensor)
+
+    def unpacked(self) -> Float[torch.Tensor, "out in"]:
+        """The weight out of its bits, in the dtype that it had."""
+        from bitsandbytes.functional import QuantState, dequantize_4bit, int8_vectorwise_dequant
+
+        if self.bits == 8:
+            matrix: torch.Tensor = int8_vectorwise_dequant(self.weight, self.scales)
+            return matrix.to(self.number)
+        scales = QuantState(absmax=self.scales_absmax, blocksize=SCALES, code=self.scales_code, dtype=torch.float32)
+        state = QuantState(
+            self.absmax,
+            shape=torch.Size((self.out_features, self.in_features)),
+            code=self.code,
+            blocksize=BLOCK,
+            quant_type="nf4",
+            dtype=self.number,
+            offset=self.offset,
+            state2=scales,
+        )
+        matrix = dequantize_4bit(self.weight, state)
+        return matrix.contiguous()
+
+    def forward(self, x: Float[torch.Tensor, "... in"]) -> Float[torch.Tensor, "... out"]:
+        """The product with the unpacked weight."""
+        return torch.nn.functional.linear(x, self.unpacked(), self.bias)
+
+
+def pack_int8(weight: Float[torch.Tensor, "out in"]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """A matrix in eight bits, as LLM.int8() holds it (Dettmers et al. 2022), and the scale of each row."""
+    from bitsandbytes.functional import int8_vectorwise_quant
+
+    packed, scales, _ = int8_vectorwise_quant(weight.contiguous().half())  # its kernels for GPUs take no other dtype
+    return packed, {"scales": scales}
+
+
+def pack_nf4(weight: Float[torch.Tensor, "out in"]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """A matrix in four bits, as QLoRA holds it (Dettmers et al. 2023): its scales are quantised around an offset."""
+    from bitsandbytes.functional import quantize_4bit
+
+    packed, state = quantize_4bit(weight.contiguous(), blocksize=BLOCK, compress_statistics=True, quant_type="nf4")
+    assert state.state2.blocksize == SCALES
+    return packed, {
+        "absmax": state.absmax,
+        "code": state.code,
+        "offset": state.offset,
+        "scales_absmax": state.state2.absmax,
+        "scales_code": state.state2.code,
+    }
+
+
+def check_quantise(bits: int | None) -> None:
+    """Raise LocateError for a number of bits that is not offered, and where bitsandbytes is not installed."""
+    if bits is None:
+        return
+    check("quantise", str(bits), tuple(map(str, BITS)))
+    try:
+        with quiet_transformers():
+            import bitsandbytes.functional  # noqa: F401
+    except ImportError:
+        raise LocateError(NO_INSTALL) from None
+
+
+def quantise(network: Any, bits: int, device: str) -> None:
+    """Hold the linear layers of a network in a few bits, in place; all but the one that reads out the vocabulary.
+
+    device  that packs each matrix, which comes back to where it was: a GPU is quicker, and need not hold all of them
+
+    Raises LocateError where there is none, and for matrices that cannot be held so.
+    """
+    head = network.get_output_embeddings()
+    found = [
+        name for name, module in network.named_modules(remove_duplicate=False)
+        if module is not head and is_linear(module)
+    ]  # fmt: skip
+    if not found:
+        raise LocateError(
+            f"{type(network).__name__} has no linear layers to be held in {bits} bits: leave --quantise out"
+        )
+    for name in found:
+        holder, _, own = name.rpartition(".")
+        layer = network.get_submodule(name)
+        weight = layer.weight.detach() if isinstance(layer, torch.nn.Linear) else layer.weight.detach().T
+        check_matrix(name, weight, bits)
+        packed = QuantisedLinear(weight.to(device), layer.bias, bits).eval().to(weight.device)
+        setattr(network.get_submodule(holder), own, packed)
+
+
+def is_linear(module: Any) -> bool:
+    """Whether a module is a plain linear layer, as it is in most models or as in GPT-2."""
+    return type(module) is torch.nn.Linear or type(module).__name__ == "Conv1D"
+
+
+def check_matrix(name: str, weight: Float[torch.Tensor, "out in"], bits: int) -> None:
+    """Raise LocateError for rows that are no whole number of blocks, which version 0.50 of bitsandbytes rounds to more
+    than twice the error of others on a CPU, and for numbers beyond float16, through which eight bits go.
+    """
+    if bits == 4 and weight.shape[1] % BLOCK:
+        raise LocateError(
+            f"{name} has rows of {weight.shape[1]} numbers, which bitsandbytes rounds wrongly: four bits need a "
+            f"multiple of {BLOCK}: choose --quantise 8, or leave it out"
+        )
+    if bits == 8 and not weight.half().isfinite().all():
+        raise LocateError(f"{name} holds numbers beyond float16, through which eight bits go: choose --quantise 4")
+
+
+def quantised_layers(network: Any) -> list[str]:
+    """Names of the layers of a network that hold no full weight, by whichever library they were packed."""
+    return [
+        name for name, parameter in network.named_parameters(remove_duplicate=False)
+        if not parameter.dtype.is_floating_point or parameter.dtype.itemsize < 2
+    ]  # fmt: skip
+
+
+def quantised_note(network: Any, bits: int) -> str:
+    """What a reader of the numbers must know, one sentence."""
+    packed = {each: each.in_features * each.out_features for each in network.modules() if type(each) is QuantisedLinear}
+    others = sum(each.numel() for each in network.parameters() if each.dtype.is_floating_point)
+    share = sum(packed.values()) / (sum(packed.values()) + others)
+    return (
+        f"{len(packed)} matrices with {share:.0%} of the numbers are held in {bits} bits ({FORMATS[bits]}); products are "
+        "those of the unpacked matrices: what is measured is the quantised model"
+    )
