@@ -65,6 +65,7 @@ from locate.cli.options import (
     run_folder,
     thread_count,
 )  # fmt: skip
+from locate.cli.placing import DeviceMapOption, QuantiseOption, placing
 from locate.cli.planning import plan_beside
 from locate.cli.sharing import ShardOption, SlurmOption, executor_of, print_slurm, tell_shard, threads_of
 from locate.errors import LocateError
@@ -190,7 +191,7 @@ def trace(
             " /--no-compare-precision",
             rich_help_panel=PRECISION,
             show_default=False,
-            help="below fp32: do not measure a sample of rows in fp32 too, whose difference meta.json keeps",
+            help="below full fp32: do not measure a sample of rows there too, whose difference meta.json keeps",
         ),
     ] = True,
     probabilities: Annotated[
@@ -211,6 +212,8 @@ def trace(
     shard: ShardOption = None,
     slurm: SlurmOption = None,
     device: Device = None,
+    device_map: DeviceMapOption = None,
+    quantise: QuantiseOption = None,
     threads: Threads = None,
     dtype: Dtype = "float32",
     revision: Revision = None,
@@ -242,6 +245,7 @@ def trace(
     check_budget(budget, budget_method, dry_run)
     folder = run_folder(output, model, corrupt.value)
     count = threads_of(threads, jobs, shard, folder)
+    placed = placing(device_map, quantise, jobs)
     chosen = chosen_prompts(prompts, words, swap, template, templates_each, limit, allow_different)
     check_trace(chosen, metric, kind, probabilities, seed)
     with Steps() as steps, ExitStack() as open_now:
@@ -265,7 +269,7 @@ def trace(
         )
         reading: dict[str, Any] = {"revision": revision, "bos": bos.value, "chat": chat}
         reading |= {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
-        loaded = load(model, device=device, dtype=dtype, threads=count, **reading)
+        loaded = load(model, device=device, dtype=dtype, threads=count, **reading, **placed)
         steps.notes(loaded.notes)
         ways = DIRECTIONS if direction is Direction.both else (direction.value,)
         if dry_run:

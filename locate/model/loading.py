@@ -148,17 +148,21 @@ def boot(
     The plain logits are taken before anything but its weights' bits and places is changed in the model.
     """
     name = str(checkpoint.home)
-    encoder, _ = boot_encoder(name, checkpoint.files, checkpoint.architecture, trust_remote_code, bos=bos, chat=chat)
+    encoder, config = boot_encoder(
+        name, checkpoint.files, checkpoint.architecture, trust_remote_code, bos=bos, chat=chat
+    )
     plain = read_network(checkpoint, placement.first, dtype, allow_pickle, trust_remote_code, attention="eager")
     notes = notes_on_loaded(plain, checkpoint)
-    placement.place(plain, name)
+    split = () if placement.quantise is None else split_matrices(checkpoint, config)
+    placement.place(plain, name, split)
     if placement.quantise is not None:
-        notes = [*notes, quantised_note(plain, placement.quantise)]
+        notes = [*notes, quantised_note(plain, placement.quantise, split)]
     device = input_device(plain)
     encoder = check_numbers(name, plain, encoder, device, notes)
     logits = [plain_logits(plain, encoder, prompt, device) for prompt in PROMPTS]
     fuse_activations(plain)
-    with hooking(checkpoint.architecture) if placement.quantise is None else hooking_packed(checkpoint.architecture):
+    into_one_line = hooking if placement.quantise is None else hooking_packed
+    with into_one_line(checkpoint.architecture):
         bridge = build_bridge(checkpoint, plain, encoder.tokenizer, device, dtype, trust_remote_code)
     return bridge, encoder, logits
 
@@ -253,8 +257,6 @@ def boot_encoder(
     name: str, files: Files, architecture: str, trust_remote_code: bool, *, bos: str, chat: bool
 ) -> tuple[Encoder, Any]:
     """How a model reads text, and its configuration."""
-    from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
-    from transformer_lens.model_bridge.sources import build_bridge_config_from_hf
     from transformers import AutoConfig
 
     tokenizer, notes = read_tokenizer(files.tokenizer, trust_remote_code)
@@ -262,14 +264,34 @@ def boot_encoder(
         config = AutoConfig.from_pretrained(files.folder, trust_remote_code=trust_remote_code)
     except UNLOADABLE as error:
         raise LocateError(explain_unloadable(files.folder, error)) from error
-    with hooking(architecture):
-        settings = build_bridge_config_from_hf(config, architecture, str(files.folder), torch.float32)
-        settings = ArchitectureAdapterFactory.select_architecture_adapter(settings).cfg
+    settings = bridge_adapter(config, architecture, files.folder).cfg
     rows = getattr(config.get_text_config(), "vocab_size", None)
     if rows is not None and files.adapter is None:  # an adapter may bring rows of its own
         notes = [*notes, *check_ids(tokenizer, int(rows), name)]
     custom = bool(getattr(settings, "default_prepend_bos", True))
     return encoder_of(tokenizer, bos=bos, chat=chat, custom=custom, notes=notes), config
+
+
+def bridge_adapter(config: Any, architecture: str, folder: Path) -> Any:
+    """What TransformerLens knows of an architecture."""
+    from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
+    from transformer_lens.model_bridge.sources import build_bridge_config_from_hf
+
+    with hooking(architecture):
+        settings = build_bridge_config_from_hf(config, architecture, str(folder), torch.float32)
+        return ArchitectureAdapterFactory.select_architecture_adapter(settings)
+
+
+def split_matrices(checkpoint: Checkpoint, config: Any) -> tuple[str, ...]:
+    """The layers of queries, keys and values as one matrix, which TransformerLens reads and splits into three."""
+    adapter = bridge_adapter(config, checkpoint.architecture, checkpoint.folder)
+    try:
+        return tuple(
+            str(adapter.translate_transformer_lens_path(f"blocks.{layer}.attn.qkv"))
+            for layer in range(int(adapter.cfg.n_layers))
+        )
+    except ValueError:  # they are apart
+        return ()
 
 
 def read_tokenizer(folder: Path, trust_remote_code: bool) -> tuple[Any, list[str]]:
@@ -351,6 +373,6 @@ def hooking_packed(architecture: str) -> Iterator[None]:
         yield
     except (ValueError, KeyError, AttributeError, NotImplementedError, TypeError, RuntimeError) as error:
         raise LocateError(
-            f"TransformerLens cannot hook {architecture} with quantised matrices: it reads them to split queries, keys "
-            "and values that are stored as one: leave --quantise out, or choose a model that stores them apart"
+            f"TransformerLens cannot hook {architecture} with quantised matrices, whose numbers it reads to split "
+            "those that are stored as one: leave --quantise out, or choose another architecture"
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,15 +37,16 @@ class Placement:
         """The device that the weights are read into: the CPU where they are packed or spread before they are used."""
         return self.device if self.device_map is None and self.quantise is None else "cpu"
 
-    def place(self, network: Any, name: str) -> None:
+    def place(self, network: Any, name: str, whole: Collection[str] = ()) -> None:
         """Pack a network that is where `first` says, and put it where it is used, in place.
 
-        name  of the model, for messages
+        name   of the model, for messages
+        whole  layers that are not packed where others are, but rounded as if they were
 
         Raises LocateError when it does not fit there, or cannot be packed.
         """
         if self.quantise is not None:
-            quantise(network, self.quantise, self.device)
+            quantise(network, self.quantise, self.device, whole)
         if self.device_map is not None:
             spread(network, name)
         elif self.quantise is not None:

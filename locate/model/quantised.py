@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -27,6 +28,13 @@ class QuantisedLinear(torch.nn.Linear):
     of the batch hold, and in four bits on some CPUs to bfloat16. Then a token's numbers depend on tokens after it, and
     no patch would be exact. Here the weights are rounded, and nothing else is.
     """
+
+    scales: torch.Tensor  # of eight bits; the others are of four
+    absmax: torch.Tensor
+    code: torch.Tensor
+    offset: torch.Tensor
+    scales_absmax: torch.Tensor
+    scales_code: torch.Tensor
 
     def __init__(self, weight: Float[torch.Tensor, "out in"], bias: torch.nn.Parameter | None, bits: int) -> None:
         """Take the place of a layer with this weight."""
@@ -100,10 +108,11 @@ def check_quantise(bits: int | None) -> None:
         raise LocateError(NO_INSTALL) from None
 
 
-def quantise(network: Any, bits: int, device: str) -> None:
+def quantise(network: Any, bits: int, device: str, whole: Collection[str] = ()) -> None:
     """Hold the linear layers of a network in a few bits, in place; all but the one that reads out the vocabulary.
 
     device  that packs each matrix, which comes back to where it was: a GPU is quicker, and need not hold all of them
+    whole   layers whose numbers are rounded in the same way and held whole
 
     Raises LocateError where there is none, and for matrices that cannot be held so.
     """
@@ -122,7 +131,10 @@ def quantise(network: Any, bits: int, device: str) -> None:
         weight = layer.weight.detach() if isinstance(layer, torch.nn.Linear) else layer.weight.detach().T
         check_matrix(name, weight, bits)
         packed = QuantisedLinear(weight.to(device), layer.bias, bits).eval().to(weight.device)
-        setattr(network.get_submodule(holder), own, packed)
+        if name in whole:
+            weight.copy_(packed.unpacked())
+        else:
+            setattr(network.get_submodule(holder), own, packed)
 
 
 def is_linear(module: Any) -> bool:
@@ -143,20 +155,30 @@ def check_matrix(name: str, weight: Float[torch.Tensor, "out in"], bits: int) ->
         raise LocateError(f"{name} holds numbers beyond float16, through which eight bits go: choose --quantise 4")
 
 
-def quantised_layers(network: Any) -> list[str]:
-    """Names of the layers of a network that hold no full weight, by whichever library they were packed."""
-    return [
-        name for name, parameter in network.named_parameters(remove_duplicate=False)
+def check_full_precision(model: Any) -> None:
+    """Raise LocateError for a model with packed weights, by whichever library, whose numbers cannot be edited.
+
+    model  as `load` or `load_causal` gives it
+    """
+    network = model.bridge.original_model if hasattr(model, "bridge") else model.network
+    packed = [
+        name for name, parameter in network.named_parameters()
         if not parameter.dtype.is_floating_point or parameter.dtype.itemsize < 2
     ]  # fmt: skip
+    if packed:
+        raise LocateError(
+            f"model {model.name!r} is quantised ({packed[0]} is {network.get_parameter(packed[0]).dtype}), and editors "
+            "need full precision: load it with load_causal; what a quantised trace located serves there too"
+        )
 
 
-def quantised_note(network: Any, bits: int) -> str:
-    """What a reader of the numbers must know, one sentence."""
+def quantised_note(network: Any, bits: int, whole: Collection[str] = ()) -> str:
+    """What a reader of the numbers must know, one sentence; `whole` as in `quantise`."""
     packed = {each: each.in_features * each.out_features for each in network.modules() if type(each) is QuantisedLinear}
-    others = sum(each.numel() for each in network.parameters() if each.dtype.is_floating_point)
-    share = sum(packed.values()) / (sum(packed.values()) + others)
+    rest = sum(each.numel() for each in network.parameters() if each.dtype.is_floating_point)
+    share = sum(packed.values()) / (sum(packed.values()) + rest)
+    others = f"; {len(whole)} of queries, keys and values as one are rounded alike and held whole" if whole else ""
     return (
-        f"{len(packed)} matrices with {share:.0%} of the numbers are held in {bits} bits ({FORMATS[bits]}); products are "
-        "those of the unpacked matrices: what is measured is the quantised model"
+        f"{len(packed)} matrices with {share:.0%} of the numbers are held in {bits} bits ({FORMATS[bits]}){others}; "
+        "products are those of the unpacked matrices: what is measured is the quantised model"
     )

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from locate.errors import LocateError
+from locate.model.quantised import BLOCK
 
 NO_INSTALL = 'four bits need the package bitsandbytes: pip install "locate-bias[qlora]", or leave them out'
-BLOCK = 64  # numbers that share a scale
 
 
 class Product(torch.autograd.Function):
