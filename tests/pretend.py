@@ -7,14 +7,13 @@ GPU takes are not pretended.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 CPU = torch.device("cpu")
 INDEXING = (torch.Tensor.__getitem__, torch.Tensor.__setitem__)
@@ -93,11 +92,11 @@ class PretendDevices(TorchFunctionMode):
 
 def common_place(func: Any, args: tuple, kwargs: dict) -> torch.device:
     """The one device of everything that an operation is given."""
-    given = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
+    given = list(tensors_in((*args, *kwargs.values())))
     if func in COMPARING:
         return place_of(args[0])
     if func in INDEXING:  # indices may be in the CPU's memory
-        inside = [each for each in tree_leaves(args[1]) if isinstance(each, torch.Tensor)]
+        inside = list(tensors_in(args[1:2]))
         given = [each for each in given if place_of(each) != CPU or not any(each is other for other in inside)]
     places = {place_of(each) for each in given if each.ndim or place_of(each) != CPU}
     if len(places) > 1:
@@ -105,15 +104,21 @@ def common_place(func: Any, args: tuple, kwargs: dict) -> torch.device:
     return places.pop() if places else CPU
 
 
+def tensors_in(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+    """The tensors among some values, those in tuples and lists too."""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, tuple | list):
+            yield from tensors_in(value)
+
+
 def marked(found: Any, place: torch.device) -> Any:
     """What an operation returned, said to be on a device."""
-
-    def mark(each: Any) -> Any:
-        if isinstance(each, torch.Tensor) and place_of(each) != place:
+    for each in tensors_in((found,)):
+        if place_of(each) != place:
             each.pretended = place
-        return each
-
-    return tree_map(mark, found)
+    return found
 
 
 @contextmanager
