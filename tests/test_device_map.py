@@ -6,6 +6,7 @@ import torch
 from bare import trace
 from families import save_family
 from pretend import CPU, PretendDevices, place_of, pretending
+from test_cli import run  # noqa: F401
 
 from locate.errors import LocateError
 from locate.model.loading import load
@@ -104,6 +105,18 @@ def test_spread_and_quantised(tmp_path, bits):
 
 
 class TestRefusals:
+    def test_several_processes(self, run):  # noqa: F811
+        code, _, err = run("trace", "--device-map", "auto", "--jobs", "2")
+        assert code == 1
+        assert err.startswith("locate-bias: --device-map auto with --jobs 2: each of several processes has one GPU")
+        assert len(err.splitlines()) == 1
+
+    def test_the_command_line_passes_the_map_on(self, run, monkeypatch, tmp_path):  # noqa: F811
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        code, _, err = run("trace", "--device-map", "balanced", "--jobs", "1", "-o", tmp_path / "run")
+        assert code == 1
+        assert "device_map 'balanced' spreads a model over CUDA GPUs, and torch finds none here" in err
+
     def test_without_a_gpu(self, folder, monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         with pytest.raises(LocateError, match=r"device_map 'auto' spreads a model over CUDA GPUs, .* leave it out"):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from bare import trace
 from families import save_family
+from test_cli import run  # noqa: F401
 from test_sweep import EXACT, LIMITS, rows_for, runs_for, same
 
 import locate
@@ -22,6 +23,7 @@ from locate.model.quantised import QuantisedLinear, check_full_precision, quanti
 from locate.model.startup_check import PROMPTS as TEXTS
 from locate.model.untrained import make_untrained
 from locate.prompts import occupation_pairs
+from locate.tracing import load_trace
 from locate.tracing.plan import Map
 from locate.workers.processes import Processes
 
@@ -128,7 +130,7 @@ def test_weights_are_packed_and_said_to_be(quantised):
     llama, gpt2 = (quantised(family, 4) for family in ("llama", "gpt2"))
     assert llama.quantised == 4
     assert "21 matrices with 69% of the numbers are held in 4 bits" in llama.notes[-1]
-    assert "9 matrices with 53% of the numbers" in gpt2.notes[-1]
+    assert "9 matrices with 48% of the numbers" in gpt2.notes[-1]
     assert "3 of queries, keys and values as one are rounded alike and held whole" in gpt2.notes[-1]
     network = llama.bridge.original_model
     packed = [each for each in network.modules() if type(each) is QuantisedLinear]
@@ -172,14 +174,14 @@ def test_the_start_up_check_sees_a_bridge_with_other_weights(folders, monkeypatc
 
 class TestRuns:
     def test_bits_are_not_mixed_in_a_run(self, quantised, folders, tmp_path):
-        run = tmp_path / "run"
-        trace(quantised("llama", 8), PROMPTS, MAP, output=run, compare_precision=False)
+        folder = tmp_path / "run"
+        trace(quantised("llama", 8), PROMPTS, MAP, output=folder, compare_precision=False)
         with pytest.raises(LocateError, match="its quantise is 8, this one's is 4: choose another folder"):
-            trace(quantised("llama", 4), PROMPTS, MAP, output=run, compare_precision=False)
+            trace(quantised("llama", 4), PROMPTS, MAP, output=folder, compare_precision=False)
         full = load(str(folders["llama"]), device="cpu", bos="no", threads=1)
         with pytest.raises(LocateError, match="its quantise is 8, this one's is None"):
-            trace(full, PROMPTS, MAP, output=run)
-        again = trace(quantised("llama", 8), PROMPTS, MAP, output=run, compare_precision=False)
+            trace(full, PROMPTS, MAP, output=folder)
+        again = trace(quantised("llama", 8), PROMPTS, MAP, output=folder, compare_precision=False)
         assert len(again) == again.meta["rows"]
 
     def test_full_precision_that_does_not_fit_can_be_left_out(self, quantised, monkeypatch):
@@ -201,6 +203,17 @@ class TestRuns:
         with Processes(2) as executor:
             found = trace(model, PROMPTS, MAP, compare_precision=False, executor=executor)
         assert found.table.equals(wanted.table)
+
+
+def test_the_command_line_takes_bits(folders, run, tmp_path):  # noqa: F811
+    given = "trace -m {} --quantise 8 --no-compare-precision --limit 4 --no-controls".format(folders["llama"]).split()
+    code, _, err = run(*given, "--templates-each", "1", "--components", "mlp_out", "--formats", "html", "-o", tmp_path)
+    assert code == 0, err
+    assert "matrices with 69% of the numbers are held in 8 bits" in err
+    assert load_trace(tmp_path).meta["recipe"]["quantise"] == 8
+    code, _, err = run("trace", "--quantise", "5")
+    assert code != 0
+    assert "'5' is not one of '8', '4'" in err
 
 
 class TestRefusals:
