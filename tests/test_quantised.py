@@ -109,6 +109,26 @@ class TestNumbers:
         moved = same(model, runs, rows_for(model, runs, 0, 40), EXACT["float32"])
         assert np.mean(moved > 1e-2) > 0.4
 
+    def test_the_sweep_is_exact_in_double_precision(self, quantised, family, bits):
+        model = quantised(family, bits, "float64")
+        runs = runs_for(model)
+        same(model, runs, rows_for(model, runs, 0, 20), 1e-12 if family == "gpt2" else EXACT["float64"])
+
+    def test_gradients_are_those_of_the_unpacked_matrices(self, quantised, family, bits):
+        """And nothing but the packed ones is kept for them."""
+        layer = next(
+            each for each in quantised(family, bits).bridge.original_model.modules() if type(each) is QuantisedLinear
+        )
+        x = torch.randn(2, 3, layer.in_features, requires_grad=True)
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda each: kept.append(each) or each, lambda each: each):
+            found = layer(x)
+        plain = torch.nn.functional.linear(x, layer.unpacked(), layer.bias)
+        assert torch.allclose(found, plain)
+        assert kept == []
+        gradients = (torch.autograd.grad((each**2).sum(), x)[0] for each in (found, plain))
+        assert torch.allclose(*gradients, atol=1e-4)
+
     def test_later_tokens_change_nothing_before_them(self, quantised, family, bits):
         """With bitsandbytes' own layers of eight bits they do: large numbers anywhere choose what all rows round."""
         model = quantised(family, bits)

@@ -15,14 +15,35 @@ from locate.sites import check
 BITS = (8, 4)
 FORMATS = {8: "int8, one scale for each row", 4: "nf4, with scales that are quantised too"}
 BLOCK = 64  # numbers that share a scale in four bits
+SHORTER = {torch.float64: torch.float32}  # which bitsandbytes does not take
 SCALES = 256  # scales that share one in their turn
 NO_INSTALL = (
     'quantised models need the package bitsandbytes: pip install "locate-bias[quantise]", or leave --quantise out'
 )
 
 
+class Product(torch.autograd.Function):
+    """x times the transpose of a packed matrix, which is unpacked for the product and again for its gradient.
+
+    Nothing else has a gradient. What is kept for it is the packed matrix, so no more than one is whole at a time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, layer: QuantisedLinear) -> torch.Tensor:
+        """[..., in] -> [..., out]"""
+        ctx.layer = layer
+        return torch.nn.functional.linear(x, layer.unpacked(), layer.bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """[..., out] -> [..., in]"""
+        return gradients[0] @ ctx.layer.unpacked(), None
+
+
 class QuantisedLinear(torch.nn.Linear):
     """A frozen linear layer whose weight is held in eight or four bits; its products are those of the unpacked weight.
+
+    Gradients pass through it, as factors that are trained beside it need.
 
     bitsandbytes' own layers also round what they multiply: in eight bits to int8, together with what the other tokens
     of the batch hold, and in four bits on some CPUs to bfloat16. Then a token's numbers depend on tokens after it, and
@@ -61,15 +82,17 @@ class QuantisedLinear(torch.nn.Linear):
             code=self.code,
             blocksize=BLOCK,
             quant_type="nf4",
-            dtype=self.number,
+            dtype=SHORTER.get(self.number, self.number),
             offset=self.offset,
             state2=scales,
         )
         matrix = dequantize_4bit(self.weight, state)
-        return matrix.contiguous()
+        return matrix.to(self.number).contiguous()
 
     def forward(self, x: Float[torch.Tensor, "... in"]) -> Float[torch.Tensor, "... out"]:
         """The product with the unpacked weight."""
+        if torch.is_grad_enabled():
+            return Product.apply(x, self)
         return torch.nn.functional.linear(x, self.unpacked(), self.bias)
 
 
@@ -85,7 +108,8 @@ def pack_nf4(weight: Float[torch.Tensor, "out in"]) -> tuple[torch.Tensor, dict[
     """A matrix in four bits, as QLoRA holds it (Dettmers et al. 2023): its scales are quantised around an offset."""
     from bitsandbytes.functional import quantize_4bit
 
-    packed, state = quantize_4bit(weight.contiguous(), blocksize=BLOCK, compress_statistics=True, quant_type="nf4")
+    weight = weight.to(SHORTER.get(weight.dtype, weight.dtype)).contiguous()
+    packed, state = quantize_4bit(weight, blocksize=BLOCK, compress_statistics=True, quant_type="nf4")
     assert state.state2.blocksize == SCALES
     return packed, {
         "absmax": state.absmax,
