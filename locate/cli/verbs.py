@@ -64,6 +64,7 @@ from locate.cli.options import (
     run_folder,
     thread_count,
 )  # fmt: skip
+from locate.cli.placing import DeviceMapOption, QuantiseOption, placing
 from locate.cli.planning import plan_beside
 from locate.cli.sharing import ShardOption, SlurmOption, executor_of, print_slurm, threads_of
 from locate.cli.tracing import Asked, ModelsOption, named_models, trace_models
@@ -191,7 +192,7 @@ def trace(
             " /--no-compare-precision",
             rich_help_panel=PRECISION,
             show_default=False,
-            help="below fp32: do not measure a sample of rows in fp32 too, whose difference meta.json keeps",
+            help="below full fp32: do not measure a sample of rows there too, whose difference meta.json keeps",
         ),
     ] = True,
     probabilities: Annotated[
@@ -212,6 +213,8 @@ def trace(
     shard: ShardOption = None,
     slurm: SlurmOption = None,
     device: Device = None,
+    device_map: DeviceMapOption = None,
+    quantise: QuantiseOption = None,
     threads: Threads = None,
     dtype: Dtype = "float32",
     revision: Revision = None,
@@ -245,6 +248,7 @@ def trace(
     check_noise(corrupt, sigmas, draws)
     check_budget(budget, budget_method, dry_run)
     count = threads_of(threads, jobs, shard, folder)
+    placed = placing(device_map, quantise, jobs)
     chosen = chosen_prompts(prompts, words, swap, template, templates_each, limit, allow_different)
     check_trace(chosen, metric, kind, probabilities, seed)
     with Steps() as steps, executor_of(None if dry_run else jobs, shard) as executor:
@@ -265,7 +269,7 @@ def trace(
             max_dropped,
         )
         reading: dict[str, Any] = {"revision": revision, "bos": bos.value, "chat": chat}
-        reading |= {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
+        reading |= {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code} | placed
         given = {"--revision": revision, "--allow-pickle": allow_pickle, "--trust-remote-code": trust_remote_code}
         ways = DIRECTIONS if direction is Direction.both else (direction.value,)
         shown = Shown(metric, kind, clusters.value, seed, layers_of, layers_at, wanted)

@@ -201,6 +201,6 @@ def measure_map(job: Job, plan: Plan, meta: dict[str, Any], folder: RunFolder | 
         "status": "complete",
         "rows": len(outcome.table),
         "seconds": outcome.seconds,
-        "memory": {"allowed": outcome.job.limits.memory, "peak": peak_memory(job.model.device)},
+        "memory": {"allowed": outcome.job.limits.memory, "peak": peak_memory(*job.model.devices)},
     }
     return Trace(outcome.table, meta | end, estimates=estimates)
