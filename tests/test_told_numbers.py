@@ -77,6 +77,22 @@ def only(rows):
     return row
 
 
+def told_of_quantised_models():
+    whole, *packed = table_of("quantised").to_dict("records")
+    form = "{} nats | {} nats | {:.3f} |"
+    yield f"over all {whole['rows']:,} rows"
+    yield f"effects, rms apart (of {whole['effects, rms (nats)']:.3f} nats)"
+    yield f"| whole | {whole['weights (MiB)']:.0f} MiB |"
+    for row in packed:
+        logs, apart = row["log-probabilities apart, rms (nats)"], row["effects apart, rms (nats)"]
+        yield f"| {row['bits']} bits | {row['weights (MiB)']:.0f} MiB | " + form.format(
+            f"{logs:.3f}", f"{apart:.3f}", row["correlation of effects"]
+        )
+    eight, four = packed
+    shared = "strongest sites shared"
+    yield f"In 8 bits {eight[shared]} of the {whole[shared]} strongest sites are the same, in 4 bits {four[shared]}"
+
+
 def told_of_effects(name, layers, shown):
     """The rows of a table of sites, and the total effect."""
     rows, about = table_of(f"effects_{name}"), read(FIGURES / f"effects_{name}.json")
