@@ -42,6 +42,7 @@ from locate.cli.options import (
     ModelName,
     PromptFile,
     Quantity,
+    RayOption,
     Revision,
     RoleOption,
     Run,
@@ -209,6 +210,7 @@ def trace(
     ] = False,
     jobs: Jobs = None,
     shard: ShardOption = None,
+    ray: RayOption = None,
     slurm: SlurmOption = None,
     device: Device = None,
     threads: Threads = None,
@@ -233,7 +235,7 @@ def trace(
     from locate.cli.writing import Writing, count_figures
 
     if slurm is not None:
-        print_slurm(slurm, run_folder(output, model, corrupt.value), threads, device, jobs, shard)
+        print_slurm(slurm, run_folder(output, model, corrupt.value), threads, device, jobs, shard, ray)
         return
     wanted = format_list(formats)
     plan = parsed_map(components, layers, roles, windows, severed, keys)
@@ -241,7 +243,7 @@ def trace(
     check_noise(corrupt, sigmas, draws)
     check_budget(budget, budget_method, dry_run)
     folder = run_folder(output, model, corrupt.value)
-    count = threads_of(threads, jobs, shard, folder)
+    count = threads_of(threads, jobs, shard, folder, ray)
     chosen = chosen_prompts(prompts, words, swap, template, templates_each, limit, allow_different)
     check_trace(chosen, metric, kind, probabilities, seed)
     with Steps() as steps, ExitStack() as open_now:
@@ -265,7 +267,7 @@ def trace(
         )
         reading: dict[str, Any] = {"revision": revision, "bos": bos.value, "chat": chat}
         reading |= {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
-        executor = open_now.enter_context(executor_of(None if dry_run else jobs, shard))
+        executor = open_now.enter_context(executor_of(None if dry_run else jobs, shard, None if dry_run else ray))
         start_early(executor, model, dtype, device, reading)
         loaded = load(model, device=device, dtype=dtype, threads=count, **reading)
         steps.notes(loaded.notes)
