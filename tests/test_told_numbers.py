@@ -19,7 +19,7 @@ from locate.mediation.located import THRESHOLD
 from locate.report.page.map_data import MOST_BYTES
 from locate.rewriting.originals import read_originals
 from locate.training.guards import Guards
-from locate.workers.processes import TRIES
+from locate.workers.pool import TRIES
 
 FIGURES, EXPERIMENTS = ROOT / "figures", ROOT / "experiments"
 TOLD = " ".join(without_code(page) for page in PAGES)
