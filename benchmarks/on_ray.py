@@ -13,6 +13,7 @@ processes      of Ray, without actors
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -36,9 +37,11 @@ def measured(
         model, Stage("map", locate.occupation_pairs("opposite", templates_each=1).first(limit), MAP), Settings()
     )
     began: list[float] = []
-    loop = Loop(model, job.settings, None, None, Pace((), None), [job])  # type: ignore[arg-type]
+    pace = Pace((), None)
+    loop = Loop(model, job.settings, None, None, pace, [job])  # type: ignore[arg-type]
     missing = loop.missing(job, range(len(job.chunks)), None)
-    object.__setattr__(missing, "begin", lambda: began.append(time.perf_counter()))
+    pace.start("map", job.planned, 1.0)
+    missing = replace(missing, begin=lambda: began.append(time.perf_counter()))
     started = time.perf_counter()
     with Ray("local", jobs) if way == "ray" else Processes(jobs) as executor:
         tables = dict(executor(missing))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import secrets
 import signal
 import subprocess
 import sys
@@ -46,6 +45,8 @@ def two():
         assert executor.connection is not None
         executor.connection.wait()
         yield executor
+    left = [each.name() for each in psutil.Process().children(recursive=True)]
+    assert not {"raylet", "gcs_server"} & set(left), "the cluster has not ended"
 
 
 @pytest.fixture
@@ -86,19 +87,30 @@ def actors() -> list[psutil.Process]:
     return found
 
 
-def test_the_rows_are_those_of_one_process_with_and_without_a_folder(model, whole, two, tmp_path, monkeypatch):
-    written, done = [], []
-    monkeypatch.setattr(Parts, "write", lambda self, chunk, table: written.append(chunk))
-    found = trace(
-        model, PROMPTS, MAP, controls=None, executor=two, output=tmp_path / "run",
-        progress=lambda each: done.append((each.done, each.planned)),
-    )  # fmt: skip
-    assert written == [], "what actors keep is written again"
-    assert done[-1][0] == done[-1][1] == len(whole)
+def test_the_rows_are_those_of_one_process(model, whole, two):
+    done = []
+    found = trace(model, PROMPTS, MAP, controls=None, executor=two, progress=lambda each: done.append(each.done))
     pd.testing.assert_frame_equal(found.table, whole.table, check_exact=True)
-    alone = trace(model, PROMPTS, MAP, controls=None, executor=two)
-    pd.testing.assert_frame_equal(alone.table, whole.table, check_exact=True)
+    assert done[-1] == len(whole)
     assert len(actors()) == 2
+
+
+def test_a_run_goes_on_when_its_actors_are_killed(model, whole, two, tmp_path, monkeypatch):
+    """They keep chunks in the run's folder themselves."""
+    written, killed = [], []
+    monkeypatch.setattr(Parts, "write", lambda self, chunk, table: written.append(chunk))
+
+    def kill(progress) -> None:
+        if progress.done and not killed:
+            killed.append(progress.done)
+            for each in actors():
+                each.kill()
+
+    found = trace(model, PROMPTS, MAP, controls=None, executor=two, output=tmp_path / "run", progress=kill)
+    assert 0 < killed[0] < len(whole)
+    pd.testing.assert_frame_equal(found.table, whole.table, check_exact=True)
+    assert list(tmp_path.rglob("*.partial*")) == []
+    assert written == [], "what actors keep is written again"
 
 
 @contextmanager
@@ -132,21 +144,6 @@ def test_actors_that_are_killed_at_random_lose_nothing(two, monkeypatch):
             found = dict(two(missing(Small(slow=0.1), 30, advance=advanced.append)))
             assert {number: double for number, (_, double) in found.items()} == {each: 2 * each for each in range(30)}
             assert sum(advanced) == 30
-
-
-def test_a_run_goes_on_when_its_actors_are_killed(model, whole, two, tmp_path):
-    rows = []
-
-    def kill(progress) -> None:
-        if progress.done and not rows:
-            rows.append(progress.done)
-            for each in actors():
-                each.kill()
-
-    found = trace(model, PROMPTS, MAP, controls=None, executor=two, output=tmp_path / "run", progress=kill)
-    assert 0 < rows[0] < len(whole)
-    pd.testing.assert_frame_equal(found.table, whole.table, check_exact=True)
-    assert list(tmp_path.rglob("*.partial*")) == []
 
 
 def test_a_piece_that_always_ends_its_actor_is_given_up(two):
@@ -269,41 +266,50 @@ with Ray("local", 1) as executor:
 """
 
 
-def marked(mark: str) -> list[psutil.Process]:
-    """All processes that have inherited a variable."""
+def of_cluster(driver: int) -> list[psutil.Process]:
+    """Ray's processes of the cluster that a process has started: they keep files in its folder open."""
     found = []
     for each in psutil.process_iter():
         try:
-            if each.environ().get("MARK") == mark and each.status() != psutil.STATUS_ZOMBIE:
-                found.append(each)
-        except psutil.Error:
+            files = [str(file.readlink()) for file in Path(f"/proc/{each.pid}/fd").iterdir()]
+        except OSError:
             continue
+        if each.pid != driver and any("/session_" in file and f"_{driver}/" in file for file in files):
+            found.append(each)
     return found
+
+
+def folders(driver: int) -> list[Path]:
+    """Folders of such a cluster."""
+    return list(Path("/tmp/ray").glob(f"session_*_{driver}"))
 
 
 @pytest.mark.parametrize(("sent", "early"), [(signal.SIGINT, False), (signal.SIGKILL, False), (signal.SIGINT, True)])
 def test_nothing_is_left_running(sent, early):
-    """After Ctrl-C, which the terminal sends to all, and after a kill; while it works, and while the cluster starts."""
-    mark = secrets.token_hex(8)
-    environment = os.environ | {"MARK": mark, "PYTHONPATH": os.pathsep.join(sys.path)}
-    child = subprocess.Popen(
+    """After Ctrl-C, which the terminal sends to all, and after a kill; while it works, and while the cluster starts.
+
+    Two of Ray's own processes take a minute to notice that a cluster was killed.
+    """
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
         [sys.executable, "-c", PROGRAM], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
-    )  # fmt: skip
-    for _ in range(1 if early else 2):
-        assert child.stdout.readline(), child.stderr.read()
-    if early:
-        time.sleep(random.Random(0).uniform(1, 4))
-    folders = list(Path("/tmp/ray").glob(f"session_*_{child.pid}"))
-    assert early or len(folders) == 1
-    assert early or len(marked(mark)) >= 4
-    if sent == signal.SIGKILL:
-        child.kill()
-    else:
-        os.killpg(child.pid, sent)
-    child.communicate(timeout=60)
-    assert child.returncode != 0
-    _, alive = psutil.wait_procs(marked(mark), timeout=30)
-    assert alive == []
-    if sent == signal.SIGINT:
-        assert list(Path("/tmp/ray").glob(f"session_*_{child.pid}")) == []
+    ) as child:  # fmt: skip
+        for _ in range(1 if early else 2):
+            assert child.stdout.readline(), child.stderr.read()
+        if early:
+            time.sleep(random.Random(0).uniform(1, 4))
+        began = of_cluster(child.pid)
+        assert early or {"raylet", "ray::DashboardAgent"} <= {each.name() for each in began}
+        if sent == signal.SIGKILL:
+            child.kill()
+        else:
+            os.killpg(child.pid, sent)
+        child.communicate(timeout=60)
+        assert child.returncode != 0
+    end = time.monotonic() + 30
+    slow = ("ray::DashboardA", "ray::RuntimeEnv") if sent == signal.SIGKILL else ()
+    while left := [each for each in of_cluster(child.pid) if not each.name().startswith(slow or ("none",))]:
+        assert time.monotonic() < end, left
+        time.sleep(0.1)
+    assert sent == signal.SIGKILL or folders(child.pid) == []

@@ -116,7 +116,8 @@ class Ray(Pool[Remote]):
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if self.connection is not None and self.connection.up.is_set():
+            if self.connection is not None:
+                self.connection.up.wait()
                 self.close()
         finally:
             self.disconnect()
