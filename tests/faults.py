@@ -486,8 +486,6 @@ FAULTS = [
     fault("workers: a model changed in memory is traced from its files", "workers/worker.py",
           "if self.host.identity() != identity.value:", "if False:",
           "tests/test_processes.py", "-k", "changed_in_memory"),
-    fault("workers: the piece of one that has died is lost", "workers/pool.py",
-          "waiting.appendleft(worker.task)", "pass", *RAY, "-k", "random"),
     fault("ray: what an actor keeps elsewhere is taken for lost", "workers/on_ray.py",
           "if found is not None else self.fetched(worker, message.number)", "", *RAY, "-k", "not_shared"),
     fault("ray: other versions compute along", "workers/on_ray.py",
