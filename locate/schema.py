@@ -1,6 +1,7 @@
 """Versions and schemas of the files that locate writes."""
 
 import json
+import platform
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
@@ -17,6 +18,7 @@ EDIT_VERSION = 1
 RECEIPT_VERSION = 2
 LOCATED_VERSION = 3
 EVALUATION_VERSION = 1
+LIBRARIES = ("transformer-lens", "torch", "transformers", "numpy", "pandas")
 
 
 def locate_version() -> str:
@@ -30,6 +32,12 @@ def library_version(distribution: str) -> str:
         return version(distribution)
     except PackageNotFoundError:
         return "not installed"
+
+
+def programs() -> dict[str, str]:
+    """Versions of what a trace is computed with; another one may round otherwise."""
+    libraries = {name: library_version(name) for name in LIBRARIES}
+    return libraries | {"locate-bias": locate_version(), "python": platform.python_version()}
 
 
 @cache

@@ -97,6 +97,14 @@ Executor = Callable[[Missing], Iterator[tuple[int, Any]]]
 order; it may get ready when it is called, and may keep a piece itself"""
 
 
+@runtime_checkable
+class Early(Protocol):
+    """An executor whose processes can start before there is work."""
+
+    def expect(self, opening: Opening | None, memory: int) -> None:
+        """Start what takes long; where an opening is known already, open it, in about so many bytes each."""
+
+
 def here(missing: Missing) -> Iterator[tuple[int, Any]]:
     """The executor of this process: one piece after the other."""
     for number in missing.numbers:

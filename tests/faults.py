@@ -52,6 +52,7 @@ CELLS = ("tests/test_map_cells.py",)
 IN_BROWSER = ("tests/test_page_in_browser.py",)
 LIVE = ("tests/test_explorer.py",)
 CLAIMS = ("tests/test_claims.py",)
+RAY = ("tests/test_ray.py",)
 TYPED = ["tests/test_terminal.py", "-k", "(quoted or offered) and not one_after"]
 GUARDS = ["tests/test_training.py", "-k", "Guards"]
 DATA = ["tests/test_training.py", "-k", "TestData or TestTokens"]
@@ -490,6 +491,12 @@ FAULTS = [
     fault("workers: a model changed in memory is traced from its files", "workers/worker.py",
           "if self.host.identity() != identity.value:", "if False:",
           "tests/test_processes.py", "-k", "changed_in_memory"),
+    fault("ray: what an actor keeps elsewhere is taken for lost", "workers/on_ray.py",
+          "if found is not None else self.fetched(worker, message.number)", "", *RAY, "-k", "not_shared"),
+    fault("ray: other versions compute along", "workers/on_ray.py",
+          "if mine.get(name) != placed.programs.get(name):", "if False:", *RAY, "-k", "version"),
+    fault("ray: a cluster outlives its run", "workers/cluster.py",
+          "            ray.shutdown()", "            return", *RAY, "-k", "nothing_is_left"),
     fault("shards: who computes otherwise joins", "tracing/folder.py",
           "if mine.get(name) != theirs.get(name):", "if False:", "tests/test_shards.py", "-k", "otherwise"),
     fault("shards: a run is gathered that lacks chunks", "workers/gather.py",

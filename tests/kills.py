@@ -44,10 +44,10 @@ from locate.tracing import stage
 from locate.tracing.folder import RunFolder
 from locate.tracing.plan import Map
 from locate.work import here
-from locate.workers import processes
+from locate.workers import pool, processes
 stage.CHUNK_PAIRS = 2
 RunFolder.forget = lambda folder: None  # kept for a look at the end
-processes.TRIES = 10**6
+pool.TRIES = 10**6
 model = load({model!r}, device="cpu", bos="yes", threads=1)
 prompts = occupation_pairs("anti", templates_each=1).first(96)
 print("ready", flush=True)

@@ -31,7 +31,8 @@ from locate.tracing.models import opening_of
 from locate.tracing.plan import Map
 from locate.tracing.progress import Pace
 from locate.workers.jobs import check_jobs
-from locate.workers.processes import TRIES, Processes
+from locate.workers.pool import TRIES
+from locate.workers.processes import Processes
 
 PROMPTS = occupation_pairs("anti", templates_each=1).first(12)
 MAP = Map(("mlp_out", "attn_out"), roles=("subject_last", "last"))
@@ -129,7 +130,7 @@ def killing(times: int, seed: int) -> Iterator[list[int]]:
 
 
 def test_workers_that_are_killed_at_random_lose_nothing(model, whole, monkeypatch, tmp_path):
-    monkeypatch.setattr("locate.workers.processes.TRIES", 1000)
+    monkeypatch.setattr("locate.workers.pool.TRIES", 1000)
     before = len(workers())
     with Processes(2) as executor:
         rows, begun = [], []

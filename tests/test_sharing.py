@@ -12,6 +12,7 @@ import pytest
 from locate.cli.sharing import executor_of, print_slurm, tell_shard, threads_of
 from locate.errors import LocateError
 from locate.work import here
+from locate.workers.on_ray import Ray
 from locate.workers.processes import Processes
 from locate.workers.shards import Shard
 
@@ -24,28 +25,34 @@ def test_who_runs_the_chunks():
         assert found == Shard(1, 3)
     with executor_of(2, None) as found:
         assert isinstance(found, Processes)
+    with executor_of(2, None, "local") as found:
+        assert isinstance(found, Ray)
+        assert (found.address, found.jobs, found.connection) == ("local", 2, None)
 
 
 def test_several_processes_compute_with_one_thread_each_and_shards_as_the_run_began(tmp_path):
     assert threads_of(None, None, None, tmp_path) is None
     assert threads_of("1", None, None, tmp_path) == threads_of(None, 1, None, tmp_path) == 1
     assert threads_of(None, None, "1/2", tmp_path) is None
+    assert threads_of(None, None, None, tmp_path, "auto") == threads_of("1", 100, None, tmp_path, "auto") == 1
     (tmp_path / "meta.json").write_text(json.dumps({"threads": 3}))
     assert threads_of(None, None, "1/2", tmp_path) == 3
     assert threads_of("1", None, "1/2", tmp_path) == 1
 
 
 @pytest.mark.parametrize(
-    ("threads", "jobs", "shard", "said"),
+    ("threads", "jobs", "shard", "ray", "said"),
     [
-        (None, 2, "1/2", "--jobs 2 with --shard 1/2: choose one"),
-        (None, 0, None, "jobs 0: expected a whole number from 1 up"),
-        (None, None, "3", "shard '3': expected"),
+        (None, 2, "1/2", None, "--jobs 2 with --shard 1/2: choose one"),
+        (None, 0, None, None, "jobs 0: expected a whole number from 1 up"),
+        (None, 0, None, "local", "jobs 0: expected a whole number from 1 up"),
+        (None, None, "3", None, "shard '3': expected"),
+        (None, None, "1/2", "auto", "--ray auto with --shard 1/2: choose one"),
     ],
 )
-def test_what_does_not_go_together_is_refused(tmp_path, threads, jobs, shard, said):
+def test_what_does_not_go_together_is_refused(tmp_path, threads, jobs, shard, ray, said):
     with pytest.raises(LocateError, match=said):
-        threads_of(threads, jobs, shard, tmp_path)
+        threads_of(threads, jobs, shard, tmp_path, ray)
 
 
 def test_a_shard_that_is_done_says_what_follows(tmp_path, capsys):
@@ -58,15 +65,22 @@ def test_a_shard_that_is_done_says_what_follows(tmp_path, capsys):
 def test_threads_beside_jobs_are_refused(tmp_path):
     with pytest.raises(LocateError, match="--threads 2 with --jobs 2: each of several processes computes with one"):
         threads_of("2", 2, None, tmp_path)
+    with pytest.raises(LocateError, match="--threads 2 with --ray auto: each of several processes computes with one"):
+        threads_of("2", None, None, tmp_path, "auto")
 
 
 @pytest.mark.parametrize(
-    ("count", "jobs", "shard", "said"),
-    [(0, None, None, "--slurm 0: expected"), (2, 2, None, "leave --jobs"), (2, None, "1/2", "leave --jobs")],
+    ("count", "jobs", "shard", "ray", "said"),
+    [
+        (0, None, None, None, "--slurm 0: expected"),
+        (2, 2, None, None, "leave --jobs"),
+        (2, None, "1/2", None, "leave --jobs"),
+        (2, None, None, "auto", "leave --jobs, --shard and --ray out"),
+    ],
 )
-def test_a_script_of_something_else_is_refused(tmp_path, count, jobs, shard, said):
+def test_a_script_of_something_else_is_refused(tmp_path, count, jobs, shard, ray, said):
     with pytest.raises(LocateError, match=said):
-        print_slurm(count, [tmp_path], None, None, jobs, shard)
+        print_slurm(count, [tmp_path], None, None, jobs, shard, ray)
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,16 @@ Jobs = Annotated[
         help="processes that share the work, each with its own model and one thread, or one GPU; default: one process",
     ),
 ]
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        rich_help_panel=MEASURING,
+        help="share the work on the Ray cluster there (auto, 10.0.0.1:6379), or on one started here (local); --jobs "
+        "says among how many",
+    ),
+]
 Dtype = Annotated[
     str,
     typer.Option(

@@ -45,15 +45,18 @@ QuantiseOption = Annotated[
 ]
 
 
-def placing(device_map: DeviceMap | None, quantise: Quantise | None, jobs: int | None) -> dict[str, Any]:
+def placing(
+    device_map: DeviceMap | None, quantise: Quantise | None, jobs: int | None, ray: str | None = None
+) -> dict[str, Any]:
     """What `load` is told of both.
 
     Raises LocateError where several processes would each have one GPU, and the model all of them.
     """
-    if device_map is not None and jobs is not None and jobs > 1:
+    others = f"--ray {ray}" if ray is not None else f"--jobs {jobs}"
+    if device_map is not None and (ray is not None or (jobs or 1) > 1):
         raise LocateError(
-            f"--device-map {device_map.value} with --jobs {jobs}: each of several processes has one GPU, and such a "
-            "model all of them: leave one out"
+            f"--device-map {device_map.value} with {others}: each of several processes has one GPU, and such a model "
+            "all of them: leave one out"
         )
     return {
         "device_map": None if device_map is None else device_map.value,

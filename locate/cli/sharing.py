@@ -54,9 +54,13 @@ exec {command}
 """
 
 
-def threads_of(text: str | None, jobs: int | None, shard: str | None, folder: Path) -> int | None:
+def threads_of(
+    text: str | None, jobs: int | None, shard: str | None, folder: Path, ray: str | None = None
+) -> int | None:
     """The number of threads of a process: one where several share the work, and that which a shared run began with."""
     count = thread_count(text)
+    if ray is not None and shard is not None:
+        raise LocateError(f"--ray {ray} with --shard {shard}: choose one; each shard is one process")
     if jobs is not None and shard is not None:
         raise LocateError(f"--jobs {jobs} with --shard {shard}: choose one; each shard is one process")
     if shard is not None:
@@ -65,13 +69,15 @@ def threads_of(text: str | None, jobs: int | None, shard: str | None, folder: Pa
         shard_of(shard)
         begun = threads_of_run(folder)
         return begun if count is None else count
-    if jobs is None:
+    if jobs is None and ray is None:
         return count
-    from locate.workers.jobs import check_jobs
+    if jobs is not None and ray in (None, "local"):
+        from locate.workers.jobs import check_jobs
 
-    check_jobs(jobs)
+        check_jobs(jobs)
     if count not in (None, 1):
-        raise LocateError(f"--threads {count} with --jobs {jobs}: each of several processes computes with one thread")
+        way = f"--jobs {jobs}" if ray is None else f"--ray {ray}"
+        raise LocateError(f"--threads {count} with {way}: each of several processes computes with one thread")
     return 1
 
 
@@ -84,11 +90,23 @@ def threads_of_run(folder: Path) -> int | None:
 
 
 @contextmanager
-def executor_of(jobs: int | None, shard: str | None) -> Iterator[Executor]:
-    """Where chunks are run: in this process, in several, or in this one as one of several anywhere."""
+def executor_of(
+    jobs: int | None, shard: str | None, ray: str | None = None, *, forecast: bool = False
+) -> Iterator[Executor]:
+    """Where chunks are run: in this process, in several, on a cluster, or in this one as one of several anywhere.
+
+    forecast  whether nothing is measured, so that this process is enough
+    """
     from locate.work import here
 
-    if shard is not None:
+    if forecast:
+        yield here
+    elif ray is not None:
+        from locate.workers.on_ray import Ray
+
+        with Ray(ray, jobs) as executor:
+            yield executor
+    elif shard is not None:
         from locate.workers.shards import shard_of
 
         yield shard_of(shard)
@@ -97,8 +115,8 @@ def executor_of(jobs: int | None, shard: str | None) -> Iterator[Executor]:
     else:
         from locate.workers.processes import Processes
 
-        with Processes(jobs) as executor:
-            yield executor
+        with Processes(jobs) as processes:
+            yield processes
 
 
 def start_early(executor: Executor, name: str, dtype: str, device: str | None, reading: dict[str, Any]) -> None:
@@ -106,10 +124,13 @@ def start_early(executor: Executor, name: str, dtype: str, device: str | None, r
 
     reading  further options of `load`
     """
-    from locate.workers.processes import Processes
+    from locate.work import Early
 
-    if not isinstance(executor, Processes) or not (name == "mini" or Path(name).exists()):
-        return  # what is on a hub is fetched once, by this process
+    if not isinstance(executor, Early):
+        return
+    if not (name == "mini" or Path(name).exists()):
+        executor.expect(None, 0)  # what is on a hub is fetched once, by this process
+        return
     from locate.model.hooked import SHORT_DTYPES, choose_device
     from locate.tracing.models import open_models
     from locate.work import Opening
@@ -134,13 +155,19 @@ def tell_shard(folder: Path, as_json: bool) -> None:
 
 
 def print_slurm(
-    count: int, runs: Sequence[Path], threads: str | None, device: str | None, jobs: int | None, shard: str | None
+    count: int,
+    runs: Sequence[Path],
+    threads: str | None,
+    device: str | None,
+    jobs: int | None,
+    shard: str | None,
+    ray: str | None = None,
 ) -> None:
     """A script for a job array of this very command, without `--slurm`, each of them a shard that fills these runs."""
     if count < 1:
         raise LocateError(f"--slurm {count}: expected a number of shards from 1 up")
-    if jobs is not None or shard is not None:
-        raise LocateError("--slurm makes shards of the command: leave --jobs and --shard out")
+    if any(each is not None for each in (jobs, shard, ray)):
+        raise LocateError("--slurm makes shards of the command: leave --jobs, --shard and --ray out")
     words = sys.argv[1:]
     place = next(place for place, word in enumerate(words) if word.partition("=")[0] == "--slurm")
     words[place : place + (1 if "=" in words[place] else 2)] = []

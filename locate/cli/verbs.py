@@ -41,6 +41,7 @@ from locate.cli.options import (
     ModelName,
     PromptFile,
     Quantity,
+    RayOption,
     Revision,
     RoleOption,
     Run,
@@ -211,6 +212,7 @@ def trace(
     ] = False,
     jobs: Jobs = None,
     shard: ShardOption = None,
+    ray: RayOption = None,
     slurm: SlurmOption = None,
     device: Device = None,
     device_map: DeviceMapOption = None,
@@ -240,18 +242,18 @@ def trace(
     folder = run_folder(output, model if several is None else "models", corrupt.value)
     if slurm is not None:
         runs = [folder] if several is None else [folder / each for each in several.values()]
-        print_slurm(slurm, runs, threads, device, jobs, shard)
+        print_slurm(slurm, runs, threads, device, jobs, shard, ray)
         return
     wanted = format_list(formats)
     plan = parsed_map(components, layers, roles, windows, severed, keys)
     check_names(metric, list(plan.components), list(plan.roles or ()), layers_of, layers_at)
     check_noise(corrupt, sigmas, draws)
     check_budget(budget, budget_method, dry_run)
-    count = threads_of(threads, jobs, shard, folder)
-    placed = placing(device_map, quantise, jobs)
+    count = threads_of(threads, jobs, shard, folder, ray)
+    placed = placing(device_map, quantise, jobs, ray)
     chosen = chosen_prompts(prompts, words, swap, template, templates_each, limit, allow_different)
     check_trace(chosen, metric, kind, probabilities, seed)
-    with Steps() as steps, executor_of(None if dry_run else jobs, shard) as executor:
+    with Steps() as steps, executor_of(jobs, shard, ray, forecast=dry_run) as executor:
         steps.say("loading TransformerLens and the model")
         from locate.model.memory import parse_size
         from locate.study.forecast import foretell

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import asdict
 from typing import Any
 
 from locate.files import hash_of, strict
 from locate.model.products import product_library
-from locate.schema import TRACE_VERSION, library_version, locate_version
+from locate.schema import TRACE_VERSION, locate_version, programs
 from locate.tracing.plan import Map, hash_of_patches
 from locate.tracing.stage import Job
-
-LIBRARIES = ("transformer-lens", "torch", "transformers", "numpy", "pandas")
 
 
 def starting_meta(job: Job, chosen_by: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -59,8 +56,7 @@ def starting_meta(job: Job, chosen_by: dict[str, Any] | None = None) -> dict[str
             "map": None if job.map is None else asdict(job.map),
             "directions": list(job.stage.directions),
             "corruption": corruption,
-            "libraries": {name: library_version(name) for name in LIBRARIES}
-            | {"locate-bias": locate_version(), "python": platform.python_version()},
+            "libraries": programs(),
             "seconds": 0.0,
         }
     )

@@ -9,7 +9,7 @@ from io import BytesIO
 from typing import Any
 
 from locate.errors import LocateError
-from locate.work import Piece, Work
+from locate.work import Kept, Piece, Work
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,13 @@ class Task:
     work    pickled; a worker prepares the same bytes once
     number  of the piece
     piece   what it is
+    kept    where a worker that sees the folder keeps what it gives; None where it only sends it back
     """
 
     work: bytes
     number: int
     piece: Piece
+    kept: Kept | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,25 @@ class Done:
 
     number: int
     found: Any
+
+
+@dataclass(frozen=True)
+class Written:
+    """A piece whose worker has kept what it gave."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A worker on a cluster has started.
+
+    machine   that it is on
+    programs  versions of what it computes with (see `programs`)
+    """
+
+    machine: str
+    programs: dict[str, str]
 
 
 @dataclass(frozen=True)
