@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -101,10 +101,18 @@ def executor_of(jobs: int | None, shard: str | None) -> Iterator[Executor]:
             yield executor
 
 
-def start_early(executor: Executor, name: str, dtype: str, device: str | None, reading: dict[str, Any]) -> None:
+def start_early(
+    executor: Executor,
+    name: str,
+    dtype: str,
+    device: str | None,
+    reading: dict[str, Any],
+    opens: Callable[..., Any] | None = None,
+) -> None:
     """Let other processes open a model of this machine while this one does.
 
-    reading  further options of `load`
+    reading  further options of `load`, or of what opens it
+    opens    by which they open it; None for what opens the models of a trace
     """
     from locate.workers.processes import Processes
 
@@ -117,7 +125,7 @@ def start_early(executor: Executor, name: str, dtype: str, device: str | None, r
     device, dtype = choose_device(device), SHORT_DTYPES.get(dtype, dtype)
     asked = {"name": name, "dtype": dtype, "device": device, "threads": 1} | reading
     size = sum(each.stat().st_size for each in Path(name).glob("*.safetensors"))
-    executor.expect(Opening(open_models, asked), PLENTY * size)
+    executor.expect(Opening(opens or open_models, asked), PLENTY * size)
 
 
 def tell_shard(folder: Path, as_json: bool) -> None:

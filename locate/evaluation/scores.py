@@ -137,6 +137,9 @@ class Test:
     paired   tables of two models, before and after -> scores that need both, such as the share of what was kept
     strata   an item's stratum, where `limit` holds for each stratum; None where it holds for all items together
     usual    the limit where nobody names one; None takes every item
+    chunk    how many items are measured at a time, and maybe in several processes: the rows of an item must depend on
+             that item alone, so that the tables of chunks, one below the other, are the test's. 0 measures all
+             together. The last digits of numbers depend on it, as batches do not reach over chunks
     cluster  a table -> the group of each row that the intervals resample, for changes on paired items; with None,
              the change of a score is treated as one between two independent samples
     """
@@ -152,6 +155,7 @@ class Test:
     paired: Callable[[pd.DataFrame, pd.DataFrame], Sequence[Score]] | None = None
     strata: Callable[[Any], str] | None = None
     usual: int | None = None
+    chunk: int = 0
     cluster: Callable[[pd.DataFrame], np.ndarray] | None = None
 
 
