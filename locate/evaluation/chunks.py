@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
+from locate.errors import LocateError
 from locate.evaluation.scores import Items, Step, Test
 from locate.work import Advance, Do, Executor, Missing, Piece
 
@@ -26,7 +30,7 @@ PARTS = 1000  # of an item, in which progress is counted: a test may have one lo
 
 @dataclass(frozen=True, eq=False)
 class TestsWork:
-    """Tests as work for other processes; a piece is (place of the test, its first item, the item after its last)."""
+    """Tests as work for other processes; a piece is (place of the test, places of its items)."""
 
     measures: tuple[Measure, ...]
     items: tuple[Items, ...]
@@ -42,8 +46,8 @@ class TestsWork:
 
     def measure(self, model: CausalModel, piece: Piece, advance: Advance) -> tuple[pd.DataFrame, float]:
         """A chunk's table, and the seconds that it took."""
-        place, first, end = piece
-        items = replace(self.items[place], rows=self.items[place].rows[first:end])
+        place, *chosen = piece
+        items = replace(self.items[place], rows=tuple(self.items[place].rows[each] for each in chosen))
         whole, told = PARTS * len(items), 0
 
         def step(done: int, total: int) -> None:
@@ -58,9 +62,17 @@ class TestsWork:
 
 
 def chunks_of(place: int, test: Test, items: Items) -> list[Piece]:
-    """The chunks of the test at a place: of so many items as the test says, or all items together."""
-    size = test.chunk or len(items)
-    return [(place, first, min(first + size, len(items))) for first in range(0, len(items), size)]
+    """The chunks of the test at a place, all of about one size: of so many items as it says at most, or of all items.
+
+    Items of like length share a chunk, the longest first: batches inside a chunk then need as little padding as those
+    of the whole test.
+    """
+    count = math.ceil(len(items) / (test.chunk or len(items)))
+    if count == 1:
+        return [(place, *range(len(items)))]
+    order = sorted(range(len(items)), key=lambda each: -len(str(items.rows[each])))
+    ends = [len(order) * number // count for number in range(count + 1)]
+    return [(place, *order[first:end]) for first, end in pairwise(ends)]
 
 
 def measure_tests(
@@ -87,12 +99,24 @@ def measure_tests(
         own = [each for each, piece in enumerate(pieces) if piece[0] == place]
         if all(each in found for each in own):
             tables, seconds = zip(*(found.pop(each) for each in own), strict=True)
-            yield place, join(tables), sum(seconds)
+            yield place, join(tests[place][0], [pieces[each][1:] for each in own], tables), sum(seconds)
 
 
-def join(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The tables of a test's chunks, one below the other."""
-    return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
+def join(test: Test, chunks: Sequence[Piece], tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """A test's table from those of its chunks, its rows in the order of the items.
+
+    Raises LocateError where a chunk's table has not one row per item.
+    """
+    if len(tables) == 1:
+        return tables[0]
+    for chunk, table in zip(chunks, tables, strict=True):
+        if len(table) != len(chunk):
+            raise LocateError(
+                f"test {test.name!r} has chunks of {test.chunk} items, and measured {len(table)} rows of {len(chunk)} "
+                "items: expected one row per item, or no `chunk`"
+            )
+    order = np.argsort(np.concatenate(chunks))
+    return pd.concat(tables, ignore_index=True).iloc[order].reset_index(drop=True)
 
 
 def missing(model: CausalModel, work: TestsWork, pieces: Sequence[Piece], watch: Callable[[int, int], None]) -> Missing:
@@ -107,7 +131,7 @@ def missing(model: CausalModel, work: TestsWork, pieces: Sequence[Piece], watch:
         identity=model.identity,
         pieces=pieces,
         numbers=range(len(pieces)),
-        size=lambda number: PARTS * (pieces[number][2] - pieces[number][1]),
+        size=lambda number: PARTS * (len(pieces[number]) - 1),
         memory=memory_of(model),
         products=product_library(model.dtype, model.device, model.threads),
         watch=watch,
