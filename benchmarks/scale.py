@@ -2,9 +2,11 @@
 
     python benchmarks/scale.py [--model models/smollm2-135m-instruct] [--limit PAIRS] [--most 2] [--out FOLDER]
 
-Measured: the map and controls of `make demo` in this process with one thread, then in --most processes, and by as many
-shards, each once; their rows must be equal bit for bit. Of each the seconds of the map and of all. Besides: the seconds
-until a process is ready, of a chunk, and of reading one when the run is put together.
+Measured: the command of `make demo`, without pictures, in one process with one thread, then in --most processes, by as
+many actors of a Ray cluster of its own, and by as many shards, each once; their rows and controls must be equal bit for
+bit. Of each the seconds of the map and of the controls, as meta.json has them, and of the whole command with loading,
+effects, figures and report; of shards those of the slowest, and of `gather`. Besides: the seconds until a process is
+ready, and of reading a chunk when the run is put together.
 
 Reckoned: maps of all layers of models of 7 and of 70 billion parameters by 1 to 1,000 workers, each as fast as one
 thread was here, or as --speed says (operations a second). Workers start at once, each reads the weights at --reading
@@ -13,20 +15,20 @@ bytes a second, chunks are handed out one by one, and the tables are read at the
 
 import argparse
 import math
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 import locate
+from locate.files import read_json
 from locate.tracing.folder import PARTS
+from locate.tracing.models import opening_of
 from locate.tracing.stage import CHUNK_OPERATIONS, SHARED, Settings, Stage, prepare
-from locate.workers.messages import Task
 from locate.workers.processes import Processes
 
 COMPONENTS, ROLES = ("attn_out", "mlp_out"), ("subject_last", "last")
@@ -42,65 +44,96 @@ def pairs(limit: int | None) -> locate.Prompts:
     return found if limit is None else found.first(limit)
 
 
-def timed(model: locate.model.hooked.Model, limit: int | None, jobs: int) -> tuple[dict[str, object], pd.DataFrame]:
-    """One run in so many processes: what it took, and its rows."""
-    ready: list[float] = []
-    started = time.perf_counter()
-    with Processes(jobs) as executor:
-        if jobs > 1:
-            watch_starts(executor, ready)
-        found = locate.trace(model, pairs(limit), MAP, **({"executor": executor} if jobs > 1 else {}))
-    row = {
-        "way": "this process" if jobs == 1 else "processes",
-        "workers": jobs,
-        "map (s)": found.meta["seconds"],
-        "all (s)": time.perf_counter() - started,
-        "start of a worker (s)": statistics.median(ready) if ready else math.nan,
-    }
-    return row, found.table
-
-
-def watch_starts(executor: Processes, ready: list[float]) -> None:
-    """Note the seconds from the start of each process to its first answer."""
-    begun: dict[int, float] = {}
-    start, hand_out = executor.start, executor.hand_out
-
-    def starting() -> None:
-        start()
-        begun[id(executor.workers[-1])] = time.perf_counter()
-
-    def handing(waiting: deque[Task]) -> None:
-        for worker in executor.workers:
-            if worker.ready and id(worker) in begun:
-                ready.append(time.perf_counter() - begun.pop(id(worker)))
-        hand_out(waiting)
-
-    executor.start, executor.hand_out = starting, handing  # type: ignore[method-assign]
-
-
-def by_shards(name: str, limit: int | None, count: int, folder: Path) -> tuple[dict[str, object], pd.DataFrame]:
-    """The same by so many commands that share a folder, and the seconds of putting it together."""
+def command(name: str, limit: int | None, folder: Path, *more: str) -> list[str]:
+    """The command that is timed."""
     few = [] if limit is None else ["--limit", str(limit)]
-    command = [
-        sys.executable, "-m", "locate", "trace", "-m", name, "-o", str(folder), *few, "--threads", "1",
-        "--components", ",".join(COMPONENTS), "--roles", ",".join(ROLES), "--templates-each", "1",
+    return [
+        sys.executable, "-m", "locate", "trace", "-m", name, "-o", str(folder), *few, "--templates-each", "1",
+        "--components", ",".join(COMPONENTS), "--roles", ",".join(ROLES), "--formats", "html", *more,
     ]  # fmt: skip
+
+
+def timed(way: str, workers: int, folder: Path, run: Callable[[], float]) -> dict[str, object]:
+    """One run: what it took."""
     started = time.perf_counter()
-    shards = [
-        subprocess.Popen([*command, "--shard", f"{number}/{count}"], stderr=subprocess.DEVNULL)
+    more = run()
+    seconds = time.perf_counter() - started
+    meta = read_json(folder / "meta.json")
+    return {
+        "way": way,
+        "workers": workers,
+        "map (s)": meta["seconds"],
+        "controls (s)": meta["controls"]["seconds"],
+        "whole command (s)": seconds - more,
+        "gather (s)": more or math.nan,
+    }
+
+
+def asked(words: Sequence[str]) -> float:
+    """Run a command; nothing comes after it."""
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return 0.0
+
+
+def shards(words: Sequence[str], count: int, folder: Path, chunks: list[float]) -> float:
+    """Run a command as so many shards, then put the run together; returns the seconds of that.
+
+    chunks  the seconds of reading each chunk are put there
+    """
+    running = [
+        subprocess.Popen([*words, "--shard", f"{number}/{count}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for number in range(1, count + 1)
     ]
-    if any(each.wait() for each in shards):
+    if any(each.wait() for each in running):
         raise SystemExit("a shard failed")
-    seconds = time.perf_counter() - started
-    files = sorted((folder / PARTS).glob("*/part-*.parquet"))
-    began = time.perf_counter()
-    for file in files:
+    started = time.perf_counter()
+    for file in sorted((folder / PARTS).glob("*/part-*.parquet")):
+        began = time.perf_counter()
         pd.read_parquet(file)
-    reading = (time.perf_counter() - began) / len(files)
-    row = {"way": "shards, with their start", "workers": count, "map (s)": math.nan, "all (s)": seconds}
-    row |= {"reading a chunk (s)": reading, "chunks": len(files)}
-    return row, locate.load_trace(folder).table
+        chunks.append(time.perf_counter() - began)
+    read = time.perf_counter() - started
+    asked([sys.executable, "-m", "locate", "gather", str(folder), "--formats", "html"])
+    return time.perf_counter() - started - read
+
+
+def start_of_a_worker(model: locate.model.hooked.Model) -> float:
+    """Seconds until one process has opened the model, beside nothing else."""
+    started = time.perf_counter()
+    with Processes(1) as executor:
+        few = locate.Map(components=COMPONENTS[:1], layers=(0,), roles=ROLES[-1:])
+        executor.expect(opening_of(model), 0)
+        locate.trace(model, pairs(1), few, controls=None, executor=executor)
+        return time.perf_counter() - started
+
+
+def measured(name: str, limit: int | None, most: int) -> tuple[pd.DataFrame, list[float]]:
+    """All ways, with how many times as fast as the first each is; and the seconds of reading each chunk.
+
+    Raises AssertionError where their numbers differ.
+    """
+    chunks: list[float] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary)
+
+        def ask(own: str, *more: str) -> Callable[[], float]:
+            return lambda: asked(command(name, limit, place / own, *more))
+
+        rows = [
+            timed("this process", 1, place / "1", ask("1", "--threads", "1")),
+            timed("processes", most, place / "2", ask("2", "--jobs", str(most))),
+            timed("Ray", most, place / "3", ask("3", "--jobs", str(most), "--ray", "local")),
+        ]
+        words = command(name, limit, place / "4", "--threads", "1")
+        rows.append(timed("shards", most, place / "4", lambda: shards(words, most, place / "4", chunks)))
+        first = locate.load_trace(place / "1")
+        for own in ("2", "3", "4"):
+            other = locate.load_trace(place / own)
+            pd.testing.assert_frame_equal(other.table, first.table, check_exact=True)
+            pd.testing.assert_frame_equal(other.controls, first.controls, check_exact=True)
+    table = pd.DataFrame(rows)
+    for column, short in (("map (s)", "map"), ("whole command (s)", "whole command")):
+        table[f"times faster, {short}"] = table[column].iloc[0] / table[column]
+    return table, chunks
 
 
 def speed_of(model: locate.model.hooked.Model, limit: int | None, seconds: float) -> float:
@@ -142,28 +175,18 @@ def main() -> None:
     parser.add_argument("--reading", type=float, default=2e9, help="bytes a second at which a worker reads weights")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "figures")
     options = parser.parse_args()
+    table, chunks = measured(options.model, options.limit, options.most)
     model = locate.load(options.model, threads=1)
-    rows, table = timed(model, options.limit, 1)
-    found = [rows]
-    more, other = timed(model, options.limit, options.most)
-    pd.testing.assert_frame_equal(other, table, check_exact=True)
-    found.append(more)
-    with tempfile.TemporaryDirectory() as temporary:
-        more, other = by_shards(options.model, options.limit, options.most, Path(temporary) / "run")
-    pd.testing.assert_frame_equal(other, table, check_exact=True)
-    measured = pd.DataFrame([*found, more])
-    measured["times faster, map"] = measured["map (s)"].iloc[0] / measured["map (s)"]
-    measured["times faster, all"] = measured["all (s)"].iloc[0] / measured["all (s)"]
-    a_chunk = float(measured["reading a chunk (s)"].iloc[2])
-    start = float(measured["start of a worker (s)"].iloc[1])
-    speed = options.speed or speed_of(model, options.limit, float(measured["map (s)"].iloc[0]))
+    start = start_of_a_worker(model)
+    a_chunk = sum(chunks) / len(chunks)
+    speed = options.speed or speed_of(model, options.limit, float(table["map (s)"].iloc[0]))
     large = pd.DataFrame(
         [reckoned(name, workers, speed, options.reading, a_chunk, start) for name in LARGE for workers in WORKERS]
     )
-    for name, each in {"scale": measured, "scale_reckoned": large}.items():
+    for name, each in {"scale": table, "scale_reckoned": large}.items():
         print(each.to_string(index=False), flush=True)
         each.to_csv(options.out / f"{name}.csv", index=False, float_format="%.6g")
-    print(f"{speed:.3g} operations a second of a worker")
+    print(f"{speed:.3g} operations a second of a worker; {start:.1f} s until one is ready; {a_chunk:.3f} s a chunk")
 
 
 if __name__ == "__main__":

@@ -158,6 +158,27 @@ class Claims:
             return True
         return time.monotonic() - since < self.silent
 
+    def living(self, name: str) -> str | None:
+        """Who has a piece of work, in words; None where nobody has, or who had it is dead.
+
+        Of another machine that is told by waiting: until its claim has changed, or has not for long enough.
+        """
+        latest = self.latest(name)
+        if latest is None:
+            return None
+        first, owner = read_or_none(latest[1]), self.owner(name)
+        while self.alive(latest[1]):
+            text = read_or_none(latest[1])
+            if text != first or (owner_in(text or "") or {}).get("machine") == this_machine():
+                return owner or "an unknown process"
+            time.sleep(min(1.0, self.silent / 10))
+        return None
+
+    def names(self, beginning: str) -> list[str]:
+        """The claims there are whose name begins so, those of the dead too."""
+        found = {re.sub(r"\.\d+\.claim$", "", path.name) for path in self.folder.glob(f"{beginning}*.claim")}
+        return sorted(found)
+
     def owner(self, name: str) -> str | None:
         """Who has a piece of work, in words; None where nobody has."""
         latest = self.latest(name)
@@ -168,6 +189,14 @@ class Claims:
         except OSError:
             return None
         return "an unknown process" if found is None else f"process {found.get('process')} of {found.get('host')}"
+
+
+def read_or_none(path: Path) -> str | None:
+    """The text of a claim; None where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return None
 
 
 def owner_in(text: str) -> dict[str, Any] | None:

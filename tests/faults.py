@@ -91,6 +91,8 @@ BESIDE = ["tests/test_stamped.py", "-k", "TestBeside and not phi3"]
 LOADED = ["tests/test_loaded.py"]
 STAYING = ["tests/test_stamped.py", "-k", "TestFolder and bloom"]
 TRAINED = ["tests/test_fast.py", "-k", "not opt and not bloom and not gemma2"]
+SPREAD = ["tests/test_device_map.py", "-k", "one_device"]
+PACKED = ["tests/test_quantised.py"]
 
 
 def fault(name: str, file: str, line: str, becomes: str, *tests: str) -> Fault:
@@ -408,6 +410,9 @@ FAULTS = [
           "if found.get(key) != description.get(key):", "if key not in found:", *LOOP, "-k", "parts_of_other"),
     fault("measuring: finished controls of other settings are taken", "study/trace.py",
           "old is not None and old != asdict(wanted)", "old is None", *LOOP, "-k", "finished_controls"),
+    fault("measuring: rewritten values are computed with other threads", "tracing/measure.py",
+          "        with multiplying(job.model.dtype, job.model.device, job.model.threads):\n    ", "",
+          "tests/test_measure.py", "-k", "threads_and_precision"),
     fault("measuring: the untrained model is not checked", "tracing/measure.py",
           "and seed not in self.audits:", "and not self.audits:", *LOOP, "-k", "checked_once"),
     fault("layout: samples are those of the first draw", "tracing/layout.py",
@@ -1120,8 +1125,8 @@ FAULTS = [
           "lost = was.reference - now.reference", "lost = now.reference - was.reference", *REWRITER),
     fault("rewriting: likelihood one token too early", "rewriting/train.py",
           "[0, len(row.prompt) - 1 : -1]", "[0, len(row.prompt) : ]", *REWRITER),
-    fault("four bits: the gradient of the transpose", "training/four_bits.py",
-          "gradients[0] @ unpacked(ctx.packed, ctx.state)", "gradients[0] * 0 @ unpacked(ctx.packed, ctx.state)",
+    fault("four bits: the gradient of the transpose", "model/quantised.py",
+          "gradients[0] @ ctx.layer.unpacked()", "gradients[0] * 0 @ ctx.layer.unpacked()",
           "tests/test_rewriting.py", "-k", "product_and"),
     fault("four bits: factors of another orientation", "training/scope.py",
           "own = Matrix(name, layer.base_layer, trained.transposed)",
@@ -1162,6 +1167,31 @@ FAULTS = [
           'return "an answer that is no chat completion", None', 'return ""', *SERVER),
     fault("embedding: padding is averaged", "model/embedding.py",
           "(states * mask).sum(1) / mask.sum(1)", "states.mean(1)", "tests/test_judging.py", "-k", "similarity"),
+    fault("several GPUs: rows stay on the one before", "engine/sweep/stairs.py",
+          "residual, base = residual.to(device), base.to(device)", "base = base.to(device)", *SPREAD),
+    fault("several GPUs: masks stay on the first", "engine/sweep/replay.py",
+          "return value.to(device) if isinstance(value, torch.Tensor) else value", "return value", *SPREAD),
+    fault("several GPUs: what enters a block is kept on the one before", "engine/sweep/bases.py",
+          "batch, value.to(here), 1)", "batch, value, 1)", *SPREAD),
+    fault("several GPUs: accelerate's forward of the head is lost", "model/hooked.py",
+          'object.__setattr__(module, "forward", before)', 'object.__delattr__(module, "forward")',
+          "tests/test_device_map.py", "-k", "answers_alone"),
+    fault("several GPUs: the emptiest decides on memory", "model/memory.py",
+          "return int(min(torch.cuda.mem_get_info(device)[0]", "return int(max(torch.cuda.mem_get_info(device)[0]",
+          "tests/test_device_map.py", "-k", "fullest"),
+    fault("quantised: compared with itself", "model/loading.py",
+          '**model.options | {"quantise": None}', "**model.options", *PACKED, "-k", "how_far"),
+    fault("quantised: a run is continued with other bits", "tracing/meta.py",
+          '"quantise": model.quantised,', '"quantise": None,', *PACKED, "-k", "mixed"),
+    fault("quantised: matrices that are split are not rounded", "model/quantised.py",
+          "weight.copy_(packed.unpacked())", "pass", *PACKED, "-k", "logits"),
+    fault("quantised: GPT-2's matrices in their own orientation", "model/quantised.py",
+          "isinstance(layer, torch.nn.Linear) else layer.weight.detach().T",
+          "isinstance(layer, torch.nn.Linear) else layer.weight.detach()", *PACKED, "-k", "logits"),
+    fault("quantised: edited all the same", "editors/methods.py",
+          "    check_full_precision(model)\n", "", *PACKED, "-k", "editors"),
+    fault("quantised: few steps read packed weights", "engine/sweep/fused.py",
+          'if any(type(each).__name__ != "Conv1D" for each in layers):', "if False:", *PACKED, "-k", "plain_engine"),
 ]  # fmt: skip
 
 

@@ -125,3 +125,22 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(LocateError, match=r"cannot write .*choose another folder"):
         Claims(tmp_path / "file" / "in").take("a")
+
+
+def test_who_lives_is_told_at_once_here_and_by_its_claim_elsewhere(tmp_path):
+    watcher = Claims(tmp_path, silent=0.4)
+    assert watcher.living("a") is None
+    with Claims(tmp_path).take("a"):
+        assert watcher.living("a") == f"process {os.getpid()} of {this_process()['host']}"
+        assert watcher.names("") == ["a"]
+    path = tmp_path / "b-1.0.claim"
+    path.write_text(foreign())
+    started = time.monotonic()
+    assert watcher.living("b-1") is None
+    assert time.monotonic() - started >= 0.4
+    path.write_text(foreign(beat=5))
+    beating = threading.Timer(0.2, lambda: path.write_text(foreign(beat=6)))
+    beating.start()
+    assert Claims(tmp_path, silent=5.0).living("b-1") == "process 7 of far"
+    beating.join()
+    assert watcher.names("b-") == ["b-1"]

@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from bare import job_of
 from test_identities import pair
 
 from locate.errors import LocateError
 from locate.mediation import effects
 from locate.model.loading import load
+from locate.model.threads import torch_threads
 from locate.planted import draw_plan, plant
 from locate.prompts import Prompts, occupation_pairs
 from locate.sites import Site
@@ -181,6 +183,28 @@ def test_an_executor_may_run_chunks_in_any_order(gpt2, whole, monkeypatch):
     assert asked[0] == ("map", [0, 1, 2, 3])
     pd.testing.assert_frame_equal(found.table, whole.table, atol=2e-5, rtol=0)
     pd.testing.assert_frame_equal(found.controls, whole.controls, atol=2e-5, rtol=0)
+
+
+@dataclass(frozen=True)
+class Looking:
+    """A rewrite that writes what was there, and looks at how it is computed."""
+
+    together = False
+
+    def rewrite(self, job, layout):
+        """The same rows."""
+        LOOKED.append((torch.get_num_threads(), torch.backends.cuda.matmul.fp32_precision))
+        return layout.rewritten(layout.rows)
+
+
+LOOKED: list[tuple[int, str]] = []
+
+
+def test_a_rewrite_is_computed_with_the_threads_and_precision_of_the_run(gpt2):
+    job = job_of(gpt2, PROMPTS.first(2), MAP, rewrite=Looking())
+    with torch_threads(gpt2.threads + 1):
+        measure_chunk(job, job.pairs, int)
+    assert [(gpt2.threads, "ieee")] == LOOKED
 
 
 def test_a_stage_that_cannot_be_measured_is_thrown_back_to_who_asked(gpt2):

@@ -130,6 +130,7 @@ def killing(times: int, seed: int) -> Iterator[list[int]]:
 
 def test_workers_that_are_killed_at_random_lose_nothing(model, whole, monkeypatch, tmp_path):
     monkeypatch.setattr("locate.workers.processes.TRIES", 1000)
+    before = len(workers())
     with Processes(2) as executor:
         rows, begun = [], []
         job = job_of(model, PROMPTS.first(2), MAP)
@@ -146,14 +147,14 @@ def test_workers_that_are_killed_at_random_lose_nothing(model, whole, monkeypatc
                     trace(model, PROMPTS, MAP, controls=CHEAP, executor=executor, output=tmp_path / str(rounds)), whole
                 )
                 rounds += 1
-        assert len(workers()) <= 2
-    assert workers() == []
+        assert len(workers()) <= before + 2
+    assert len(workers()) <= before
     assert list(tmp_path.rglob("*.partial*")) == []
 
 
 def test_a_chunk_that_always_ends_its_process_is_given_up(model, monkeypatch):
     """As where the machine's memory killer ends whatever measures it."""
-    started = []
+    started, before = [], set(workers())
 
     def start(self: Processes) -> None:
         begin(self)
@@ -170,7 +171,7 @@ def test_a_chunk_that_always_ends_its_process_is_given_up(model, monkeypatch):
     ):
         trace(model, PROMPTS, MAP, controls=None, executor=executor)
     assert len(started) == TRIES
-    assert workers() == []
+    assert set(workers()) <= before
 
 
 def test_what_is_kept_when_a_run_stops_is_resumed_and_what_is_damaged_measured_again(model, whole, two, tmp_path):
@@ -225,6 +226,8 @@ def test_processes_that_were_expected_open_their_models_while_this_one_does(mode
         assert executor.workers == []
         executor.expect(replace(opening_of(model), arguments={"name": "no such model"}), 0)
         assert len(executor.workers) == 2
+        executor.expect(opening_of(model), 0)
+        assert len(executor.workers) == 2, "those of another model are still there"
         trace(model, PROMPTS.first(4), MAP, controls=None, executor=executor)
 
 

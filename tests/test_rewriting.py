@@ -21,6 +21,7 @@ from locate.files import read_json
 from locate.model.causal import load_causal
 from locate.model.likelihood import generate
 from locate.model.matrices import matrix
+from locate.model.quantised import QuantisedLinear
 from locate.model.writing import write_answers
 from locate.rewriting import rewrite, train
 from locate.rewriting.originals import Original, numbered_originals, read_originals, tidy
@@ -36,7 +37,6 @@ from locate.rewriting.train import (
     train_rewriter,
 )
 from locate.training import rows as training_rows
-from locate.training.four_bits import FourBitLinear, unpacked
 from locate.training.guards import Guards
 from locate.training.rows import note_on
 from locate.training.scope import factor_layers, linear_matrices, open_lora
@@ -699,7 +699,7 @@ class TestFourBits:
         trained = open_lora(wide, linear_matrices(wide), 2, 0.0, 0, True)
         name = linear_matrices(wide)[0]
         layer = factor_layers(trained.network)[name].base_layer
-        rounded = unpacked(layer.weight, layer.state)
+        rounded = layer.unpacked()
         own = matrix(wide.network, name)
         plain = own.module.weight.T if own.transposed else own.module.weight
         blocks = rounded.reshape(-1, 64)
@@ -709,9 +709,9 @@ class TestFourBits:
 
     def test_a_product_and_its_gradient_are_those_of_the_unpacked_matrix(self):
         torch.manual_seed(0)
-        layer = FourBitLinear(torch.randn(8, 64), torch.nn.Parameter(torch.randn(8)))
+        layer = QuantisedLinear(torch.randn(8, 64), torch.nn.Parameter(torch.randn(8)), 4)
         x = torch.randn(2, 3, 64, requires_grad=True)
-        weight = unpacked(layer.weight, layer.state)
+        weight = layer.unpacked()
         plain = torch.nn.functional.linear(x, weight, layer.bias)
         wanted = torch.autograd.grad((plain**2).sum(), x)[0]
         assert torch.allclose(torch.autograd.grad((layer(x) ** 2).sum(), x)[0], wanted, atol=1e-4)

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from locate.claims import Claims
+from locate.claims import Claims, this_machine, this_process
 from locate.cli.app import application
 from locate.errors import LocateError
 from locate.model.loading import load
@@ -25,8 +25,9 @@ from locate.study.controls import Controls
 from locate.study.trace import trace
 from locate.tracing import folder as folders
 from locate.tracing import stage as stages
-from locate.tracing.folder import claim_of
+from locate.tracing.folder import RunFolder, claim_of
 from locate.tracing.plan import Map
+from locate.work import here
 from locate.workers.gather import gather
 from locate.workers.shards import Shard, shard_of
 
@@ -125,6 +126,35 @@ def test_gather_says_what_is_missing_and_deletes_nothing(begun):
     result = CliRunner().invoke(application(), ["gather", str(begun)])
     assert isinstance(result.exception, LocateError)
     assert "run its shards again" in str(result.exception)
+
+
+def test_one_folder_is_filled_by_one_process_or_by_shards(model, begun):
+    """As when the same command is given twice, or while shards still run."""
+    said = rf"is being filled by process {os.getpid()} of .*: wait until it has ended, or share a run"
+    path = begun.parent / "alone"
+    trace(model, PROMPTS.first(2), MAP, controls=None, output=path)
+    for folder, first, second in (
+        (path, RunFolder(path), Shard()), (path, RunFolder(path), here), (begun, RunFolder(begun, shared=True), here),
+    ):  # fmt: skip
+        prompts, controls = (PROMPTS.first(2), None) if folder == path else (PROMPTS, CHEAP)
+        with first.filled(), pytest.raises(LocateError, match=said):
+            trace(model, prompts, MAP, controls=controls, output=folder, executor=second)
+    with RunFolder(begun, shared=True).filled():
+        trace(model, PROMPTS, MAP, controls=CHEAP, output=begun, executor=Shard())
+        with pytest.raises(LocateError, match=said):
+            gather(begun)
+        assert parts_of(begun)
+    assert list(begun.glob("*.claim")) == []
+    gather(begun)
+    assert parts_of(begun) == []
+
+
+def test_a_run_whose_process_was_killed_is_taken_over(model, tmp_path):
+    trace(model, PROMPTS.first(2), MAP, controls=None, output=tmp_path)
+    dead = {"host": this_process()["host"], "machine": this_machine(), "process": 2**22 + 1, "began": 1.0, "beat": 0}
+    (tmp_path / "run.0.claim").write_text(json.dumps(dead))
+    trace(model, PROMPTS.first(2), MAP, controls=None, output=tmp_path)
+    assert list(tmp_path.glob("*.claim")) == []
 
 
 def test_a_shard_takes_over_what_a_dead_one_of_another_machine_had(model, begun):

@@ -66,7 +66,7 @@ def test_threads_beside_jobs_are_refused(tmp_path):
 )
 def test_a_script_of_something_else_is_refused(tmp_path, count, jobs, shard, said):
     with pytest.raises(LocateError, match=said):
-        print_slurm(count, tmp_path, None, None, jobs, shard)
+        print_slurm(count, [tmp_path], None, None, jobs, shard)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_script_of_something_else_is_refused(tmp_path, count, jobs, shard, sai
 )
 def test_a_script_asks_for_what_a_shard_needs(tmp_path, monkeypatch, capsys, device, threads, expected):
     monkeypatch.setattr(sys, "argv", ["locate-bias", "trace", "--slurm=3", "-o", "a b"])
-    print_slurm(3, tmp_path, threads, device, None, None)
+    print_slurm(3, [tmp_path], threads, device, None, None)
     script = capsys.readouterr().out
     assert f"#SBATCH {expected}\n" in script
     assert "#SBATCH --array=1-3\n" in script

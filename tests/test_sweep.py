@@ -584,7 +584,7 @@ def test_without_room_for_both_precisions_the_way_out_is_named(model_of, monkeyp
     def no_room(*_):
         raise LocateError("needs 99 GiB")
 
-    monkeypatch.setattr("locate.tracing.audit.twin", no_room)
+    monkeypatch.setattr("locate.tracing.audit.full_twin", no_room)
     with pytest.raises(LocateError, match=r"needs 99 GiB.*--no-compare-precision"):
         trace(model_of("llama", "bfloat16"), PROMPTS)
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 SHOWN = 10
 EVALUATION = "evaluation.json"
-LISTED = ("dtype", "device", "engine", "revision", "before", "tokenizer_sha256")
+LISTED = ("dtype", "quantise", "device", "engine", "revision", "before", "tokenizer_sha256")
 
 RunA = Annotated[Path, typer.Argument(metavar="RUN_A", help="run folder or evaluation folder of the first model (A)")]
 RunB = Annotated[Path, typer.Argument(metavar="RUN_B", help="the same of the second model (B), made in the same way")]

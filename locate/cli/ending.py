@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from locate.cli.steps import Steps, Work
+    from locate.mediation.located import Located
     from locate.tracing.table import Trace
 
 
@@ -35,8 +36,10 @@ def conclude(
     *,
     model: str,
     reading: Mapping[str, object],
-) -> Callable[[bool], None]:
-    """Write effects, located.json, figures and the report into a run folder; return what prints the answer.
+) -> tuple[Callable[[bool], None], Located]:
+    """Write effects, located.json, figures and the report into a run folder.
+
+    Returns what prints the answer, and what was located.
 
     model, reading  name of the model and the options it was read with, for the commands to type next
     """
@@ -58,4 +61,5 @@ def conclude(
         step=steps.say,
         following=following,
     )
-    return lambda as_json: print_report(run, report, analysis, following(report.located), as_json)
+    tell = partial(print_report, run, report, analysis, following(report.located))
+    return tell, report.located

@@ -42,5 +42,5 @@ def gather(
     model, shown = result.meta["model"], Shown(metric, kind, clusters.value, seed, layers_of, layers_at, wanted)
     works = Writing(FIGURES_EACH * len(result.meta["directions"]), wanted, len(result)).works()
     with Steps() as steps:
-        tell = conclude(result, run, shown, steps, works, model=model["name"], reading=read_options(model))
+        tell, _ = conclude(result, run, shown, steps, works, model=model["name"], reading=read_options(model))
     tell(as_json)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -116,7 +116,7 @@ def start_early(
     """
     from locate.workers.processes import Processes
 
-    if not isinstance(executor, Processes) or not (name == "mini" or Path(name).is_dir()):
+    if not isinstance(executor, Processes) or not (name == "mini" or Path(name).exists()):
         return  # what is on a hub is fetched once, by this process
     from locate.model.hooked import SHORT_DTYPES, choose_device
     from locate.tracing.models import open_models
@@ -124,7 +124,8 @@ def start_early(
 
     device, dtype = choose_device(device), SHORT_DTYPES.get(dtype, dtype)
     asked = {"name": name, "dtype": dtype, "device": device, "threads": 1} | reading
-    size = sum(each.stat().st_size for each in Path(name).glob("*.safetensors"))
+    files = Path(name).iterdir() if Path(name).is_dir() else [Path(name)]
+    size = sum(each.stat().st_size for each in files if each.suffix in (".safetensors", ".bin", ".gguf"))
     executor.expect(Opening(opens or open_models, asked), PLENTY * size)
 
 
@@ -141,9 +142,9 @@ def tell_shard(folder: Path, as_json: bool) -> None:
 
 
 def print_slurm(
-    count: int, folder: Path, threads: str | None, device: str | None, jobs: int | None, shard: str | None
+    count: int, runs: Sequence[Path], threads: str | None, device: str | None, jobs: int | None, shard: str | None
 ) -> None:
-    """A script for a job array of this very command, without `--slurm`, each of them a shard."""
+    """A script for a job array of this very command, without `--slurm`, each of them a shard that fills these runs."""
     if count < 1:
         raise LocateError(f"--slurm {count}: expected a number of shards from 1 up")
     if jobs is not None or shard is not None:
@@ -158,7 +159,7 @@ def print_slurm(
             count=count,
             threads=threads or 1,
             gpu="#SBATCH --gres=gpu:1\n" if (device or "").startswith("cuda") else "",
-            gather=shlex.join([*program, "gather", str(folder)]),
+            gather="\n#   ".join(shlex.join([*program, "gather", str(folder)]) for folder in runs),
             folder=shlex.quote(str(Path.cwd())),
             command=shlex.join([*program, *words, *alone, "--shard", "auto"]),
         ),

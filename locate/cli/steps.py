@@ -147,7 +147,7 @@ def progress_line(found: Progress) -> str:
     if found.rate is not None:
         line += f", {pace(found.rate)} a second"
     if found.left is not None:
-        return f"{line}; about {duration(found.left)} left in all"
+        return f"{line}; about {duration(found.left)} left {found.whole}"
     if found.rate is None:
         return line
     return f"{line}; about {duration((found.planned - found.done) / found.rate)} left of {found.part}"

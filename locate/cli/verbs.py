@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from locate.cli.completion import COMPONENT_LIST, DIRECTION, ROLE_LIST, SEVERED_LIST
-from locate.cli.ending import Shown, conclude
+from locate.cli.ending import Shown
 from locate.cli.options import (
     EFFECTS,
     EVIDENCE,
@@ -65,14 +64,17 @@ from locate.cli.options import (
     run_folder,
     thread_count,
 )  # fmt: skip
+from locate.cli.placing import DeviceMapOption, QuantiseOption, placing
 from locate.cli.planning import plan_beside
-from locate.cli.sharing import ShardOption, SlurmOption, executor_of, print_slurm, start_early, tell_shard, threads_of
+from locate.cli.sharing import ShardOption, SlurmOption, executor_of, print_slurm, threads_of
+from locate.cli.tracing import Asked, ModelsOption, named_models, trace_models
 from locate.errors import LocateError
 from locate.sites import COMPONENTS, DIRECTIONS, ROLES
 
 
 def trace(
     model: ModelName = "mini",
+    models: ModelsOption = None,
     prompts: PromptFile = None,
     allow_different: AllowDifferent = False,
     words: WordsOption = None,
@@ -190,7 +192,7 @@ def trace(
             " /--no-compare-precision",
             rich_help_panel=PRECISION,
             show_default=False,
-            help="below fp32: do not measure a sample of rows in fp32 too, whose difference meta.json keeps",
+            help="below full fp32: do not measure a sample of rows there too, whose difference meta.json keeps",
         ),
     ] = True,
     probabilities: Annotated[
@@ -211,6 +213,8 @@ def trace(
     shard: ShardOption = None,
     slurm: SlurmOption = None,
     device: Device = None,
+    device_map: DeviceMapOption = None,
+    quantise: QuantiseOption = None,
     threads: Threads = None,
     dtype: Dtype = "float32",
     revision: Revision = None,
@@ -230,28 +234,29 @@ def trace(
     """Measure where a model carries its bias; run the same command again to continue after a stop."""
     from locate.cli.show import print_forecast
     from locate.cli.steps import Steps
-    from locate.cli.writing import Writing, count_figures
+    from locate.cli.writing import count_figures
 
+    several = None if models is None else named_models(models, model, dry_run=dry_run)
+    folder = run_folder(output, model if several is None else "models", corrupt.value)
     if slurm is not None:
-        print_slurm(slurm, run_folder(output, model, corrupt.value), threads, device, jobs, shard)
+        runs = [folder] if several is None else [folder / each for each in several.values()]
+        print_slurm(slurm, runs, threads, device, jobs, shard)
         return
     wanted = format_list(formats)
     plan = parsed_map(components, layers, roles, windows, severed, keys)
     check_names(metric, list(plan.components), list(plan.roles or ()), layers_of, layers_at)
     check_noise(corrupt, sigmas, draws)
     check_budget(budget, budget_method, dry_run)
-    folder = run_folder(output, model, corrupt.value)
     count = threads_of(threads, jobs, shard, folder)
+    placed = placing(device_map, quantise, jobs)
     chosen = chosen_prompts(prompts, words, swap, template, templates_each, limit, allow_different)
     check_trace(chosen, metric, kind, probabilities, seed)
-    with Steps() as steps, ExitStack() as open_now:
+    with Steps() as steps, executor_of(None if dry_run else jobs, shard) as executor:
         steps.say("loading TransformerLens and the model")
-        from locate.model.loading import load
         from locate.model.memory import parse_size
         from locate.study.forecast import foretell
-        from locate.study.trace import run
         from locate.tracing.corrupt import Swap
-        from locate.tracing.stage import Settings, Stage
+        from locate.tracing.stage import Settings
 
         beside = plan_beside(budget, budget_method, seed, controls=controls, random_weights=random_weights, sets=sets)
         settings = Settings(
@@ -264,35 +269,25 @@ def trace(
             max_dropped,
         )
         reading: dict[str, Any] = {"revision": revision, "bos": bos.value, "chat": chat}
-        reading |= {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
-        executor = open_now.enter_context(executor_of(None if dry_run else jobs, shard))
-        start_early(executor, model, dtype, device, reading)
-        loaded = load(model, device=device, dtype=dtype, threads=count, **reading)
-        steps.notes(loaded.notes)
+        reading |= {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code} | placed
+        given = {"--revision": revision, "--allow-pickle": allow_pickle, "--trust-remote-code": trust_remote_code}
         ways = DIRECTIONS if direction is Direction.both else (direction.value,)
+        shown = Shown(metric, kind, clusters.value, seed, layers_of, layers_at, wanted)
+        more = sets + (budget is not None) + 4 * (words is Words.both)
+        figures = count_figures(plan, len(ways), controls=controls, more=more)
+        asked = Asked(
+            chosen, plan, ways, beside, settings, device, dtype, count, reading, given, shown, figures,
+            shared=shard is not None,
+        )  # fmt: skip
         if dry_run:
+            loaded = asked.load(model, executor, steps)
             steps.say("counting, and timing a few pairs")
             print_forecast(foretell(loaded, chosen, plan, directions=ways, plan=beside, settings=settings), as_json)
             return
-        stage = Stage("map", chosen, plan, ways)
-        more = sets + (budget is not None) + 4 * (words is Words.both)
-        writing = Writing(count_figures(plan, len(ways), controls=controls, more=more), wanted)
-        result = run(
-            loaded,
-            stage,
-            beside,
-            settings,
-            output=folder,
-            executor=executor,
-            progress=lambda each: steps.progress(writing.follow(each)),
-        )
-        if shard is not None:
-            tell_shard(folder, as_json)
-            return
-        writing.rows = len(result)
-        shown = Shown(metric, kind, clusters.value, seed, layers_of, layers_at, wanted)
-        given = {"--revision": revision, "--allow-pickle": allow_pickle, "--trust-remote-code": trust_remote_code}
-        tell = conclude(result, folder, shown, steps, writing.works(), model=model, reading=given)
+        if several is not None:
+            tell = trace_models(asked, several, folder, executor, steps)
+        else:
+            tell, _ = asked.run(model, folder, executor, steps)
     tell(as_json)
 
 

@@ -16,6 +16,7 @@ from locate.editors.progress import Progress, no_progress
 from locate.errors import LocateError
 from locate.mediation.located import Located
 from locate.model.causal import CausalModel
+from locate.model.quantised import check_full_precision
 from locate.model.threads import torch_threads
 from locate.prompts import Prompts
 from locate.sites import check
@@ -71,10 +72,11 @@ def edit(
     Returns the changes to make: apply them for a while (`edit.applied`), save them, or write the edited model with its
     proof (`save_edited`).
 
-    Raises LocateError when the located.json is of another model, the model cannot be edited there, or `how` is no
-    editor.
+    Raises LocateError when the located.json is of another model, the model is quantised or cannot be edited there, or
+    `how` is no editor.
     """
     check_editor(how)
+    check_full_precision(model)
     chosen = fitting_prompts() if fitting is None else fitting
     with torch_threads(model.threads):
         return how.edit(model, located, chosen.edited, preserved=chosen.preserved, progress=progress)

@@ -150,7 +150,7 @@ def embedding_std(model: Model, runs: Sequence[Run], positions: Sequence[Sequenc
 
         return hook
 
-    for batch in batches_by_length(runs, lambda run: len(run.ids), model, Limits(default_memory(model.device))):
+    for batch in batches_by_length(runs, lambda run: len(run.ids), model, Limits(default_memory(*model.devices))):
         with model.hooked([(EMBEDDING_HOOK, keep(batch))]):
             answers_of(model, [runs[i] for i in batch])
     return float(torch.cat(found).std())

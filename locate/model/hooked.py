@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -62,6 +61,22 @@ class Model:
     options: dict[str, Any] = field(default_factory=dict, repr=False)
     own_hooks: set[str] = field(default_factory=set, repr=False)
     threads: int = 1
+
+    @property
+    def quantised(self) -> int | None:
+        """Bits that its matrices are held in; None for full weights."""
+        bits: int | None = self.options.get("quantise")
+        return bits
+
+    def device_of(self, layer: int) -> torch.device:
+        """Where a block is, with all that enters and leaves it; all on `device` but for models spread over several."""
+        found: torch.device = next(self.blocks[layer].parameters()).device
+        return found
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Every device that holds some of its blocks, that of the embedding first."""
+        return tuple(dict.fromkeys([self.device, *(str(self.device_of(layer)) for layer in range(self.n_layers))]))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -224,12 +239,12 @@ class Model:
         if type(head) is not torch.nn.Linear:
             raise LocateError(f"model {self.name!r} has no plain unembedding: probabilities cannot be left out")
         weight, bias = head.weight[list(only)], None if head.bias is None else head.bias[list(only)]
-        chosen = functools.partial(torch.nn.functional.linear, weight=weight, bias=bias)
-        object.__setattr__(head, "forward", chosen)
-        try:
+
+        def chosen(final: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.linear(final.to(weight.device), weight, bias)
+
+        with own_forward(head, chosen):
             yield
-        finally:
-            object.__delattr__(head, "forward")
 
     def provenance(self) -> dict[str, object]:
         """What identifies the model in meta.json."""
@@ -238,6 +253,7 @@ class Model:
             "revision": self.checkpoint.revision,
             "weights_sha256": self.checkpoint.weights_sha256,
             "quantisation": self.checkpoint.quantisation,
+            "quantise": self.quantised,
             "architecture": self.checkpoint.architecture,
             "tokenizer": type(self.tokenizer).__name__,
             "tokenizer_sha256": self.checkpoint.tokenizer_sha256,
@@ -255,6 +271,23 @@ class Model:
             f"Model({self.name!r}, {self.checkpoint.architecture}, {self.n_layers} layers, {self.n_heads} heads, "
             f"d_model {self.d_model}, {self.dtype} on {self.device})"
         )
+
+
+@contextmanager
+def own_forward(module: Any, forward: Callable) -> Iterator[None]:
+    """Inside the block a module computes something else; afterwards what it did before, which may be accelerate's.
+
+    The bridge hands ordinary assignments on to the module that it wraps.
+    """
+    before = vars(module).get("forward")
+    object.__setattr__(module, "forward", forward)
+    try:
+        yield
+    finally:
+        if before is None:
+            object.__delattr__(module, "forward")
+        else:
+            object.__setattr__(module, "forward", before)
 
 
 def choose_device(device: str | None) -> str:

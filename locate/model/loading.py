@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
@@ -31,8 +30,9 @@ from locate.model.finite import check_finite
 from locate.model.gguf_file import read_weights
 from locate.model.hooked import DTYPES, SHORT_DTYPES, Model, choose_device
 from locate.model.loaded import check_complete, notes_on_loaded
-from locate.model.memory import working_bytes
+from locate.model.placement import Placement, check_device_map, check_memory, input_device
 from locate.model.products import precise
+from locate.model.quantised import check_quantise, quantised_note
 from locate.model.quiet import quiet_transformers
 from locate.model.startup_check import PROMPTS, countable_units, verify
 from locate.model.threads import choose_threads, torch_threads
@@ -52,6 +52,8 @@ def load(
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
     threads: int | None = None,
+    device_map: str | None = None,
+    quantise: int | None = None,
 ) -> Model:
     """Load a causal language model and check that it can be traced exactly.
 
@@ -65,15 +67,19 @@ def load(
     trust_remote_code  run the model's own Python code
     threads            torch computes with while the model is loaded and measured; None for as many as the process is
                        granted, or one where a short trial finds that more are no faster
+    device_map         "auto" or "balanced": spread over all GPUs, blocks whole, for a model larger than one of them
+    quantise           8 or 4: hold the matrices in so many bits, for a trace in less memory; see docs/scale.md
 
     Raises LocateError when the model is missing, gated, not a causal language model or too large for the memory, when
     it fails the start-up check, or when it has a stamp beside an MLP (see `load_stamped`).
     """
     name, dtype = str(name), SHORT_DTYPES.get(dtype, dtype)
     check("dtype", dtype, tuple(DTYPES))
-    device = choose_device(device)
-    if dtype == "tf32" and not device.startswith("cuda"):
-        raise LocateError(f"dtype tf32 on {device}: it needs an NVIDIA GPU: choose float32 or bfloat16")
+    check_device_map(device_map, device)
+    check_quantise(quantise)
+    placement = Placement(choose_device(device), device_map, quantise)
+    if dtype == "tf32" and not placement.device.startswith("cuda"):
+        raise LocateError(f"dtype tf32 on {placement.device}: it needs an NVIDIA GPU: choose float32 or bfloat16")
     checkpoint = find_checkpoint(
         name, revision=revision, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code
     )
@@ -85,11 +91,13 @@ def load(
     threads = choose_threads(threads)
     with torch_threads(threads), precise(dtype):
         bridge, encoder, plain = boot(
-            checkpoint, device, DTYPES[dtype], allow_pickle, trust_remote_code, bos=bos, chat=chat
+            checkpoint, placement, DTYPES[dtype], allow_pickle, trust_remote_code, bos=bos, chat=chat
         )
-    options: dict[str, Any] = {"device": device, "revision": revision, "bos": bos, "chat": chat}
-    options |= {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code, "threads": threads}
-    model = Model(name, checkpoint, bridge, encoder, dtype, device, options=options, threads=threads)
+    options: dict[str, Any] = {"device": placement.device if device_map is None else None, "revision": revision}
+    options |= {"bos": bos, "chat": chat, "allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
+    options |= {"threads": threads, "device_map": device_map, "quantise": quantise}
+    held = input_device(bridge.original_model) if device_map is not None else placement.device
+    model = Model(name, checkpoint, bridge, encoder, dtype, held, options=options, threads=threads)
     model.own_hooks.update(model.hooks_in_blocks())
     model.unit_counts.update(countable_units(model))
     with torch_threads(threads), precise(dtype):
@@ -97,12 +105,13 @@ def load(
     return model
 
 
-def twin(model: Model, dtype: str) -> Model:
-    """The same model loaded again, in another dtype.
+def full_twin(model: Model) -> Model:
+    """The same model loaded again in full precision: its weights whole, and in fp32 where its dtype is a shorter one.
 
     Raises LocateError as `load` does, for instance when the two do not fit the memory together.
     """
-    return load(model.name, dtype=dtype, **model.options)
+    dtype = model.dtype if model.dtype in ("float32", "float64") else "float32"
+    return load(model.name, dtype=dtype, **model.options | {"quantise": None})
 
 
 def load_encoder(
@@ -126,7 +135,7 @@ def load_encoder(
 
 def boot(
     checkpoint: Checkpoint,
-    device: str,
+    placement: Placement,
     dtype: torch.dtype,
     allow_pickle: bool,
     trust_remote_code: bool,
@@ -136,15 +145,26 @@ def boot(
 ) -> tuple[Any, Encoder, list[Float[torch.Tensor, " d_vocab"]]]:
     """Bridge and encoder of a checkpoint, and the plain model's final logits of the check prompts.
 
-    The plain logits are taken before anything is changed in the model.
+    The plain logits are taken before anything but its weights' bits and places is changed in the model.
     """
     name = str(checkpoint.home)
-    encoder, _ = boot_encoder(name, checkpoint.files, checkpoint.architecture, trust_remote_code, bos=bos, chat=chat)
-    plain = read_network(checkpoint, device, dtype, allow_pickle, trust_remote_code, attention="eager")
-    encoder = check_numbers(name, plain, encoder, device, notes_on_loaded(plain, checkpoint))
+    encoder, config = boot_encoder(
+        name, checkpoint.files, checkpoint.architecture, trust_remote_code, bos=bos, chat=chat
+    )
+    plain = read_network(checkpoint, placement.first, dtype, allow_pickle, trust_remote_code, attention="eager")
+    notes = notes_on_loaded(plain, checkpoint)
+    split = () if placement.quantise is None else split_matrices(checkpoint, config)
+    placement.place(plain, name, split)
+    if placement.quantise is not None:
+        notes = [*notes, quantised_note(plain, placement.quantise, split)]
+    device = input_device(plain)
+    encoder = check_numbers(name, plain, encoder, device, notes)
     logits = [plain_logits(plain, encoder, prompt, device) for prompt in PROMPTS]
     fuse_activations(plain)
-    return build_bridge(checkpoint, plain, encoder.tokenizer, device, dtype, trust_remote_code), encoder, logits
+    into_one_line = hooking if placement.quantise is None else hooking_packed
+    with into_one_line(checkpoint.architecture):
+        bridge = build_bridge(checkpoint, plain, encoder.tokenizer, device, dtype, trust_remote_code)
+    return bridge, encoder, logits
 
 
 def plain_logits(plain: Any, encoder: Encoder, prompt: str, device: str) -> Float[torch.Tensor, " d_vocab"]:
@@ -237,8 +257,6 @@ def boot_encoder(
     name: str, files: Files, architecture: str, trust_remote_code: bool, *, bos: str, chat: bool
 ) -> tuple[Encoder, Any]:
     """How a model reads text, and its configuration."""
-    from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
-    from transformer_lens.model_bridge.sources import build_bridge_config_from_hf
     from transformers import AutoConfig
 
     tokenizer, notes = read_tokenizer(files.tokenizer, trust_remote_code)
@@ -246,14 +264,34 @@ def boot_encoder(
         config = AutoConfig.from_pretrained(files.folder, trust_remote_code=trust_remote_code)
     except UNLOADABLE as error:
         raise LocateError(explain_unloadable(files.folder, error)) from error
-    with hooking(architecture):
-        settings = build_bridge_config_from_hf(config, architecture, str(files.folder), torch.float32)
-        settings = ArchitectureAdapterFactory.select_architecture_adapter(settings).cfg
+    settings = bridge_adapter(config, architecture, files.folder).cfg
     rows = getattr(config.get_text_config(), "vocab_size", None)
     if rows is not None and files.adapter is None:  # an adapter may bring rows of its own
         notes = [*notes, *check_ids(tokenizer, int(rows), name)]
     custom = bool(getattr(settings, "default_prepend_bos", True))
     return encoder_of(tokenizer, bos=bos, chat=chat, custom=custom, notes=notes), config
+
+
+def bridge_adapter(config: Any, architecture: str, folder: Path) -> Any:
+    """What TransformerLens knows of an architecture."""
+    from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
+    from transformer_lens.model_bridge.sources import build_bridge_config_from_hf
+
+    with hooking(architecture):
+        settings = build_bridge_config_from_hf(config, architecture, str(folder), torch.float32)
+        return ArchitectureAdapterFactory.select_architecture_adapter(settings)
+
+
+def split_matrices(checkpoint: Checkpoint, config: Any) -> tuple[str, ...]:
+    """The layers of queries, keys and values as one matrix, which TransformerLens reads and splits into three."""
+    adapter = bridge_adapter(config, checkpoint.architecture, checkpoint.folder)
+    try:
+        return tuple(
+            str(adapter.translate_transformer_lens_path(f"blocks.{layer}.attn.qkv"))
+            for layer in range(int(adapter.cfg.n_layers))
+        )
+    except ValueError:  # they are apart
+        return ()
 
 
 def read_tokenizer(folder: Path, trust_remote_code: bool) -> tuple[Any, list[str]]:
@@ -302,7 +340,7 @@ def build_bridge(
     """The TransformerBridge around a loaded model."""
     from transformer_lens.model_bridge import TransformerBridge
 
-    with hooking(checkpoint.architecture), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the bridge warns of attributes it adds to the model itself
         bridge = TransformerBridge.boot_transformers(
             str(checkpoint.folder),
@@ -328,15 +366,13 @@ def hooking(architecture: str) -> Iterator[None]:
         ) from error
 
 
-def check_memory(checkpoint: Checkpoint, device: str, dtype: torch.dtype) -> None:
-    """Raise LocateError when the weights will not fit in the free memory."""
-    bytes_needed = working_bytes(checkpoint.parameters, dtype.itemsize)
-    if torch.device(device).type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        free = psutil.virtual_memory().available
-    if bytes_needed > free:
+@contextmanager
+def hooking_packed(architecture: str) -> Iterator[None]:
+    """Turn TransformerLens's error for matrices that it would read, and that are packed, into one line."""
+    try:
+        yield
+    except (ValueError, KeyError, AttributeError, NotImplementedError, TypeError, RuntimeError) as error:
         raise LocateError(
-            f"model in {checkpoint.folder} needs about {bytes_needed / 2**30:.1f} GiB in {dtype} on {device}, where "
-            f"{free / 2**30:.1f} GiB are free: choose --dtype bfloat16, another device, or a smaller model"
-        )
+            f"TransformerLens cannot hook {architecture} with quantised matrices, whose numbers it reads to split "
+            "those that are stored as one: leave --quantise out, or choose another architecture"
+        ) from error

@@ -35,10 +35,10 @@ def parse_size(text: str) -> int:
     return size
 
 
-def default_memory(device: str) -> int:
-    """Bytes a sweep may use besides the model by default: a share of what is free on the device."""
-    if torch.device(device).type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] * GPU_SHARE)
+def default_memory(*devices: str) -> int:
+    """Bytes a sweep may use besides the model by default: a share of what is free on the fullest of the devices."""
+    if all(torch.device(device).type == "cuda" for device in devices):
+        return int(min(torch.cuda.mem_get_info(device)[0] for device in devices) * GPU_SHARE)
     return int(min(psutil.virtual_memory().available * CPU_SHARE, CPU_MOST))
 
 
@@ -47,10 +47,10 @@ def ran_out(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
-def peak_memory(device: str) -> dict[str, int]:
-    """The most memory this process has held so far, in bytes: its own, and the device's where that is a GPU."""
-    if torch.device(device).type == "cuda":
-        return {"process": process_peak(), "device": torch.cuda.max_memory_allocated(device)}
+def peak_memory(*devices: str) -> dict[str, int]:
+    """The most memory this process has held so far, in bytes: its own, and the fullest GPU's where it uses any."""
+    if all(torch.device(device).type == "cuda" for device in devices):
+        return {"process": process_peak(), "device": max(map(torch.cuda.max_memory_allocated, devices))}
     return {"process": process_peak()}
 
 

@@ -169,8 +169,9 @@ def residual_gap(kept: dict[tuple[str, int], torch.Tensor], layer: int) -> float
     their last digit is more than most blocks add.
     """
     rounding = torch.finfo(kept["resid_pre", layer].dtype).eps
-    before, after = kept["resid_pre", layer].double(), kept["resid_pre", layer + 1].double()
-    added = kept["attn_out", layer].double() + kept["mlp_out", layer].double()
+    names = (("resid_pre", layer), ("resid_pre", layer + 1), ("attn_out", layer), ("mlp_out", layer))
+    before, after, attention, mlp = (kept[name].cpu().double() for name in names)  # they may be on several devices
+    added = attention + mlp
     apart = (before + added - after).abs() - rounding * (before.abs() + after.abs())
     return float(apart.max().clamp(min=0) / (after - before).abs().max())
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,7 @@ def run(
         settings = job.settings
     begun = None if folder is None else folder.began_with("products")  # a run of an earlier version may not say
     products = meta["products"] if begun is None else begun
-    with multiplied_by(products):
+    with multiplied_by(products), nullcontext() if folder is None else folder.filled():
         return measure(
             model,
             study(job, plan, meta | {"products": products}, folder, started),
@@ -200,6 +201,6 @@ def measure_map(job: Job, plan: Plan, meta: dict[str, Any], folder: RunFolder | 
         "status": "complete",
         "rows": len(outcome.table),
         "seconds": outcome.seconds,
-        "memory": {"allowed": outcome.job.limits.memory, "peak": peak_memory(job.model.device)},
+        "memory": {"allowed": outcome.job.limits.memory, "peak": peak_memory(*job.model.devices)},
     }
     return Trace(outcome.table, meta | end, estimates=estimates)

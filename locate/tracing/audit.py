@@ -1,4 +1,4 @@
-"""Checks of every job on a few of its rows: against the plain engine, fp32, and what must hold in any model."""
+"""Checks of every job on a few of its rows: against the plain engine, full precision, and what always holds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from locate.engine.sweep import measure
 from locate.engine.sweep.climbers import find_climbers
 from locate.errors import LocateError
 from locate.model.hooked import EMBEDDING_HOOK, Model
-from locate.model.loading import twin
+from locate.model.loading import full_twin
 from locate.tracing.stage import ENGINES, Job
 
 PAIRS = 4
@@ -38,7 +38,8 @@ def audit_job(job: Job) -> dict[str, dict[str, float]]:
     if job.settings.engine == "sweep":
         found["engine"] = audit_engine(*sample)
     found["identities"] = audit_identities(*sample, engine)
-    if job.model.dtype in REDUCED and job.settings.compare_precision:
+    reduced = job.model.dtype in REDUCED or job.model.quantised is not None
+    if reduced and job.settings.compare_precision:
         found["precision"] = audit_precision(*sample, engine)
     return found
 
@@ -143,16 +144,28 @@ def whole_patch(model: Model, runs: Sequence[Run], base: int, source: int) -> Ro
 def audit_precision(
     model: Model, runs: Sequence[Run], rows: Sequence[Row], limits: Limits, engine: Engine
 ) -> dict[str, float]:
-    """How far some rows' log-probabilities (nats) lie from those of the same model in fp32, loaded for the purpose."""
+    """How far some rows' log-probabilities (nats) lie from those of the same model in full precision, loaded for the
+    purpose: in fp32, with whole weights.
+
+    Of a quantised model also how far what the rows' patches do lies from what they do there ("rms_effect_difference",
+    beside "rms_effect" of the full model): its runs without a patch differ already.
+    """
     sample = sample_rows(runs, rows, model.n_layers)
+    held = model.dtype if model.quantised is None else f"{model.quantised} bits"
     try:
-        single = twin(model, "float32")
+        full = full_twin(model)
     except LocateError as error:
         raise LocateError(
-            f"{model.dtype} cannot be compared with fp32 ({error}): --no-compare-precision skips it"
+            f"{held} cannot be compared with full precision ({error}): --no-compare-precision skips it"
         ) from error
-    apart = np.abs(engine(model, runs, sample, limits=limits).rows - engine(single, runs, sample, limits=limits).rows)
-    return {"rows": len(sample), "largest_difference": float(apart.max()), "rms": rms(apart)}
+    ours, theirs = (engine(each, runs, sample, limits=limits) for each in (model, full))
+    apart = np.abs(ours.rows - theirs.rows)
+    result = {"rows": len(sample), "largest_difference": float(apart.max()), "rms": rms(apart)}
+    if model.quantised is None:
+        return result
+    bases = [row.base for row in sample]
+    effects, wanted = (each.rows - each.runs[bases] for each in (ours, theirs))
+    return result | {"rms_effect_difference": rms(effects - wanted), "rms_effect": rms(wanted)}
 
 
 def sample_rows(runs: Sequence[Run], rows: Sequence[Row], n_layers: int) -> list[Row]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pandas as pd
 
@@ -21,6 +22,7 @@ from locate.tracing.table import ESTIMATES, META_FILE, TRACE_FILE, Trace, load_t
 
 TURN = 0.1  # seconds between two looks at whether another process has written its tables
 ASKED = "asked"  # for shards: the tables beside the trace that a run is to make
+ALONE, SHARING = "run", "shard-"  # claims of a process that fills a folder alone, and of those that share it
 PARTS, STAGE_FILE, CHUNKS = "parts", "stage.json", "chunks"
 
 
@@ -67,6 +69,36 @@ class RunFolder:
         else:
             write_json(folder.path / META_FILE, meta)
         return folder
+
+    @contextmanager
+    def filled(self) -> Iterator[None]:
+        """Inside the block this process fills the folder: alone, or beside others that share it.
+
+        Raises LocateError where another process fills it alone, or this one would while others share it.
+        """
+        claims = Claims(self.path)
+        claim = claims.take(f"{SHARING}{uuid4().hex[:12]}" if self.shared else ALONE)
+        while claim is None:
+            self.check_nobody([ALONE])
+            claim = claims.take(ALONE)
+        with claim:
+            if not self.shared:
+                for dead in self.path.glob(f"{ALONE}.*.claim"):
+                    if dead != claim.path:
+                        dead.unlink(missing_ok=True)
+            self.check_nobody([ALONE] if self.shared else claims.names(SHARING))
+            yield
+
+    def check_nobody(self, names: Sequence[str]) -> None:
+        """Raise LocateError where a process that has one of these claims is alive."""
+        claims = Claims(self.path)
+        for name in names:
+            owner = claims.living(name)
+            if owner is not None:
+                raise LocateError(
+                    f"{self.path} is being filled by {owner}: wait until it has ended, or share a run from its start "
+                    "with --shard"
+                )
 
     def same_run(self, found: Any, meta: dict[str, Any]) -> None:
         """Raise LocateError unless the run here has the same recipe."""

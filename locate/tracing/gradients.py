@@ -107,12 +107,12 @@ def gradients_at(model: Model, runs: Sequence[Run], wanted: Sequence[Key], mixed
         return hook
 
     hooks = [*noise_hooks(runs), (EMBEDDING_HOOK, mixed), *((model.hook(*key), keep(key)) for key in wanted)]
-    answers = torch.tensor([run.answers for run in runs], device=model.device)
+    answers = torch.tensor([run.answers for run in runs])
     with model.hooked(hooks), explaining_out_of_memory(len(runs)), torch.enable_grad():
         logits = model.logits(torch.tensor([run.ids for run in runs]))[:, -1]
         said = logits.detach()[:, None]
         check_finite_rows(said, f"logits of model {model.name!r}", lambda i: str(model.tokenizer.decode(runs[i].ids)))
-        chosen = logits.to(torch.promote_types(logits.dtype, torch.float32)).gather(-1, answers)
+        chosen = logits.to(torch.promote_types(logits.dtype, torch.float32)).gather(-1, answers.to(logits.device))
         (chosen[:, 0] - chosen[:, 1]).sum().backward()
     found = {key: torch.zeros_like(value) if value.grad is None else value.grad for key, value in seen.items()}
     for (component, layer), gradient in found.items():

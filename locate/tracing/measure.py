@@ -16,7 +16,7 @@ from locate.engine.rows import Measurement, Row
 from locate.errors import LocateError
 from locate.model.hooked import Model
 from locate.model.memory import working_bytes
-from locate.model.products import product_library
+from locate.model.products import multiplying, product_library
 from locate.prompts.tokens import TokenPair
 from locate.tracing.audit import audit_job
 from locate.tracing.cost import stage_operations
@@ -217,7 +217,8 @@ def measure_chunk(job: Job, pairs: Sequence[TokenPair], advance: Advance) -> pd.
     if not layout.rows:
         return tidy(pd.DataFrame(columns=[*LABELS, *NUMBERS, *LOGS]))
     if job.stage.rewrite is not None:
-        layout = job.stage.rewrite.rewrite(job, layout)
+        with multiplying(job.model.dtype, job.model.device, job.model.threads):
+            layout = job.stage.rewrite.rewrite(job, layout)
     engine = ENGINES[job.settings.engine]
     measured = engine(job.model, layout.runs, layout.rows, limits=job.limits, progress=advance)
     table = pd.concat([pd.DataFrame(layout.labels), logs_of(layout.rows, measured)], axis=1)

@@ -21,6 +21,7 @@ class Progress:
     rate     rows a second, of those measured now; None before it is known
     left     seconds for this stage and all that are expected after it, at the speed so far; None before it is known
     part     what the time left is of, in words, where `left` is not known
+    whole    the same where it is known
     """
 
     stage: str
@@ -29,6 +30,7 @@ class Progress:
     rate: float | None = None
     left: float | None = None
     part: str = "this part"
+    whole: str = "in all"
 
 
 Report = Callable[[Progress], None]

@@ -118,7 +118,7 @@ class Settings:
 
     def limits(self, model: Model) -> Limits:
         """How much may be done at once on the model's device."""
-        return Limits(default_memory(model.device) if self.memory is None else self.memory, self.batch_size)
+        return Limits(default_memory(*model.devices) if self.memory is None else self.memory, self.batch_size)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,53 +8,9 @@ from typing import Any
 import torch
 
 from locate.errors import LocateError
+from locate.model.quantised import BLOCK, QuantisedLinear
 
 NO_INSTALL = 'four bits need the package bitsandbytes: pip install "locate-bias[qlora]", or leave them out'
-BLOCK = 64  # numbers that share a scale
-
-
-class Product(torch.autograd.Function):
-    """x times the transpose of a matrix in four bits, which is unpacked for the product and again for its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, packed: torch.Tensor, state: Any, bias: torch.Tensor | None) -> torch.Tensor:
-        """[..., in] -> [..., out]"""
-        ctx.packed, ctx.state = packed, state
-        return torch.nn.functional.linear(x, unpacked(packed, state), bias)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """[..., out] -> [..., in]; nothing else is trained."""
-        return gradients[0] @ unpacked(ctx.packed, ctx.state), None, None, None
-
-
-class FourBitLinear(torch.nn.Linear):
-    """A frozen linear layer whose weight is packed into four bits (nf4, with scales that are quantised too)."""
-
-    def __init__(self, weight: torch.Tensor, bias: torch.nn.Parameter | None) -> None:
-        """Take the place of a layer with this weight, [out, in]."""
-        from bitsandbytes.functional import quantize_4bit
-
-        out, into = weight.shape
-        super().__init__(into, out, bias=False, device="meta")
-        packed, self.state = quantize_4bit(
-            weight.contiguous(), blocksize=BLOCK, compress_statistics=True, quant_type="nf4"
-        )
-        self.weight = torch.nn.Parameter(packed, requires_grad=False)
-        self.register_parameter("bias", bias)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[..., in] -> [..., out]"""
-        product: torch.Tensor = Product.apply(x, self.weight, self.state, self.bias)
-        return product
-
-
-def unpacked(packed: torch.Tensor, state: Any) -> torch.Tensor:
-    """A matrix out of its four bits, in the dtype that it had."""
-    from bitsandbytes.functional import dequantize_4bit
-
-    matrix: torch.Tensor = dequantize_4bit(packed, state)
-    return matrix
 
 
 def hold_in_four_bits(network: Any, names: Sequence[str]) -> None:
@@ -79,4 +35,4 @@ def hold_in_four_bits(network: Any, names: Sequence[str]) -> None:
                 f"{name} has rows of {weight.shape[1]} numbers, which bitsandbytes rounds wrongly: four bits need a "
                 f"multiple of {BLOCK}: leave them out"
             )
-        setattr(parent, own, FourBitLinear(weight, layer.bias))
+        setattr(parent, own, QuantisedLinear(weight, layer.bias, 4))

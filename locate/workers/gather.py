@@ -9,7 +9,7 @@ from typing import Any
 from locate.claims import Claims
 from locate.errors import LocateError
 from locate.files import read_json
-from locate.tracing.folder import ASKED, CHUNKS, PARTS, STAGE_FILE, RunFolder, claim_of
+from locate.tracing.folder import ASKED, CHUNKS, PARTS, SHARING, STAGE_FILE, RunFolder, claim_of
 from locate.tracing.table import META_FILE, Trace, load_trace
 
 
@@ -45,9 +45,12 @@ def gather(path: str | Path) -> Trace:
     missing = what_is_missing(folder, meta)
     if missing:
         raise LocateError(f"{folder.path} is not complete: {'; '.join(missing)}: run its shards again, in any number")
-    folder.forget()
-    for each in folder.path.rglob(".*.partial.*"):
-        each.unlink(missing_ok=True)
+    with folder.filled():  # no shard still reads what is deleted here
+        folder.forget()
+        for each in folder.path.rglob(".*.partial.*"):
+            each.unlink(missing_ok=True)
+        for each in folder.path.glob(f"{SHARING}*.claim"):
+            each.unlink(missing_ok=True)
     for each in folder.path.glob("*.claim"):
         each.unlink(missing_ok=True)
     return load_trace(folder.path)

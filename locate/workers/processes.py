@@ -98,6 +98,7 @@ class Processes:
 
         memory  that each of them needs, about; where so much is not free they are started later, and counted exactly
         """
+        self.close()
         if self.jobs * memory < psutil.virtual_memory().available:
             self.opening = opening
             for _ in range(self.jobs):
@@ -141,7 +142,12 @@ class Processes:
                 self.drop(worker)  # nobody waits for what it does
 
     def begin(self, missing: Missing, pieces: int) -> None:
-        """Start processes, up to one a piece, and tell all of them what they must have."""
+        """Start processes, up to one a piece, and tell all of them what they must have.
+
+        Raises LocateError for a model that is spread over GPUs, of which each process would have one.
+        """
+        if missing.opening.arguments.get("device_map") is not None:
+            raise LocateError("a model that is spread over GPUs has all of them: trace it in this process alone")
         if self.opening != missing.opening:
             self.close()
             self.opening = missing.opening

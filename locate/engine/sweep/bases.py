@@ -26,8 +26,8 @@ class Bases:
     """Everything kept of some runs; shorter runs are padded with zeros, which nothing reads.
 
     log_probs   of each run's answers, nats
-    activation  by component and layer: [run, pos, ...]
-    keys        by layer: keys and values of every position
+    activation  by component and layer: [run, pos, ...], on the device of the layer
+    keys        by layer: keys and values of every position, there too
     given       by number of tokens and layer: how a block is called
     """
 
@@ -71,7 +71,8 @@ def execute_bases(model: Model, runs: Sequence[Run], wanted: Iterable[Key], limi
     def keep(key: Key, batch: Sequence[int]) -> Callable:
         def hook(activation: torch.Tensor, hook: Any) -> None:
             value = by_query(activation, longest) if key[0] == PATTERN else activation
-            bases.activation[key] = into(bases.activation.get(key), batch, value, 1)
+            here = model.device_of(key[1])  # what enters the first block on a device comes from the one before
+            bases.activation[key] = into(bases.activation.get(key), batch, value.to(here), 1)
 
         return hook
 

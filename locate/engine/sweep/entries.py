@@ -30,7 +30,7 @@ Carrier = list[Climber]
 
 @dataclass(frozen=True, eq=False)
 class Entries:
-    """The residual stream that leaves the first layer of each entering row, at its first position.
+    """The residual stream that leaves the first layer of each entering row, at its first position; on the first device.
 
     place    of a row among the vectors; rows that do not enter have none
     """
@@ -54,14 +54,15 @@ def run_entries(model: Model, bases: Bases, moving: Sequence[Climber], limits: L
             return step_through(model, bases, layer, part)
 
         for stepped, leaving in work_in_parts(rows, rows_at_once(model, limits, 1, 0), step):
-            found.vectors[[found.place[each.row] for each in stepped]] = leaving
+            found.vectors[[found.place[each.row] for each in stepped]] = leaving.to(found.vectors.device)
     for (layer, n_pos), carriers in sorted(group_carriers(others).items()):
 
         def carry(part: Sequence[Carrier], layer: int = layer) -> Any:
             return carry_through(model, bases, layer, part)
 
         for part, leaving in work_in_parts(carriers, rows_at_once(model, limits, n_pos, 0), carry):
-            found.vectors[[found.place[each.row] for carrier in part for each in carrier]] = leaving
+            places = [found.place[each.row] for carrier in part for each in carrier]
+            found.vectors[places] = leaving.to(found.vectors.device)
     return found
 
 
@@ -80,20 +81,21 @@ def by_first_block(bases: Bases, entering: Sequence[Climber]) -> tuple[dict[int,
 
 def step_through(model: Model, bases: Bases, layer: int, rows: Sequence[Climber]) -> Float[torch.Tensor, "row d_model"]:
     """What leaves a layer at the first position of each row: the stream behind the attention, and what the MLP adds."""
-    base, pos = torch.tensor([[each.base, each.first_pos] for each in rows], device=model.device).T
+    device, above = model.device_of(layer), bases.activation["resid_pre", layer + 1]
+    base, pos = torch.tensor([[each.base, each.first_pos] for each in rows], device=device).T
     here = [(place, each, write) for place, each in enumerate(rows) for write in each.writes if write.layer == layer]
     spots = Writes.of(model, bases, here).spots
     block = bases.given[rows[0].n_pos][layer].fused
     assert block is not None
     with torch.inference_mode():
-        middle = bases.activation["resid_pre", layer + 1][base, pos]
+        middle = above[base.to(above.device), pos.to(above.device)].to(device)
         if ("mlp_out", layer) in bases.activation:
             middle -= bases.activation["mlp_out", layer][base, pos]
         if (attention := spots.get(("attn_out", layer))) is not None:
             entering = bases.activation["resid_pre", layer][base, pos]
             middle[attention.row] = entering[attention.row] + attention.value
         added = torch.empty_like(middle)
-        run = torch.ones(len(rows), dtype=torch.bool, device=model.device)
+        run = torch.ones(len(rows), dtype=torch.bool, device=device)
         if (mlp := spots.get(("mlp_out", layer))) is not None:
             added[mlp.row] = mlp.value
             run[mlp.row] = False
@@ -119,8 +121,9 @@ def carry_through(
     rows = [(place, each) for place, carrier in enumerate(carriers) for each in carrier]
     positions = [each.first_pos for _, each in rows]
     first, end = min(positions), max(positions) + 1
-    where = torch.tensor([[place for place, _ in rows], [pos - first for pos in positions]], device=model.device)
-    base = torch.tensor([carrier[0].base for carrier in carriers], device=model.device)
+    device = model.device_of(layer)
+    where = torch.tensor([[place for place, _ in rows], [pos - first for pos in positions]], device=device)
+    base = torch.tensor([carrier[0].base for carrier in carriers], device=device)
     here = ((place, each, write) for place, each in rows for write in each.writes if write.layer == layer)
     block = bases.given[rows[0][1].n_pos][layer]
     with torch.inference_mode():

@@ -197,11 +197,12 @@ def fused_llama(norm: Any, attention: Any, second: Any, mlp: Any) -> FusedBlock 
     return FusedBlock((rms_norm(norm), rms_norm(second)), project, leaving, gated, attention.scaling)
 
 
-def fused_gpt2(norm: Any, attention: Any, second: Any, mlp: Any) -> FusedBlock:
+def fused_gpt2(norm: Any, attention: Any, second: Any, mlp: Any) -> FusedBlock | None:
     """A block with layer norms, one product for queries, keys and values, and an activation without a gate."""
-    joint, out, first, last = (
-        turned_product(below(each)) for each in (attention.c_attn, attention.c_proj, mlp.c_fc, mlp.c_proj)
-    )
+    layers = [below(each) for each in (attention.c_attn, attention.c_proj, mlp.c_fc, mlp.c_proj)]
+    if any(type(each).__name__ != "Conv1D" for each in layers):
+        return None
+    joint, out, first, last = map(turned_product, layers)
 
     def project(normed: torch.Tensor) -> Projected:
         queries, keys, values = joint(normed).unflatten(-1, (-1, attention.head_dim)).chunk(3, -2)

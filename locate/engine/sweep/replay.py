@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from jaxtyping import Float
 from locate.engine.rows import Run, answers_in
 from locate.engine.sweep.fused import OUTPUTS, SAME, Change, FusedBlock, Keys, fused
 from locate.errors import LocateError
-from locate.model.hooked import Model
+from locate.model.hooked import Model, own_forward
 
 CACHES = ("past_key_values", "layer_past", "past_key_value")
 WITH_POSITIONS = ("attention_mask", "position_ids", "position_embeddings", "cache_position")
@@ -161,6 +161,13 @@ def one_prompt(name: str, value: Any, prompts: int) -> Any:
     return value
 
 
+def moved(value: Any, device: torch.device) -> Any:
+    """An argument of a block on the block's own device: a model makes masks and tables once for all of its devices."""
+    if isinstance(value, tuple):
+        return tuple(moved(each, device) for each in value)
+    return value.to(device) if isinstance(value, torch.Tensor) else value
+
+
 def cut_argument(name: str, value: Any, first: int, end: int, rows: int) -> Any:
     """An argument for one prompt, cut to the queries at positions `first` to `end`.
 
@@ -213,9 +220,11 @@ def watching(
                 )
             arguments, cache_name = given[layer]
             check_arguments(model, arguments, cache_name)
-            single = {name: one_prompt(name, value, len(args[0])) for name, value in arguments.items()}
+            here = model.device_of(layer)
+            single = {name: moved(one_prompt(name, value, len(args[0])), here) for name, value in arguments.items()}
             known = BlockInputs(block, single, cache_name, isinstance(output, tuple))
-            kept(layer, with_fused(known, args[0], output[0] if known.returns_tuple else output, checked), own)
+            entering, leaving = args[0].to(here), output[0] if known.returns_tuple else output
+            kept(layer, with_fused(known, entering, leaving, checked), own)
 
         return hook
 
@@ -264,14 +273,7 @@ def read_out(
     def through(*_: Any, **__: Any) -> Any:
         return (whole,) if returns_tuple else whole
 
-    own = {block: vars(block).get("forward") for block in model.blocks}
-    for block in own:
-        object.__setattr__(block, "forward", through)  # the bridge hands ordinary assignments on to the wrapped block
-    try:
+    with ExitStack() as passing:
+        for block in model.blocks:
+            passing.enter_context(own_forward(block, through))
         return answers_in(model, torch.zeros(len(residual), 1, dtype=torch.long), runs)
-    finally:
-        for block, forward in own.items():
-            if forward is None:
-                object.__delattr__(block, "forward")
-            else:
-                object.__setattr__(block, "forward", forward)

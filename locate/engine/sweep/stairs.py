@@ -148,11 +148,12 @@ def climb(
     The rows are sorted by `from_layer`.
 
     Rows that have joined come first in the batch, so each layer is run on a part of it that grows. Some that join
-    further up may be run with them, from zeros that mean nothing and are replaced as they join.
+    further up may be run with them, from zeros that mean nothing and are replaced as they join. From a block on one
+    device to the next on another they are moved.
     """
     first, n_pos, last = stair[0].first_pos, stair[0].n_pos, model.n_layers - 1
     begin = np.array([each.from_layer for each in stair])
-    base = torch.tensor([each.base for each in stair], device=model.device)
+    base = torch.tensor([each.base for each in stair])
     above = ((place, each, write) for place, each in enumerate(stair) for write in each.writes_above)
     writes = Writes.of(model, bases, above)
     blocks = bases.given[n_pos]
@@ -160,10 +161,12 @@ def climb(
         embedded = bases.activation["resid_pre", 0]
         residual = embedded.new_zeros(len(stair), n_pos - first, embedded.shape[-1])
         for layer in range(begin[0], last + 1):
+            device = model.device_of(layer)
+            residual, base = residual.to(device), base.to(device)
             old, joined = np.searchsorted(begin, [layer, layer + 1]).tolist()
             residual[old:joined] = bases.activation["resid_pre", layer][base[old:joined], first:n_pos]
             enter = [place for place in range(old, joined) if stair[place].enters]
-            residual[enter, 0] = entered.vectors[[entered.place[stair[place].row] for place in enter]]
+            residual[enter, 0] = entered.vectors[[entered.place[stair[place].row] for place in enter]].to(device)
             writes.into_residual(residual, layer, first)
             run = rows_to_run(model, joined, len(stair), n_pos - first)
             keys = keys_of(bases, layer, base[:run], first)
