@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -76,6 +77,7 @@ class Missing:
     kept      where they are kept; None where nothing is
     advance   to be called as they are done
     begin     to be called when the first is begun, where processes get ready first: that is not part of the pace
+    watch     to be called as they are done, with the number of the piece first
     """
 
     work: Work
@@ -84,12 +86,18 @@ class Missing:
     identity: Callable[[], Hashable]
     pieces: Sequence[Piece]
     numbers: Sequence[int]
-    size: Callable[[int], int]
-    memory: int
-    products: str
-    kept: Kept | None
-    advance: Advance
-    begin: Callable[[], None]
+    size: Callable[[int], int] = lambda number: 1
+    memory: int = 0
+    products: str = "torch"
+    kept: Kept | None = None
+    advance: Advance = lambda count: None
+    begin: Callable[[], None] = lambda: None
+    watch: Callable[[int, int], None] = lambda number, count: None
+
+    def count(self, number: int, count: int) -> None:
+        """Count what was done of a piece; less than nothing where a process took it along as it ended."""
+        self.advance(count)
+        self.watch(number, count)
 
 
 Executor = Callable[[Missing], Iterator[tuple[int, Any]]]
@@ -108,4 +116,4 @@ class Early(Protocol):
 def here(missing: Missing) -> Iterator[tuple[int, Any]]:
     """The executor of this process: one piece after the other."""
     for number in missing.numbers:
-        yield number, missing.do(missing.pieces[number], missing.advance)
+        yield number, missing.do(missing.pieces[number], partial(missing.count, number))

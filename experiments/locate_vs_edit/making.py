@@ -1,20 +1,14 @@
-"""Edits made and measured: one after another, or by several processes at once."""
+"""Edits made and measured, in this process or in others."""
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import multiprocessing
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
-import torch
 from editing import editor_of, lighter, prompts_for
 
 import locate
@@ -24,6 +18,9 @@ from locate.evaluation import biaske, occupations, perplexity
 from locate.evaluation.scores import Items, Score
 from locate.evaluation.tests import sample_items
 from locate.model.causal import CausalModel, load_causal
+from locate.model.likelihood import memory_of
+from locate.model.products import product_library
+from locate.work import Advance, Do, Executor, Missing, Piece
 
 Tables = dict[str, pd.DataFrame]
 Task = tuple[str, tuple[int, ...], int, bool]
@@ -49,10 +46,11 @@ class Trial:
 
     @staticmethod
     def of(options: argparse.Namespace, located: locate.Located) -> Trial:
-        """Load the model and read the tests."""
+        """Load the model, computed with one thread where several processes are to share the edits; read the tests."""
         splits = [prompts_for(seed, options.persons).words for seed in options.seeds]
         items = items_of({word for each in splits for word in each.held_out_words}, options.texts)
-        return Trial(load_causal(options.model, device=options.device), located, options, items)
+        threads = 1 if options.jobs > 1 else None
+        return Trial(load_causal(options.model, device=options.device, threads=threads), located, options, items)
 
     def make(self, task: Task) -> Made:
         """Edit, measure with the edit on, and take it off."""
@@ -70,47 +68,47 @@ class Trial:
         return task, row, words_of(self.before[occupations.NAME], after[occupations.NAME], fitting)
 
 
-OWN: list[Trial] = []  # what a process of several works on: its own model, loaded once, for all tasks it is given
+@dataclass(frozen=True, eq=False)
+class Edits:
+    """Edits as work for other processes; a piece is the place of a task."""
+
+    located: locate.Located
+    options: argparse.Namespace
+    items: dict[str, Items]
+    before: Tables
+    tasks: tuple[Task, ...]
+
+    @property
+    def name(self) -> str:
+        """In messages and errors."""
+        return "edits"
+
+    def prepare(self, model: CausalModel) -> Do:
+        """What makes an edit on a model of this process."""
+        trial = Trial(model, self.located, self.options, self.items, self.before)
+
+        def make(piece: Piece, advance: Advance) -> Made:
+            return trial.make(self.tasks[piece[0]])
+
+        return make
 
 
-def begin(located: locate.Located, options: argparse.Namespace, items: dict[str, Items], before: Tables) -> None:
-    """Set up one of several processes, which has one thread and loads a model of its own."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a traceback of its own
-    torch.set_num_threads(1)
-    OWN.append(Trial(load_causal(options.model, device=options.device), located, options, items, before))
-
-
-def take(task: Task) -> Made:
-    """Make an edit on this process's model."""
-    return OWN[0].make(task)
-
-
-def every(trial: Trial, tasks: Iterable[Task], jobs: int) -> Iterator[Made]:
-    """Each task as it is finished, by so many processes with a model each.
-
-    After one that fails none is begun. Raises LocateError then, when those under way are finished and passed on.
-    """
-    if jobs == 1:
-        yield from map(trial.make, tasks)
-        return
-    given = (trial.located, trial.options, trial.items, trial.before)
-    start = multiprocessing.get_context("spawn")  # a fork would share CUDA and the threads of torch
-    left, failed = iter(tasks), None
-    with ProcessPoolExecutor(jobs, mp_context=start, initializer=begin, initargs=given) as pool:
-        running = {pool.submit(take, task) for task in itertools.islice(left, jobs)}
-        while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for each in done:
-                try:
-                    yield each.result()
-                except (BrokenProcessPool, LocateError, RuntimeError) as error:
-                    failed = failed or error
-            if failed is None:
-                running |= {pool.submit(take, task) for task in itertools.islice(left, jobs - len(running))}
-    if failed is not None:
-        raise LocateError(
-            f"an edit failed ({str(failed) or type(failed).__name__}): try fewer --jobs, or one, to see it"
-        )
+def every(trial: Trial, tasks: Iterable[Task], executor: Executor) -> Iterator[Made]:
+    """Each task as it is finished, wherever the executor has it done; one that fails ends the others."""
+    model = trial.model
+    work = Edits(trial.located, trial.options, trial.items, trial.before, tuple(tasks))
+    missing = Missing(
+        work=work,
+        do=work.prepare(model),
+        opening=model.opening(),
+        identity=model.identity,
+        pieces=[(place,) for place in range(len(work.tasks))],
+        numbers=range(len(work.tasks)),
+        memory=memory_of(model),
+        products=product_library(model.dtype, model.device, model.threads),
+    )
+    for _, made in executor(missing):
+        yield made
 
 
 def items_of(words: set[str], texts: int | None) -> dict[str, Items]:

@@ -28,10 +28,12 @@ from editing import DECIDING, HELD_OUT, LAYERED, add_options, editor_of, lighter
 from making import Task, Trial, every, measured
 
 import locate
+from locate.cli.sharing import executor_of
 from locate.errors import LocateError
 from locate.evaluation.kept import code_sha256
 from locate.mediation import effects
 from locate.schema import locate_version
+from locate.workers.jobs import check_jobs
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "mini"
@@ -109,10 +111,9 @@ def recipe_of(trial: Trial) -> dict[str, Any]:
 def run(options: argparse.Namespace) -> None:
     """Make and measure every edit that is not kept yet.
 
-    Raises LocateError for less than one process, and where --out holds edits made in another way.
+    Raises LocateError for less than one process, or more than cores, and where --out holds edits made in another way.
     """
-    if options.jobs < 1:
-        raise LocateError(f"--jobs {options.jobs}: expected a number of processes from 1 up")
+    check_jobs(options.jobs)
     trace = traced(options)
     located, effects, n_layers = locate.rank(trace), effects_of(trace), int(trace.meta["model"]["n_layers"])
     trial = Trial.of(options, located)
@@ -123,10 +124,11 @@ def run(options: argparse.Namespace) -> None:
     todo = [each for each in tasks if not kept.has(*each[:3])]
     if todo:
         trial.before = measured(trial.model, trial.items)
-        for done, ((name, layers, seed, _), row, words) in enumerate(every(trial, todo, options.jobs), start=1):
-            kept.add(name, layers, seed, row, words)
-            said = f"{name} {label(layers)} seed {seed}: cut {row['cut']:.1f} %, {row['seconds']:.0f} s"
-            print(f"{done} of {len(todo)}: {said}", file=sys.stderr, flush=True)
+        with executor_of(options.jobs, None) as executor:
+            for done, ((name, layers, seed, _), row, words) in enumerate(every(trial, todo, executor), start=1):
+                kept.add(name, layers, seed, row, words)
+                said = f"{name} {label(layers)} seed {seed}: cut {row['cut']:.1f} %, {row['seconds']:.0f} s"
+                print(f"{done} of {len(todo)}: {said}", file=sys.stderr, flush=True)
 
 
 def tables(folder: Path) -> None:

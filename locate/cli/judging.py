@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,8 @@ from locate.cli.options import (
     Device,
     Dtype,
     Formats,
+    Jobs,
+    RayOption,
     Revision,
     Threads,
     TrustCode,
@@ -29,8 +31,8 @@ from locate.cli.options import (
     format_list,
     run_folder,
     split,
-    thread_count,
 )
+from locate.cli.sharing import executor_of, start_early, threads_of
 from locate.errors import LocateError
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 
     from locate.cli.steps import Steps
     from locate.evaluation.change import EvaluationChange
+    from locate.evaluation.chunks import TestStep
     from locate.evaluation.evaluation import Evaluation
     from locate.evaluation.scores import Score
 
@@ -74,6 +77,8 @@ def evaluate(
     seed: Annotated[int, typer.Option(rich_help_panel=TESTS, help="seed of that draw")] = 0,
     device: Device = None,
     threads: Threads = None,
+    jobs: Jobs = None,
+    ray: RayOption = None,
     dtype: Dtype = "float32",
     revision: Revision = None,
     bos: BosOption = Bos.auto,
@@ -98,19 +103,23 @@ def evaluate(
 
     check_seed(seed)
     wanted, sources = format_list(formats), parsed_sources(source or [], text)
-    count = thread_count(threads)
     folder = run_folder(output, model, "evaluation")
+    count = threads_of(threads, jobs, None, folder, ray)
     asked = None if tests is None else split("--tests", tests)
-    with Steps() as steps:
+    with Steps() as steps, executor_of(jobs, None, ray) as executor:
         steps.say("loading the model")
         from locate.evaluation.run import evaluate as run_tests
         from locate.model.causal import load_causal
         from locate.report.evaluation import write_evaluation_figure
 
-        trusted = {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code}
-        loaded = load_causal(
-            model, device=device, dtype=dtype, revision=revision, bos=bos.value, chat=chat, threads=count, **trusted
-        )
+        reading: dict[str, Any] = {
+            "allow_pickle": allow_pickle,
+            "trust_remote_code": trust_remote_code,
+            "revision": revision,
+        }
+        reading |= {"bos": bos.value, "chat": chat}
+        start_early(executor, model, dtype, device, reading, load_causal)
+        loaded = load_causal(model, device=device, dtype=dtype, threads=count, **reading)
         steps.notes(loaded.notes)
         found = run_tests(
             loaded,
@@ -120,6 +129,7 @@ def evaluate(
             limit=limit,
             seed=seed,
             folder=folder,
+            executor=executor,
             step=progress(steps),
         )
         steps.expect([Work("figure", drawing(1, wanted))])
@@ -150,12 +160,17 @@ def parsed_sources(given: Sequence[str], text: Path | None) -> dict[str, str | P
     return found
 
 
-def progress(steps: Steps) -> Callable[[str, int, int], None]:
-    """Progress that names each test, with the time left of it: how long the others take is not known."""
-    told: dict[str, Callable[[int, int], None]] = {}
+def progress(steps: Steps) -> TestStep:
+    """Progress that names the tests under way, with the time left of them: how long the others take is not known."""
+    under: dict[str, tuple[float, int]] = {}
+    told: dict[str, Callable[[float, int], None]] = {}
 
-    def step(test: str, done: int, total: int) -> None:
-        told.setdefault(test, steps.counted(test, "this test"))(done, total)
+    def step(test: str, done: float, total: int) -> None:
+        under[test] = done, total
+        names = [name for name, (some, all_of) in under.items() if some < all_of] or [test]
+        line = ", ".join(names)
+        counted = told.setdefault(line, steps.counted(line, "this test" if len(names) == 1 else "these tests"))
+        counted(sum(under[name][0] for name in names), sum(under[name][1] for name in names))
 
     return step
 

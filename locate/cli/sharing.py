@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -119,10 +119,18 @@ def executor_of(
             yield processes
 
 
-def start_early(executor: Executor, name: str, dtype: str, device: str | None, reading: dict[str, Any]) -> None:
+def start_early(
+    executor: Executor,
+    name: str,
+    dtype: str,
+    device: str | None,
+    reading: dict[str, Any],
+    opens: Callable[..., Any] | None = None,
+) -> None:
     """Let other processes open a model of this machine while this one does.
 
-    reading  further options of `load`
+    reading  further options of `load`, or of what opens it
+    opens    by which they open it; None for what opens the models of a trace
     """
     from locate.work import Early
 
@@ -139,7 +147,7 @@ def start_early(executor: Executor, name: str, dtype: str, device: str | None, r
     asked = {"name": name, "dtype": dtype, "device": device, "threads": 1} | reading
     files = Path(name).iterdir() if Path(name).is_dir() else [Path(name)]
     size = sum(each.stat().st_size for each in files if each.suffix in (".safetensors", ".bin", ".gguf"))
-    executor.expect(Opening(open_models, asked), PLENTY * size)
+    executor.expect(Opening(opens or open_models, asked), PLENTY * size)
 
 
 def tell_shard(folder: Path, as_json: bool) -> None:

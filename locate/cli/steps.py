@@ -123,13 +123,13 @@ class Steps:
         self.stage, self.timed, self.shown = found.stage, timed, now
         self.say(progress_line(found))
 
-    def counted(self, what: str, part: str = "this part") -> Callable[[int, int], None]:
+    def counted(self, what: str, part: str = "this part") -> Callable[[float, int], None]:
         """Progress of one part of the work, of which nothing is known but how much is done of how much."""
         from locate.tracing.progress import FIRST, Progress
 
-        start: list[tuple[float, int]] = []
+        start: list[tuple[float, float]] = []
 
-        def step(done: int, of: int) -> None:
+        def step(done: float, of: int) -> None:
             now = time.monotonic()
             start[:] = start or [(now, done)]
             spent, new = now - start[0][0], done - start[0][1]
@@ -143,7 +143,7 @@ def progress_line(found: Progress) -> str:
 
     Where nothing is known of what follows, the time left is that of the part.
     """
-    line = f"{found.stage}: {found.done:,} of {found.planned:,}"
+    line = f"{found.stage}: {int(found.done):,} of {found.planned:,}"
     if found.rate is not None:
         line += f", {pace(found.rate)} a second"
     if found.left is not None:

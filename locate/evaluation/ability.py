@@ -16,7 +16,7 @@ import pandas as pd
 
 from locate.errors import LocateError
 from locate.evaluation.forms import FORMS, Question, read_questions
-from locate.evaluation.scores import Items, Score, Step, Test, mean_with_interval, share_with_interval
+from locate.evaluation.scores import CHUNK, Items, Score, Step, Test, mean_with_interval, share_with_interval
 from locate.model.encoder import encoder_of
 
 if TYPE_CHECKING:
@@ -115,8 +115,9 @@ def measure(model: CausalModel, items: Items, step: Step, *, folder: str) -> pd.
             "choices": len(some),
             "greedy": bool(given[0].greedy),
         }
-        row |= {f"log_likelihood_{k}": given[k].log_likelihood if k < len(given) else math.nan for k in range(most)}
-        rows.append(row | {name: float(results[name]) for name in METRICS if name in results})
+        row |= {name: float(results[name]) for name in METRICS if name in results}
+        said = {f"log_likelihood_{k}": given[k].log_likelihood if k < len(given) else math.nan for k in range(most)}
+        rows.append(row | said)
     return pd.DataFrame(rows)
 
 
@@ -199,7 +200,7 @@ def test_of(name: str, title: str, files: Sequence[str], hub: str, **more: Any) 
         cluster=groups_of,
         files=tuple(files),
         hub=hub,
-        **more,
+        **{"chunk": CHUNK} | more,
     )
 
 
@@ -246,5 +247,6 @@ BLIMP = test_of(
     "nyu-mll/blimp:*:train",
     strata=lambda question: question.task,
     usual=EACH_PARADIGM,
+    chunk=0,  # its rows are in the order of the paradigms, whatever that of the items
     paired=pronoun_change,
 )

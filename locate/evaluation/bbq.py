@@ -10,7 +10,7 @@ import pandas as pd
 
 from locate.evaluation.bbq_data import CONDITIONS, NAMES, TARGETS, Question, read_bbq
 from locate.evaluation.paired import is_measured, likelihood_columns
-from locate.evaluation.scores import Items, Score, Step, Test, mean_with_interval, share_with_interval
+from locate.evaluation.scores import CHUNK, Items, Score, Step, Test, mean_with_interval, share_with_interval
 from locate.evaluation.text_files import file_hashes, file_of
 
 if TYPE_CHECKING:
@@ -123,5 +123,6 @@ TEST = Test(
     files=("bbq_gender", "BBQ/data", *NAMES),
     strata=stratum,
     usual=USUAL,
+    chunk=CHUNK,
     cluster=lambda table: table["template"].to_numpy(),
 )

@@ -13,7 +13,7 @@ import pandas as pd
 from locate.errors import LocateError
 from locate.evaluation.paired import gap, likelihood_columns, preference
 from locate.evaluation.published import bad_row
-from locate.evaluation.scores import Items, Score, Step, Test, share_with_interval
+from locate.evaluation.scores import CHUNK, Items, Score, Step, Test, share_with_interval
 from locate.evaluation.text_files import check_has_rows, file_hashes, file_of, read_csv
 
 if TYPE_CHECKING:
@@ -168,5 +168,6 @@ TEST = Test(
     score=score,
     paired=lambda before, after: [retention(before, after)],
     strata=lambda couple: couple.kind,
+    chunk=CHUNK,
     cluster=lambda table: table["subject"].to_numpy(),
 )

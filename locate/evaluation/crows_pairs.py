@@ -9,7 +9,7 @@ import pandas as pd
 
 from locate.evaluation.crows_pairs_data import DIRECTIONS, NAMES, read_crows_pairs
 from locate.evaluation.paired import gap, likelihood_columns, preference, without_ideal
-from locate.evaluation.scores import Items, Score, Step, Test
+from locate.evaluation.scores import CHUNK, Items, Score, Step, Test
 from locate.evaluation.text_files import file_hashes, file_of
 
 if TYPE_CHECKING:
@@ -77,5 +77,6 @@ TEST = Test(
     score=score,
     files=tuple(f"{folder}{name}" for folder in ("crows_pairs/", "crows-pairs/data/", "") for name in NAMES),
     hub="nyu-mll/crows_pairs",
+    chunk=CHUNK,
     cluster=lambda table: table["group"].to_numpy(),
 )

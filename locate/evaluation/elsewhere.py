@@ -14,7 +14,7 @@ import pandas as pd
 
 from locate.errors import LocateError
 from locate.evaluation.occupations import COLUMNS, OCCUPATION, log_odds_cut, prompt_score
-from locate.evaluation.scores import Items, Score, Step, Test
+from locate.evaluation.scores import CHUNK, Items, Score, Step, Test
 from locate.prompts.build import SLOT, fit_article, occupation_table
 from locate.prompts.pair import FEMALE, MALE
 
@@ -102,6 +102,7 @@ def test_of(name: str, title: str, parts: bool) -> Test:
         measure=measure,
         score=lambda table: scores_of(name, table, parts),
         paired=lambda before, after: [log_odds_cut(before, after, test=name)],
+        chunk=CHUNK,
         cluster=lambda table: table["word"].to_numpy(),
     )
 

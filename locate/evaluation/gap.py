@@ -10,7 +10,7 @@ import pandas as pd
 
 from locate.evaluation.gap_data import PARTS, gap_files, read_gap
 from locate.evaluation.paired import gap, is_measured, likelihood_columns, preference, without_ideal
-from locate.evaluation.scores import Items, Score, Step, Test, mean_with_interval
+from locate.evaluation.scores import CHUNK, Items, Score, Step, Test, mean_with_interval
 from locate.evaluation.text_files import file_hashes, folder_of
 
 if TYPE_CHECKING:
@@ -86,5 +86,6 @@ TEST = Test(
     measure=measure,
     score=score,
     files=("gap", "gap-coreference", "gap-development.tsv"),
+    chunk=CHUNK,
     cluster=lambda table: table["page"].to_numpy(),
 )

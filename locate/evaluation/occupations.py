@@ -12,7 +12,7 @@ import pandas as pd
 
 from locate.errors import LocateError
 from locate.evaluation.lines import Estimate, correlation, slope
-from locate.evaluation.scores import Items, Score, Step, Test, mean_with_interval, share_with_interval
+from locate.evaluation.scores import CHUNK, Items, Score, Step, Test, mean_with_interval, share_with_interval
 from locate.notebook import Rows
 from locate.prompts.build import SLOT, definitional_table, occupation_table, table, templates
 from locate.prompts.pair import FEMALE, MALE, NEUTRAL
@@ -315,5 +315,6 @@ TEST = Test(
     measure=measure,
     score=score,
     paired=paired_scores,
+    chunk=CHUNK,
     cluster=lambda table: table["word"].to_numpy(),
 )

@@ -1,37 +1,36 @@
-"""Running the tests on a model, one after the other; a test that is finished is not run again."""
+"""Running the tests on a model; a test that is finished is not run again."""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
 import platform
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
 from locate.errors import LocateError
+from locate.evaluation.chunks import TestStep, measure_tests
 from locate.evaluation.evaluation import FILE, Evaluation, load_evaluation, write_table
 from locate.evaluation.scores import LEVEL, Items, Score, Test
 from locate.evaluation.tests import at_hand, choose_tests, limit_of, sample_items, wanted_tests
 from locate.files import hash_of, read_json, strict
 from locate.notebook import Rows
 from locate.schema import EVALUATION_VERSION, library_version, locate_version
+from locate.work import Executor, here
 
 if TYPE_CHECKING:
     from locate.model.causal import CausalModel
 
 LIBRARIES = ("torch", "transformers", "lm-eval", "numpy", "pandas", "scipy")
 RECEIPT = "receipt.json"
-TestStep = Callable[[str, int, int], None]
-"""progress: (test, how many of its requests are done, of how many)"""
+Found = TypeVar("Found")
 
 
-def no_progress(test: str, done: int, total: int) -> None:
+def no_progress(test: str, done: float, total: int) -> None:
     """Report nothing."""
 
 
@@ -44,24 +43,28 @@ def evaluate(
     limit: int | None = None,
     seed: int = 0,
     folder: str | Path | None = None,
+    executor: Executor = here,
     step: TestStep = no_progress,
 ) -> Evaluation:
     """Judge bias and ability of a model.
 
-    tests    names, or tests of your own (`locate.evaluation.scores.Test`); default: those whose items the package
-             carries and, with `data`, each whose files are found there. The others are listed in meta["left_out"], with
-             what they lack
-    data     folder with data sets
-    sources  test: its file or folder, or a data set on the Hugging Face hub, OWNER/NAME[:CONFIGURATION[:SPLIT]]
-    limit    items of each test at most (BLiMP: of each paradigm), drawn with `seed` and named in the meta by a hash
-    folder   where every test is kept as soon as it is finished; the same call goes on there after an interruption, and
-             tests that were run there before belong to what is returned
+    tests     names, or tests of your own (`locate.evaluation.scores.Test`); default: those whose items the package
+              carries and, with `data`, each whose files are found there. The others are listed in meta["left_out"],
+              with what they lack
+    data      folder with data sets
+    sources   test: its file or folder, or a data set on the Hugging Face hub, OWNER/NAME[:CONFIGURATION[:SPLIT]]
+    limit     items of each test at most (BLiMP: of each paradigm), drawn with `seed` and named in the meta by a hash
+    folder    where every test is kept as soon as it is finished; the same call goes on there after an interruption, and
+              tests that were run there before belong to what is returned
+    executor  where chunks of tests are measured (see `locate.workers.processes.Processes`); default: in this process
+    step      progress (see `TestStep`)
 
     A model edited by locate carries a receipt of the words and templates it was edited on; tests that can tell them
     from others do.
 
-    Raises LocateError for a test that is asked for and has no data, for two tests of one name, and for a folder that
-    holds another evaluation: other weights, items, limit, seed or version of locate.
+    Raises LocateError for a test that is asked for and has no data, for two tests of one name, for a folder that holds
+    another evaluation (other weights, items, limit, seed or version of locate), and for a model that was changed in
+    memory where other processes are to measure it.
     """
     from locate.model.causal import load_causal
 
@@ -71,9 +74,9 @@ def evaluate(
         limit_of(test, limit)
     places, left_out = choose_tests(asked, tests is not None, None if data is None else Path(data), sources or {})
     edited = edited_of(model)
-    run = RunningEvaluation.claim(
-        None if folder is None else Path(folder), starting_meta(model, edited, limit, seed, left_out)
-    )
+    meta = starting_meta(model, edited, limit, seed, left_out)
+    run = RunningEvaluation.claim(None if folder is None else Path(folder), meta, tuple(places))
+    todo: list[tuple[Test, Items, dict[str, Any]]] = []
     for name, place in places.items():
         test = asked[name]
         with at_hand(test, place) as found:
@@ -81,10 +84,13 @@ def evaluate(
             about = about_items(test, found, items, limit)
         table = run.finished(name, about)
         if table is None:
-            started = time.perf_counter()
-            table = test.measure(model, items, partial(step, name))
-            about["seconds"] = round(time.perf_counter() - started, 3)
-        run.keep(name, about, table, scores_of(test, table, edited))
+            todo.append((test, items, about))
+        else:
+            run.keep(name, about, table, scores_of(test, table, edited))
+    given = [(test, items) for test, items, _ in todo]
+    for number, table, seconds in measure_tests(model, given, executor, step):
+        test, _, about = todo[number]
+        run.keep(test.name, about | {"seconds": round(seconds, 3)}, table, scores_of(test, table, edited))
     if not run.scores:
         listed = "; ".join(f"{name}: {why}" for name, why in left_out.items())
         raise LocateError(f"no test was run: {listed[:300]}")
@@ -198,15 +204,19 @@ def row_as_json(value: Any) -> Any:
 
 @dataclass
 class RunningEvaluation:
-    """An evaluation while its tests are run; every finished test is on the disk before the next begins."""
+    """An evaluation while its tests are run; every test is on the disk as soon as it is finished.
+
+    order  of the tests, whichever is finished first; others that were run in the folder before stand in front
+    """
 
     folder: Path | None
     meta: dict[str, Any]
+    order: tuple[str, ...]
     scores: dict[str, Sequence[Score]]
     tables: dict[str, pd.DataFrame]
 
     @staticmethod
-    def claim(folder: Path | None, meta: dict[str, Any]) -> RunningEvaluation:
+    def claim(folder: Path | None, meta: dict[str, Any], order: tuple[str, ...]) -> RunningEvaluation:
         """Claim a folder: new, empty, or holding the same evaluation, whose finished tests are taken over.
 
         Raises LocateError when it holds something else, with both values of what differs.
@@ -214,12 +224,12 @@ class RunningEvaluation:
         if folder is None or not (folder / FILE).is_file():
             if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
                 raise LocateError(f"output {folder}: expected a new or empty folder, or one that holds an evaluation")
-            return RunningEvaluation(folder, meta, {}, {})
+            return RunningEvaluation(folder, meta, order, {}, {})
         found = load_evaluation(folder)
         for key in meta["recipe"]:
             check_same(folder, key, found.meta["recipe"].get(key), meta["recipe"][key])
         meta["tests"] = dict(found.meta["tests"])
-        return RunningEvaluation(folder, meta, {name: found.of(name) for name in found.tables}, found.tables)
+        return RunningEvaluation(folder, meta, order, {name: found.of(name) for name in found.tables}, found.tables)
 
     def finished(self, name: str, about: dict[str, Any]) -> pd.DataFrame | None:
         """The table of a test that was finished before, with the seconds it took; None for one that was not.
@@ -244,9 +254,14 @@ class RunningEvaluation:
 
     def evaluation(self) -> Evaluation:
         """What was found so far."""
-        scores = Rows(score for some in self.scores.values() for score in some)
-        meta: Any = strict(self.meta)
-        return Evaluation(dict(meta), scores, dict(self.tables))
+        scores = Rows(score for some in self.ordered(self.scores).values() for score in some)
+        meta: Any = strict(self.meta | {"tests": self.ordered(self.meta["tests"])})
+        return Evaluation(dict(meta), scores, self.ordered(self.tables))
+
+    def ordered(self, found: Mapping[str, Found]) -> dict[str, Found]:
+        """What was found of tests, in their order."""
+        places = {name: place for place, name in enumerate(self.order)}
+        return dict(sorted(found.items(), key=lambda each: places.get(each[0], -1)))
 
 
 def check_same(folder: Path, key: str, old: object, new: object) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LEVEL, SAMPLES = 0.95, 2000
 POINTS: ContextVar[bool] = ContextVar("POINTS", default=False)
+CHUNK = 1024  # items of the package's tests that are measured at a time; with fewer, batches have more padding
 Step = Callable[[int, int], None]
 
 
@@ -137,6 +138,9 @@ class Test:
     paired   tables of two models, before and after -> scores that need both, such as the share of what was kept
     strata   an item's stratum, where `limit` holds for each stratum; None where it holds for all items together
     usual    the limit where nobody names one; None takes every item
+    chunk    how many items are measured at a time at most, and maybe in several processes. The table must then have one
+             per item, in their order, which depends on that item alone. 0 measures all items together. The last digits
+             of numbers depend on it, as batches do not reach over chunks
     cluster  a table -> the group of each row that the intervals resample, for changes on paired items; with None,
              the change of a score is treated as one between two independent samples
     """
@@ -152,6 +156,7 @@ class Test:
     paired: Callable[[pd.DataFrame, pd.DataFrame], Sequence[Score]] | None = None
     strata: Callable[[Any], str] | None = None
     usual: int | None = None
+    chunk: int = 0
     cluster: Callable[[pd.DataFrame], np.ndarray] | None = None
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from locate.evaluation.paired import gap, likelihood_columns, preference
-from locate.evaluation.scores import Items, Score, Step, Test
+from locate.evaluation.scores import CHUNK, Items, Score, Step, Test
 from locate.evaluation.sentences_data import GENDER, MORE, read_sentence_pairs
 from locate.evaluation.text_files import file_hashes, file_of
 
@@ -81,5 +81,6 @@ TEST = Test(
     measure=measure,
     score=score,
     files=NAMES,
+    chunk=CHUNK,
     cluster=lambda table: table["group"].to_numpy(),
 )

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from locate.evaluation.paired import Request, is_measured, likelihood_columns
-from locate.evaluation.scores import LEVEL, SAMPLES, Items, Score, Step, Test, mean_with_interval
+from locate.evaluation.scores import CHUNK, LEVEL, SAMPLES, Items, Score, Step, Test, mean_with_interval
 from locate.evaluation.stereoset_data import DOMAINS, LABELS, NAMES, TASKS, Association, read_stereoset
 from locate.evaluation.text_files import file_hashes, file_of
 from locate.mediation.resampling import cluster_weights
@@ -153,5 +153,6 @@ TEST = Test(
     score=score,
     files=tuple(f"{folder}{name}" for folder in ("stereoset/", "StereoSet/data/", "") for name in NAMES),
     hub="McGill-NLP/stereoset",
+    chunk=CHUNK,
     cluster=lambda table: table["target"].to_numpy(),
 )

@@ -9,7 +9,7 @@ import pandas as pd
 
 from locate.errors import LocateError
 from locate.evaluation.paired import gap, likelihood_columns, preference
-from locate.evaluation.scores import Items, Score, Step, Test
+from locate.evaluation.scores import CHUNK, Items, Score, Step, Test
 from locate.evaluation.text_files import file_hashes, folder_of
 from locate.evaluation.winobias_data import KINDS, SIDES, SPLITS, read_winobias
 
@@ -94,5 +94,6 @@ TEST = Test(
     score=score,
     files=("winobias", "WinoBias/wino/data", "WinoBias/wino", "wino", "pro_stereotyped_type1.txt.dev"),
     hub="uclanlp/wino_bias",
+    chunk=CHUNK,
     cluster=lambda table: table["occupation"].to_numpy(),
 )

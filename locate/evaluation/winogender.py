@@ -10,7 +10,7 @@ import pandas as pd
 from locate.errors import LocateError
 from locate.evaluation.lines import correlation
 from locate.evaluation.paired import gap, is_measured, likelihood_columns, preference
-from locate.evaluation.scores import Items, Score, Step, Test
+from locate.evaluation.scores import CHUNK, Items, Score, Step, Test
 from locate.evaluation.text_files import file_hashes, folder_of
 from locate.evaluation.winogender_data import PERSONS, read_winogender, winogender_occupations
 
@@ -105,5 +105,6 @@ TEST = Test(
     score=score,
     files=("winogender", "winogender-schemas/data", "all_sentences.tsv"),
     hub="oskarvanderwal/winogender",
+    chunk=CHUNK,
     cluster=lambda table: table["occupation"].to_numpy(),
 )

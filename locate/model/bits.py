@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,8 +15,13 @@ def bits_of(network: Any) -> int:
 
     network  a torch module
     """
+    return bits_in(dict(network.named_parameters()))
+
+
+def bits_in(tensors: Mapping[str, torch.Tensor]) -> int:
+    """The same of tensors by name."""
     found = 0
-    for _, tensor in sorted(network.named_parameters()):
+    for _, tensor in sorted(tensors.items()):
         bits = tensor.detach().contiguous().view(WHOLE[tensor.element_size()])
         found = (found * 1_000_003 + int(bits.sum(dtype=torch.int64))) % 2**64
     return found

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from locate.errors import LocateError
+from locate.model.bits import bits_in
 from locate.model.checkpoint import Checkpoint, find_checkpoint
 from locate.model.encoder import Encoder, context_of
 from locate.model.hooked import DTYPES, SHORT_DTYPES, choose_device
 from locate.model.products import precise
-from locate.model.stamp import read_edit, stamps_in
+from locate.model.stamp import read_edit, stamp_tensors, stamps_in
 from locate.model.threads import choose_threads, torch_threads
 from locate.sites import check
+from locate.work import Opening
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +28,7 @@ class CausalModel:
     network     the Hugging Face model, in evaluation mode
     encoder     how it reads text
     threads     torch computes with while it is measured
+    options     it was loaded with
     """
 
     name: str
@@ -34,6 +38,7 @@ class CausalModel:
     dtype: str
     device: str
     threads: int
+    options: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -64,6 +69,15 @@ class CausalModel:
     def with_network(self, network: Any) -> CausalModel:
         """The same model with other weights."""
         return replace(self, network=network)
+
+    def opening(self) -> Opening:
+        """How another process opens the model, computed with one thread."""
+        return Opening(load_causal, {"name": self.name, "dtype": self.dtype} | self.options | {"threads": 1})
+
+    def identity(self) -> Hashable:
+        """What tells it from another model: the hash of its files, its numbers in memory, and how it reads text."""
+        numbers = dict(self.network.named_parameters()) | stamp_tensors(self.network)
+        return self.checkpoint.weights_sha256, bits_in(numbers), repr(self.encoder.provenance())
 
     def provenance(self) -> dict[str, object]:
         """What identifies the model in the files that locate writes."""
@@ -118,7 +132,9 @@ def load_causal(
         stamp.stay(network)
     with torch_threads(threads):
         encoder = check_numbers(name, network, encoder, device, notes_on_loaded(network, checkpoint))
-    return CausalModel(name, checkpoint, network, encoder, dtype, device, threads)
+    options: dict[str, Any] = {"device": device, "revision": revision, "bos": bos, "chat": chat}
+    options |= {"allow_pickle": allow_pickle, "trust_remote_code": trust_remote_code, "threads": threads}
+    return CausalModel(name, checkpoint, network, encoder, dtype, device, threads, options)
 
 
 def load_stamped(

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from locate.errors import LocateError
 from locate.model.causal import CausalModel
 from locate.model.finite import check_finite_answers, check_finite_rows
+from locate.model.memory import working_bytes
 from locate.model.products import multiplying
 from locate.prompts.tokens import answer_id
 
@@ -21,6 +22,7 @@ Step = Callable[[int, int], None]
 
 TOKENS = 8192  # in one batch, padding included
 LOGITS = 2**27  # numbers of a batch whose logits are wanted at every token: half a gigabyte in fp32
+COPIES = 3  # of a batch's logits in fp32 that are there at once: as computed, as log-probabilities, and between
 PADDING = 0
 FEW, MIXED = 8, 16  # rows of a length that make a batch of their own; rows of several lengths in a batch
 
@@ -110,6 +112,15 @@ def batches(rows: Sequence[Sequence[int]], tokens: int) -> Iterator[list[int]]:
 def scored_tokens(model: CausalModel) -> int:
     """How many tokens a batch holds at most where each reads out the whole vocabulary: the memory is in its logits."""
     return min(TOKENS, max(1, LOGITS // int(model.network.get_output_embeddings().weight.shape[0])))
+
+
+def memory_of(model: CausalModel) -> int:
+    """About how many bytes a process needs that asks a model about texts; 0 where they are not on the CPU."""
+    if model.device != "cpu":
+        return 0
+    tensors = list(model.network.parameters())
+    weights = working_bytes(sum(each.numel() for each in tensors), max(each.element_size() for each in tensors))
+    return weights + COPIES * 4 * min(LOGITS, TOKENS * int(model.network.get_output_embeddings().weight.shape[0]))
 
 
 def group_by_length(rows: Sequence[Sequence[int]]) -> dict[int, list[int]]:

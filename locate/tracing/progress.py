@@ -15,7 +15,8 @@ class Progress:
     """How far a run is.
 
     stage    what is measured now
-    done     rows of it (for estimates, pairs) that are measured, including those of an earlier start
+    done     rows of it (for estimates, pairs; for tests, items and parts of items) that are measured, including those
+             of an earlier start
     planned  rows or pairs of it in all
     rate     rows a second, of those measured now; None before it is known
     left     seconds for this stage and all that are expected after it, at the speed so far; None before it is known
@@ -24,7 +25,7 @@ class Progress:
     """
 
     stage: str
-    done: int
+    done: float
     planned: int
     rate: float | None = None
     left: float | None = None

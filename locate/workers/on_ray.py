@@ -241,7 +241,7 @@ class Ray(Pool[Remote]):
                 check_programs(message)
                 continue
             if isinstance(message, Done):
-                missing.advance(missing.size(message.number))
+                missing.count(message.number, missing.size(message.number))
             return worker, message
 
     def fetched(self, worker: Remote, number: int) -> object:

@@ -114,8 +114,9 @@ class Pool(ABC, Generic[Each]):
                         missing.begin()
                     worker.ready = True
                 elif isinstance(message, Count):
+                    assert worker.task is not None
                     worker.count += message.count
-                    missing.advance(message.count)
+                    missing.count(worker.task.number, message.count)
                 elif isinstance(message, Done):
                     worker.task, worker.count, left = None, 0, left - 1
                     yield message.number, message.found
@@ -188,7 +189,7 @@ class Pool(ABC, Generic[Each]):
             )
         if worker.task is not None:
             waiting.appendleft(worker.task)
-            missing.advance(-worker.count)
+            missing.count(worker.task.number, -worker.count)
         self.start()
 
 

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from locate.claims import SILENT, Claims
@@ -54,12 +55,12 @@ class Shard:
             for number in list(left):
                 found = kept.read(number)
                 if found is not None:
-                    missing.advance(missing.size(number))
+                    missing.count(number, missing.size(number))
                 elif (claim := claims.take(claim_of(number))) is not None:
                     with claim:
                         if kept.has(number):
                             continue  # its owner finished it in between
-                        found = missing.do(missing.pieces[number], missing.advance)
+                        found = missing.do(missing.pieces[number], partial(missing.count, number))
                         kept.write(number, found)
                 else:
                     continue

@@ -1,0 +1,138 @@
+"""The chunks of tests: what is measured at a time, in this process or in others, and each test's table from them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from locate.errors import LocateError
+from locate.evaluation.scores import Items, Step, Test
+from locate.work import Advance, Do, Executor, Missing, Piece
+
+if TYPE_CHECKING:
+    from locate.model.causal import CausalModel
+
+TestStep = Callable[[str, float, int], None]
+"""progress: (test, how many of its items are done, of how many); tests whose chunks are measured side by side take
+turns"""
+Measure = Callable[["CausalModel", Items, Step], pd.DataFrame]
+PARTS = 1000  # of an item, in which progress is counted: a test may have one long text
+
+
+@dataclass(frozen=True, eq=False)
+class TestsWork:
+    """Tests as work for other processes; a piece is (place of the test, places of its items)."""
+
+    measures: tuple[Measure, ...]
+    items: tuple[Items, ...]
+
+    @property
+    def name(self) -> str:
+        """In messages and errors."""
+        return "evaluation"
+
+    def prepare(self, model: CausalModel) -> Do:
+        """What measures a chunk with a model of this process."""
+        return partial(self.measure, model)
+
+    def measure(self, model: CausalModel, piece: Piece, advance: Advance) -> tuple[pd.DataFrame, float]:
+        """A chunk's table, and the seconds that it took."""
+        place, *chosen = piece
+        items = replace(self.items[place], rows=tuple(self.items[place].rows[each] for each in chosen))
+        whole, told = PARTS * len(items), 0
+
+        def step(done: int, total: int) -> None:
+            nonlocal told
+            before, told = told, whole * done // max(total, 1)
+            advance(told - before)
+
+        started = time.perf_counter()
+        table = self.measures[place](model, items, step)
+        advance(whole - told)
+        return table, time.perf_counter() - started
+
+
+def chunks_of(place: int, test: Test, items: Items) -> list[Piece]:
+    """The chunks of the test at a place, all of about one size: of so many items as it says at most, or of all items.
+
+    Items of like length share a chunk, the longest first: batches inside a chunk then need as little padding as those
+    of the whole test.
+    """
+    count = math.ceil(len(items) / (test.chunk or len(items)))
+    if count == 1:
+        return [(place, *range(len(items)))]
+    order = sorted(range(len(items)), key=lambda each: -len(str(items.rows[each])))
+    ends = [len(order) * number // count for number in range(count + 1)]
+    return [(place, *order[first:end]) for first, end in pairwise(ends)]
+
+
+def measure_tests(
+    model: CausalModel, tests: Sequence[tuple[Test, Items]], executor: Executor, step: TestStep
+) -> Iterator[tuple[int, pd.DataFrame, float]]:
+    """Measure tests side by side, and give each as soon as it is done: its place, table, and its chunks' seconds.
+
+    Chunks are the same wherever they are measured, so that the numbers are.
+    """
+    work = TestsWork(tuple(test.measure for test, _ in tests), tuple(items for _, items in tests))
+    pieces = [piece for place, (test, items) in enumerate(tests) for piece in chunks_of(place, test, items)]
+    parts: Counter[int] = Counter()
+
+    def watch(number: int, count: int) -> None:
+        place = pieces[number][0]
+        parts[place] += count
+        test, items = tests[place]
+        step(test.name, parts[place] / PARTS, len(items))
+
+    found: dict[int, tuple[pd.DataFrame, float]] = {}
+    for number, chunk in executor(missing(model, work, pieces, watch)) if pieces else ():
+        found[number] = chunk
+        place = pieces[number][0]
+        own = [each for each, piece in enumerate(pieces) if piece[0] == place]
+        if all(each in found for each in own):
+            tables, seconds = zip(*(found.pop(each) for each in own), strict=True)
+            yield place, join(tests[place][0], [pieces[each][1:] for each in own], tables), sum(seconds)
+
+
+def join(test: Test, chunks: Sequence[Piece], tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """A test's table from those of its chunks, its rows in the order of the items.
+
+    Raises LocateError where a chunk's table has not one row per item.
+    """
+    if len(tables) == 1:
+        return tables[0]
+    for chunk, table in zip(chunks, tables, strict=True):
+        if len(table) != len(chunk):
+            raise LocateError(
+                f"test {test.name!r} has chunks of {test.chunk} items, and measured {len(table)} rows of {len(chunk)} "
+                "items: expected one row per item, or no `chunk`"
+            )
+    order = np.argsort(np.concatenate(chunks))
+    return pd.concat(tables, ignore_index=True).iloc[order].reset_index(drop=True)
+
+
+def missing(model: CausalModel, work: TestsWork, pieces: Sequence[Piece], watch: Callable[[int, int], None]) -> Missing:
+    """Chunks that are to be measured, for an executor."""
+    from locate.model.likelihood import memory_of
+    from locate.model.products import product_library
+
+    return Missing(
+        work=work,
+        do=work.prepare(model),
+        opening=model.opening(),
+        identity=model.identity,
+        pieces=pieces,
+        numbers=range(len(pieces)),
+        size=lambda number: PARTS * (len(pieces[number]) - 1),
+        memory=memory_of(model),
+        products=product_library(model.dtype, model.device, model.threads),
+        watch=watch,
+    )
