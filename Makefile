@@ -54,6 +54,7 @@ bench: $(BENCH)/.ready demo-smollm2  ## measure the sweep beside its peers, and 
 	$(BENCH)/bin/python benchmarks/trace.py
 	$(BENCH)/bin/python benchmarks/edit.py
 	$(BENCH)/bin/python benchmarks/scale.py
+	$(BENCH)/bin/python benchmarks/on_ray.py
 
 clean:  ## forget the environments
 	rm -rf $(VENV) $(BENCH)
