@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 MODEL ?= smollm2
 SITES := --components attn_out,mlp_out --roles subject_last,last --templates-each 1
 
-.PHONY: demo demo-smollm2 demo-mini smollm2 test check docs faults notebooks figures bench clean
+.PHONY: demo demo-smollm2 demo-mini smollm2 test check docs faults kills notebooks figures bench clean
 
 demo: demo-$(MODEL)  ## trace a real model: heatmaps, controls and located.json in runs/demo; MODEL=mini needs no download
 
@@ -41,6 +41,9 @@ SAMPLE ?=
 faults: $(READY)  ## plant one-line faults in a copy of the package and expect the tests to find each; SAMPLE=20 for some
 	$(BIN)/python tests/faults.py $(if $(SAMPLE),--sample $(SAMPLE))
 
+kills: $(READY)  ## kill processes of shared runs at random, and check that nothing is lost (about half an hour)
+	$(BIN)/python tests/kills.py --out figures/kills.csv
+
 notebooks: $(READY)  ## run the notebooks and keep their outputs
 	$(BIN)/python notebooks/run.py
 
@@ -55,6 +58,7 @@ bench: $(BENCH)/.ready demo-smollm2  ## measure the sweep beside its peers, and 
 	$(BENCH)/bin/python benchmarks/edit.py
 	$(BENCH)/bin/python benchmarks/scale.py
 	$(BENCH)/bin/python benchmarks/quantised.py
+	$(BENCH)/bin/python benchmarks/on_ray.py
 
 clean:  ## forget the environments
 	rm -rf $(VENV) $(BENCH)
