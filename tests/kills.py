@@ -31,6 +31,7 @@ WAYS = ("here", "processes", "shards", "ray")
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 KINDS = ("worker", "asked")  # what is killed: a process that measures for another one, or the one that was started
 SHARDS = 3
+LAST = 100.0  # seconds in which what is left of a run must end: two of Ray's processes take a minute
 LONGEST = 120.0  # seconds that a start may take to its end, at the most
 PROGRAM = """
 import sys
@@ -102,8 +103,8 @@ class Attempt:
     def run(self, kills: int) -> Counter[str]:
         """Start, kill at random moments so often at most, start again, until the run is whole."""
         killed: Counter[str] = Counter()
-        began = time.monotonic()
-        pause = self.pause()
+        began = last = time.monotonic()
+        early, pause = self.next()
         while len(self.done) < self.count:
             for number in set(range(self.count)) - self.done:
                 if number not in self.started:
@@ -115,16 +116,24 @@ class Attempt:
                     del self.started[number]
                     if each.returncode == 0:
                         self.done.add(number)
+            if not early and not self.has_new():
+                began = time.monotonic()  # the pause begins with a new chunk
             if killed.total() < kills and time.monotonic() - began > pause:
                 killed += self.kill()
-                began, pause = time.monotonic(), self.pause()
-            if time.monotonic() - began > LONGEST:
+                began = last = time.monotonic()
+                early, pause = self.next()
+            if time.monotonic() - last > LONGEST:
                 raise SystemExit(f"{self.way}: not whole after {LONGEST:.0f} s without a kill")
         return killed
 
-    def pause(self) -> float:
-        """Seconds to the next kill: sometimes within the start, more often while chunks are measured."""
-        return self.rng.uniform(0.2, 8.0) if self.rng.random() < 0.3 else self.rng.uniform(6.0, 14.0)
+    def next(self) -> tuple[bool, float]:
+        """Whether the next kill may fall into the start; and the seconds to it, else from the next chunk."""
+        early = self.rng.random() < 0.3
+        return early, self.rng.uniform(0.2, 8.0) if early else self.rng.uniform(0.0, 1.5)
+
+    def has_new(self) -> bool:
+        """Whether a chunk is kept that was not when something last died."""
+        return any(path not in self.kept for path in self.output.glob("parts/*/part-*.parquet"))
 
     def kill(self) -> Counter[str]:
         """Kill one of the processes, and remember what was kept."""
@@ -163,7 +172,7 @@ def is_worker(process: psutil.Process) -> bool:
     """Whether a process measures chunks for another one."""
     with suppress(psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
         words = process.cmdline()
-        return "locate.workers.worker" in words or any(word.startswith("ray::") for word in words[:1])
+        return "locate.workers.worker" in words or any(word.startswith("ray::Actor") for word in words[:1])
     return False
 
 
@@ -190,7 +199,7 @@ def check(attempt: Attempt, whole: tuple[pd.DataFrame, pd.DataFrame], before: se
     if own:
         raise SystemExit(f"{attempt.way}: half a file or a claim is left: {own}")
     RunFolder(attempt.output).forget()
-    end = time.monotonic() + 30
+    end = time.monotonic() + LAST
     while (running := still_running(before)) and time.monotonic() < end:
         time.sleep(0.2)
     if running:
