@@ -28,7 +28,7 @@ import locate
 from locate.files import read_json
 from locate.tracing.folder import PARTS
 from locate.tracing.models import opening_of
-from locate.tracing.stage import CHUNK_OPERATIONS, SHARED, Settings, Stage, prepare
+from locate.tracing.stage import Settings, Stage, pairs_in_chunk, prepare
 from locate.workers.processes import Processes
 
 COMPONENTS, ROLES = ("attn_out", "mlp_out"), ("subject_last", "last")
@@ -145,11 +145,11 @@ def speed_of(model: locate.model.hooked.Model, limit: int | None, seconds: float
 def reckoned(name: str, workers: int, speed: float, reading: float, a_chunk: float, start: float) -> dict[str, object]:
     """Seconds and efficiency of a map of a large model by so many workers."""
     parameters, layers = LARGE[name]
-    rows = PAIRS * 2 * layers * len(COMPONENTS) * len(ROLES)
-    operations = rows * 0.5 * parameters * TOKENS  # as `Job.chunk` counts them
-    chunks = max(SHARED, math.ceil(operations / CHUNK_OPERATIONS))
+    rows = 2 * layers * len(COMPONENTS) * len(ROLES)
+    operations = rows * 0.5 * parameters * TOKENS  # of a pair, as `Job.chunk` counts them
+    chunks = math.ceil(PAIRS / pairs_in_chunk(PAIRS, rows, operations, on_cpu=True))
     load = start + 2 * parameters / reading
-    work = operations / speed
+    work = PAIRS * operations / speed
     rounds = math.ceil(chunks / workers) / chunks
     seconds = load + work * rounds + chunks * a_chunk
     alone = load + work + chunks * a_chunk

@@ -604,6 +604,35 @@ def told_of_sharing():
     yield "has not changed for a minute"
 
 
+def told_of_ways_to_share():
+    table = table_of("scale").set_index("way")
+    whole, faster, part = "whole command (s)", "times faster, whole command", "times faster, map"
+    alone, jobs, ray, shards = (table.loc[way] for way in ("this process", "processes", "Ray", "shards"))
+    yield f"| one process | | | {alone[whole]:.0f} | 1 |"
+    yield f"| nothing | {jobs[whole]:.0f} | {jobs[faster]:.2f} |"
+    yield f"| the extra `cluster` | {ray[whole]:.0f} | {ray[faster]:.2f} |"
+    gather = float(shards["gather (s)"])
+    yield f"| that folder | {shards[whole]:.0f}, then {gather:.0f} for `gather` | {shards[faster]:.2f} |"
+    maps = f"{ray[part]:.2f} times by Ray and {shards[part]:.2f} times by shards"
+    yield f"is {jobs[part]:.2f} times as fast by `--jobs 2`, {maps}"
+    assert jobs[faster] >= 1.6
+    assert max(ray[whole] / jobs[whole], ray["map (s)"] / jobs["map (s)"]) <= 1.15
+
+
+def told_of_a_thousand_workers():
+    table = table_of("scale_reckoned").set_index(["map", "workers"])
+    for workers in (1, 8, 64, 512, 1000):
+        cells = [
+            f"{table.loc[(name, workers), 'all (s)'] / 3600:.2f} | {table.loc[(name, workers), 'efficiency']:.2f}"
+            for name in ("7B", "70B")
+        ]
+        yield f"| {workers:,} | {' | '.join(cells)} |"
+    first = table.loc[("7B", 1)]
+    yield f"A worker starts in {first['start (s)'] - 2 * 7e9 / 2e9:.0f} s"
+    yield f"a chunk is read in {1000 * first['putting together (s)'] / first['chunks']:.0f} ms"
+    assert set(table["chunks"]) == {1000}
+
+
 def told_of_ray():
     table = table_of("on_ray")
     ours, theirs = (table[table["way"] == way].reset_index(drop=True) for way in ("ray", "processes"))

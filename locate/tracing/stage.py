@@ -28,7 +28,8 @@ from locate.tracing.plan import Cell, Map, cells_of_map, cells_of_patches, hash_
 
 CHUNK_ROWS = 20_000  # rows measured, and kept on disk, at a time: large enough for the sweep to fill its batches
 CHUNK_PAIRS = 128
-CHUNK_OPERATIONS = 1e14  # about: some minutes of two cores, which is what an interruption may cost
+CHUNK_OPERATIONS = 1e14  # about: a second of a GPU, and some minutes of a processor,
+CHUNK_OPERATIONS_CPU = 2e13  # where it is less: that is what an interruption may cost, and what a last worker waits for
 SHARED = 16  # chunks that a stage has at the least, for several processes to share,
 SHARED_OPERATIONS = 1e11  # as far as each is about a second of a core; on a GPU that would be too little to fill it
 ENGINES = {"sweep": sweep, "plain": measure_plainly}
@@ -194,11 +195,19 @@ class Job:
         """How many pairs a chunk has."""
         rows = sum(self.rows(pair) for pair in self.pairs) / len(self.pairs)
         each = 0.5 * self.model.checkpoint.parameters * max(len(pair.clean) for pair in self.pairs)
-        most = min(CHUNK_PAIRS, round(CHUNK_ROWS / rows), round(CHUNK_OPERATIONS / (rows * each)))
-        if self.model.device == "cpu":
-            enough = math.ceil(SHARED_OPERATIONS / (rows * each))
-            most = min(most, max(enough, math.ceil(len(self.pairs) / SHARED)))
-        return max(1, most)
+        return pairs_in_chunk(len(self.pairs), rows, rows * each, on_cpu=self.model.device == "cpu")
+
+
+def pairs_in_chunk(pairs: int, rows: float, operations: float, *, on_cpu: bool) -> int:
+    """How many of a stage's pairs a chunk has; at least one.
+
+    rows, operations  of a pair, about
+    """
+    longest = CHUNK_OPERATIONS_CPU if on_cpu else CHUNK_OPERATIONS
+    most = min(CHUNK_PAIRS, round(CHUNK_ROWS / rows), round(longest / operations))
+    if on_cpu:
+        most = min(most, max(math.ceil(SHARED_OPERATIONS / operations), math.ceil(pairs / SHARED)))
+    return max(1, most)
 
 
 AS_USUAL = Settings()
