@@ -1,12 +1,14 @@
 """What sharing a run among processes saves, and what many machines would take, reckoned from what was measured.
 
-    python benchmarks/scale.py [--model models/smollm2-135m-instruct] [--limit PAIRS] [--most 2] [--out FOLDER]
+    python benchmarks/scale.py [--model models/smollm2-135m-instruct] [--limit PAIRS] [--most 2] [--only PART]
+                               [--out FOLDER]
 
 Measured: the command of `make demo`, without pictures, in one process with one thread, then in --most processes, by as
 many actors of a Ray cluster of its own, and by as many shards, each once; their rows and controls must be equal bit for
 bit. Of each the seconds of the map and of the controls, as meta.json has them, and of the whole command with loading,
 effects, figures and report; of shards those of the slowest, and of `gather`. Besides: the seconds until a process is
-ready, and of reading a chunk when the run is put together.
+ready, and of reading a chunk when the run is put together. And `evaluate` with its bundled tests whose items are cut
+into chunks, in one process with one thread and in --most; the scores must be the same texts.
 
 Reckoned: maps of all layers of models of 7 and of 70 billion parameters by 1 to 1,000 workers, each as fast as one
 thread was here, or as --speed says (operations a second). Workers start at once, each reads the weights at --reading
@@ -33,6 +35,7 @@ from locate.workers.processes import Processes
 
 COMPONENTS, ROLES = ("attn_out", "mlp_out"), ("subject_last", "last")
 MAP = locate.Map(components=COMPONENTS, roles=ROLES)
+TESTS = ("occupations", "unseen_forms", "natural", "biaske")
 LARGE = {"7B": (7e9, 32), "70B": (70e9, 80)}  # parameters and layers
 PAIRS, TOKENS = 1000, 16  # of the maps that are reckoned
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
@@ -136,6 +139,26 @@ def measured(name: str, limit: int | None, most: int) -> tuple[pd.DataFrame, lis
     return table, chunks
 
 
+def judged(name: str, most: int) -> pd.DataFrame:
+    """Seconds of an evaluation in one process and in several.
+
+    Raises SystemExit where their scores differ.
+    """
+    rows, scores = [], []
+    with tempfile.TemporaryDirectory() as temporary:
+        for way, jobs in (("this process", 1), ("processes", most)):
+            folder = Path(temporary) / str(jobs)
+            words = [sys.executable, "-m", "locate", "evaluate", name, "--tests", ",".join(TESTS), "-o", str(folder)]
+            started = time.perf_counter()
+            asked([*words, "--formats", "html", "--jobs", str(jobs)])
+            rows.append({"way": way, "workers": jobs, "whole command (s)": time.perf_counter() - started})
+            scores.append((folder / "scores.csv").read_bytes())
+    if len(set(scores)) > 1:
+        raise SystemExit("the scores differ")
+    table = pd.DataFrame(rows)
+    return table.assign(**{"times faster": table["whole command (s)"].iloc[0] / table["whole command (s)"]})
+
+
 def speed_of(model: locate.model.hooked.Model, limit: int | None, seconds: float) -> float:
     """Operations a second of the map, as the size of chunks counts them."""
     job = prepare(model, Stage("map", pairs(limit), MAP), Settings())
@@ -174,7 +197,22 @@ def main() -> None:
     parser.add_argument("--speed", type=float, help="operations a second of a worker; default: as measured here")
     parser.add_argument("--reading", type=float, default=2e9, help="bytes a second at which a worker reads weights")
     parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "figures")
+    parser.add_argument("--only", choices=("traces", "tests"), help="what is run; default: both")
     options = parser.parse_args()
+    if options.only != "tests":
+        traces(options)
+    if options.only != "traces":
+        keep("scale_tests", judged(options.model, options.most), options.out)
+
+
+def keep(name: str, table: pd.DataFrame, out: Path) -> None:
+    """Print a table and write it."""
+    print(table.to_string(index=False), flush=True)
+    table.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
+
+
+def traces(options: argparse.Namespace) -> None:
+    """All ways to share a trace, and what is reckoned from them."""
     table, chunks = measured(options.model, options.limit, options.most)
     model = locate.load(options.model, threads=1)
     start = start_of_a_worker(model)
@@ -183,9 +221,8 @@ def main() -> None:
     large = pd.DataFrame(
         [reckoned(name, workers, speed, options.reading, a_chunk, start) for name in LARGE for workers in WORKERS]
     )
-    for name, each in {"scale": table, "scale_reckoned": large}.items():
-        print(each.to_string(index=False), flush=True)
-        each.to_csv(options.out / f"{name}.csv", index=False, float_format="%.6g")
+    keep("scale", table, options.out)
+    keep("scale_reckoned", large, options.out)
     print(f"{speed:.3g} operations a second of a worker; {start:.1f} s until one is ready; {a_chunk:.3f} s a chunk")
 
 

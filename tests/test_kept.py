@@ -86,7 +86,7 @@ def run(request, mini, tmp_path_factory):
 
 
 def of_located(old, new):
-    """Every place where two located.json differ by more than rounding; settings, prompts, audit may have new keys."""
+    """Every place where two located.json differ by more than rounding; some parts may have new keys."""
     return differences(
         old,
         new,
@@ -95,7 +95,9 @@ def of_located(old, new):
         near=lambda where, one, other: bool(
             np.isclose(other, one, **(NEAR_LOCATED_Q if where.endswith(".q") else NEAR))
         ),
-        may_be_new=lambda where, key: key == "settings" or where.endswith((".settings", ".audit.engine", ".prompts")),
+        may_be_new=lambda where, key: (
+            key == "settings" or where.endswith((".settings", ".audit.engine", ".prompts", ".model"))
+        ),
     )
 
 
