@@ -9,8 +9,11 @@ import sys
 
 import pytest
 
-from locate.cli.sharing import executor_of, print_slurm, tell_shard, threads_of
+from locate.cli.sharing import executor_of, print_slurm, start_early, tell_shard, threads_of
 from locate.errors import LocateError
+from locate.model.causal import load_causal
+from locate.model.loading import load
+from locate.tracing.models import open_models, opening_of
 from locate.work import here
 from locate.workers.on_ray import Ray
 from locate.workers.processes import Processes
@@ -119,3 +122,27 @@ def test_the_script_runs_as_a_job_array_and_is_gathered(folder_of, tmp_path):
     assert done.returncode == 0, done.stderr
     assert {"report.html", "located.json", "effects.csv"} <= {each.name for each in (tmp_path / "run of two").iterdir()}
     assert not (tmp_path / "run of two" / "parts").exists()
+
+
+class Watched(Processes):
+    """Starts nothing, and remembers what it was told to expect."""
+
+    def start(self) -> None:
+        """Nothing."""
+
+    def expect(self, opening, memory) -> None:
+        """Remember it."""
+        self.seen = opening
+
+
+@pytest.mark.parametrize(("loads", "opens"), [(load, open_models), (load_causal, load_causal)], ids=["trace", "tests"])
+def test_what_is_opened_early_is_what_the_work_asks_for(folder_of, loads, opens):
+    """Else processes would start, open a model, and be ended for others that open the same."""
+    name, executor = str(folder_of("gpt2")), Watched(1)
+    reading = {"allow_pickle": False, "trust_remote_code": False, "revision": None, "bos": "yes", "chat": False}
+    reading |= {"device_map": None, "quantise": None} if loads is load else {}
+    start_early(executor, name, "fp32", None, reading, opens)
+    model = loads(name, device=None, dtype="fp32", threads=1, **reading)
+    assert executor.seen == (opening_of(model) if loads is load else model.opening())
+    start_early(executor, "no/such/model", "fp32", None, reading, opens)
+    assert executor.seen is None, "what is on a hub is fetched once"
