@@ -11,9 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from locate.cli.app import application
+from locate.cli.steps import Steps, Work, progress_line
+from locate.cli.tracing import OF_ONE, among, named_models
 from locate.errors import LocateError
 from locate.mediation.located import load_located, share_of
 from locate.mediation.model_table import model_table
+from locate.tracing.progress import Progress
 
 FEW = ["--limit", "8", "--components", "mlp_out,attn_out", "--roles", "subject_last,last", "--templates-each", "1"]
 CHEAP = [*FEW, "--no-controls", "--formats", "html", "--threads", "1", "--bos", "yes"]
@@ -102,8 +105,21 @@ def test_what_does_not_go_together_is_refused(words, said):
     assert said in str(result.exception)
 
 
-def test_models_of_one_name_are_told_apart_by_their_folders():
-    from locate.cli.tracing import named_models
+def test_the_time_left_is_that_of_one_model():
+    steps = Steps()
+    steps.expect([Work("effects", 5.0), Work("report", 5.0)])
+    steps.say("report")
+    assert "step 2 of 2; about 5 s left in all" in steps.line()
+    steps.begin_one(OF_ONE)
+    steps.say("model 2 of 2, b: map")
+    assert steps.line() == "model 2 of 2, b: map ..."
+    steps.expect([Work("effects", 5.0)])
+    steps.say("effects")
+    assert "about 5 s left for this model" in steps.line()
+    found = among(Progress("map", 1, 9, left=30.0), "model 2 of 2, b")
+    assert progress_line(found) == "model 2 of 2, b: map: 1 of 9; about 30 s left for this model"
 
+
+def test_models_of_one_name_are_told_apart_by_their_folders():
     found = named_models("one/model,two/model,mini", "mini", dry_run=False)
     assert found == {"one/model": "one_model", "two/model": "two_model", "mini": "mini"}

@@ -73,6 +73,7 @@ class Steps:
         self.step, self.stage = "", ""
         self.timed = False
         self.rest: Rest | None = None
+        self.whole = "in all"
         self.console = Console(stderr=True, highlight=False)
         self.live = Live(console=self.console, transient=True, refresh_per_second=5, get_renderable=self.shown_line)
 
@@ -99,11 +100,15 @@ class Steps:
         """Say what is still to be done, for the time left."""
         self.rest = Rest(works)
 
+    def begin_one(self, whole: str) -> None:
+        """Begin one of several runs: those before it are over, and the time left is that of this one, in words."""
+        self.rest, self.whole = None, whole
+
     def line(self) -> str:
         """The line that stands on the screen now."""
         if self.rest is None or self.rest.at < 0:
             return f"{self.step} ..."
-        return f"{self.step}, {self.rest.place()}; about {duration(self.rest.left())} left in all ..."
+        return f"{self.step}, {self.rest.place()}; about {duration(self.rest.left())} left {self.whole} ..."
 
     def shown_line(self) -> Text:
         """The same for a terminal, where the time left goes on counting."""

@@ -39,6 +39,7 @@ ModelsOption = Annotated[
     ),
 ]
 TABLE = "models.csv"
+OF_ONE = "for this model"  # the time left
 Tell = Callable[[bool], None]
 
 
@@ -109,7 +110,7 @@ class Asked:
 
 def among(found: Progress, place: str) -> Progress:
     """Progress of one of several models, which says so; its time left is that of this model."""
-    return found if not place else replace(found, stage=f"{place}: {found.stage}", whole="for this model")
+    return found if not place else replace(found, stage=f"{place}: {found.stage}", whole=OF_ONE)
 
 
 def named_models(text: str, model: str, *, dry_run: bool) -> dict[str, str]:
@@ -139,6 +140,7 @@ def trace_models(asked: Asked, models: dict[str, str], folder: Path, executor: E
     folders, failed = [], {}
     for number, (name, own) in enumerate(models.items(), 1):
         place = f"model {number} of {len(models)}, {own}"
+        steps.begin_one(OF_ONE)
         steps.say(f"{place}: loading")
         try:
             _, found = asked.run(name, folder / own, executor, steps, place)
