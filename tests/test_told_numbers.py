@@ -619,6 +619,20 @@ def told_of_ways_to_share():
     assert max(ray[whole] / jobs[whole], ray["map (s)"] / jobs["map (s)"]) <= 1.15
 
 
+def told_of_shared_tests():
+    alone, jobs = table_of("scale_tests").to_dict("records")
+    whole = "whole command (s)"
+    yield f"took {alone[whole]:.0f} s in one process"
+    yield f"{jobs[whole]:.0f} s with `--jobs 2`, from start to end, {jobs['times faster']:.2f} times as fast"
+
+
+def told_of_kills():
+    table = table_of("kills")
+    (each,) = set(table["kills"])
+    assert list(table["way"]) == ["here", "processes", "shards", "ray"]
+    yield f"{table['kills'].sum()} kills ({each} for each way) in {table['runs'].sum()} runs"
+
+
 def told_of_a_thousand_workers():
     table = table_of("scale_reckoned").set_index(["map", "workers"])
     for workers in (1, 8, 64, 512, 1000):
