@@ -28,7 +28,7 @@ import pandas as pd
 
 import locate
 from locate.files import read_json
-from locate.tracing.folder import PARTS
+from locate.parts import PARTS
 from locate.tracing.models import opening_of
 from locate.tracing.stage import Settings, Stage, pairs_in_chunk, prepare
 from locate.workers.processes import Processes

@@ -51,6 +51,9 @@ class Kept(Protocol):
     @property
     def path(self) -> Path: ...
 
+    def file(self, number: int) -> Path:
+        """Where it is kept: the same file for all who share the folder."""
+
     def has(self, number: int) -> bool:
         """Whether it is there."""
 
@@ -72,6 +75,7 @@ class Missing:
     pieces    all of them, by number
     numbers   of those that are missing
     size      of a piece, in what `advance` counts
+    cost      about how long a piece takes beside others: those who share the work begin with the longest
     memory    bytes that each process needs; 0 where that is not known
     products  library that computes matrix products (see `product_library`)
     kept      where they are kept; None where nothing is
@@ -87,12 +91,17 @@ class Missing:
     pieces: Sequence[Piece]
     numbers: Sequence[int]
     size: Callable[[int], int] = lambda number: 1
+    cost: Callable[[int], float] = lambda number: 1.0
     memory: int = 0
     products: str = "torch"
     kept: Kept | None = None
     advance: Advance = lambda count: None
     begin: Callable[[], None] = lambda: None
     watch: Callable[[int, int], None] = lambda number, count: None
+
+    def longest_first(self) -> list[int]:
+        """The numbers of those that are missing, for who shares the work: so the last ones end at about one time."""
+        return sorted(self.numbers, key=lambda number: -self.cost(number))
 
     def count(self, number: int, count: int) -> None:
         """Count what was done of a piece; less than nothing where a process took it along as it ended."""

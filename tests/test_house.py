@@ -14,7 +14,7 @@ PACKAGE = ROOT / "locate"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
-    {"errors", "files", "claims", "schema", "sites", "metrics", "words", "notebook", "prompts", "work"},
+    {"errors", "files", "claims", "schema", "sites", "metrics", "words", "notebook", "parts", "prompts", "work"},
     {"model"},
     {"engine"},
     {"tracing"},

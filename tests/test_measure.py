@@ -14,6 +14,7 @@ from locate.errors import LocateError
 from locate.mediation import effects
 from locate.model.loading import load
 from locate.model.threads import torch_threads
+from locate.parts import Parts, slug
 from locate.planted import draw_plan, plant
 from locate.prompts import Prompts, occupation_pairs
 from locate.sites import Site
@@ -22,7 +23,7 @@ from locate.study.sets import Sets
 from locate.study.trace import trace
 from locate.tracing import measure as measuring
 from locate.tracing import stage as stages
-from locate.tracing.folder import Parts, RunFolder, slug
+from locate.tracing.folder import RunFolder
 from locate.tracing.measure import measure, measure_chunk
 from locate.tracing.plan import Map
 from locate.tracing.progress import Expected, Pace
@@ -398,7 +399,7 @@ def test_a_stage_of_a_large_model_is_cut_finely_enough_to_be_shared(gpt2, monkey
 
 
 def test_a_chunk_that_may_not_be_read_is_kept(tmp_path, monkeypatch):
-    parts = Parts(tmp_path, True)
+    parts = Parts(tmp_path)
     parts.file(0).write_bytes(b"rows")
 
     def refuse(path):

@@ -20,10 +20,10 @@ from pieces import Full, Marked, Small, missing, open_host, refuse_to_open
 
 from locate.errors import LocateError
 from locate.model.loading import load
+from locate.parts import Parts
 from locate.prompts import occupation_pairs
 from locate.study.trace import trace
 from locate.tracing import stage as stages
-from locate.tracing.folder import Parts
 from locate.tracing.plan import Map
 from locate.tracing.table import load_trace
 from locate.work import Opening

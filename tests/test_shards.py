@@ -14,18 +14,19 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from locate import parts as keeping
 from locate.claims import Claims, this_machine, this_process
 from locate.cli.app import application
 from locate.errors import LocateError
 from locate.model.loading import load
 from locate.model.products import multiplied_by
+from locate.parts import part_name
 from locate.prompts import occupation_pairs
 from locate.study.budget import Budget
 from locate.study.controls import Controls
 from locate.study.trace import trace
-from locate.tracing import folder as folders
 from locate.tracing import stage as stages
-from locate.tracing.folder import RunFolder, claim_of
+from locate.tracing.folder import RunFolder
 from locate.tracing.plan import Map
 from locate.work import here
 from locate.workers.gather import gather
@@ -115,7 +116,7 @@ def begun(model, tmp_path) -> Path:
 
 
 def test_gather_says_what_is_missing_and_deletes_nothing(begun):
-    claim = Claims(begun / "parts" / "map").take(claim_of(11))
+    claim = Claims(begun / "parts" / "map").take(part_name(11))
     before = sorted(begun.rglob("*"))
     said = (
         rf"the map not finished; controls not finished; map: \d+ of 12 chunks; .*chunk 12 by process {os.getpid()} of "
@@ -158,8 +159,8 @@ def test_a_run_whose_process_was_killed_is_taken_over(model, tmp_path):
 
 
 def test_a_shard_takes_over_what_a_dead_one_of_another_machine_had(model, begun):
-    left = [number for number in range(12) if not (begun / "parts" / "map" / f"{claim_of(number)}.parquet").exists()]
-    path = begun / "parts" / "map" / f"{claim_of(left[0])}.0.claim"
+    left = [number for number in range(12) if not (begun / "parts" / "map" / f"{part_name(number)}.parquet").exists()]
+    path = begun / "parts" / "map" / f"{part_name(left[0])}.0.claim"
     path.write_text(json.dumps({"host": "far", "machine": "far", "process": 1, "began": 1.0, "beat": 9}))
     started = time.monotonic()
     trace(model, PROMPTS, MAP, controls=CHEAP, output=begun, executor=Shard(0, 2, silent=1.5))
@@ -196,7 +197,7 @@ def test_a_full_disk_ends_one_shard_and_harms_nothing(model, begun, monkeypatch)
         raise LocateError(f"cannot write {path}: no space left on device: free some space or choose another folder")
 
     with monkeypatch.context() as patch:
-        patch.setattr(folders, "write_parquet", full)
+        patch.setattr(keeping, "write_parquet", full)
         with pytest.raises(LocateError, match="no space left"):
             trace(model, PROMPTS, MAP, controls=CHEAP, output=begun, executor=Shard())
     assert list(begun.rglob("*.claim")) == []

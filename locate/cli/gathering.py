@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from locate.cli.comparing import EVALUATION
 from locate.cli.ending import Shown, conclude
 from locate.cli.options import (
     AsJson,
@@ -13,14 +19,19 @@ from locate.cli.options import (
     Kind,
     Metric,
     RoleOption,
-    Run,
     check_seed,
     format_list,
 )
+from locate.errors import LocateError
+
+
+def holds_tests(folder: Path) -> bool:
+    """Whether a folder is filled with tests of a model and not with a run."""
+    return not (folder / "meta.json").is_file() and ((folder / EVALUATION).is_file() or (folder / "parts").is_dir())
 
 
 def gather(
-    run: Run,
+    run: Annotated[Path, typer.Argument(metavar="FOLDER", help="that the shards of `trace` or `evaluate` have filled")],
     metric: Metric = "logit_diff",
     kind: Kind = None,
     clusters: ClustersOption = Clusters.group,
@@ -30,9 +41,19 @@ def gather(
     formats: Formats = "html,png,svg,pdf",
     as_json: AsJson = False,
 ) -> None:
-    """End a run that several shards have filled, or say what is missing: effects, located.json, figures, report."""
+    """End a run or an evaluation that several shards have filled, or say what is missing.
+
+    A run gets its effects, located.json, figures and report, an evaluation its figure.
+    """
     check_seed(seed)
     wanted = format_list(formats)
+    if holds_tests(run):
+        if (metric, kind, clusters, seed, layers_of, layers_at) != ("logit_diff", None, Clusters.group, 0, None, None):
+            raise LocateError(f"{run} holds an evaluation: leave the options of traces out")
+        from locate.cli.judging import gather_judged
+
+        gather_judged(run, wanted)(as_json)
+        return
     from locate.cli.following import read_options
     from locate.cli.steps import Steps
     from locate.cli.writing import FIGURES_EACH, Writing

@@ -32,7 +32,7 @@ from locate.cli.options import (
     run_folder,
     split,
 )
-from locate.cli.sharing import executor_of, start_early, threads_of
+from locate.cli.sharing import ShardOption, SlurmOption, executor_of, print_slurm, start_early, tell_shard, threads_of
 from locate.errors import LocateError
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ def evaluate(
     threads: Threads = None,
     jobs: Jobs = None,
     ray: RayOption = None,
+    shard: ShardOption = None,
+    slurm: SlurmOption = None,
     dtype: Dtype = "float32",
     revision: Revision = None,
     bos: BosOption = Bos.auto,
@@ -96,21 +98,20 @@ def evaluate(
 
     The same command continues an evaluation that was stopped.
     """
-    from locate.cli.following import after_evaluation
-    from locate.cli.show import print_following, print_paths, tell_page
-    from locate.cli.steps import Steps, Work
-    from locate.cli.writing import drawing
+    from locate.cli.steps import Steps
 
     check_seed(seed)
     wanted, sources = format_list(formats), parsed_sources(source or [], text)
     folder = run_folder(output, model, "evaluation")
-    count = threads_of(threads, jobs, None, folder, ray)
+    if slurm is not None:
+        print_slurm(slurm, [folder], threads, device, jobs, shard, ray)
+        return
+    count = threads_of(threads, jobs, shard, folder, ray)
     asked = None if tests is None else split("--tests", tests)
-    with Steps() as steps, executor_of(jobs, None, ray) as executor:
+    with Steps() as steps, executor_of(jobs, shard, ray) as executor:
         steps.say("loading the model")
         from locate.evaluation.run import evaluate as run_tests
         from locate.model.causal import load_causal
-        from locate.report.evaluation import write_evaluation_figure
 
         reading: dict[str, Any] = {
             "allow_pickle": allow_pickle,
@@ -132,16 +133,42 @@ def evaluate(
             executor=executor,
             step=progress(steps),
         )
-        steps.expect([Work("figure", drawing(1, wanted))])
-        steps.say("figure")
-        paths, missing = write_evaluation_figure(found, folder, wanted)
-    if as_json:
-        print_json(found.as_json())
-        return
-    print_evaluation(found)
-    print_paths([folder / name for name in ("evaluation.json", "scores.csv")] + paths, missing)
-    tell_page(paths)
-    print_following(after_evaluation(found, folder))
+        tell = (lambda as_json: tell_shard(folder, as_json)) if shard else conclude_judged(found, folder, wanted, steps)
+    tell(as_json)
+
+
+def conclude_judged(found: Evaluation, folder: Path, wanted: Sequence[str], steps: Steps) -> Callable[[bool], None]:
+    """Draw the figure of an evaluation into its folder; return what prints the answer."""
+    from locate.cli.following import after_evaluation
+    from locate.cli.show import print_following, print_paths, tell_page
+    from locate.cli.steps import Work
+    from locate.cli.writing import drawing
+    from locate.report.evaluation import write_evaluation_figure
+
+    steps.expect([Work("figure", drawing(1, wanted))])
+    steps.say("figure")
+    paths, missing = write_evaluation_figure(found, folder, wanted)
+
+    def tell(as_json: bool) -> None:
+        if as_json:
+            print_json(found.as_json())
+            return
+        print_evaluation(found)
+        print_paths([folder / name for name in ("evaluation.json", "scores.csv")] + paths, missing)
+        tell_page(paths)
+        print_following(after_evaluation(found, folder))
+
+    return tell
+
+
+def gather_judged(folder: Path, formats: Sequence[str]) -> Callable[[bool], None]:
+    """End an evaluation that several shards have filled; return what prints it."""
+    from locate.cli.steps import Steps
+    from locate.evaluation.folder import gather_evaluation
+
+    found = gather_evaluation(folder)
+    with Steps() as steps:
+        return conclude_judged(found, folder, formats, steps)
 
 
 def parsed_sources(given: Sequence[str], text: Path | None) -> dict[str, str | Path]:

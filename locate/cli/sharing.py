@@ -26,7 +26,7 @@ ShardOption = Annotated[
         "--shard",
         metavar="I/N",
         rich_help_panel=MEASURING,
-        help="be one of N that share a run folder, on any machines; auto reads Slurm's array, or RANK and WORLD_SIZE",
+        help="be one of N that share a folder, on any machines; auto reads Slurm's array, or RANK and WORLD_SIZE",
     ),
 ]
 
@@ -45,8 +45,10 @@ SLURM = """\
 #SBATCH --job-name=locate-bias
 #SBATCH --array=1-{count}
 #SBATCH --cpus-per-task={threads}
-{gpu}# Save it as trace.sh and submit it; the run folder must be one that all nodes see.
-#   sbatch trace.sh
+#SBATCH --requeue
+#SBATCH --open-mode=append
+{gpu}# Save it as {verb}.sh and submit it, with what your cluster asks for; all nodes must see the output folder.
+#   sbatch --time=2:00:00 {verb}.sh
 # When all have ended, or to see what is missing:
 #   {gather}
 cd {folder} || exit 1
@@ -82,11 +84,13 @@ def threads_of(
 
 
 def threads_of_run(folder: Path) -> int | None:
-    """The threads that the run in a folder began with; None where none has begun."""
-    if not (folder / "meta.json").is_file():
-        return None
-    found = read_json(folder / "meta.json")
-    return found.get("threads") if isinstance(found, dict) else None
+    """The threads that a run, or the chunks of tests, in a folder began with; None where nothing has begun."""
+    from locate.parts import ABOUT_FILE, PARTS
+
+    about = [read_json(path) for path in sorted((folder / PARTS).glob(f"*/{ABOUT_FILE}"))]
+    programs = [each["programs"] for each in about if "programs" in each]  # of a stage its run's meta has them
+    meta = [read_json(path) for path in (folder / "meta.json",) if path.is_file()]
+    return next((each.get("threads") for each in [*meta, *programs] if isinstance(each, dict)), None)
 
 
 @contextmanager
@@ -183,6 +187,7 @@ def print_slurm(
     program = [sys.executable, "-m", "locate"]
     print(
         SLURM.format(
+            verb=words[0],
             count=count,
             threads=threads or 1,
             gpu="#SBATCH --gres=gpu:1\n" if (device or "").startswith("cuda") else "",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ import pandas as pd
 
 from locate.errors import LocateError
 from locate.evaluation.scores import Items, Step, Test
+from locate.parts import Parts
 from locate.work import Advance, Do, Executor, Missing, Piece
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ TestStep = Callable[[str, float, int], None]
 """progress: (test, how many of its items are done, of how many); tests whose chunks are measured side by side take
 turns"""
 Measure = Callable[["CausalModel", Items, Step], pd.DataFrame]
+SECONDS = "seconds"  # that a chunk took: an attribute of its table
 PARTS = 1000  # of an item, in which progress is counted: a test may have one long text
 
 
@@ -44,8 +47,8 @@ class TestsWork:
         """What measures a chunk with a model of this process."""
         return partial(self.measure, model)
 
-    def measure(self, model: CausalModel, piece: Piece, advance: Advance) -> tuple[pd.DataFrame, float]:
-        """A chunk's table, and the seconds that it took."""
+    def measure(self, model: CausalModel, piece: Piece, advance: Advance) -> pd.DataFrame:
+        """A chunk's table, with the seconds that it took as an attribute."""
         place, *chosen = piece
         items = replace(self.items[place], rows=tuple(self.items[place].rows[each] for each in chosen))
         whole, told = PARTS * len(items), 0
@@ -58,7 +61,40 @@ class TestsWork:
         started = time.perf_counter()
         table = self.measures[place](model, items, step)
         advance(whole - told)
-        return table, time.perf_counter() - started
+        table.attrs = {SECONDS: time.perf_counter() - started}
+        return table
+
+
+@dataclass(frozen=True)
+class TestParts:
+    """Where the chunks of several tests are kept (see `locate.work.Kept`).
+
+    path    the folder of all
+    places  of each piece: the chunks of its test, and its number among them
+    """
+
+    path: Path
+    places: tuple[tuple[Parts, int], ...]
+
+    def file(self, number: int) -> Path:
+        """Where a chunk is kept."""
+        parts, own = self.places[number]
+        return parts.file(own)
+
+    def has(self, number: int) -> bool:
+        """Whether it is there."""
+        parts, own = self.places[number]
+        return parts.has(own)
+
+    def read(self, number: int) -> pd.DataFrame | None:
+        """Its table; None where it is missing or damaged."""
+        parts, own = self.places[number]
+        return parts.read(own)
+
+    def write(self, number: int, table: pd.DataFrame) -> None:
+        """Keep it."""
+        parts, own = self.places[number]
+        parts.write(own, table)
 
 
 def chunks_of(place: int, test: Test, items: Items) -> list[Piece]:
@@ -76,30 +112,72 @@ def chunks_of(place: int, test: Test, items: Items) -> list[Piece]:
 
 
 def measure_tests(
-    model: CausalModel, tests: Sequence[tuple[Test, Items]], executor: Executor, step: TestStep
+    model: CausalModel,
+    tests: Sequence[tuple[Test, Items]],
+    executor: Executor,
+    step: TestStep,
+    keeps: Callable[[int, int], Parts] | None = None,
 ) -> Iterator[tuple[int, pd.DataFrame, float]]:
     """Measure tests side by side, and give each as soon as it is done: its place, table, and its chunks' seconds.
 
     Chunks are the same wherever they are measured, so that the numbers are.
+
+    keeps  place of a test, number of its chunks -> where they are kept; those that are there are read instead
     """
     work = TestsWork(tuple(test.measure for test, _ in tests), tuple(items for _, items in tests))
-    pieces = [piece for place, (test, items) in enumerate(tests) for piece in chunks_of(place, test, items)]
-    parts: Counter[int] = Counter()
+    chunks = [chunks_of(place, test, items) for place, (test, items) in enumerate(tests)]
+    pieces = [piece for own in chunks for piece in own]
+    done: Counter[int] = Counter()
 
     def watch(number: int, count: int) -> None:
         place = pieces[number][0]
-        parts[place] += count
+        done[place] += count
         test, items = tests[place]
-        step(test.name, parts[place] / PARTS, len(items))
+        step(test.name, done[place] / PARTS, len(items))
 
-    found: dict[int, tuple[pd.DataFrame, float]] = {}
-    for number, chunk in executor(missing(model, work, pieces, watch)) if pieces else ():
+    asked = replace(
+        missing(model, work, pieces),
+        cost=lambda number: cost_of(*tests[pieces[number][0]], pieces[number]),
+        kept=None if keeps is None else keep_all(keeps, chunks),
+        watch=watch,
+    )
+    found: dict[int, pd.DataFrame] = {}
+    for number, chunk in measured(asked, executor):
         found[number] = chunk
         place = pieces[number][0]
         own = [each for each, piece in enumerate(pieces) if piece[0] == place]
         if all(each in found for each in own):
-            tables, seconds = zip(*(found.pop(each) for each in own), strict=True)
-            yield place, join(tests[place][0], [pieces[each][1:] for each in own], tables), sum(seconds)
+            tables = [found.pop(each) for each in own]
+            seconds = sum(table.attrs[SECONDS] for table in tables)
+            yield place, join(tests[place][0], [pieces[each][1:] for each in own], tables), seconds
+
+
+def cost_of(test: Test, items: Items, piece: Piece) -> float:
+    """About how long a chunk takes beside others: by its letters; one that is a whole test may take longest."""
+    return math.inf if not test.chunk else float(sum(len(str(items.rows[each])) for each in piece[1:]))
+
+
+def keep_all(keeps: Callable[[int, int], Parts], chunks: Sequence[Sequence[Piece]]) -> TestParts | None:
+    """Where the chunks of all tests are kept, from where those of each are; None without tests."""
+    parts = [keeps(place, len(own)) for place, own in enumerate(chunks)]
+    places = tuple((own, number) for own, pieces in zip(parts, chunks, strict=True) for number in range(len(pieces)))
+    return TestParts(parts[0].path.parent, places) if parts else None
+
+
+def measured(asked: Missing, executor: Executor) -> Iterator[tuple[int, pd.DataFrame]]:
+    """Every chunk: those that are kept, then those that are measured now, which are kept first."""
+    kept, left = asked.kept, []
+    for number in asked.numbers:
+        table = None if kept is None else kept.read(number)
+        if table is None:
+            left.append(number)
+        else:
+            asked.count(number, asked.size(number))
+            yield number, table
+    for number, table in executor(replace(asked, numbers=left)) if left else ():
+        if kept is not None and not kept.has(number):
+            kept.write(number, table)
+        yield number, table
 
 
 def join(test: Test, chunks: Sequence[Piece], tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -108,7 +186,7 @@ def join(test: Test, chunks: Sequence[Piece], tables: Sequence[pd.DataFrame]) ->
     Raises LocateError where a chunk's table has not one row per item.
     """
     if len(tables) == 1:
-        return tables[0]
+        return unmarked(tables[0])
     for chunk, table in zip(chunks, tables, strict=True):
         if len(table) != len(chunk):
             raise LocateError(
@@ -116,11 +194,17 @@ def join(test: Test, chunks: Sequence[Piece], tables: Sequence[pd.DataFrame]) ->
                 "items: expected one row per item, or no `chunk`"
             )
     order = np.argsort(np.concatenate(chunks))
-    return pd.concat(tables, ignore_index=True).iloc[order].reset_index(drop=True)
+    return unmarked(pd.concat(tables, ignore_index=True).iloc[order].reset_index(drop=True))
 
 
-def missing(model: CausalModel, work: TestsWork, pieces: Sequence[Piece], watch: Callable[[int, int], None]) -> Missing:
-    """Chunks that are to be measured, for an executor."""
+def unmarked(table: pd.DataFrame) -> pd.DataFrame:
+    """A table without the mark of its seconds."""
+    table.attrs = {}
+    return table
+
+
+def missing(model: CausalModel, work: TestsWork, pieces: Sequence[Piece]) -> Missing:
+    """All chunks as work that is to be done, for an executor."""
     from locate.model.likelihood import memory_of
     from locate.model.products import product_library
 
@@ -134,5 +218,4 @@ def missing(model: CausalModel, work: TestsWork, pieces: Sequence[Piece], watch:
         size=lambda number: PARTS * (len(pieces[number]) - 1),
         memory=memory_of(model),
         products=product_library(model.dtype, model.device, model.threads),
-        watch=watch,
     )

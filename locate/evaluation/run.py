@@ -7,27 +7,29 @@ import inspect
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from locate.errors import LocateError
 from locate.evaluation.chunks import TestStep, measure_tests
-from locate.evaluation.evaluation import FILE, Evaluation, load_evaluation, write_table
+from locate.evaluation.evaluation import Evaluation
+from locate.evaluation.folder import EvaluationFolder, RunningEvaluation
 from locate.evaluation.scores import LEVEL, Items, Score, Test
 from locate.evaluation.tests import at_hand, choose_tests, limit_of, sample_items, wanted_tests
-from locate.files import hash_of, read_json, strict
-from locate.notebook import Rows
+from locate.files import hash_of, read_json
+from locate.parts import Parts
 from locate.schema import EVALUATION_VERSION, library_version, locate_version
 from locate.work import Executor, here
+from locate.workers.shards import Shard
 
 if TYPE_CHECKING:
     from locate.model.causal import CausalModel
 
 LIBRARIES = ("torch", "transformers", "lm-eval", "numpy", "pandas", "scipy")
 RECEIPT = "receipt.json"
-Found = TypeVar("Found")
 
 
 def no_progress(test: str, done: float, total: int) -> None:
@@ -54,17 +56,18 @@ def evaluate(
     data      folder with data sets
     sources   test: its file or folder, or a data set on the Hugging Face hub, OWNER/NAME[:CONFIGURATION[:SPLIT]]
     limit     items of each test at most (BLiMP: of each paradigm), drawn with `seed` and named in the meta by a hash
-    folder    where every test is kept as soon as it is finished; the same call goes on there after an interruption, and
-              tests that were run there before belong to what is returned
-    executor  where chunks of tests are measured (see `locate.workers.processes.Processes`); default: in this process
+    folder    where every chunk of a test is kept as soon as it is measured; the same call goes on there after an
+              interruption, and tests that were run there before belong to what is returned
+    executor  where chunks of tests are measured (see `locate.workers.processes.Processes`); default: in this process.
+              With a `Shard` others fill the same folder, and `gather_evaluation` deletes what they kept for one another
     step      progress (see `TestStep`)
 
     A model edited by locate carries a receipt of the words and templates it was edited on; tests that can tell them
     from others do.
 
     Raises LocateError for a test that is asked for and has no data, for two tests of one name, for a folder that holds
-    another evaluation (other weights, items, limit, seed or version of locate), and for a model that was changed in
-    memory where other processes are to measure it.
+    another evaluation (other weights, items, limit, seed or version of locate) or that another process fills alone, and
+    for a model that was changed in memory where other processes are to measure it.
     """
     from locate.model.causal import load_causal
 
@@ -75,26 +78,64 @@ def evaluate(
     places, left_out = choose_tests(asked, tests is not None, None if data is None else Path(data), sources or {})
     edited = edited_of(model)
     meta = starting_meta(model, edited, limit, seed, left_out)
-    run = RunningEvaluation.claim(None if folder is None else Path(folder), meta, tuple(places))
-    todo: list[tuple[Test, Items, dict[str, Any]]] = []
-    for name, place in places.items():
-        test = asked[name]
-        with at_hand(test, place) as found:
-            items = sample_items(test, found, limit_of(test, limit), seed)
-            about = about_items(test, found, items, limit)
-        table = run.finished(name, about)
-        if table is None:
-            todo.append((test, items, about))
-        else:
-            run.keep(name, about, table, scores_of(test, table, edited))
-    given = [(test, items) for test, items, _ in todo]
-    for number, table, seconds in measure_tests(model, given, executor, step):
-        test, _, about = todo[number]
-        run.keep(test.name, about | {"seconds": round(seconds, 3)}, table, scores_of(test, table, edited))
+    shared = isinstance(executor, Shard)
+    run = RunningEvaluation(
+        None if folder is None else EvaluationFolder.open(Path(folder), shared=shared), meta, tuple(places)
+    )
+    with run.filled():
+        todo: list[Asked] = []
+        for test, place in ((asked[name], place) for name, place in places.items()):
+            one = read_items(test, place, limit, seed)
+            table = run.finished(test.name, one.about)
+            if table is None:
+                todo.append(one)
+            elif not shared:
+                run.keep(test.name, one.about, table, scores_of(test, table, edited))
+        run_missing(model, todo, run, edited, executor, step)
     if not run.scores:
         listed = "; ".join(f"{name}: {why}" for name, why in left_out.items())
         raise LocateError(f"no test was run: {listed[:300]}")
     return run.evaluation()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A test with its items, and what evaluation.json says of them."""
+
+    test: Test
+    items: Items
+    about: dict[str, Any]
+
+
+def read_items(test: Test, place: Path | str, limit: int | None, seed: int) -> Asked:
+    """A test with the items that are asked for."""
+    with at_hand(test, place) as found:
+        items = sample_items(test, found, limit_of(test, limit), seed)
+        return Asked(test, items, about_items(test, found, items, limit))
+
+
+def run_missing(
+    model: CausalModel,
+    todo: Sequence[Asked],
+    run: RunningEvaluation,
+    edited: Mapping[str, Any] | None,
+    executor: Executor,
+    step: TestStep,
+) -> None:
+    """Measure tests, and score and keep each as soon as it is measured."""
+    folder, waiting = run.folder, []
+
+    def keeps(place: int, chunks: int) -> Parts:
+        assert folder is not None
+        return folder.parts(todo[place].test, todo[place].about, run.meta, chunks)
+
+    given = [(one.test, one.items) for one in todo]
+    for place, table, seconds in measure_tests(model, given, executor, step, None if folder is None else keeps):
+        test, about = todo[place].test, todo[place].about | {"seconds": round(seconds, 3)}
+        settle = partial(run.settle, test.name, about, table, partial(scores_of, test, table, edited))
+        if not settle():
+            waiting.append(settle)
+    run.settle_all(waiting)
 
 
 def scores_of(test: Test, table: pd.DataFrame, edited: Mapping[str, Any] | None) -> Sequence[Score]:
@@ -200,74 +241,3 @@ def row_as_json(value: Any) -> Any:
     if isinstance(value, set | frozenset):
         return sorted(row_as_json(item) for item in value)
     return value if isinstance(value, str | int | float | bool | None) else str(value)
-
-
-@dataclass
-class RunningEvaluation:
-    """An evaluation while its tests are run; every test is on the disk as soon as it is finished.
-
-    order  of the tests, whichever is finished first; others that were run in the folder before stand in front
-    """
-
-    folder: Path | None
-    meta: dict[str, Any]
-    order: tuple[str, ...]
-    scores: dict[str, Sequence[Score]]
-    tables: dict[str, pd.DataFrame]
-
-    @staticmethod
-    def claim(folder: Path | None, meta: dict[str, Any], order: tuple[str, ...]) -> RunningEvaluation:
-        """Claim a folder: new, empty, or holding the same evaluation, whose finished tests are taken over.
-
-        Raises LocateError when it holds something else, with both values of what differs.
-        """
-        if folder is None or not (folder / FILE).is_file():
-            if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-                raise LocateError(f"output {folder}: expected a new or empty folder, or one that holds an evaluation")
-            return RunningEvaluation(folder, meta, order, {}, {})
-        found = load_evaluation(folder)
-        for key in meta["recipe"]:
-            check_same(folder, key, found.meta["recipe"].get(key), meta["recipe"][key])
-        meta["tests"] = dict(found.meta["tests"])
-        return RunningEvaluation(folder, meta, order, {name: found.of(name) for name in found.tables}, found.tables)
-
-    def finished(self, name: str, about: dict[str, Any]) -> pd.DataFrame | None:
-        """The table of a test that was finished before, with the seconds it took; None for one that was not.
-
-        Raises LocateError when it measured other items.
-        """
-        if self.folder is None or name not in self.tables:
-            return None
-        old = self.meta["tests"][name]
-        check_same(self.folder, f"items_sha256 of {name}", old["items_sha256"], about["items_sha256"])
-        about["seconds"] = old["seconds"]
-        return self.tables[name]
-
-    def keep(self, name: str, about: dict[str, Any], table: pd.DataFrame, scores: Sequence[Score]) -> None:
-        """Add a finished test, and write it."""
-        if self.folder is not None and name not in self.tables:
-            write_table(self.folder, name, table)
-        self.scores[name], self.tables[name] = tuple(scores), table
-        self.meta["tests"][name] = about | {"rows": len(table)}
-        if self.folder is not None:
-            self.evaluation().save_scores(self.folder)
-
-    def evaluation(self) -> Evaluation:
-        """What was found so far."""
-        scores = Rows(score for some in self.ordered(self.scores).values() for score in some)
-        meta: Any = strict(self.meta | {"tests": self.ordered(self.meta["tests"])})
-        return Evaluation(dict(meta), scores, self.ordered(self.tables))
-
-    def ordered(self, found: Mapping[str, Found]) -> dict[str, Found]:
-        """What was found of tests, in their order."""
-        places = {name: place for place, name in enumerate(self.order)}
-        return dict(sorted(found.items(), key=lambda each: places.get(each[0], -1)))
-
-
-def check_same(folder: Path, key: str, old: object, new: object) -> None:
-    """Raise LocateError where a folder's value is not this evaluation's."""
-    if old != new:
-        raise LocateError(
-            f"output folder {folder} holds another evaluation: its {key} is {old!r}, this one's is {new!r}: choose "
-            "another folder, or delete that one"
-        )

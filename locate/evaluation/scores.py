@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LEVEL, SAMPLES = 0.95, 2000
 POINTS: ContextVar[bool] = ContextVar("POINTS", default=False)
-CHUNK = 1024  # items of the package's tests that are measured at a time; with fewer, batches have more padding
+CHUNK = 256  # items of the package's tests that are measured at a time; with fewer, batches have more padding
 Step = Callable[[int, int], None]
 
 

@@ -20,7 +20,7 @@ from locate.model.products import multiplying, product_library
 from locate.prompts.tokens import TokenPair
 from locate.tracing.audit import audit_job
 from locate.tracing.cost import stage_operations
-from locate.tracing.folder import NotKept, Parts, RunFolder, keeping
+from locate.tracing.folder import NotKept, RunFolder, StageParts, keeping
 from locate.tracing.models import Models, opening_of
 from locate.tracing.progress import Expected, Pace, Report
 from locate.tracing.stage import ENGINES, Job, Settings, Stage
@@ -156,7 +156,7 @@ class Loop:
         table = join([tables[number] for number in range(len(job.chunks))], job)
         return Outcome(table, job, self.known_audit(stage.untrained), time.monotonic() - started)
 
-    def missing(self, job: Job, numbers: Sequence[int], parts: Parts | None) -> Missing:
+    def missing(self, job: Job, numbers: Sequence[int], parts: StageParts | None) -> Missing:
         """Chunks that are to be measured, as pieces for an executor."""
         model = self.models.trained
         memory = working_bytes(model.checkpoint.parameters, model.number_bytes)

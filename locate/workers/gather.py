@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 from locate.claims import Claims
 from locate.errors import LocateError
 from locate.files import read_json
-from locate.tracing.folder import ASKED, CHUNKS, PARTS, SHARING, STAGE_FILE, RunFolder, claim_of
+from locate.parts import ABOUT_FILE, CHUNKS, PARTS, SHARING, OwnedFolder, Parts, part_name
+from locate.tracing.folder import ASKED
 from locate.tracing.table import META_FILE, Trace, load_trace
 
 
 @dataclass(frozen=True)
-class StageState:
-    """How far a stage is.
+class PartsState:
+    """How far a stage or a test is.
 
     have     chunks that are there, of `chunks`
     owners   chunk that somebody has claimed: who; the claim may be that of a dead process
@@ -38,42 +40,55 @@ def gather(path: str | Path) -> Trace:
 
     Raises LocateError where something is missing, with what it is.
     """
-    folder = RunFolder(Path(path))
+    folder = OwnedFolder(Path(path))
     meta = read_json(folder.path / META_FILE)
     if not isinstance(meta, dict) or "recipe" not in meta:
         raise LocateError(f"{folder.path} holds no run: expected a folder that locate-bias trace has written")
-    missing = what_is_missing(folder, meta)
+    check_complete(folder.path, what_is_missing(folder.path, meta))
+    clean(folder)
+    return load_trace(folder.path)
+
+
+def check_complete(path: Path, missing: list[str]) -> None:
+    """Raise LocateError where something is missing of what shards are to fill."""
     if missing:
-        raise LocateError(f"{folder.path} is not complete: {'; '.join(missing)}: run its shards again, in any number")
-    with folder.filled():  # no shard still reads what is deleted here
-        folder.forget()
+        raise LocateError(f"{path} is not complete: {'; '.join(missing)}: run its shards again, in any number")
+
+
+def clean(folder: OwnedFolder) -> None:
+    """Delete what shards kept for one another.
+
+    Raises LocateError while one of them still reads it.
+    """
+    with folder.filled():
+        shutil.rmtree(folder.path / PARTS, ignore_errors=True)
         for each in folder.path.rglob(".*.partial.*"):
             each.unlink(missing_ok=True)
         for each in folder.path.glob(f"{SHARING}*.claim"):
             each.unlink(missing_ok=True)
     for each in folder.path.glob("*.claim"):
         each.unlink(missing_ok=True)
-    return load_trace(folder.path)
 
 
-def what_is_missing(folder: RunFolder, meta: dict[str, Any]) -> list[str]:
+def what_is_missing(path: Path, meta: dict[str, Any]) -> list[str]:
     """What a run still lacks, in words; [] where it is complete."""
     asked = [name for name in (meta.get(ASKED) or []) if name not in meta]
     if meta.get("status") == "complete" and not asked:
         return []
-    stages = [state.words() for state in states(folder) if state.have < state.chunks]
+    stages = [state.words() for state in states(path) if state.have < state.chunks]
     waiting = [] if meta.get("status") == "complete" else ["the map"]
     return [f"{name} not finished" for name in [*waiting, *asked]] + stages
 
 
-def states(folder: RunFolder) -> list[StageState]:
-    """How far the stages are whose chunks are kept."""
+def states(path: Path) -> list[PartsState]:
+    """How far the stages or tests are whose chunks are kept in a folder."""
     found = []
-    for path in sorted((folder.path / PARTS).glob(f"*/{STAGE_FILE}")):
-        stage, claims = read_json(path), Claims(path.parent)
-        numbers = range(int(stage[CHUNKS]))
-        have = {number for number in numbers if (path.parent / f"{claim_of(number)}.parquet").is_file()}
-        owners = {number: claims.owner(claim_of(number)) for number in numbers if number not in have}
+    for file in sorted((path / PARTS).glob(f"*/{ABOUT_FILE}")):
+        parts = Parts(file.parent)
+        about, claims = parts.about(), Claims(parts.path)
+        numbers = range(int(about[CHUNKS]))
+        have = {number for number in numbers if parts.has(number)}
+        owners = {number: claims.owner(part_name(number)) for number in numbers if number not in have}
         known = {number: owner for number, owner in owners.items() if owner is not None}
-        found.append(StageState(str(stage["name"]), len(have), len(numbers), known))
+        found.append(PartsState(str(about["name"]), len(have), len(numbers), known))
     return found

@@ -97,7 +97,7 @@ class Pool(ABC, Generic[Each]):
         """Do the pieces, in as many workers as there are pieces, at most; they get ready at once."""
         work = pickled(missing.work)
         kept = missing.kept if self.keeps else None
-        waiting = deque(Task(work, number, missing.pieces[number], kept) for number in missing.numbers)
+        waiting = deque(Task(work, number, missing.pieces[number], kept) for number in missing.longest_first())
         self.begin(missing, len(waiting))
         return self.each(missing, waiting)
 

@@ -12,11 +12,11 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from locate.claims import SILENT, Claims
+from locate.claims import SILENT, Claim, Claims
 from locate.errors import LocateError
-from locate.tracing.folder import claim_of
 from locate.work import Missing
 
 POLL = 0.5  # seconds between two looks at what others have finished
@@ -47,16 +47,17 @@ class Shard:
         kept = missing.kept
         if kept is None:
             raise LocateError("a shard shares a run folder with others: give one")
-        claims = Claims(kept.path, self.silent)
-        start = self.number * len(missing.numbers) // self.count
-        left = [*missing.numbers[start:], *missing.numbers[:start]]
+        claims: dict[Path, Claims] = {}
+        numbers = missing.longest_first()
+        start = self.number * len(numbers) // self.count
+        left = [*numbers[start:], *numbers[:start]]
         while left:
             before = len(left)
             for number in list(left):
                 found = kept.read(number)
                 if found is not None:
                     missing.count(number, missing.size(number))
-                elif (claim := claims.take(claim_of(number))) is not None:
+                elif (claim := self.claim(kept.file(number), claims)) is not None:
                     with claim:
                         if kept.has(number):
                             continue  # its owner finished it in between
@@ -68,6 +69,13 @@ class Shard:
                 yield number, found
             if len(left) == before:
                 time.sleep(POLL)
+
+    def claim(self, file: Path, claims: dict[Path, Claims]) -> Claim | None:
+        """The claim on a piece by the file that keeps it; None where somebody who may be alive has it.
+
+        claims  by folder: they remember what was seen of others
+        """
+        return claims.setdefault(file.parent, Claims(file.parent, self.silent)).take(file.stem)
 
 
 def shard_of(text: str, environ: Mapping[str, str] | None = None) -> Shard:

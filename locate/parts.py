@@ -1,0 +1,181 @@
+"""Parts: what pieces of work give, kept in a folder one file each; and who fills it, one process or several."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+from uuid import uuid4
+
+import pandas as pd
+
+from locate.claims import Claims
+from locate.errors import LocateError
+from locate.files import read_json, strict, write_json, write_parquet
+
+TURN = 0.1  # seconds between two looks at whether another process has written its tables
+ALONE, SHARING = "run", "shard-"  # claims of a process that fills a folder alone, and of those that share it
+PARTS, ABOUT_FILE, CHUNKS = "parts", "about.json", "chunks"
+
+
+@dataclass(frozen=True)
+class OwnedFolder:
+    """A folder that one process fills, or several.
+
+    shared  whether several processes fill it, each at its own pace: parts are then kept until `locate-bias gather`, and
+            what another one has finished stands
+    """
+
+    path: Path
+    shared: bool = False
+
+    @contextmanager
+    def filled(self) -> Iterator[None]:
+        """Inside the block this process fills the folder: alone, or beside others that share it.
+
+        Raises LocateError where another process fills it alone, or this one would while others share it.
+        """
+        claims = Claims(self.path)
+        claim = claims.take(f"{SHARING}{uuid4().hex[:12]}" if self.shared else ALONE)
+        while claim is None:
+            self.check_nobody([ALONE])
+            claim = claims.take(ALONE)
+        with claim:
+            if not self.shared:
+                for dead in self.path.glob(f"{ALONE}.*.claim"):
+                    if dead != claim.path:
+                        dead.unlink(missing_ok=True)
+            self.check_nobody([ALONE] if self.shared else claims.names(SHARING))
+            yield
+
+    def check_nobody(self, names: Sequence[str]) -> None:
+        """Raise LocateError where a process that has one of these claims is alive."""
+        claims = Claims(self.path)
+        for name in names:
+            owner = claims.living(name)
+            if owner is not None:
+                raise LocateError(
+                    f"{self.path} is being filled by {owner}: wait until it has ended, or share a run from its start "
+                    "with --shard"
+                )
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Inside the block no other process that shares the folder writes its tables and meta."""
+        if not self.shared:
+            yield
+            return
+        claims = Claims(self.path)
+        while (claim := claims.take("tables")) is None:
+            time.sleep(TURN)
+        with claim:
+            yield
+
+    def check_programs(self, found: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+        """Raise LocateError unless the processes that share the folder compute alike.
+
+        Other versions of a library, or another number of threads, round otherwise.
+
+        found  what the folder was begun with: versions by library, and threads
+        mine   what this process computes with
+        """
+        for name in sorted(set(mine) | set(found)):
+            if mine.get(name) != found.get(name):
+                raise LocateError(
+                    f"{self.path} was begun with {name} {found.get(name)}, here it is {mine.get(name)}: all who "
+                    "share a run must compute alike, so choose the same"
+                )
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The chunks of one whole in a folder of their own, one file each."""
+
+    path: Path
+
+    def describe(self, whole: str, description: Mapping[str, Any], **beside: Any) -> Parts:
+        """Say what they are the chunks of, with their number; returns the same parts.
+
+        whole   in words, like "stage 'map'"
+        beside  what is written too, and may differ
+
+        Raises LocateError where chunks of something else are there, with both values of the first key that differs.
+        """
+        file, described = self.path / ABOUT_FILE, cast("dict[str, Any]", strict(dict(description)))
+        if file.is_file():
+            found = {name: value for name, value in self.about().items() if name not in beside}
+            check_same(str(self.path), f"parts of another {whole}", found, described, "those parts")
+        else:
+            write_json(file, described | beside)
+        return self
+
+    def about(self) -> dict[str, Any]:
+        """What they are the chunks of."""
+        return dict(read_json(self.path / ABOUT_FILE))
+
+    def file(self, chunk: int) -> Path:
+        """File of a chunk."""
+        return self.path / f"{part_name(chunk)}.parquet"
+
+    def has(self, chunk: int) -> bool:
+        """Whether a chunk is there."""
+        return self.file(chunk).is_file()
+
+    def read(self, chunk: int) -> pd.DataFrame | None:
+        """A chunk that was measured before; None where it is missing, or its file is damaged, which is then removed.
+
+        Raises LocateError where the system does not let it be read.
+        """
+        path = self.file(chunk)
+        try:
+            return pd.read_parquet(path)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise LocateError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
+            path.unlink(missing_ok=True)  # pyarrow's own errors have no number: the file is cut, or overwritten
+            return None
+
+    def all(self, chunks: int) -> dict[int, pd.DataFrame]:
+        """The chunks that were measured before, by number; `chunks` is how many the whole has."""
+        found = {number: self.read(number) for number in range(chunks)}
+        return {number: table for number, table in found.items() if table is not None}
+
+    def write(self, chunk: int, table: pd.DataFrame) -> None:
+        """Keep a chunk."""
+        write_parquet(self.file(chunk), table)
+
+
+def check_same(where: str, what: str, found: Mapping[str, Any], mine: Mapping[str, Any], delete: str) -> None:
+    """Raise LocateError for the first key whose value in a folder is another one than this process has.
+
+    where   the folder
+    what    it holds then
+    delete  what to delete instead of choosing another folder
+    """
+    for key in dict.fromkeys([*mine, *found]):
+        if found.get(key) != mine.get(key):
+            raise LocateError(
+                f"{where} holds {what}: its {key} is {found.get(key)!r}, this one's is {mine.get(key)!r}: choose "
+                f"another folder, or delete {delete}"
+            )
+
+
+def is_of_others(path: Path) -> bool:
+    """Whether a file in a folder that is not begun yet is neither a claim on it nor hidden."""
+    return not path.name.startswith(".") and path.suffix != ".claim"
+
+
+def part_name(chunk: int) -> str:
+    """Name of a chunk's file, without its ending, and of the claim on it."""
+    return f"part-{chunk:05d}"
+
+
+def slug(name: str) -> str:
+    """A name as that of a folder."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

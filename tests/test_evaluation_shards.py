@@ -1,0 +1,270 @@
+"""Tests of a model shared through a folder, and stopped in the middle of a test: chunks are kept, and read again."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from test_evaluate_shared import LIMIT, WORDS, Word, measure_words, own, same
+from typer.testing import CliRunner
+
+from locate.claims import Claims
+from locate.cli.app import application
+from locate.cli.sharing import threads_of
+from locate.errors import LocateError
+from locate.evaluation import occupations
+from locate.evaluation.evaluation import load_evaluation
+from locate.evaluation.folder import EvaluationFolder, gather_evaluation, source_sha256
+from locate.evaluation.run import evaluate
+from locate.model.causal import load_causal
+from locate.model.products import multiplied_by
+from locate.parts import part_name
+from locate.work import here
+from locate.workers.shards import Shard
+
+TESTS = ("occupations", "generation")
+MANY = tuple(Word(f"{word} {number}") for word in WORDS for number in range(6))
+PROGRAM = """
+import sys
+sys.path.insert(0, {tests!r})
+from dataclasses import replace
+from test_evaluation_shards import LIMIT, MANY, TESTS
+from test_evaluate_shared import own
+from locate.evaluation import occupations
+from locate.evaluation.run import evaluate
+from locate.model.causal import load_causal
+from locate.workers.shards import Shard
+occupations.TEST = replace(occupations.TEST, chunk=16)
+model = load_causal({model!r}, device="cpu", bos="yes", threads=1)
+print("ready", flush=True)
+evaluate(model, tests=[*TESTS, own(MANY)], limit=LIMIT, folder={output!r}, executor=Shard({number}, 3))
+"""
+
+
+@pytest.fixture(scope="module")
+def model(folder_of):
+    """A random GPT-2 in a folder, computed with one thread."""
+    return load_causal(str(folder_of("gpt2")), device="cpu", bos="yes", threads=1)
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(occupations, "TEST", replace(occupations.TEST, chunk=16))
+
+
+class Stop(Exception):
+    """Ends an evaluation in a test."""
+
+
+def stopping_after(count: int, executor=here):
+    """An executor that stops when so many chunks are done."""
+
+    def run(missing):
+        for done, found in enumerate(executor(missing), 1):
+            yield found
+            if done == count:
+                raise Stop
+
+    return run
+
+
+def counted(words: list[str]):
+    """A test of many words, in chunks of three, that notes those that it measures."""
+
+    def measure(model, items, step):
+        words.extend(row.text for row in items.rows)
+        return measure_words(model, items, step)
+
+    return own(MANY, measure=measure)
+
+
+def begin(model, output: Path, number: int) -> subprocess.Popen[bytes]:
+    """A shard as a process of its own."""
+    program = PROGRAM.format(tests=str(Path(__file__).parent), model=str(model.name), output=str(output), number=number)
+    return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_shards_of_which_one_is_killed_find_what_one_process_does(model, tmp_path):
+    output = tmp_path / "judged"
+    shards = [begin(model, output, number) for number in range(3)]
+    shards[0].stdout.readline()
+    time.sleep(random.Random(0).uniform(0, 0.3))
+    shards[0].kill()
+    ends = [each.communicate(timeout=240) for each in shards]
+    assert [each.returncode for each in shards[1:]] == [0, 0], [end[1].decode()[-2000:] for end in ends]
+    chunks = sorted(path.relative_to(output / "parts") for path in (output / "parts").rglob("part-*.parquet"))
+    assert [path.parts[0] for path in chunks] == ["generation"] + ["occupations"] * 3 + ["own"] * 14
+    found = gather_evaluation(output)
+    same(found, evaluate(model, tests=[*TESTS, own(MANY)], limit=LIMIT))
+    assert {each.name for each in output.iterdir()} == {"evaluation.json", "scores.csv", "items"}
+
+
+def test_a_stopped_test_goes_on_with_the_chunks_that_are_missing(model, tmp_path):
+    first, second = [], []
+    with pytest.raises(Stop):
+        evaluate(model, tests=[counted(first)], folder=tmp_path, executor=stopping_after(5))
+    assert not (tmp_path / "evaluation.json").exists()
+    assert len(first) == 15
+    told = []
+    found = evaluate(model, tests=[counted(second)], folder=tmp_path, step=lambda *each: told.append(each[1:]))
+    assert len(second) == len(MANY) - 15
+    assert not set(first) & set(second)
+    assert told[0] == (3, len(MANY)), "what is kept counts as done"
+    assert told[-1] == (len(MANY), len(MANY))
+    assert found.meta["tests"]["own"]["seconds"] > 0
+    assert found.tables["own"].attrs == {}
+    same(found, evaluate(model, tests=[counted([])]))
+    assert {each.name for each in tmp_path.iterdir()} == {"evaluation.json", "scores.csv", "items"}
+    evaluate(model, tests=[counted(second)], folder=tmp_path)
+    assert len(second) == len(MANY) - 15, "a finished test is not measured again"
+
+
+def test_a_damaged_chunk_is_measured_again(model, tmp_path):
+    with pytest.raises(Stop):
+        evaluate(model, tests=[own(MANY)], folder=tmp_path, executor=stopping_after(5))
+    chunk = tmp_path / "parts" / "own" / f"{part_name(2)}.parquet"
+    chunk.write_bytes(chunk.read_bytes()[:100])
+    same(evaluate(model, tests=[own(MANY)], folder=tmp_path), evaluate(model, tests=[own(MANY)]))
+
+
+def measure_otherwise(model, items, step) -> pd.DataFrame:
+    """The same, by another function."""
+    return measure_words(model, items, step)
+
+
+@pytest.mark.parametrize(
+    ("again", "said"),
+    [
+        ({"limit": 20}, "limit is None, this one's is 20"),
+        ({"seed": 1}, "seed is 0, this one's is 1"),
+        ({"test": own(MANY, chunk=4)}, "chunks is 14, this one's is 11"),
+        ({"test": own(MANY, measure=measure_otherwise)}, "measure_sha256 is"),
+    ],
+    ids=["items", "seed", "chunks", "measure"],
+)
+def test_chunks_of_something_else_are_refused_with_both_values(model, tmp_path, again, said):
+    with pytest.raises(Stop):
+        evaluate(model, tests=[own(MANY)], folder=tmp_path, executor=stopping_after(5))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    test, given = again.get("test", own(MANY)), {key: value for key, value in again.items() if key != "test"}
+    with pytest.raises(LocateError, match=rf"parts of another test 'own': its .*{said}.*or delete those parts"):
+        evaluate(model, tests=[test], folder=tmp_path, **given)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()} == before
+
+
+def test_a_test_that_stopped_before_its_first_chunk_is_in_nobodys_way(model, tmp_path):
+    def refuse(missing):
+        raise Stop
+
+    with pytest.raises(Stop):
+        evaluate(model, tests=[own(MANY)], folder=tmp_path, executor=refuse)
+    assert len(evaluate(model, tests=[own(MANY)], folder=tmp_path, limit=2, seed=1).tables["own"]) == 2
+
+
+def test_what_failed_before_it_began_leaves_no_folder(model, tmp_path):
+    with pytest.raises(LocateError, match="has no item"):
+        evaluate(model, tests=[own(())], folder=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_shard_computes_as_the_first_one_does_and_one_process_as_it_likes(model, folder_of, tmp_path):
+    with pytest.raises(Stop):
+        evaluate(model, tests=[own(MANY)], folder=tmp_path, executor=stopping_after(5, Shard(0, 2)))
+    assert threads_of(None, None, "2/2", tmp_path) == 1
+    other = replace(model, threads=3)
+    with pytest.raises(LocateError, match="was begun with threads 1, here it is 3: all who share"):
+        evaluate(other, tests=[own(MANY)], folder=tmp_path, executor=Shard(1, 2))
+    assert len(evaluate(other, tests=[own(MANY)], folder=tmp_path).tables["own"]) == len(MANY)
+
+
+@pytest.mark.parametrize("executor", [here, Shard(1, 2)], ids=["alone", "a shard"])
+def test_a_folder_that_one_process_fills_is_nobody_elses(model, tmp_path, executor):
+    with (
+        EvaluationFolder.open(tmp_path, shared=False).filled(),
+        pytest.raises(LocateError, match=f"is being filled by process {os.getpid()}"),
+    ):
+        evaluate(model, tests=["generation"], limit=2, folder=tmp_path, executor=executor)
+
+
+def test_gather_says_what_is_missing_and_who_has_it(model, tmp_path):
+    with pytest.raises(LocateError, match="holds no evaluation"):
+        gather_evaluation(tmp_path)
+    asked = {"tests": ["generation", own(MANY)], "limit": LIMIT, "folder": tmp_path}
+    with pytest.raises(Stop):
+        evaluate(model, executor=stopping_after(5, Shard()), **asked)
+    before = sorted(tmp_path.rglob("*"))
+    with (
+        Claims(tmp_path / "parts" / "own").take(part_name(13)),
+        pytest.raises(LocateError, match=rf"own: 4 of 14 chunks; being measured: chunk 14 by process {os.getpid()}"),
+    ):
+        gather_evaluation(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+    evaluate(model, executor=Shard(), **asked)
+    with EvaluationFolder.open(tmp_path, shared=True).filled(), pytest.raises(LocateError, match="is being filled by"):
+        gather_evaluation(tmp_path)
+    assert list(gather_evaluation(tmp_path).tables) == ["generation", "own"]
+    same(load_evaluation(tmp_path), evaluate(model, **asked | {"folder": None}))
+
+
+def test_one_shard_scores_a_test_and_the_others_wait_for_it(model, tmp_path):
+    scored = []
+
+    def score(table):
+        scored.append(threading.current_thread().name)
+        return own().score(table)
+
+    test = replace(own(MANY), score=score)
+    asked = {"tests": [test], "folder": tmp_path, "executor": Shard()}
+    claim = Claims(tmp_path).take("scores-own")
+    late = threading.Timer(1.0, claim.release)
+    late.start()
+    found = evaluate(model, **asked)
+    assert not late.is_alive(), "it went on although another process was scoring"
+    assert len(scored) == 1
+    assert len(evaluate(model, **asked).scores) == len(found.scores)
+    assert len(scored) == 1, "a shard that comes later takes what is there"
+
+
+def test_the_same_on_the_command_line(model, folder_of, tmp_path, monkeypatch):
+    monkeypatch.setattr(occupations, "TEST", replace(occupations.TEST, chunk=1024))
+    output, runner = tmp_path / "a b", CliRunner()
+    command = [
+        "evaluate",
+        str(folder_of("gpt2")),
+        "--tests",
+        "occupations,generation",
+        "--limit",
+        "4",
+        "-o",
+        str(output),
+    ]
+    monkeypatch.setattr(sys, "argv", ["locate-bias", *command, "--slurm", "2"])
+    script = runner.invoke(application(), [*command, "--slurm", "2"], catch_exceptions=False).stdout
+    assert "sbatch --time=2:00:00 evaluate.sh" in script
+    assert script.splitlines()[-1].endswith(f"-o '{output}' --threads 1 --shard auto")
+    assert not output.exists()
+    with multiplied_by("torch"):
+        shard = runner.invoke(application(), [*command, "--threads", "1", "--shard", "1/2"], catch_exceptions=False)
+    assert f"locate-bias gather '{output}'" in shard.stdout
+    refused = runner.invoke(application(), ["gather", str(output), "--metric", "prob_diff"])
+    assert isinstance(refused.exception, LocateError)
+    assert "holds an evaluation: leave the options of traces out" in str(refused.exception)
+    done = runner.invoke(application(), ["gather", str(output), "--formats", "html"], catch_exceptions=False)
+    assert "occupations" in done.stdout
+    assert (output / "figures" / "evaluation.html").is_file()
+    told = runner.invoke(application(), ["gather", str(output), "--formats", "html", "--json"], catch_exceptions=False)
+    assert set(json.loads(told.stdout)["tests"]) == {"occupations", "generation"}
+
+
+def test_a_function_without_a_text_has_no_hash():
+    assert source_sha256(len) is None
+    assert source_sha256(measure_words) != source_sha256(measure_otherwise)
