@@ -144,6 +144,18 @@ def test_chunks_are_the_same_whoever_takes_them_and_in_what_order(model, whole):
     same(evaluate(model, tests=[*TESTS, own()], limit=LIMIT, executor=backwards), whole)
 
 
+def test_who_shares_the_work_begins_with_the_longest_chunk(model):
+    begun = []
+
+    def noting(missing):
+        begun.extend((missing.pieces[number][0], len(missing.pieces[number]) - 1) for number in missing.longest_first())
+        yield from backwards(missing)
+
+    evaluate(model, tests=["occupations", own(), "generation"], limit=LIMIT, executor=noting)
+    assert begun[0] == (2, LIMIT), "a whole test, whose length nobody knows"
+    assert [place for place, _ in begun[1:]] == [0, 0, 0, 1, 1, 1]
+
+
 def test_the_rows_of_chunks_are_those_of_the_test_in_the_order_of_its_items(model):
     items = occupations.read()
     items = replace(items, rows=items.rows[:: len(items) // LIMIT])
