@@ -104,7 +104,7 @@ def test_a_dry_run_writes_nothing_and_runs_no_whole_job(folder_of, tmp_path, mon
     monkeypatch.setattr(traces, "measure", None)
     command = ["trace", "--model", str(folder_of("gpt2")), "--limit", "6", "--dry-run", "-o", str(tmp_path / "run")]
     command += ["--components", "mlp_out", "--roles", "subject_last,last"]
-    for extra in ([], ["--json"]):
+    for extra in ([], ["--json", "--shard", "1/4"]):
         monkeypatch.setattr(sys, "argv", ["locate-bias", *command, *extra])
         with pytest.raises(SystemExit) as stop:
             cli.main()
@@ -113,7 +113,9 @@ def test_a_dry_run_writes_nothing_and_runs_no_whole_job(folder_of, tmp_path, mon
     assert "have to be run" in lines[0]
     assert "of measuring" in lines[2]
     assert lines[3].startswith("controls: about ")
-    assert json.loads("\n".join(lines[4:]))["pairs"] == 6
+    found = json.loads("\n".join(lines[4:]))
+    assert (found["pairs"], found["processes"]) == (6, 4)
+    assert found["shared_seconds"] > 0
     assert not (tmp_path / "run").exists()
 
 
@@ -182,10 +184,12 @@ def test_what_is_printed_says_the_spread_and_that_the_machine_is_busy(capsys):
     from locate.cli.show import print_forecast
 
     said = Forecast(8, 80, 60, 1e9, seconds=261.0, low=210.0, high=310.0, busy=True, peak=10**9)
-    later = (StageForecast("control: shuffled source", 8, 20.0), StageForecast("control: random sets", 0, 6.0))
-    print_forecast(RunForecast(said, later), False)
-    print_forecast(RunForecast(replace(said, busy=False), later), False)
+    later = (StageForecast("control: shuffled source", 8, 20.0, 1), StageForecast("control: random sets", 0, 6.0, 4))
+    print_forecast(RunForecast(said, later, 16), 1, False)
+    print_forecast(RunForecast(replace(said, busy=False), later, 16), 3, False)
     out = capsys.readouterr().out
+    assert out.count("shared by") == 1
+    assert f"shared by 3 processes, each as fast as this one: about {261 * 6 / 16 + 20 + 6 * 2 / 4:.3g} s in all" in out
     assert out.count("about 261 s of measuring (between 210 and 310 s)") == 2
     assert out.count("controls: about 8 rows and 26 s more") == 2
     assert out.count("the machine is busy") == 1
@@ -208,6 +212,7 @@ def test_later_stages_are_those_of_the_run(gpt2):
     assert found.map.rows == len(whole.table) == seen["map"]
     for name in set(foretold) & set(seen) - {"control: random sets"}:
         assert foretold[name] / 2 <= seen[name] <= 2 * foretold[name], name
+    assert found.shared(8) == pytest.approx(found.seconds), "stages of so few rows are one chunk each"
     content = found.as_json()
     assert content["control_rows"] == sum(rows for name, rows in foretold.items() if name.startswith("control:"))
     assert content["set_seconds"] > 0

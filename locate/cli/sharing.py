@@ -123,6 +123,15 @@ def executor_of(
             yield processes
 
 
+def workers_of(jobs: int | None, shard: str | None) -> int:
+    """How many processes would share a run, as far as the options say."""
+    if shard is None:
+        return jobs or 1
+    from locate.workers.shards import shard_of
+
+    return shard_of(shard).count
+
+
 def start_early(
     executor: Executor,
     name: str,

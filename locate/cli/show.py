@@ -98,9 +98,9 @@ def print_whole(console: Console, table: Table) -> None:
     console.width = width
 
 
-def print_forecast(found: RunForecast, as_json: bool) -> None:
-    """What a run would cost."""
-    content = found.as_json()
+def print_forecast(found: RunForecast, workers: int, as_json: bool) -> None:
+    """What a run would cost, and how long so many processes would share it."""
+    content = found.as_json() | {"processes": workers, "shared_seconds": found.shared(workers)}
     if as_json:
         print(json.dumps(content, indent=2))
         return
@@ -115,6 +115,10 @@ def print_forecast(found: RunForecast, as_json: bool) -> None:
         if content[f"{name}_rows"]:
             seconds = content[f"{name}_seconds"]
             lines.append(f"{title}: about {content[f'{name}_rows']:,} rows and {seconds:.2g} s more")
+    if workers > 1:
+        lines.append(
+            f"shared by {workers} processes, each as fast as this one: about {found.shared(workers):.3g} s in all"
+        )
     if main.busy:
         lines.append("the machine is busy with other work, so the time may be far off")
     stdout().print("\n".join(lines), soft_wrap=True)

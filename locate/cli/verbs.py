@@ -67,7 +67,7 @@ from locate.cli.options import (
 )  # fmt: skip
 from locate.cli.placing import DeviceMapOption, QuantiseOption, placing
 from locate.cli.planning import plan_beside
-from locate.cli.sharing import ShardOption, SlurmOption, executor_of, print_slurm, threads_of
+from locate.cli.sharing import ShardOption, SlurmOption, executor_of, print_slurm, threads_of, workers_of
 from locate.cli.tracing import Asked, ModelsOption, named_models, trace_models
 from locate.errors import LocateError
 from locate.sites import COMPONENTS, DIRECTIONS, ROLES
@@ -284,7 +284,8 @@ def trace(
         if dry_run:
             loaded = asked.load(model, executor, steps)
             steps.say("counting, and timing a few pairs")
-            print_forecast(foretell(loaded, chosen, plan, directions=ways, plan=beside, settings=settings), as_json)
+            found = foretell(loaded, chosen, plan, directions=ways, plan=beside, settings=settings)
+            print_forecast(found, workers_of(jobs, shard), as_json)
             return
         if several is not None:
             tell = trace_models(asked, several, folder, executor, steps)

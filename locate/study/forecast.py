@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -32,24 +33,35 @@ class StageForecast:
 
     rows     of its table
     seconds  including making and checking the model of random weights, where the stage is measured in one
+    chunks   that several processes may share
     """
 
     stage: str
     rows: int
     seconds: float
+    chunks: int
 
 
 @dataclass(frozen=True)
 class RunForecast:
-    """What a run will cost: its map and, roughly, every stage after it."""
+    """What a run will cost: its map and, roughly, every stage after it.
+
+    chunks  of the map, which several processes may share
+    """
 
     map: Forecast
     stages: tuple[StageForecast, ...]
+    chunks: int
 
     @property
     def seconds(self) -> float:
         """Seconds of measuring everything."""
         return self.map.seconds + sum(each.seconds for each in self.stages)
+
+    def shared(self, workers: int) -> float:
+        """Seconds where so many processes share the chunks, each as fast as this one alone: the least it can take."""
+        parts = [(self.map.seconds, self.chunks), *((each.seconds, each.chunks) for each in self.stages)]
+        return sum(seconds * math.ceil(chunks / workers) / chunks for seconds, chunks in parts)
 
     def as_json(self) -> dict[str, Any]:
         """The forecast of the map, and of the rest by stage and in total."""
@@ -90,13 +102,13 @@ def foretell(
             stages.append(scale_forecast(job, later, alike[0]) if alike else try_stage(job, later))
         except LocateError:  # what cannot be measured costs nothing
             continue
-    return RunForecast(found, tuple(stages))
+    return RunForecast(found, tuple(stages), len(job.chunks))
 
 
 def scale_forecast(main: Job, stage: Stage, tried: StageForecast) -> StageForecast:
     """The forecast of a stage that is like one that was tried, except for its number of rows."""
-    rows = prepare(main.model, stage, main.settings).planned
-    return StageForecast(stage.name, rows, tried.seconds * rows / tried.rows)
+    job = prepare(main.model, stage, main.settings)
+    return StageForecast(stage.name, job.planned, tried.seconds * job.planned / tried.rows, len(job.chunks))
 
 
 def try_stage(main: Job, stage: Stage) -> StageForecast:
@@ -116,7 +128,7 @@ def try_stage(main: Job, stage: Stage) -> StageForecast:
         points.append((job.size(sample), time.perf_counter() - before))
         if points[-1][1] > LONG:
             break
-    return StageForecast(stage.name, job.planned, made + extrapolate(points, job.planned))
+    return StageForecast(stage.name, job.planned, made + extrapolate(points, job.planned), len(job.chunks))
 
 
 def extrapolate(points: Sequence[tuple[int, float]], rows: int) -> float:
