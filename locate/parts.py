@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -149,6 +150,61 @@ class Parts:
     def write(self, chunk: int, table: pd.DataFrame) -> None:
         """Keep a chunk."""
         write_parquet(self.file(chunk), table)
+
+
+@dataclass(frozen=True)
+class PartsState:
+    """How far a stage or a test is.
+
+    have     chunks that are there, of `chunks`
+    owners   chunk that somebody has claimed: who; the claim may be that of a dead process
+    """
+
+    name: str
+    have: int
+    chunks: int
+    owners: dict[int, str]
+
+    def words(self) -> str:
+        """The same in words."""
+        said = f"{self.name}: {self.have} of {self.chunks} chunks"
+        owners = ", ".join(f"chunk {number + 1} by {owner}" for number, owner in self.owners.items())
+        return f"{said}; being measured: {owners}" if owners else said
+
+
+def states(path: Path) -> list[PartsState]:
+    """How far the stages or tests are whose chunks are kept in a folder."""
+    found = []
+    for file in sorted((path / PARTS).glob(f"*/{ABOUT_FILE}")):
+        parts = Parts(file.parent)
+        about, claims = parts.about(), Claims(parts.path)
+        numbers = range(int(about[CHUNKS]))
+        have = {number for number in numbers if parts.has(number)}
+        owners = {number: claims.owner(part_name(number)) for number in numbers if number not in have}
+        known = {number: owner for number, owner in owners.items() if owner is not None}
+        found.append(PartsState(str(about["name"]), len(have), len(numbers), known))
+    return found
+
+
+def check_complete(path: Path, missing: list[str]) -> None:
+    """Raise LocateError where something is missing of what shards are to fill."""
+    if missing:
+        raise LocateError(f"{path} is not complete: {'; '.join(missing)}: run its shards again, in any number")
+
+
+def clean(folder: OwnedFolder) -> None:
+    """Delete what shards kept for one another.
+
+    Raises LocateError while one of them still reads it.
+    """
+    with folder.filled():
+        shutil.rmtree(folder.path / PARTS, ignore_errors=True)
+        for each in folder.path.rglob(".*.partial.*"):
+            each.unlink(missing_ok=True)
+        for each in folder.path.glob(f"{SHARING}*.claim"):
+            each.unlink(missing_ok=True)
+    for each in folder.path.glob("*.claim"):
+        each.unlink(missing_ok=True)
 
 
 def check_same(where: str, what: str, found: Mapping[str, Any], mine: Mapping[str, Any], delete: str) -> None:

@@ -69,6 +69,10 @@ class Marked:
 
     path: Path
 
+    def file(self, number: int) -> Path:
+        """Where it would be."""
+        return self.path / f"{number}.parquet"
+
     def has(self, number: int) -> bool:
         """Never."""
         return False

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
+from locate.cli.app import application
 from locate.cli.sharing import executor_of, print_slurm, start_early, tell_shard, threads_of
 from locate.errors import LocateError
 from locate.model.causal import load_causal
@@ -101,11 +104,13 @@ def test_a_script_asks_for_what_a_shard_needs(tmp_path, monkeypatch, capsys, dev
     assert script.splitlines()[-1].endswith("-o 'a b'" + ("" if threads else " --threads 1") + " --shard auto")
 
 
-def test_the_script_runs_as_a_job_array_and_is_gathered(folder_of, tmp_path):
+def test_the_script_runs_as_a_job_array_and_is_gathered(folder_of, tmp_path, monkeypatch):
     """Slurm itself is not needed: it runs the script once for each number of the array."""
-    run = ["-m", "locate", "trace", "-m", str(folder_of("gpt2")), "-o", "run of two", "--slurm", "2", "--limit", "4"]
+    monkeypatch.chdir(tmp_path)
+    run = ["trace", "-m", str(folder_of("gpt2")), "-o", "run of two", "--slurm", "2", "--limit", "4"]
     few = ["--components", "mlp_out", "--roles", "last", "--no-controls"]
-    told = subprocess.run([sys.executable, *run, *few], cwd=tmp_path, check=True, capture_output=True, text=True)
+    monkeypatch.setattr(sys, "argv", ["locate-bias", *run, *few])
+    told = CliRunner().invoke(application(), [*run, *few], catch_exceptions=False)
     (tmp_path / "trace.sh").write_text(told.stdout)
     common = os.environ | {"SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "2"}
     shards = [
@@ -118,8 +123,9 @@ def test_the_script_runs_as_a_job_array_and_is_gathered(folder_of, tmp_path):
         assert each.returncode == 0, err
         assert "locate-bias gather 'run of two'" in out
     gather = next(line[1:] for line in told.stdout.splitlines() if " gather " in line)
-    done = subprocess.run(["bash", "-c", gather + " --formats html"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    words = shlex.split(gather)
+    assert words[:4] == [sys.executable, "-m", "locate", "gather"]
+    CliRunner().invoke(application(), [*words[3:], "--formats", "html"], catch_exceptions=False)
     assert {"report.html", "located.json", "effects.csv"} <= {each.name for each in (tmp_path / "run of two").iterdir()}
     assert not (tmp_path / "run of two" / "parts").exists()
 

@@ -27,7 +27,9 @@ TestStep = Callable[[str, float, int], None]
 """progress: (test, how many of its items are done, of how many); tests whose chunks are measured side by side take
 turns"""
 Measure = Callable[["CausalModel", Items, Step], pd.DataFrame]
-SECONDS = "seconds"  # that a chunk took: an attribute of its table
+Chunk = tuple[pd.DataFrame, float]
+"""a chunk's table, and the seconds that it took"""
+SECONDS = "seconds of its chunk"  # a column of the tables of chunks that are kept
 PARTS = 1000  # of an item, in which progress is counted: a test may have one long text
 
 
@@ -47,8 +49,8 @@ class TestsWork:
         """What measures a chunk with a model of this process."""
         return partial(self.measure, model)
 
-    def measure(self, model: CausalModel, piece: Piece, advance: Advance) -> pd.DataFrame:
-        """A chunk's table, with the seconds that it took as an attribute."""
+    def measure(self, model: CausalModel, piece: Piece, advance: Advance) -> Chunk:
+        """A chunk's table, and the seconds that it took."""
         place, *chosen = piece
         items = replace(self.items[place], rows=tuple(self.items[place].rows[each] for each in chosen))
         whole, told = PARTS * len(items), 0
@@ -61,13 +63,12 @@ class TestsWork:
         started = time.perf_counter()
         table = self.measures[place](model, items, step)
         advance(whole - told)
-        table.attrs = {SECONDS: time.perf_counter() - started}
-        return table
+        return table, time.perf_counter() - started
 
 
 @dataclass(frozen=True)
 class TestParts:
-    """Where the chunks of several tests are kept (see `locate.work.Kept`).
+    """Where the chunks of several tests are kept (see `locate.work.Kept`), with the seconds that each took.
 
     path    the folder of all
     places  of each piece: the chunks of its test, and its number among them
@@ -86,15 +87,20 @@ class TestParts:
         parts, own = self.places[number]
         return parts.has(own)
 
-    def read(self, number: int) -> pd.DataFrame | None:
-        """Its table; None where it is missing or damaged."""
+    def read(self, number: int) -> Chunk | None:
+        """It; None where it is missing or damaged."""
         parts, own = self.places[number]
-        return parts.read(own)
+        table = parts.read(own)
+        if table is None:
+            return None
+        seconds = table.pop(SECONDS)
+        return table, float(seconds.iloc[0]) if len(seconds) else 0.0
 
-    def write(self, number: int, table: pd.DataFrame) -> None:
+    def write(self, number: int, chunk: Chunk) -> None:
         """Keep it."""
         parts, own = self.places[number]
-        parts.write(own, table)
+        table, seconds = chunk
+        parts.write(own, table.assign(**{SECONDS: seconds}))
 
 
 def chunks_of(place: int, test: Test, items: Items) -> list[Piece]:
@@ -141,15 +147,14 @@ def measure_tests(
         kept=None if keeps is None else keep_all(keeps, chunks),
         watch=watch,
     )
-    found: dict[int, pd.DataFrame] = {}
+    found: dict[int, Chunk] = {}
     for number, chunk in measured(asked, executor):
         found[number] = chunk
         place = pieces[number][0]
         own = [each for each, piece in enumerate(pieces) if piece[0] == place]
         if all(each in found for each in own):
-            tables = [found.pop(each) for each in own]
-            seconds = sum(table.attrs[SECONDS] for table in tables)
-            yield place, join(tests[place][0], [pieces[each][1:] for each in own], tables), seconds
+            tables, seconds = zip(*(found.pop(each) for each in own), strict=True)
+            yield place, join(tests[place][0], [pieces[each][1:] for each in own], tables), sum(seconds)
 
 
 def cost_of(test: Test, items: Items, piece: Piece) -> float:
@@ -164,20 +169,20 @@ def keep_all(keeps: Callable[[int, int], Parts], chunks: Sequence[Sequence[Piece
     return TestParts(parts[0].path.parent, places) if parts else None
 
 
-def measured(asked: Missing, executor: Executor) -> Iterator[tuple[int, pd.DataFrame]]:
+def measured(asked: Missing, executor: Executor) -> Iterator[tuple[int, Chunk]]:
     """Every chunk: those that are kept, then those that are measured now, which are kept first."""
     kept, left = asked.kept, []
     for number in asked.numbers:
-        table = None if kept is None else kept.read(number)
-        if table is None:
+        found = None if kept is None else kept.read(number)
+        if found is None:
             left.append(number)
         else:
             asked.count(number, asked.size(number))
-            yield number, table
-    for number, table in executor(replace(asked, numbers=left)) if left else ():
+            yield number, found
+    for number, found in executor(replace(asked, numbers=left)) if left else ():
         if kept is not None and not kept.has(number):
-            kept.write(number, table)
-        yield number, table
+            kept.write(number, found)
+        yield number, found
 
 
 def join(test: Test, chunks: Sequence[Piece], tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -186,7 +191,7 @@ def join(test: Test, chunks: Sequence[Piece], tables: Sequence[pd.DataFrame]) ->
     Raises LocateError where a chunk's table has not one row per item.
     """
     if len(tables) == 1:
-        return unmarked(tables[0])
+        return tables[0]
     for chunk, table in zip(chunks, tables, strict=True):
         if len(table) != len(chunk):
             raise LocateError(
@@ -194,13 +199,7 @@ def join(test: Test, chunks: Sequence[Piece], tables: Sequence[pd.DataFrame]) ->
                 "items: expected one row per item, or no `chunk`"
             )
     order = np.argsort(np.concatenate(chunks))
-    return unmarked(pd.concat(tables, ignore_index=True).iloc[order].reset_index(drop=True))
-
-
-def unmarked(table: pd.DataFrame) -> pd.DataFrame:
-    """A table without the mark of its seconds."""
-    table.attrs = {}
-    return table
+    return pd.concat(tables, ignore_index=True).iloc[order].reset_index(drop=True)
 
 
 def missing(model: CausalModel, work: TestsWork, pieces: Sequence[Piece]) -> Missing:

@@ -19,8 +19,18 @@ from locate.evaluation.evaluation import FILE, SCORES, TABLES, Evaluation, load_
 from locate.evaluation.scores import Score, Test
 from locate.files import hash_of, strict
 from locate.notebook import Rows
-from locate.parts import CHUNKS, PARTS, TURN, OwnedFolder, Parts, check_same, is_of_others
-from locate.workers.gather import check_complete, clean, states
+from locate.parts import (
+    CHUNKS,
+    PARTS,
+    TURN,
+    OwnedFolder,
+    Parts,
+    check_complete,
+    check_same,
+    clean,
+    is_of_others,
+    states,
+)
 
 OWN = {FILE, SCORES, TABLES, PARTS}  # names in a folder that holds an evaluation, whether it is finished or not
 SHARED_KEYS = ("libraries", "threads")
