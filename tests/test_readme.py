@@ -97,6 +97,7 @@ REWRITING = (
 PROSE = "It rained all night, and in the morning the street was full of leaves.\n\n" * 8
 FEW = {  # what makes a command quick: fewer prompts, one format, a short training
     "trace": [("--formats", "html"), ("--limit", "8"), ("--no-controls",)],
+    "gather": [("--formats", "html")],
     "plot": [("--formats", "html")],
     "compare": [("--formats", "html")],
     "evaluate": [("--tests", "occupations"), ("--limit", "4"), ("--formats", "html")],
@@ -114,6 +115,7 @@ FEW["rewrite train"] = [("--instruction", "Say they."), ("--set", "epochs=1"), (
 FEW["rewrite run"] = [("--limit", "5")]
 SMALLER = {"20000": "500"}  # of a budget
 ALONE = {"--threads": "1"}  # more would wait for a core in vain
+ONE_ACTOR = {"--jobs": "1"}  # of a cluster: each takes seconds to start
 
 
 def run(patch, words):
@@ -205,7 +207,8 @@ def interrupt() -> None:
 def test_the_commands_run(line, place, monkeypatch, tmp_path):
     """Every command shown is run, on small inputs, in a folder that has what it names and not what it makes."""
     given = shlex.split(line, comments=True)
-    words = [ALONE.get(before, SMALLER.get(word, word)) for before, word in itertools.pairwise(given)]
+    fewer = ALONE | (ONE_ACTOR if "--ray" in given else {})
+    words = [fewer.get(before, SMALLER.get(word, word)) for before, word in itertools.pairwise(given)]
     made = {words[k + 1] for k, word in enumerate(words) if word == "-o"}
     fill(tmp_path, place, made)
     monkeypatch.chdir(tmp_path)
