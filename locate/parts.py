@@ -98,20 +98,18 @@ class Parts:
 
     path: Path
 
-    def describe(self, whole: str, description: Mapping[str, Any], **beside: Any) -> Parts:
+    def describe(self, whole: str, description: Mapping[str, Any]) -> Parts:
         """Say what they are the chunks of, with their number; returns the same parts.
 
-        whole   in words, like "stage 'map'"
-        beside  what is written too, and may differ
+        whole  in words, like "stage 'map'"
 
         Raises LocateError where chunks of something else are there, with both values of the first key that differs.
         """
         file, described = self.path / ABOUT_FILE, cast("dict[str, Any]", strict(dict(description)))
         if file.is_file():
-            found = {name: value for name, value in self.about().items() if name not in beside}
-            check_same(str(self.path), f"parts of another {whole}", found, described, "those parts")
+            check_same(str(self.path), f"parts of another {whole}", self.about(), described, "those parts")
         else:
-            write_json(file, described | beside)
+            write_json(file, described)
         return self
 
     def about(self) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """Kills processes of shared runs at random moments, and checks that nothing is lost, torn or left running.
 
-    python tests/kills.py [--kills 100] [--seed 0] [--ways here,processes,shards,ray] [--out FILE.csv]
+    python tests/kills.py [--kills 125] [--seed 0] [--ways here,processes,shards,ray,tests] [--out FILE.csv]
 
-Each way of running a trace has its share of the kills: a worker, a shard or the process that was asked, by SIGKILL,
-SIGTERM or SIGINT. What was asked and has died is started again, until its run is whole. Then its tables must be those
-of a run that nobody disturbed, bit for bit; a chunk that was kept when something died must be the same file at the end;
-and neither half a file, nor a claim, nor a process may be left.
+Each way of running a trace, and an evaluation by shards ("tests"), has its share of the kills: a worker, a shard or the
+process that was asked, by SIGKILL, SIGTERM or SIGINT. What was asked and has died is started again, until its run is
+whole. Then its tables must be those of a run of one process that nobody disturbed, bit for bit; a chunk that was kept
+when something died must be the same file at the end; and neither half a file, nor a claim, nor a process may be left.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import pandas as pd
 import psutil
 from families import save_family
 
-WAYS = ("here", "processes", "shards", "ray")
+WAYS = ("here", "processes", "shards", "ray", "tests")
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 KINDS = ("worker", "asked")  # what is killed: a process that measures for another one, or the one that was started
 SHARDS = 3
@@ -58,6 +58,21 @@ with multiplied_by("torch"), {executor} as executor:
         controls=Controls(sites=2, pairs=16, sets=9, random_weights=False),
     )
 """
+EVALUATION = """
+import sys
+sys.path.insert(0, {tests!r})
+from dataclasses import replace
+from locate.evaluation import occupations
+from locate.evaluation.run import evaluate
+from locate.model.causal import load_causal
+from locate.work import here
+from locate.workers.shards import Shard
+occupations.TEST = replace(occupations.TEST, chunk=8)
+model = load_causal({model!r}, device="cpu", bos="yes", threads=1)
+print("ready", flush=True)
+executor = here if {count} == 1 else Shard({number}, {count})
+evaluate(model, tests=["occupations", "generation"], limit=1600, folder={output!r}, executor=executor)
+"""
 EXECUTORS = {
     "here": "__import__('contextlib').nullcontext(here)",
     "processes": "processes.Processes(2)",
@@ -69,6 +84,7 @@ EXECUTORS = {
 class Attempt:
     """One run that is disturbed until it is whole.
 
+    alone    whether one process does it, which nobody disturbs
     started  what was asked for and runs: one process, or the shards
     kept     chunks that were there when something died, with their inode and time
     """
@@ -77,6 +93,7 @@ class Attempt:
     model: Path
     output: Path
     rng: random.Random
+    alone: bool = False
     started: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
     kept: dict[Path, tuple[int, int]] = field(default_factory=dict)
     done: set[int] = field(default_factory=set)
@@ -84,7 +101,7 @@ class Attempt:
     @property
     def count(self) -> int:
         """How many processes are asked."""
-        return SHARDS if self.way == "shards" else 1
+        return SHARDS if self.way in ("shards", "tests") and not self.alone else 1
 
     def start(self, number: int) -> None:
         """Start what is asked for, and read until its model is there."""
@@ -93,9 +110,10 @@ class Attempt:
             "__import__('contextlib').nullcontext(__import__('locate.workers.shards', fromlist=['Shard']).Shard("
             f"{number}, {SHARDS}))",
         )
-        program = PROGRAM.format(
-            tests=str(Path(__file__).parent), model=str(self.model), output=str(self.output), executor=executor
-        )
+        program = (EVALUATION if self.way == "tests" else PROGRAM).format(
+            tests=str(Path(__file__).parent), model=str(self.model), output=str(self.output), executor=executor,
+            number=number, count=self.count,
+        )  # fmt: skip
         self.started[number] = subprocess.Popen(
             [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
         )
@@ -182,17 +200,14 @@ def end_of(child: subprocess.Popen[bytes]) -> None:
         child.stdout.close()
 
 
-def check(attempt: Attempt, whole: tuple[pd.DataFrame, pd.DataFrame], before: set[int]) -> None:
+def check(attempt: Attempt, whole: dict[str, pd.DataFrame], before: set[int]) -> None:
     """Raise SystemExit unless a run that was disturbed is the one that was not, and nothing is left of it."""
     from locate.tracing.folder import RunFolder
-    from locate.tracing.table import load_trace
-    from locate.workers.gather import gather
 
     attempt.look()
-    found = gather(attempt.output) if attempt.way == "shards" else load_trace(attempt.output)
-    assert found.controls is not None
-    for name, one, other in (("rows", found.table, whole[0]), ("controls", found.controls, whole[1])):
-        if not one.equals(other):
+    found = tables_of(attempt)
+    for name, other in whole.items():
+        if not found[name].equals(other):
             raise SystemExit(f"{attempt.way}: the {name} are not those of a run that nobody disturbed")
     left = [path.name for path in attempt.output.rglob("*") if ".partial" in path.name or path.suffix == ".claim"]
     own = [path for path in left if not path.startswith("part-")]  # of a chunk whose owner died: taken over, and kept
@@ -220,7 +235,7 @@ def still_running(before: set[int]) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Disturb runs, and write how often what was killed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--kills", type=int, default=125)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ways", default=",".join(WAYS))
     parser.add_argument("--out", type=Path)
@@ -231,9 +246,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         place = Path(temporary)
         (place / "model").mkdir()
         model = save_family("gpt2", place / "model")
-        undisturbed = Attempt("here", model, place / "whole", rng)
-        undisturbed.run(0)
-        whole = tables_of(undisturbed.output)
+        whole = {}
+        for way in {"tests" if way == "tests" else "here" for way in ways}:
+            undisturbed = Attempt(way, model, place / f"whole-{way}", rng, alone=True)
+            undisturbed.run(0)
+            whole[way] = tables_of(undisturbed)
         before = set(psutil.pids())
         for index, way in enumerate(ways):
             share = options.kills // len(ways) + (index < options.kills % len(ways))
@@ -241,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             while killed.total() < share:
                 attempt = Attempt(way, model, place / f"{way}-{runs}", rng)
                 killed += attempt.run(min(share - killed.total(), 6))
-                check(attempt, whole, before)
+                check(attempt, whole["tests" if way == "tests" else "here"], before)
                 runs += 1
                 print(f"{way}: {runs} runs whole after {killed.total()} of {share} kills", file=sys.stderr, flush=True)
             rows.append({"way": way, "runs": runs, "kills": killed.total()} | {kind: killed[kind] for kind in KINDS})
@@ -251,13 +268,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         table.to_csv(options.out, index=False)
 
 
-def tables_of(output: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Rows and controls of a run."""
+def tables_of(attempt: Attempt) -> dict[str, pd.DataFrame]:
+    """Rows and controls of a run, or what an evaluation measured and scored; gathered, where there are shards."""
+    from locate.evaluation.folder import gather_evaluation
     from locate.tracing.table import load_trace
+    from locate.workers.gather import gather
 
-    found = load_trace(output)
+    if attempt.way == "tests":
+        judged = gather_evaluation(attempt.output)
+        return judged.tables | {"scores": judged.frame()}
+    found = gather(attempt.output) if attempt.way == "shards" else load_trace(attempt.output)
     assert found.controls is not None
-    return found.table, found.controls
+    return {"rows": found.table, "controls": found.controls}
 
 
 if __name__ == "__main__":

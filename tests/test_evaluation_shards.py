@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -25,8 +25,9 @@ from locate.evaluation import occupations
 from locate.evaluation.evaluation import load_evaluation
 from locate.evaluation.folder import EvaluationFolder, gather_evaluation, source_sha256
 from locate.evaluation.run import evaluate
+from locate.model import products
 from locate.model.causal import load_causal
-from locate.model.products import multiplied_by
+from locate.model.products import multiplied_by, product_library
 from locate.parts import part_name
 from locate.work import here
 from locate.workers.shards import Shard
@@ -67,14 +68,37 @@ class Stop(Exception):
 
 def stopping_after(count: int, executor=here):
     """An executor that stops when so many chunks are done."""
+    return (
+        StoppingShard(executor.number, executor.count, stop=count) if isinstance(executor, Shard) else Stopping(count)
+    )
 
-    def run(missing):
-        for done, found in enumerate(executor(missing), 1):
-            yield found
-            if done == count:
-                raise Stop
 
-    return run
+class Stopping:
+    """The same for this process alone."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __call__(self, missing):
+        yield from stopped(here(missing), self.count)
+
+
+@dataclass(frozen=True)
+class StoppingShard(Shard):
+    """The same for a shard."""
+
+    stop: int = 0
+
+    def __call__(self, missing):
+        yield from stopped(super().__call__(missing), self.stop)
+
+
+def stopped(found, count):
+    """So many chunks, and a stop."""
+    for done, each in enumerate(found, 1):
+        yield each
+        if done == count:
+            raise Stop
 
 
 def counted(words: list[str]):
@@ -184,6 +208,27 @@ def test_a_shard_computes_as_the_first_one_does_and_one_process_as_it_likes(mode
     with pytest.raises(LocateError, match="was begun with threads 1, here it is 3: all who share"):
         evaluate(other, tests=[own(MANY)], folder=tmp_path, executor=Shard(1, 2))
     assert len(evaluate(other, tests=[own(MANY)], folder=tmp_path).tables["own"]) == len(MANY)
+
+
+@pytest.mark.parametrize("executor", [here, Shard(1, 2)], ids=["alone", "a shard"])
+def test_all_chunks_are_computed_with_the_library_of_the_first(model, tmp_path, monkeypatch, executor):
+    """Another process's trial of both libraries may fall out the other way."""
+    seen = []
+
+    def measure(model, items, step):
+        seen.append(product_library(model.dtype, model.device, model.threads))
+        return measure_words(model, items, step)
+
+    monkeypatch.setattr(products, "onednn_is_faster", lambda threads: True)
+    first = Shard(0, 2) if isinstance(executor, Shard) else here
+    with pytest.raises(Stop):
+        evaluate(model, tests=[own(MANY, measure=measure)], folder=tmp_path, executor=stopping_after(5, first))
+    monkeypatch.setattr(products, "onednn_is_faster", lambda threads: False)
+    evaluate(model, tests=[own(MANY, measure=measure)], folder=tmp_path, executor=executor)
+    assert seen == ["oneDNN"] * 14
+    other = evaluate(model, tests=[own(MANY, measure=measure)])
+    assert seen[14:] == ["torch"] * 14
+    assert len(other.tables["own"]) == len(MANY)
 
 
 @pytest.mark.parametrize("executor", [here, Shard(1, 2)], ids=["alone", "a shard"])

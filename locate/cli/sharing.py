@@ -85,12 +85,8 @@ def threads_of(
 
 def threads_of_run(folder: Path) -> int | None:
     """The threads that a run, or the chunks of tests, in a folder began with; None where nothing has begun."""
-    from locate.parts import ABOUT_FILE, PARTS
-
-    about = [read_json(path) for path in sorted((folder / PARTS).glob(f"*/{ABOUT_FILE}"))]
-    programs = [each["programs"] for each in about if "programs" in each]  # of a stage its run's meta has them
-    meta = [read_json(path) for path in (folder / "meta.json",) if path.is_file()]
-    return next((each.get("threads") for each in [*meta, *programs] if isinstance(each, dict)), None)
+    begun = [path for path in (folder / "meta.json", folder / "parts" / "programs.json") if path.is_file()]
+    return next((each.get("threads") for each in map(read_json, begun) if isinstance(each, dict)), None)
 
 
 @contextmanager

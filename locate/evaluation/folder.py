@@ -17,7 +17,7 @@ from locate.claims import Claims
 from locate.errors import LocateError
 from locate.evaluation.evaluation import FILE, SCORES, TABLES, Evaluation, load_evaluation, write_table
 from locate.evaluation.scores import Score, Test
-from locate.files import hash_of, strict
+from locate.files import hash_of, read_json, strict, write_json
 from locate.notebook import Rows
 from locate.parts import (
     CHUNKS,
@@ -33,7 +33,7 @@ from locate.parts import (
 )
 
 OWN = {FILE, SCORES, TABLES, PARTS}  # names in a folder that holds an evaluation, whether it is finished or not
-SHARED_KEYS = ("libraries", "threads")
+PROGRAMS_FILE, PRODUCTS = "programs.json", "products"
 Found = TypeVar("Found")
 
 
@@ -59,20 +59,31 @@ class EvaluationFolder(OwnedFolder):
     def parts(self, test: Test, about: Mapping[str, Any], meta: Mapping[str, Any], chunks: int) -> Parts:
         """Where the chunks of a test are kept; so many it has.
 
-        Raises LocateError where those of another test, model or setting are there, or, in a shared folder, those of
-        processes that compute otherwise.
+        Raises LocateError where those of another test, model or setting are there.
         """
         parts = self.parts_of(test.name)
         description = meta["recipe"] | {"name": test.name, "items_sha256": about["items_sha256"], CHUNKS: chunks}
         description |= {"measure_sha256": source_sha256(test.measure)}
-        programs = {**meta["libraries"], "threads": meta["threads"]}
         with self.turn():
             if not self.shared and not any(parts.path.glob("part-*.parquet")):
                 shutil.rmtree(parts.path, ignore_errors=True)
-            parts.describe(f"test {test.name!r}", description, programs=programs)
+            return parts.describe(f"test {test.name!r}", description)
+
+    def agreed(self, meta: Mapping[str, Any], products: Callable[[], str]) -> str:
+        """The library of matrix products that the chunks here are computed with; `products` chooses that of the first.
+
+        Raises LocateError where this process computes otherwise than those that share the folder.
+        """
+        file, mine = self.path / PARTS / PROGRAMS_FILE, {**meta["libraries"], "threads": meta["threads"]}
+        with self.turn():
+            begun = self.shared or any(self.path.glob(f"{PARTS}/*/part-*.parquet"))
+            if not begun or not file.is_file():
+                write_json(file, mine | {PRODUCTS: products()})
+            found = dict(read_json(file))
+        chosen = str(found.pop(PRODUCTS))
         if self.shared:
-            self.check_programs(parts.about()["programs"], programs)
-        return parts
+            self.check_programs(found, mine)
+        return chosen
 
     def parts_of(self, test: str) -> Parts:
         """The chunks of a test."""
@@ -80,10 +91,11 @@ class EvaluationFolder(OwnedFolder):
 
     def forget(self, test: str) -> None:
         """Delete the chunks of a finished test; where the folder is shared, others may still read them."""
-        if not self.shared:
-            shutil.rmtree(self.parts_of(test).path, ignore_errors=True)
-            with suppress(OSError):
-                (self.path / PARTS).rmdir()  # where it is empty
+        if self.shared:
+            return
+        shutil.rmtree(self.parts_of(test).path, ignore_errors=True)
+        if not any(each.is_dir() for each in self.path.glob(f"{PARTS}/*")):
+            shutil.rmtree(self.path / PARTS, ignore_errors=True)
 
     @contextmanager
     def filled(self) -> Iterator[None]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -130,12 +131,25 @@ def run_missing(
         return folder.parts(todo[place].test, todo[place].about, run.meta, chunks)
 
     given = [(one.test, one.items) for one in todo]
-    for place, table, seconds in measure_tests(model, given, executor, step, None if folder is None else keeps):
-        test, about = todo[place].test, todo[place].about | {"seconds": round(seconds, 3)}
-        settle = partial(run.settle, test.name, about, table, partial(scores_of, test, table, edited))
-        if not settle():
-            waiting.append(settle)
+    with computing_alike(model, run) if todo else nullcontext():
+        for place, table, seconds in measure_tests(model, given, executor, step, None if folder is None else keeps):
+            test, about = todo[place].test, todo[place].about | {"seconds": round(seconds, 3)}
+            settle = partial(run.settle, test.name, about, table, partial(scores_of, test, table, edited))
+            if not settle():
+                waiting.append(settle)
     run.settle_all(waiting)
+
+
+@contextmanager
+def computing_alike(model: CausalModel, run: RunningEvaluation) -> Iterator[None]:
+    """Inside the block one library computes all matrix products: that of the chunks which are kept already."""
+    from locate.model.products import multiplied_by, product_library
+
+    def choose() -> str:
+        return product_library(model.dtype, model.device, model.threads)
+
+    with multiplied_by(choose() if run.folder is None else run.folder.agreed(run.meta, choose)):
+        yield
 
 
 def scores_of(test: Test, table: pd.DataFrame, edited: Mapping[str, Any] | None) -> Sequence[Score]:
