@@ -174,6 +174,11 @@ class Claims:
             time.sleep(min(1.0, self.silent / 10))
         return None
 
+    def owner_alive(self, name: str) -> str | None:
+        """Who has a piece of work, in words, as far as is known at once; None where nobody has, or who had is dead."""
+        latest = self.latest(name)
+        return self.owner(name) if latest is not None and self.alive(latest[1]) else None
+
     def names(self, beginning: str) -> list[str]:
         """The claims there are whose name begins so, those of the dead too."""
         found = {re.sub(r"\.\d+\.claim$", "", path.name) for path in self.folder.glob(f"{beginning}*.claim")}

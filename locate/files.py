@@ -51,9 +51,20 @@ def write_json(path: Path, value: object) -> Path:
     return write_text(path, json.dumps(strict(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_parquet(path: Path, table: pd.DataFrame) -> Path:
-    """Write a table as parquet, whole or not at all."""
-    return write_whole(path, lambda partial: table.to_parquet(partial, index=False))
+def write_parquet(path: Path, table: pd.DataFrame, **options: Any) -> Path:
+    """Write a table as parquet, whole or not at all.
+
+    options  of pyarrow's writer
+
+    Raises LocateError where a column holds values of several types, or the file cannot be written.
+    """
+    try:
+        return write_whole(path, lambda partial: table.to_parquet(partial, index=False, **options))
+    except (ValueError, TypeError) as error:  # pyarrow's own
+        said = " ".join(str(error).split())[:200]
+        raise LocateError(
+            f"{path} cannot hold its table ({said}): expected columns with values of one type each"
+        ) from error
 
 
 def read_json(path: Path) -> Any:

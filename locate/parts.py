@@ -46,12 +46,16 @@ class OwnedFolder:
             self.check_nobody([ALONE])
             claim = claims.take(ALONE)
         with claim:
-            if not self.shared:
-                for dead in self.path.glob(f"{ALONE}.*.claim"):
-                    if dead != claim.path:
-                        dead.unlink(missing_ok=True)
             self.check_nobody([ALONE] if self.shared else claims.names(SHARING))
+            if not self.shared:
+                self.sweep(claim.path)
             yield
+
+    def sweep(self, mine: Path) -> None:
+        """Delete what processes that were killed have left: their claims, and halves of files."""
+        for dead in [*self.path.glob("*.claim"), *self.path.rglob(".*.partial.*")]:
+            if dead != mine:
+                dead.unlink(missing_ok=True)
 
     def check_nobody(self, names: Sequence[str]) -> None:
         """Raise LocateError where a process that has one of these claims is alive."""
@@ -76,19 +80,20 @@ class OwnedFolder:
         with claim:
             yield
 
-    def check_programs(self, found: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    def check_programs(self, found: Mapping[str, Any], mine: Mapping[str, Any], otherwise: str = "") -> None:
         """Raise LocateError unless the processes that share the folder compute alike.
 
         Other versions of a library, or another number of threads, round otherwise.
 
-        found  what the folder was begun with: versions by library, and threads
-        mine   what this process computes with
+        found      what the folder was begun with: versions by library, and threads
+        mine       what this process computes with
+        otherwise  what can be done besides computing as they do
         """
         for name in sorted(set(mine) | set(found)):
             if mine.get(name) != found.get(name):
                 raise LocateError(
                     f"{self.path} was begun with {name} {found.get(name)}, here it is {mine.get(name)}: all who "
-                    "share a run must compute alike, so choose the same"
+                    f"share a run must compute alike, so choose the same{otherwise}"
                 )
 
 
@@ -108,13 +113,21 @@ class Parts:
         file, described = self.path / ABOUT_FILE, cast("dict[str, Any]", strict(dict(description)))
         if file.is_file():
             check_same(str(self.path), f"parts of another {whole}", self.about(), described, "those parts")
-        else:
-            write_json(file, described)
+            return self
+        for each in self.path.glob("part-*.parquet"):
+            each.unlink(missing_ok=True)  # nobody knows what they are chunks of
+        write_json(file, described)
         return self
 
     def about(self) -> dict[str, Any]:
-        """What they are the chunks of."""
-        return dict(read_json(self.path / ABOUT_FILE))
+        """What they are the chunks of.
+
+        Raises LocateError where that is damaged.
+        """
+        found = read_described(self.path / ABOUT_FILE, self.path)
+        if not isinstance(found.get(CHUNKS), int):
+            raise damaged(self.path / ABOUT_FILE, self.path)
+        return found
 
     def file(self, chunk: int) -> Path:
         """File of a chunk."""
@@ -131,10 +144,10 @@ class Parts:
         """
         path = self.file(chunk)
         try:
-            return pd.read_parquet(path)
+            return pd.read_parquet(path, page_checksum_verification=True)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError, KeyError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise LocateError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
             path.unlink(missing_ok=True)  # pyarrow's own errors have no number: the file is cut, or overwritten
@@ -147,7 +160,7 @@ class Parts:
 
     def write(self, chunk: int, table: pd.DataFrame) -> None:
         """Keep a chunk."""
-        write_parquet(self.file(chunk), table)
+        write_parquet(self.file(chunk), table, write_page_checksum=True)
 
 
 @dataclass(frozen=True)
@@ -155,7 +168,7 @@ class PartsState:
     """How far a stage or a test is.
 
     have     chunks that are there, of `chunks`
-    owners   chunk that somebody has claimed: who; the claim may be that of a dead process
+    owners   chunk that somebody has claimed who may be alive: who
     """
 
     name: str
@@ -178,16 +191,24 @@ def states(path: Path) -> list[PartsState]:
         about, claims = parts.about(), Claims(parts.path)
         numbers = range(int(about[CHUNKS]))
         have = {number for number in numbers if parts.has(number)}
-        owners = {number: claims.owner(part_name(number)) for number in numbers if number not in have}
+        owners = {number: claims.owner_alive(part_name(number)) for number in numbers if number not in have}
         known = {number: owner for number, owner in owners.items() if owner is not None}
         found.append(PartsState(str(about["name"]), len(have), len(numbers), known))
     return found
 
 
-def check_complete(path: Path, missing: list[str]) -> None:
-    """Raise LocateError where something is missing of what shards are to fill."""
-    if missing:
-        raise LocateError(f"{path} is not complete: {'; '.join(missing)}: run its shards again, in any number")
+def check_complete(path: Path, missing: list[str], otherwise: str = "") -> None:
+    """Raise LocateError where something is missing of what shards are to fill.
+
+    otherwise  what can be done besides running them again
+    """
+    if not missing:
+        return
+    claims = Claims(path)
+    names = [ALONE, *claims.names(SHARING)]
+    busy = [owner for owner in map(claims.owner_alive, names) if owner is not None]
+    ways = f"wait for {', '.join(busy)}" if busy else f"run its shards again, in any number{otherwise}"
+    raise LocateError(f"{path} is not complete: {'; '.join(missing)}: {ways}")
 
 
 def clean(folder: OwnedFolder) -> None:
@@ -197,12 +218,25 @@ def clean(folder: OwnedFolder) -> None:
     """
     with folder.filled():
         shutil.rmtree(folder.path / PARTS, ignore_errors=True)
-        for each in folder.path.rglob(".*.partial.*"):
-            each.unlink(missing_ok=True)
-        for each in folder.path.glob(f"{SHARING}*.claim"):
-            each.unlink(missing_ok=True)
-    for each in folder.path.glob("*.claim"):
-        each.unlink(missing_ok=True)
+
+
+def read_described(file: Path, parts: Path) -> dict[str, Any]:
+    """What a file says of chunks that are kept.
+
+    Raises LocateError where it is damaged.
+    """
+    try:
+        found = read_json(file)
+    except LocateError as error:
+        raise damaged(file, parts) from error
+    if not isinstance(found, dict):
+        raise damaged(file, parts)
+    return found
+
+
+def damaged(file: Path, parts: Path) -> LocateError:
+    """What to say of such a file that cannot be read."""
+    return LocateError(f"{file} is damaged: delete {parts}, and what it holds is measured again")
 
 
 def check_same(where: str, what: str, found: Mapping[str, Any], mine: Mapping[str, Any], delete: str) -> None:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -17,9 +18,9 @@ import pytest
 from test_evaluate_shared import LIMIT, WORDS, Word, measure_words, own, same
 from typer.testing import CliRunner
 
-from locate.claims import Claims
+from locate.claims import Claims, this_process
 from locate.cli.app import application
-from locate.cli.sharing import threads_of
+from locate.cli.sharing import threads_of, threads_of_run
 from locate.errors import LocateError
 from locate.evaluation import occupations
 from locate.evaluation.evaluation import load_evaluation
@@ -142,7 +143,7 @@ def test_a_stopped_test_goes_on_with_the_chunks_that_are_missing(model, tmp_path
     found = evaluate(model, tests=[counted(second)], folder=tmp_path, step=lambda *each: told.append(each[1:]))
     assert len(second) == len(MANY) - 15
     assert not set(first) & set(second)
-    assert told[0] == (3, len(MANY)), "what is kept counts as done"
+    assert told[0] == (15, len(MANY)), "what is kept counts as done, at once"
     assert told[-1] == (len(MANY), len(MANY))
     assert found.meta["tests"]["own"]["seconds"] > 0
     assert list(found.tables["own"]) == ["word", "she"]
@@ -171,9 +172,8 @@ def measure_otherwise(model, items, step) -> pd.DataFrame:
         ({"limit": 20}, "limit is None, this one's is 20"),
         ({"seed": 1}, "seed is 0, this one's is 1"),
         ({"test": own(MANY, chunk=4)}, "chunks is 14, this one's is 11"),
-        ({"test": own(MANY, measure=measure_otherwise)}, "measure_sha256 is"),
     ],
-    ids=["items", "seed", "chunks", "measure"],
+    ids=["items", "seed", "chunks"],
 )
 def test_chunks_of_something_else_are_refused_with_both_values(model, tmp_path, again, said):
     with pytest.raises(Stop):
@@ -183,6 +183,14 @@ def test_chunks_of_something_else_are_refused_with_both_values(model, tmp_path, 
     with pytest.raises(LocateError, match=rf"parts of another test 'own': its .*{said}.*or delete those parts"):
         evaluate(model, tests=[test], folder=tmp_path, **given)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()} == before
+
+
+def test_chunks_of_another_text_of_a_function_are_refused_with_the_way_out(model, tmp_path):
+    with pytest.raises(Stop):
+        evaluate(model, tests=[own(MANY)], folder=tmp_path, executor=stopping_after(5))
+    with pytest.raises(LocateError, match=r"'own' measured by another text of its function: delete that folder"):
+        evaluate(model, tests=[own(MANY, measure=partial(measure_otherwise))], folder=tmp_path)
+    assert len(evaluate(model, tests=[own(MANY, measure=partial(measure_words))], folder=tmp_path).scores) == 1
 
 
 def test_a_test_that_stopped_before_its_first_chunk_is_in_nobodys_way(model, tmp_path):
@@ -200,14 +208,79 @@ def test_what_failed_before_it_began_leaves_no_folder(model, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_a_shard_computes_as_the_first_one_does_and_one_process_as_it_likes(model, folder_of, tmp_path):
+@pytest.mark.parametrize("executor", [here, Shard(0, 2)], ids=["alone", "a shard"])
+def test_all_chunks_are_computed_alike(model, tmp_path, executor):
     with pytest.raises(Stop):
-        evaluate(model, tests=[own(MANY)], folder=tmp_path, executor=stopping_after(5, Shard(0, 2)))
-    assert threads_of(None, None, "2/2", tmp_path) == 1
+        evaluate(model, tests=[own(MANY)], folder=tmp_path, executor=stopping_after(5, executor))
+    assert threads_of(None, None, "2/2", tmp_path) == threads_of_run(tmp_path) == 1
     other = replace(model, threads=3)
-    with pytest.raises(LocateError, match="was begun with threads 1, here it is 3: all who share"):
-        evaluate(other, tests=[own(MANY)], folder=tmp_path, executor=Shard(1, 2))
-    assert len(evaluate(other, tests=[own(MANY)], folder=tmp_path).tables["own"]) == len(MANY)
+    with pytest.raises(
+        LocateError, match=r"was begun with threads 1, here it is 3: all who share.*, or delete .*parts"
+    ):
+        evaluate(other, tests=[own(MANY)], folder=tmp_path, executor=executor)
+    found = evaluate(model, tests=[own(MANY)], folder=tmp_path, executor=executor)
+    assert found.meta["tests"]["own"]["threads"] == 1
+
+
+@pytest.mark.parametrize("name", ["../../victim", "..", "a/b", "a\\b", ".programs.json", "", "x" * 101])
+def test_a_name_that_no_file_can_have_is_refused(model, tmp_path, name):
+    (tmp_path / "victim").mkdir()
+    with pytest.raises(LocateError, match="its name becomes that of a file"):
+        evaluate(model, tests=[replace(own(), name=name)], folder=tmp_path / "one" / "two")
+    assert (tmp_path / "victim").is_dir()
+
+
+@pytest.mark.parametrize("content", ["null", "[]", "{}", '{"chunks', ""])
+@pytest.mark.parametrize("file", ["about.json", ".programs.json"])
+def test_a_damaged_description_is_told_with_the_way_out(model, tmp_path, file, content):
+    with pytest.raises(Stop):
+        evaluate(model, tests=[own(MANY)], folder=tmp_path, executor=stopping_after(5))
+    (described,) = (tmp_path / "parts").rglob(file)
+    described.write_text(content)
+    with pytest.raises(LocateError, match=rf"is damaged: delete {described.parent}, and|was begun with .* None, here"):
+        evaluate(model, tests=[own(MANY)], folder=tmp_path)
+
+
+def test_chunks_of_which_nobody_knows_what_they_are_of_are_measured_again(model, tmp_path):
+    words = []
+    with pytest.raises(Stop):
+        evaluate(model, tests=[own(MANY)], folder=tmp_path, executor=stopping_after(5))
+    (tmp_path / "parts" / "own" / "about.json").unlink()
+    evaluate(model, tests=[counted(words)], folder=tmp_path)
+    assert len(words) == len(MANY)
+
+
+def test_one_process_sweeps_up_what_dead_ones_left(model, tmp_path):
+    with pytest.raises(Stop):
+        evaluate(model, tests=[own(MANY)], folder=tmp_path, executor=stopping_after(5, Shard()))
+    dead = [tmp_path / name for name in ("shard-0a.0.claim", "scores-own.0.claim", "tables.3.claim")]
+    owner = this_process() | {"process": 2**22 + 1, "beat": 0}
+    for path in dead:
+        path.write_text(json.dumps(owner))
+    (tmp_path / ".scores.00.partial.csv").write_text("half")
+    evaluate(model, tests=[own(MANY)], folder=tmp_path)
+    assert {each.name for each in tmp_path.iterdir()} == {"evaluation.json", "scores.csv", "items"}
+
+
+def test_files_of_others_are_nobodys_evaluation(model, tmp_path):
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "mine.txt").write_text("mine")
+    for executor in (here, Shard()):
+        with pytest.raises(LocateError, match="expected a new or empty folder, or one that holds an evaluation"):
+            evaluate(model, tests=[own()], folder=tmp_path, executor=executor)
+    assert (tmp_path / "parts" / "mine.txt").read_text() == "mine"
+    assert [each.name for each in tmp_path.iterdir()] == ["parts"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [(None, "measured NoneType: expected a table"), (pd.DataFrame({"x": [1, "a"]}), "values of one type each")],
+    ids=["no table", "types"],
+)
+def test_what_cannot_be_kept_is_told_in_a_line(model, tmp_path, given, said):
+    test = own(MANY[:2], measure=lambda model, items, step: given)
+    with pytest.raises(LocateError, match=said):
+        evaluate(model, tests=[test], folder=tmp_path)
 
 
 @pytest.mark.parametrize("executor", [here, Shard(1, 2)], ids=["alone", "a shard"])
@@ -243,6 +316,8 @@ def test_a_folder_that_one_process_fills_is_nobody_elses(model, tmp_path, execut
 def test_gather_says_what_is_missing_and_who_has_it(model, tmp_path):
     with pytest.raises(LocateError, match="holds no evaluation"):
         gather_evaluation(tmp_path)
+    result = CliRunner().invoke(application(), ["gather", str(tmp_path)])
+    assert "expected a folder that the shards of `trace` or `evaluate` have begun to fill" in str(result.exception)
     asked = {"tests": ["generation", own(MANY)], "limit": LIMIT, "folder": tmp_path}
     with pytest.raises(Stop):
         evaluate(model, executor=stopping_after(5, Shard()), **asked)
@@ -253,6 +328,10 @@ def test_gather_says_what_is_missing_and_who_has_it(model, tmp_path):
     ):
         gather_evaluation(tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
+    with pytest.raises(LocateError, match=r"own: 4 of 14 chunks: run its shards again.*or delete a test in .*parts"):
+        gather_evaluation(tmp_path)
+    with EvaluationFolder.open(tmp_path, shared=True).filled(), pytest.raises(LocateError, match="wait for process"):
+        gather_evaluation(tmp_path)
     evaluate(model, executor=Shard(), **asked)
     with EvaluationFolder.open(tmp_path, shared=True).filled(), pytest.raises(LocateError, match="is being filled by"):
         gather_evaluation(tmp_path)

@@ -402,7 +402,7 @@ def test_a_chunk_that_may_not_be_read_is_kept(tmp_path, monkeypatch):
     parts = Parts(tmp_path)
     parts.file(0).write_bytes(b"rows")
 
-    def refuse(path):
+    def refuse(path, **options):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(pd, "read_parquet", refuse)

@@ -629,7 +629,7 @@ def told_of_shared_tests():
 def told_of_kills():
     table = table_of("kills")
     (each,) = set(table["kills"])
-    assert list(table["way"]) == ["here", "processes", "shards", "ray"]
+    assert list(table["way"]) == ["here", "processes", "shards", "ray", "tests"]
     yield f"{table['kills'].sum()} kills ({each} for each way) in {table['runs'].sum()} runs"
 
 

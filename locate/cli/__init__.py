@@ -7,7 +7,7 @@ from typing import NoReturn
 
 INTERRUPTED = 130  # what shells expect after Ctrl-C
 KEPT = (
-    "stopped; what is finished is kept (rows of a run, tests of an evaluation, rewrites, a judge's answers, and a "
+    "stopped; what is finished is kept (chunks of a run or of a test, rewrites, a judge's answers, and a "
     "training up to its last kept step), and the same command continues there; figures and fitted edits begin again"
 )
 

@@ -54,6 +54,8 @@ def gather(
 
         gather_judged(run, wanted)(as_json)
         return
+    if not (run / "meta.json").is_file():
+        raise LocateError(f"{run}: expected a folder that the shards of `trace` or `evaluate` have begun to fill")
     from locate.cli.following import read_options
     from locate.cli.steps import Steps
     from locate.cli.writing import FIGURES_EACH, Writing

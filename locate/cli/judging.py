@@ -32,7 +32,16 @@ from locate.cli.options import (
     run_folder,
     split,
 )
-from locate.cli.sharing import ShardOption, SlurmOption, executor_of, print_slurm, start_early, tell_shard, threads_of
+from locate.cli.sharing import (
+    ShardOption,
+    SlurmOption,
+    executor_of,
+    print_slurm,
+    start_early,
+    tell_shard,
+    threads_of,
+    threads_of_run,
+)
 from locate.errors import LocateError
 
 if TYPE_CHECKING:
@@ -106,7 +115,7 @@ def evaluate(
     if slurm is not None:
         print_slurm(slurm, [folder], threads, device, jobs, shard, ray)
         return
-    count = threads_of(threads, jobs, shard, folder, ray)
+    count = threads_of(threads, jobs, shard, folder, ray) or threads_of_run(folder)
     asked = None if tests is None else split("--tests", tests)
     with Steps() as steps, executor_of(jobs, shard, ray) as executor:
         steps.say("loading the model")
@@ -190,14 +199,16 @@ def parsed_sources(given: Sequence[str], text: Path | None) -> dict[str, str | P
 def progress(steps: Steps) -> TestStep:
     """Progress that names the tests under way, with the time left of them: how long the others take is not known."""
     under: dict[str, tuple[float, int]] = {}
-    told: dict[str, Callable[[float, int], None]] = {}
+    told: dict[str, Callable[[float, int], None]] = {}  # that of the last line: its pace begins when the line does
 
     def step(test: str, done: float, total: int) -> None:
         under[test] = done, total
         names = [name for name, (some, all_of) in under.items() if some < all_of] or [test]
         line = ", ".join(names)
-        counted = told.setdefault(line, steps.counted(line, "this test" if len(names) == 1 else "these tests"))
-        counted(sum(under[name][0] for name in names), sum(under[name][1] for name in names))
+        if line not in told:
+            told.clear()
+            told[line] = steps.counted(line, "this test" if len(names) == 1 else "these tests")
+        told[line](sum(under[name][0] for name in names), sum(under[name][1] for name in names))
 
     return step
 

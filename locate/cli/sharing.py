@@ -85,7 +85,7 @@ def threads_of(
 
 def threads_of_run(folder: Path) -> int | None:
     """The threads that a run, or the chunks of tests, in a folder began with; None where nothing has begun."""
-    begun = [path for path in (folder / "meta.json", folder / "parts" / "programs.json") if path.is_file()]
+    begun = [path for path in (folder / "meta.json", folder / "parts" / ".programs.json") if path.is_file()]
     return next((each.get("threads") for each in map(read_json, begun) if isinstance(each, dict)), None)
 
 

@@ -35,10 +35,16 @@ PARTS = 1000  # of an item, in which progress is counted: a test may have one lo
 
 @dataclass(frozen=True, eq=False)
 class TestsWork:
-    """Tests as work for other processes; a piece is (place of the test, places of its items)."""
+    """Tests as work for other processes; a piece is (place of the test, places of its items).
 
+    names   of the tests
+    chunks  how many items each measures at a time at most; 0 for all together
+    """
+
+    names: tuple[str, ...]
     measures: tuple[Measure, ...]
     items: tuple[Items, ...]
+    chunks: tuple[int, ...]
 
     @property
     def name(self) -> str:
@@ -50,7 +56,10 @@ class TestsWork:
         return partial(self.measure, model)
 
     def measure(self, model: CausalModel, piece: Piece, advance: Advance) -> Chunk:
-        """A chunk's table, and the seconds that it took."""
+        """A chunk's table, and the seconds that it took.
+
+        Raises LocateError where the test gives no table, or one with another number of rows than the chunk has items.
+        """
         place, *chosen = piece
         items = replace(self.items[place], rows=tuple(self.items[place].rows[each] for each in chosen))
         whole, told = PARTS * len(items), 0
@@ -62,8 +71,20 @@ class TestsWork:
 
         started = time.perf_counter()
         table = self.measures[place](model, items, step)
+        self.check(place, table, len(items))
         advance(whole - told)
         return table, time.perf_counter() - started
+
+    def check(self, place: int, table: object, count: int) -> None:
+        """Raise LocateError where what a test has measured is not a table, or has not one row per item of its chunk."""
+        name, chunk = self.names[place], self.chunks[place]
+        if not isinstance(table, pd.DataFrame):
+            raise LocateError(f"test {name!r} measured {type(table).__name__}: expected a table (pandas.DataFrame)")
+        if chunk and len(table) != count:
+            raise LocateError(
+                f"test {name!r} has chunks of {chunk} items, and measured {len(table)} rows of {count} items: expected "
+                "one row per item, or no `chunk`"
+            )
 
 
 @dataclass(frozen=True)
@@ -91,7 +112,7 @@ class TestParts:
         """It; None where it is missing or damaged."""
         parts, own = self.places[number]
         table = parts.read(own)
-        if table is None:
+        if table is None or SECONDS not in table:
             return None
         seconds = table.pop(SECONDS)
         return table, float(seconds.iloc[0]) if len(seconds) else 0.0
@@ -130,7 +151,12 @@ def measure_tests(
 
     keeps  place of a test, number of its chunks -> where they are kept; those that are there are read instead
     """
-    work = TestsWork(tuple(test.measure for test, _ in tests), tuple(items for _, items in tests))
+    work = TestsWork(
+        tuple(test.name for test, _ in tests),
+        tuple(test.measure for test, _ in tests),
+        tuple(items for _, items in tests),
+        tuple(test.chunk for test, _ in tests),
+    )
     chunks = [chunks_of(place, test, items) for place, (test, items) in enumerate(tests)]
     pieces = [piece for own in chunks for piece in own]
     done: Counter[int] = Counter()
@@ -154,7 +180,7 @@ def measure_tests(
         own = [each for each, piece in enumerate(pieces) if piece[0] == place]
         if all(each in found for each in own):
             tables, seconds = zip(*(found.pop(each) for each in own), strict=True)
-            yield place, join(tests[place][0], [pieces[each][1:] for each in own], tables), sum(seconds)
+            yield place, join([pieces[each][1:] for each in own], tables), sum(seconds)
 
 
 def cost_of(test: Test, items: Items, piece: Piece) -> float:
@@ -171,33 +197,24 @@ def keep_all(keeps: Callable[[int, int], Parts], chunks: Sequence[Sequence[Piece
 
 def measured(asked: Missing, executor: Executor) -> Iterator[tuple[int, Chunk]]:
     """Every chunk: those that are kept, then those that are measured now, which are kept first."""
-    kept, left = asked.kept, []
-    for number in asked.numbers:
-        found = None if kept is None else kept.read(number)
-        if found is None:
-            left.append(number)
-        else:
-            asked.count(number, asked.size(number))
-            yield number, found
+    kept = asked.kept
+    there = {} if kept is None else {number: kept.read(number) for number in asked.numbers}
+    read = {number: found for number, found in there.items() if found is not None}
+    for place in dict.fromkeys(asked.pieces[number][0] for number in read):  # at once: they are no part of the pace
+        own = [number for number in read if asked.pieces[number][0] == place]
+        asked.count(own[0], sum(map(asked.size, own)))
+    yield from read.items()
+    left = [number for number in asked.numbers if number not in read]
     for number, found in executor(replace(asked, numbers=left)) if left else ():
         if kept is not None and not kept.has(number):
             kept.write(number, found)
         yield number, found
 
 
-def join(test: Test, chunks: Sequence[Piece], tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """A test's table from those of its chunks, its rows in the order of the items.
-
-    Raises LocateError where a chunk's table has not one row per item.
-    """
+def join(chunks: Sequence[Piece], tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """A test's table from those of its chunks, its rows in the order of the items."""
     if len(tables) == 1:
         return tables[0]
-    for chunk, table in zip(chunks, tables, strict=True):
-        if len(table) != len(chunk):
-            raise LocateError(
-                f"test {test.name!r} has chunks of {test.chunk} items, and measured {len(table)} rows of {len(chunk)} "
-                "items: expected one row per item, or no `chunk`"
-            )
     order = np.argsort(np.concatenate(chunks))
     return pd.concat(tables, ignore_index=True).iloc[order].reset_index(drop=True)
 

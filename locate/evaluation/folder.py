@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,11 +16,12 @@ import pandas as pd
 
 from locate.claims import Claims
 from locate.errors import LocateError
-from locate.evaluation.evaluation import FILE, SCORES, TABLES, Evaluation, load_evaluation, write_table
+from locate.evaluation.evaluation import FILE, Evaluation, load_evaluation, write_table
 from locate.evaluation.scores import Score, Test
-from locate.files import hash_of, read_json, strict, write_json
+from locate.files import hash_of, strict, write_json
 from locate.notebook import Rows
 from locate.parts import (
+    ABOUT_FILE,
     CHUNKS,
     PARTS,
     TURN,
@@ -29,11 +31,11 @@ from locate.parts import (
     check_same,
     clean,
     is_of_others,
+    read_described,
     states,
 )
 
-OWN = {FILE, SCORES, TABLES, PARTS}  # names in a folder that holds an evaluation, whether it is finished or not
-PROGRAMS_FILE, PRODUCTS = "programs.json", "products"
+PROGRAMS_FILE, PRODUCTS, MEASURED_BY = ".programs.json", "products", "measure_sha256"
 Found = TypeVar("Found")
 
 
@@ -47,10 +49,20 @@ class EvaluationFolder(OwnedFolder):
 
         Raises LocateError when it holds something else.
         """
-        inside = [each.name for each in path.iterdir() if is_of_others(each)] if path.is_dir() else []
-        if (path.exists() and not path.is_dir()) or (FILE not in inside and set(inside) - OWN):
-            raise LocateError(f"output {path}: expected a new or empty folder, or one that holds an evaluation")
-        return EvaluationFolder(path, shared)
+        folder = EvaluationFolder(path, shared)
+        said = f"output {path}: expected a new or empty folder, or one that holds an evaluation"
+        if path.exists() and not path.is_dir():
+            raise LocateError(said)
+        with folder.turn():
+            begun = (path / FILE).is_file() or folder.programs_file.is_file()
+            if not begun and path.is_dir() and any(map(is_of_others, path.iterdir())):
+                raise LocateError(said)
+        return folder
+
+    @property
+    def programs_file(self) -> Path:
+        """What the chunks here are computed with; no test has a name like that."""
+        return self.path / PARTS / PROGRAMS_FILE
 
     def finished(self) -> Evaluation | None:
         """The tests that are finished; None where none is."""
@@ -61,28 +73,32 @@ class EvaluationFolder(OwnedFolder):
 
         Raises LocateError where those of another test, model or setting are there.
         """
-        parts = self.parts_of(test.name)
+        parts, text = self.parts_of(test.name), source_sha256(test.measure)
         description = meta["recipe"] | {"name": test.name, "items_sha256": about["items_sha256"], CHUNKS: chunks}
-        description |= {"measure_sha256": source_sha256(test.measure)}
+        description |= {MEASURED_BY: text}
         with self.turn():
             if not self.shared and not any(parts.path.glob("part-*.parquet")):
                 shutil.rmtree(parts.path, ignore_errors=True)
+            elif (parts.path / ABOUT_FILE).is_file() and parts.about().get(MEASURED_BY) != text:
+                raise LocateError(
+                    f"{parts.path} holds chunks that test {test.name!r} measured by another text of its function: "
+                    "delete that folder, and they are measured again, or choose another output folder"
+                )
             return parts.describe(f"test {test.name!r}", description)
 
     def agreed(self, meta: Mapping[str, Any], products: Callable[[], str]) -> str:
         """The library of matrix products that the chunks here are computed with; `products` chooses that of the first.
 
-        Raises LocateError where this process computes otherwise than those that share the folder.
+        Raises LocateError where this process computes otherwise than the one that began them.
         """
-        file, mine = self.path / PARTS / PROGRAMS_FILE, {**meta["libraries"], "threads": meta["threads"]}
+        file, mine = self.programs_file, {**meta["libraries"], "threads": meta["threads"]}
         with self.turn():
             begun = self.shared or any(self.path.glob(f"{PARTS}/*/part-*.parquet"))
             if not begun or not file.is_file():
                 write_json(file, mine | {PRODUCTS: products()})
-            found = dict(read_json(file))
-        chosen = str(found.pop(PRODUCTS))
-        if self.shared:
-            self.check_programs(found, mine)
+            found = read_described(file, file.parent)
+        chosen = str(found.pop(PRODUCTS, "torch"))
+        self.check_programs(found, mine, f", or delete {file.parent} to measure unfinished tests again")
         return chosen
 
     def parts_of(self, test: str) -> Parts:
@@ -110,6 +126,8 @@ class EvaluationFolder(OwnedFolder):
 
 def source_sha256(function: Callable[..., Any]) -> str | None:
     """A hash of a function's text, by which chunks that another text measured are noticed; None without one."""
+    while isinstance(function, partial):
+        function = function.func
     try:
         return hash_of(inspect.getsource(function))
     except (OSError, TypeError):
@@ -174,7 +192,7 @@ class RunningEvaluation:
         check_same(
             f"output folder {self.folder.path}", "another evaluation", {key: old["items_sha256"]}, items, "that one"
         )
-        about["seconds"] = old["seconds"]
+        about |= {key: old[key] for key in ("seconds", "threads") if key in old}
         return self.tables[name]
 
     def settle(
@@ -245,7 +263,7 @@ def gather_evaluation(path: Path) -> Evaluation:
         for state in states(path)
         if state.name not in finished
     ]
-    check_complete(path, missing)
+    check_complete(path, missing, f", or delete a test in {path / PARTS} to leave it out")
     if found is None:
         raise LocateError(f"{path} holds no evaluation: expected a folder that locate-bias evaluate has written")
     clean(folder)

@@ -133,7 +133,7 @@ def run_missing(
     given = [(one.test, one.items) for one in todo]
     with computing_alike(model, run) if todo else nullcontext():
         for place, table, seconds in measure_tests(model, given, executor, step, None if folder is None else keeps):
-            test, about = todo[place].test, todo[place].about | {"seconds": round(seconds, 3)}
+            test, about = todo[place].test, todo[place].about | {"seconds": round(seconds, 3), "threads": model.threads}
             settle = partial(run.settle, test.name, about, table, partial(scores_of, test, table, edited))
             if not settle():
                 waiting.append(settle)
@@ -193,9 +193,9 @@ def starting_meta(
         "locate": locate_version(),
         "recipe": {
             "locate": locate_version(),
+            "dtype": model.dtype,
             "network_sha256": weights,
             "tokenizer_sha256": model.checkpoint.tokenizer_sha256,
-            "dtype": model.dtype,
             **model.encoder.provenance(),
             "limit": limit,
             "seed": seed,

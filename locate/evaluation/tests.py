@@ -41,6 +41,7 @@ HOME = {
 }
 """test: (module of locate.evaluation, constant in it)"""
 
+LONGEST_NAME = 100  # bytes of a test's name
 BUNDLED = "bundled"  # the place of items that the package carries
 
 
@@ -65,16 +66,27 @@ def known_test(name: str, own: Sequence[Test] = ()) -> Test | None:
 def wanted_tests(tests: Sequence[str | Test] | None) -> dict[str, Test]:
     """The tests that are asked for, by name: all of the package's for None.
 
-    Raises LocateError for a name that no test has, and for a test whose name another one has.
+    Raises LocateError for a name that no test has, for a test whose name another one has, and for a name that no file
+    can have.
     """
     wanted: dict[str, Test] = {}
     for each in HOME if tests is None else tests:
         test = find_test(each) if isinstance(each, str) else each
         others = [wanted.get(test.name), known_test(test.name)]
+        check_name(test.name)
         if any(other is not None and other is not test for other in others):
             raise LocateError(f"test {test.name!r}: another test has that name: give it a name of its own")
         wanted[test.name] = test
     return wanted
+
+
+def check_name(name: str) -> None:
+    """Raise LocateError for a test's name that cannot be that of a file and of a folder."""
+    if not name or name.startswith(".") or len(name.encode()) > LONGEST_NAME or any(sign in name for sign in "/\\\0"):
+        raise LocateError(
+            f"test {name[:60]!r}: its name becomes that of a file: expected one without slashes, that does not begin "
+            f"with a dot and has at most {LONGEST_NAME} bytes"
+        )
 
 
 def place_of(test: Test, data: Path | None, source: str | Path | None) -> Path | str | None:

@@ -108,5 +108,5 @@ def shard_from(environ: Mapping[str, str]) -> Shard:
             f"shard auto: a variable is missing or no number ({error}): give the shard, like 2/8"
         ) from error
     raise LocateError(
-        "shard auto: neither SLURM_ARRAY_TASK_ID nor RANK and WORLD_SIZE is set: give the shard, like 2/8"
+        "shard auto: expected SLURM_ARRAY_TASK_ID, or RANK and WORLD_SIZE, to be set: give the shard, like 2/8"
     )
