@@ -9,6 +9,7 @@ import tomllib
 from importlib.resources import files
 
 import pytest
+import submitit  # noqa: F401  while nothing is captured: it closes all handlers of logging, absl's with what it writes to
 import yaml
 from made import TEMPLATE, save_adapter, save_gguf
 from pages import PAGES, README, ROOT, blocks, run_python, same
