@@ -81,7 +81,7 @@ class OwnedFolder:
             yield
 
     def check_programs(self, found: Mapping[str, Any], mine: Mapping[str, Any], otherwise: str = "") -> None:
-        """Raise LocateError unless the processes that share the folder compute alike.
+        """Raise LocateError unless this process computes as the one that began the folder.
 
         Other versions of a library, or another number of threads, round otherwise.
 
@@ -92,8 +92,8 @@ class OwnedFolder:
         for name in sorted(set(mine) | set(found)):
             if mine.get(name) != found.get(name):
                 raise LocateError(
-                    f"{self.path} was begun with {name} {found.get(name)}, here it is {mine.get(name)}: all who "
-                    f"share a run must compute alike, so choose the same{otherwise}"
+                    f"{self.path} was begun with {name} {found.get(name)}, here it is {mine.get(name)}: all of it "
+                    f"must be computed alike, so choose the same{otherwise}"
                 )
 
 

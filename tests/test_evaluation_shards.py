@@ -188,7 +188,7 @@ def test_chunks_of_something_else_are_refused_with_both_values(model, tmp_path, 
 def test_chunks_of_another_text_of_a_function_are_refused_with_the_way_out(model, tmp_path):
     with pytest.raises(Stop):
         evaluate(model, tests=[own(MANY)], folder=tmp_path, executor=stopping_after(5))
-    with pytest.raises(LocateError, match=r"'own' measured by another text of its function: delete that folder"):
+    with pytest.raises(LocateError, match=r"before the code of test 'own' changed: delete that folder"):
         evaluate(model, tests=[own(MANY, measure=partial(measure_otherwise))], folder=tmp_path)
     assert len(evaluate(model, tests=[own(MANY, measure=partial(measure_words))], folder=tmp_path).scores) == 1
 
@@ -206,6 +206,10 @@ def test_what_failed_before_it_began_leaves_no_folder(model, tmp_path):
     with pytest.raises(LocateError, match="has no item"):
         evaluate(model, tests=[own(())], folder=tmp_path / "none")
     assert not (tmp_path / "none").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(LocateError, match="has no item"):
+        evaluate(model, tests=[own(())], folder=tmp_path / "empty")
+    assert (tmp_path / "empty").is_dir(), "it was there before"
 
 
 @pytest.mark.parametrize("executor", [here, Shard(0, 2)], ids=["alone", "a shard"])
@@ -215,7 +219,7 @@ def test_all_chunks_are_computed_alike(model, tmp_path, executor):
     assert threads_of(None, None, "2/2", tmp_path) == threads_of_run(tmp_path) == 1
     other = replace(model, threads=3)
     with pytest.raises(
-        LocateError, match=r"was begun with threads 1, here it is 3: all who share.*, or delete .*parts"
+        LocateError, match=r"was begun with threads 1, here it is 3: all of it must be.*, or delete .*parts"
     ):
         evaluate(other, tests=[own(MANY)], folder=tmp_path, executor=executor)
     found = evaluate(model, tests=[own(MANY)], folder=tmp_path, executor=executor)
@@ -237,17 +241,19 @@ def test_a_damaged_description_is_told_with_the_way_out(model, tmp_path, file, c
         evaluate(model, tests=[own(MANY)], folder=tmp_path, executor=stopping_after(5))
     (described,) = (tmp_path / "parts").rglob(file)
     described.write_text(content)
-    with pytest.raises(LocateError, match=rf"is damaged: delete {described.parent}, and|was begun with .* None, here"):
+    with pytest.raises(LocateError, match=rf"is damaged: delete {described.parent}, and"):
         evaluate(model, tests=[own(MANY)], folder=tmp_path)
 
 
-def test_chunks_of_which_nobody_knows_what_they_are_of_are_measured_again(model, tmp_path):
-    words = []
+@pytest.mark.parametrize("path", ["own/about.json", ".programs.json"])
+def test_chunks_of_which_nobody_knows_what_they_are_are_measured_again(model, tmp_path, path):
+    words, asked = [], {"folder": tmp_path, "limit": LIMIT}
+    evaluate(model, tests=["generation"], **asked)
     with pytest.raises(Stop):
-        evaluate(model, tests=[own(MANY)], folder=tmp_path, executor=stopping_after(5))
-    (tmp_path / "parts" / "own" / "about.json").unlink()
-    evaluate(model, tests=[counted(words)], folder=tmp_path)
-    assert len(words) == len(MANY)
+        evaluate(model, tests=[own(MANY)], executor=stopping_after(5), **asked)
+    (tmp_path / "parts" / path).unlink()
+    evaluate(model, tests=[counted(words)], **asked)
+    assert len(words) == LIMIT
 
 
 def test_one_process_sweeps_up_what_dead_ones_left(model, tmp_path):

@@ -173,7 +173,7 @@ def test_a_shard_takes_over_what_a_dead_one_of_another_machine_had(model, begun)
     ("change", "said"),
     [
         ({"libraries": {"torch": "1.0"}}, r"was begun with locate-bias None|was begun with .*: all who share"),
-        ({"threads": 7}, "was begun with threads 7, here it is 1: all who share a run must compute alike"),
+        ({"threads": 7}, "was begun with threads 7, here it is 1: all of it must be computed alike"),
     ],
 )
 def test_who_computes_otherwise_does_not_join(model, begun, change, said):

@@ -30,6 +30,7 @@ from locate.parts import (
     check_complete,
     check_same,
     clean,
+    damaged,
     is_of_others,
     read_described,
     states,
@@ -81,23 +82,28 @@ class EvaluationFolder(OwnedFolder):
                 shutil.rmtree(parts.path, ignore_errors=True)
             elif (parts.path / ABOUT_FILE).is_file() and parts.about().get(MEASURED_BY) != text:
                 raise LocateError(
-                    f"{parts.path} holds chunks that test {test.name!r} measured by another text of its function: "
-                    "delete that folder, and they are measured again, or choose another output folder"
+                    f"{parts.path} holds chunks measured before the code of test {test.name!r} changed: delete that "
+                    "folder to measure them again, or choose another output folder"
                 )
             return parts.describe(f"test {test.name!r}", description)
 
     def agreed(self, meta: Mapping[str, Any], products: Callable[[], str]) -> str:
         """The library of matrix products that the chunks here are computed with; `products` chooses that of the first.
 
-        Raises LocateError where this process computes otherwise than the one that began them.
+        Raises LocateError where this process computes otherwise than the one that began them, or that cannot be read.
         """
         file, mine = self.programs_file, {**meta["libraries"], "threads": meta["threads"]}
         with self.turn():
             begun = self.shared or any(self.path.glob(f"{PARTS}/*/part-*.parquet"))
+            if not file.is_file():
+                for each in self.path.glob(f"{PARTS}/*/part-*.parquet"):
+                    each.unlink(missing_ok=True)  # nobody knows how they were computed
             if not begun or not file.is_file():
                 write_json(file, mine | {PRODUCTS: products()})
             found = read_described(file, file.parent)
-        chosen = str(found.pop(PRODUCTS, "torch"))
+        if PRODUCTS not in found:
+            raise damaged(file, file.parent)
+        chosen = str(found.pop(PRODUCTS))
         self.check_programs(found, mine, f", or delete {file.parent} to measure unfinished tests again")
         return chosen
 
@@ -115,13 +121,15 @@ class EvaluationFolder(OwnedFolder):
 
     @contextmanager
     def filled(self) -> Iterator[None]:
-        """Inside the block this process fills the folder (see `OwnedFolder.filled`), which is not left empty."""
+        """Inside the block this process fills the folder (see `OwnedFolder.filled`); a new one is not left empty."""
+        new = not self.path.exists()
         try:
             with super().filled():
                 yield
         finally:
-            with suppress(OSError):
-                self.path.rmdir()
+            if new:
+                with suppress(OSError):
+                    self.path.rmdir()
 
 
 def source_sha256(function: Callable[..., Any]) -> str | None:
